@@ -1,0 +1,156 @@
+//! The credential in the headers of a request.
+//!
+//! `Authorization: Bearer <key>` (RFC 6750, the scheme in any case, RFC 9110 section 11.1) and `X-API-Key: <key>`
+//! are read. A key in the query string is never read: addresses end up in logs.
+
+/// The longest header value that is looked at, in bytes; longer than any key with its scheme.
+pub const VALUE_MAX_LEN: usize = 256;
+
+/// Why the headers carry no usable credential. None of this needed a look at any key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CredentialError {
+    /// Something was presented that cannot be a bearer credential.
+    #[error("the credential is malformed")]
+    Malformed,
+    /// Two different credentials were presented; guessing which was meant would be wrong half of the time.
+    #[error("two different credentials were presented")]
+    Conflicting,
+}
+
+/// Finds the one credential among all values of `Authorization` and of `X-API-Key`, borrowed from them.
+///
+/// `None` means that nothing was presented. The same credential twice is one credential. Whether it is a
+/// well-formed key is not looked at.
+///
+/// # Errors
+/// When a value is unreadable, of another scheme, empty or too long, or when two differ.
+///
+/// ```
+/// use keys_core::header::credential;
+///
+/// assert_eq!(credential([b"bearer abc".as_slice()], []), Ok(Some("abc")));
+/// assert_eq!(credential([], [b"abc".as_slice()]), Ok(Some("abc")));
+/// assert_eq!(credential([], []), Ok(None));
+/// ```
+pub fn credential<'a>(
+    authorization: impl IntoIterator<Item = &'a [u8]>,
+    api_key: impl IntoIterator<Item = &'a [u8]>,
+) -> Result<Option<&'a str>, CredentialError> {
+    let bearers = authorization.into_iter().map(bearer);
+    let plain = api_key.into_iter().map(token);
+    let mut found = None;
+    let mut malformed = false;
+    for presented in bearers.chain(plain) {
+        match presented {
+            Some(token) if found.is_none_or(|earlier| earlier == token) => found = Some(token),
+            Some(_) => return Err(CredentialError::Conflicting),
+            None => malformed = true,
+        }
+    }
+    match (found, malformed) {
+        (_, false) => Ok(found),
+        (None, true) => Err(CredentialError::Malformed),
+        (Some(_), true) => Err(CredentialError::Conflicting),
+    }
+}
+
+fn bearer(value: &[u8]) -> Option<&str> {
+    const SCHEME: &[u8] = b"bearer";
+    let (scheme, rest) = value.split_at_checked(SCHEME.len())?;
+    if !scheme.eq_ignore_ascii_case(SCHEME) || rest.first() != Some(&b' ') {
+        return None;
+    }
+    token(rest)
+}
+
+/// One token without blanks inside, in visible ASCII.
+fn token(value: &[u8]) -> Option<&str> {
+    if value.len() > VALUE_MAX_LEN {
+        return None;
+    }
+    let value = value.trim_ascii();
+    if value.is_empty() || !value.iter().all(u8::is_ascii_graphic) {
+        return None;
+    }
+    std::str::from_utf8(value).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn read<'a>(
+        authorization: &[&'a str],
+        api_key: &[&'a str],
+    ) -> Result<Option<&'a str>, CredentialError> {
+        credential(
+            authorization.iter().map(|value| value.as_bytes()),
+            api_key.iter().map(|value| value.as_bytes()),
+        )
+    }
+
+    #[test]
+    fn scheme_is_read_in_any_case() {
+        for scheme in ["Bearer", "bearer", "BEARER", "bEaReR"] {
+            assert_eq!(read(&[&format!("{scheme} k")], &[]).unwrap(), Some("k"));
+        }
+    }
+
+    #[test]
+    fn two_different_credentials_conflict_and_the_same_twice_does_not() {
+        assert_eq!(read(&["Bearer k"], &["k"]), Ok(Some("k")));
+        assert_eq!(read(&["Bearer k", "Bearer k"], &[]), Ok(Some("k")));
+        assert_eq!(
+            read(&["Bearer k"], &["l"]),
+            Err(CredentialError::Conflicting)
+        );
+        assert_eq!(read(&[], &["k", "l"]), Err(CredentialError::Conflicting));
+        assert_eq!(
+            read(&["Basic dTpw"], &["k"]),
+            Err(CredentialError::Conflicting)
+        );
+    }
+
+    #[test]
+    fn anything_else_is_malformed() {
+        for value in [
+            "",
+            "Bearer",
+            "Bearer ",
+            "Bearerk",
+            "Basic dTpw",
+            "k",
+            "Bearer a b",
+            "Bearer k\u{e9}",
+        ] {
+            assert_eq!(
+                read(&[value], &[]),
+                Err(CredentialError::Malformed),
+                "{value:?}"
+            );
+        }
+        let long = format!("Bearer {}", "k".repeat(VALUE_MAX_LEN));
+        assert_eq!(read(&[&long], &[]), Err(CredentialError::Malformed));
+        assert_eq!(read(&[], &[""]), Err(CredentialError::Malformed));
+    }
+
+    proptest! {
+        #[test]
+        fn no_header_panics(
+            authorization in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..300), 0..3),
+            api_key in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..300), 0..3),
+        ) {
+            let _ = credential(
+                authorization.iter().map(Vec::as_slice),
+                api_key.iter().map(Vec::as_slice),
+            );
+        }
+
+        #[test]
+        fn no_bearer_token_panics(token in "(?i:bearer) ?[ -~]{0,80}") {
+            let _ = credential([token.as_bytes()], []);
+        }
+    }
+}

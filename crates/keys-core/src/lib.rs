@@ -1,0 +1,53 @@
+//! The rules of API keys, and nothing else.
+//!
+//! This crate is pure: no async, no input or output, no clock, no environment. Time and randomness are passed in,
+//! so every rule can be tested to the microsecond and used in any program.
+//!
+//! | Module | Holds |
+//! |---|---|
+//! | [`secret`] | the key as its owner sees it: generation, parsing, checksum |
+//! | [`pepper`] | the digest of a key under a ring of peppers |
+//! | [`key`] | the record of a key and its judgement |
+//! | [`account`], [`plan`] | who holds keys, and what they may do |
+//! | [`network`], [`address`] | address lists, and whose address a request has |
+//! | [`header`] | finding the credential in the headers of a request |
+//! | [`scope`], [`name`], [`id`], [`timestamp`] | small value types |
+//!
+//! ```
+//! use keys_core::{Pepper, PepperRing, SecretKey};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let secret = SecretKey::generate(&"sk_live".parse()?, &mut getrandom::SysRng)?;
+//! let ring = PepperRing::new("p1".parse()?, Pepper::from_bytes(&[7; 32])?);
+//!
+//! // What is stored is a digest; what comes back in a request is parsed, then looked up by digest.
+//! let presented = SecretKey::parse(secret.expose())?;
+//! assert_eq!(ring.digest(&presented), ring.digest(&secret));
+//! # Ok(())
+//! # }
+//! ```
+
+pub mod account;
+pub mod address;
+mod base62;
+pub mod header;
+pub mod id;
+pub mod key;
+pub mod name;
+pub mod network;
+pub mod pepper;
+pub mod plan;
+pub mod scope;
+pub mod secret;
+pub mod timestamp;
+
+pub use account::{Account, ExternalId};
+pub use id::{AccountId, EventId, KeyId};
+pub use key::{ApiKey, Denial, KeyKind};
+pub use name::KeyName;
+pub use network::AllowedNetworks;
+pub use pepper::{KeyDigest, Pepper, PepperId, PepperRing};
+pub use plan::{LimitName, Operation, Plan, PlanName, Plans, Quota};
+pub use scope::{Scope, ScopeSet};
+pub use secret::{KeyPrefix, SecretKey, ShownPrefix};
+pub use timestamp::Timestamp;

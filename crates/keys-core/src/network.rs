@@ -1,0 +1,300 @@
+//! The addresses a key may be used from.
+
+use std::net::IpAddr;
+
+use ipnet::{IpNet, Ipv4Net};
+
+/// A list of networks; the empty list allows every address.
+///
+/// IPv4-mapped IPv6 (`::ffff:a.b.c.d`) is IPv4 throughout, in lists and in addresses.
+///
+/// ```
+/// use keys_core::AllowedNetworks;
+///
+/// let list = AllowedNetworks::parse(["10.1.2.3/8", "2001:db8::1"])?;
+/// assert!(list.allows(Some("10.200.0.1".parse()?)));
+/// assert!(!list.allows(Some("192.0.2.1".parse()?)));
+/// assert!(!list.allows(None), "an unknown address is in no list");
+/// assert_eq!(list.to_strings(), ["10.0.0.0/8", "2001:db8::1"]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct AllowedNetworks(Box<[IpNet]>);
+
+/// Why a list was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidNetworks {
+    /// The entry at this index, counted from 0, is neither an address nor a network.
+    #[error("entry {0} is not an IPv4 or IPv6 address or CIDR network")]
+    Entry(usize),
+    /// More than [`AllowedNetworks::MAX_LEN`] entries.
+    #[error("must have at most 128 entries")]
+    TooMany,
+}
+
+impl AllowedNetworks {
+    /// The most entries in a list.
+    pub const MAX_LEN: usize = 128;
+
+    /// Reads addresses and CIDR networks in any legal spelling. Host bits are dropped, repeated entries kept once,
+    /// the order otherwise kept.
+    ///
+    /// # Errors
+    /// When there are too many, or one is a host name, has a port, a zone, a leading zero, a blank.
+    pub fn parse<I>(entries: I) -> Result<Self, InvalidNetworks>
+    where
+        I: IntoIterator,
+        I::Item: AsRef<str>,
+    {
+        let mut networks = Vec::new();
+        for (index, entry) in entries.into_iter().enumerate() {
+            if index == Self::MAX_LEN {
+                return Err(InvalidNetworks::TooMany);
+            }
+            let network = parse_network(entry.as_ref()).ok_or(InvalidNetworks::Entry(index))?;
+            if !networks.contains(&network) {
+                networks.push(network);
+            }
+        }
+        Ok(Self(networks.into()))
+    }
+
+    /// Takes a list back from where it was stored.
+    ///
+    /// # Errors
+    /// When it is longer than any list may be.
+    pub fn from_networks(networks: Vec<IpNet>) -> Result<Self, InvalidNetworks> {
+        if networks.len() > Self::MAX_LEN {
+            return Err(InvalidNetworks::TooMany);
+        }
+        Ok(Self(networks.into_iter().map(canonical).collect()))
+    }
+
+    /// Whether a request from `address` is allowed. `None` is an address that could not be found out: it is in no
+    /// list, so only the empty list allows it.
+    #[must_use]
+    pub fn allows(&self, address: Option<IpAddr>) -> bool {
+        if self.0.is_empty() {
+            return true;
+        }
+        let Some(address) = address else { return false };
+        let address = address.to_canonical();
+        self.0.iter().any(|network| network.contains(&address))
+    }
+
+    /// Whether every address this list allows is allowed by `wider` too.
+    #[must_use]
+    pub fn is_within(&self, wider: &Self) -> bool {
+        if wider.0.is_empty() {
+            return true;
+        }
+        // One network may also be covered by two halves of it: joining first finds that.
+        let joined = IpNet::aggregate(&wider.0.to_vec());
+        !self.0.is_empty()
+            && self
+                .0
+                .iter()
+                .all(|network| joined.iter().any(|whole| whole.contains(network)))
+    }
+
+    /// The entries as networks.
+    #[must_use]
+    pub fn as_slice(&self) -> &[IpNet] {
+        &self.0
+    }
+
+    /// Whether every address is allowed.
+    #[must_use]
+    pub fn is_unrestricted(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The entries in canonical form (RFC 5952 for IPv6), single addresses without their length.
+    #[must_use]
+    pub fn to_strings(&self) -> Vec<String> {
+        self.0
+            .iter()
+            .map(|network| {
+                if network.prefix_len() == network.max_prefix_len() {
+                    network.addr().to_string()
+                } else {
+                    network.to_string()
+                }
+            })
+            .collect()
+    }
+}
+
+fn parse_network(entry: &str) -> Option<IpNet> {
+    let network = match entry.split_once('/') {
+        // The parser of lengths would take `+8` and `08`.
+        Some((_, length)) if length.len() > 1 && length.starts_with('0') => return None,
+        Some((_, length)) if !length.bytes().all(|byte| byte.is_ascii_digit()) => return None,
+        Some(_) => entry.parse::<IpNet>().ok()?,
+        None => IpNet::from(entry.parse::<IpAddr>().ok()?),
+    };
+    Some(canonical(network))
+}
+
+/// Drops host bits, and turns a network of IPv4-mapped addresses into the IPv4 network it means.
+fn canonical(network: IpNet) -> IpNet {
+    const MAPPED_PREFIX_LEN: u8 = 96;
+    if let IpNet::V6(mapped) = network
+        && let Some(length) = mapped.prefix_len().checked_sub(MAPPED_PREFIX_LEN)
+        && let Some(address) = mapped.addr().to_ipv4_mapped()
+        && let Ok(network) = Ipv4Net::new(address, length)
+    {
+        return IpNet::V4(network.trunc());
+    }
+    network.trunc()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    fn list(entries: &[&str]) -> AllowedNetworks {
+        AllowedNetworks::parse(entries).unwrap()
+    }
+
+    #[test]
+    fn any_legal_spelling_is_shown_in_canonical_form() {
+        let spellings = [
+            ("192.168.1.1", "192.168.1.1"),
+            ("192.168.1.1/32", "192.168.1.1"),
+            ("192.168.1.77/24", "192.168.1.0/24"),
+            ("0.0.0.0/0", "0.0.0.0/0"),
+            ("2001:0DB8:0:0:0:0:0:1", "2001:db8::1"),
+            ("2001:db8::1/64", "2001:db8::/64"),
+            ("::ffff:192.0.2.1", "192.0.2.1"),
+            ("::ffff:c000:201", "192.0.2.1"),
+            ("::ffff:192.0.2.1/120", "192.0.2.0/24"),
+            ("::/0", "::/0"),
+        ];
+        for (given, shown) in spellings {
+            assert_eq!(list(&[given]).to_strings(), [shown], "{given}");
+        }
+    }
+
+    #[test]
+    fn illegal_entries_are_named_by_index() {
+        for entry in [
+            "",
+            " ",
+            "localhost",
+            "example.com",
+            "10.0.0.1:80",
+            "[::1]",
+            "[::1]:80",
+            "fe80::1%eth0",
+            "010.0.0.1",
+            "10.0.0.01",
+            " 10.0.0.1",
+            "10.0.0.1 ",
+            "10.0.0",
+            "10.0.0.1/33",
+            "10.0.0.1/",
+            "10.0.0.1/08",
+            "10.0.0.1/+8",
+            "10.0.0.1/8/8",
+            "::1/129",
+            "10.0.0.1/255.0.0.0",
+            "*",
+            "10.0.0.0-10.0.0.9",
+        ] {
+            assert_eq!(
+                AllowedNetworks::parse(["10.0.0.1", entry]),
+                Err(InvalidNetworks::Entry(1)),
+                "{entry:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn lists_have_at_most_128_entries() {
+        let entries: Vec<_> = (0..129).map(|number| format!("10.0.0.{number}")).collect();
+        assert!(AllowedNetworks::parse(&entries[..128]).is_ok());
+        assert_eq!(
+            AllowedNetworks::parse(&entries),
+            Err(InvalidNetworks::TooMany)
+        );
+    }
+
+    #[test]
+    fn mapped_addresses_are_ipv4() {
+        assert!(list(&["192.0.2.0/24"]).allows(Some("::ffff:192.0.2.7".parse().unwrap())));
+        assert!(!list(&["::/0"]).allows(Some("192.0.2.7".parse().unwrap())));
+    }
+
+    #[test]
+    fn a_child_is_never_wider_than_its_parent() {
+        let any = AllowedNetworks::default();
+        let private = list(&["10.0.0.0/8", "192.168.0.0/16"]);
+        assert!(private.is_within(&any));
+        assert!(!any.is_within(&private));
+        assert!(list(&["10.1.0.0/16", "192.168.0.1"]).is_within(&private));
+        assert!(!list(&["10.1.0.0/16", "172.16.0.1"]).is_within(&private));
+        assert!(list(&["10.0.0.0/24"]).is_within(&list(&["10.0.0.0/25", "10.0.0.128/25"])));
+        assert!(!list(&["10.0.0.0/7"]).is_within(&private));
+    }
+
+    /// The oracle: compares leading bits, one by one, without the library.
+    fn covered(network: IpAddr, length: u8, address: IpAddr) -> bool {
+        fn bits(address: IpAddr) -> (usize, u128) {
+            match address.to_canonical() {
+                IpAddr::V4(v4) => (32, u128::from(u32::from(v4))),
+                IpAddr::V6(v6) => (128, u128::from(v6)),
+            }
+        }
+        let (family, network) = bits(network);
+        let (address_family, address) = bits(address);
+        family == address_family
+            && (0..usize::from(length)).all(|index| {
+                let shift = family - 1 - index;
+                (network >> shift) & 1 == (address >> shift) & 1
+            })
+    }
+
+    proptest! {
+        #[test]
+        fn ipv4_agrees_with_the_oracle(network: u32, length in 0_u8..=32, flipped in 0_u32..=32, noise: u32) {
+            // Addresses near the edge of the network: the same bits up to some point, then noise.
+            let kept = u32::MAX.checked_shl(32 - flipped).unwrap_or(0);
+            let address = IpAddr::from(Ipv4Addr::from((network & kept) | (noise & !kept)));
+            let network = IpAddr::from(Ipv4Addr::from(network));
+            let list = AllowedNetworks::parse([format!("{network}/{length}")]).unwrap();
+            prop_assert_eq!(list.allows(Some(address)), covered(network, length, address));
+        }
+
+        #[test]
+        fn ipv6_agrees_with_the_oracle(network: u128, length in 0_u8..=128, flipped in 0_u32..=128, noise: u128) {
+            let kept = u128::MAX.checked_shl(128 - flipped).unwrap_or(0);
+            let address = IpAddr::from(Ipv6Addr::from((network & kept) | (noise & !kept)));
+            let network = IpAddr::from(Ipv6Addr::from(network));
+            prop_assume!(network.to_canonical().is_ipv6() && address.to_canonical().is_ipv6());
+            let list = AllowedNetworks::parse([format!("{network}/{length}")]).unwrap();
+            prop_assert_eq!(list.allows(Some(address)), covered(network, length, address));
+        }
+
+        #[test]
+        fn whatever_lies_within_is_allowed_by_both(
+            parent in "10\\.[0-3]\\.0\\.0/(8|15|16)",
+            child in "10\\.[0-3]\\.[0-3]\\.0/(8|16|24)",
+            host: u32,
+        ) {
+            let (parent, child) = (list(&[&parent]), list(&[&child]));
+            let address = Some(IpAddr::from(Ipv4Addr::from(0x0a00_0000 | (host & 0x0003_ffff))));
+            prop_assert!(!child.is_within(&parent) || !child.allows(address) || parent.allows(address));
+        }
+
+        #[test]
+        fn shown_lists_are_read_back(entries in proptest::collection::vec("[0-9a-f:.]{2,20}(/[0-9]{1,3})?", 0..4)) {
+            if let Ok(list) = AllowedNetworks::parse(&entries) {
+                prop_assert_eq!(AllowedNetworks::parse(list.to_strings()).unwrap(), list);
+            }
+        }
+    }
+}

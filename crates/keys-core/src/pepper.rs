@@ -1,0 +1,390 @@
+//! Digests of keys, under peppers that the database never sees.
+//!
+//! A key is stored as HMAC-SHA-256 (RFC 2104) of its whole text under a pepper. With 154 random bits in a key a
+//! slow password hash would add nothing; the pepper makes a stolen database useless even for checking guesses.
+
+use std::fmt;
+use std::str::FromStr;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD};
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
+use zeroize::Zeroizing;
+
+use crate::secret::SecretKey;
+
+/// The name of a pepper, stored beside each digest so that peppers can be rotated without touching the keys.
+///
+/// 1 to 32 characters: lower-case letters, digits, `-` and `_`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PepperId(Box<str>);
+
+impl PepperId {
+    /// The longest identifier.
+    pub const MAX_LEN: usize = 32;
+
+    /// The identifier as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for PepperId {
+    type Err = PepperError;
+
+    fn from_str(text: &str) -> Result<Self, PepperError> {
+        let legal = |byte: u8| {
+            byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_')
+        };
+        if (1..=Self::MAX_LEN).contains(&text.len()) && text.bytes().all(legal) {
+            Ok(Self(text.into()))
+        } else {
+            Err(PepperError::InvalidId)
+        }
+    }
+}
+
+impl fmt::Display for PepperId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Why a pepper cannot be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PepperError {
+    /// Shorter than [`Pepper::MIN_LEN`].
+    #[error("a pepper has at least 32 bytes, this one has {0}")]
+    TooShort(usize),
+    /// Longer than [`Pepper::MAX_LEN`].
+    #[error("a pepper has at most 1024 bytes, this one has {0}")]
+    TooLong(usize),
+    /// Not base64.
+    #[error("a pepper is written in base64")]
+    NotBase64,
+    /// One byte over and over: a placeholder, not a secret.
+    #[error("a pepper is random; this one is a single byte repeated")]
+    NotRandom,
+    /// The pepper printed in the documentation.
+    #[error(
+        "this pepper is the example of the documentation; make one with `openssl rand -base64 32`"
+    )]
+    Documented,
+    /// The identifier is not legal.
+    #[error("a pepper's id is 1 to 32 lower-case letters, digits, `-` and `_`")]
+    InvalidId,
+    /// Two peppers have the same identifier.
+    #[error("two peppers have the same id")]
+    DuplicateId,
+    /// More than [`PepperRing::MAX_PEPPERS`].
+    #[error("at most 8 peppers may be live at once")]
+    TooMany,
+}
+
+/// The pepper that the documentation shows. It is refused wherever a pepper is read from text.
+pub const DOCUMENTED_PEPPER: &str = "ZXhhbXBsZS1wZXBwZXItZG8tbm90LXVzZS1pdC1ldmVyIQ==";
+
+/// A secret that keyed digests are made with. Wiped from memory when dropped.
+pub struct Pepper(Zeroizing<Vec<u8>>);
+
+impl Pepper {
+    /// As long as the output of SHA-256: RFC 2104, section 3, discourages anything shorter.
+    pub const MIN_LEN: usize = 32;
+
+    /// Far beyond any use; keeps a wrong file from being read as a pepper.
+    pub const MAX_LEN: usize = 1024;
+
+    /// Takes raw bytes.
+    ///
+    /// # Errors
+    /// When there are fewer than 32 or more than 1024.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, PepperError> {
+        match bytes.len() {
+            length if length < Self::MIN_LEN => Err(PepperError::TooShort(length)),
+            length if length > Self::MAX_LEN => Err(PepperError::TooLong(length)),
+            _ => Ok(Self(Zeroizing::new(bytes.to_vec()))),
+        }
+    }
+
+    /// Reads base64, standard or URL-safe, padded or not, with white space around it.
+    ///
+    /// # Errors
+    /// When it is not base64, too short or too long, one byte repeated, or [`DOCUMENTED_PEPPER`].
+    pub fn from_base64(text: &str) -> Result<Self, PepperError> {
+        let text = text.trim();
+        if text.len() > Self::MAX_LEN * 2 {
+            return Err(PepperError::TooLong(text.len() / 4 * 3));
+        }
+        let bytes = [STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD]
+            .iter()
+            .find_map(|engine| engine.decode(text).ok())
+            .map(Zeroizing::new)
+            .ok_or(PepperError::NotBase64)?;
+        let documented = STANDARD.decode(DOCUMENTED_PEPPER).unwrap_or_default();
+        if *bytes == documented {
+            return Err(PepperError::Documented);
+        }
+        let pepper = Self::from_bytes(&bytes)?;
+        if bytes.iter().all(|byte| *byte == bytes[0]) {
+            return Err(PepperError::NotRandom);
+        }
+        Ok(pepper)
+    }
+
+    /// The bytes, for deriving further keys from them.
+    #[must_use]
+    pub fn expose(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Pepper {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Pepper(<redacted>)")
+    }
+}
+
+/// What is kept of a key. Compared in constant time.
+#[derive(Clone, Copy)]
+pub struct KeyDigest([u8; Self::LEN]);
+
+impl KeyDigest {
+    /// Bytes in a digest, as in SHA-256.
+    pub const LEN: usize = 32;
+
+    /// Takes a digest back from where it was stored.
+    #[must_use]
+    pub fn from_bytes(bytes: [u8; Self::LEN]) -> Self {
+        Self(bytes)
+    }
+
+    /// The bytes to store. They do not belong in a log.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8; Self::LEN] {
+        &self.0
+    }
+}
+
+impl PartialEq for KeyDigest {
+    fn eq(&self, other: &Self) -> bool {
+        constant_time_eq::constant_time_eq_32(&self.0, &other.0)
+    }
+}
+
+impl Eq for KeyDigest {}
+
+impl fmt::Debug for KeyDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("KeyDigest(<redacted>)")
+    }
+}
+
+/// A digest together with the pepper it was made under: what a key is looked up by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PepperedDigest {
+    /// The pepper.
+    pub pepper: PepperId,
+    /// The digest under that pepper.
+    pub digest: KeyDigest,
+}
+
+struct Keyed {
+    id: PepperId,
+    /// HMAC with both pads already absorbed: cloning it saves two of the four SHA-256 blocks of each digest.
+    mac: Hmac<Sha256>,
+    pepper: Pepper,
+}
+
+/// The live peppers: the current one, under which new keys are made, and former ones that old keys still need.
+pub struct PepperRing {
+    current: Keyed,
+    former: Vec<Keyed>,
+}
+
+impl PepperRing {
+    /// Each unknown key costs one digest per pepper, so a ring stays short.
+    pub const MAX_PEPPERS: usize = 8;
+
+    /// A ring of one.
+    #[must_use]
+    pub fn new(id: PepperId, pepper: Pepper) -> Self {
+        Self {
+            current: Keyed::new(id, pepper),
+            former: Vec::new(),
+        }
+    }
+
+    /// Adds a pepper that existing keys may have been made under.
+    ///
+    /// # Errors
+    /// When the id is taken or the ring is full.
+    pub fn with_former(mut self, id: PepperId, pepper: Pepper) -> Result<Self, PepperError> {
+        if self.ids().any(|taken| *taken == id) {
+            return Err(PepperError::DuplicateId);
+        }
+        if self.former.len() + 1 >= Self::MAX_PEPPERS {
+            return Err(PepperError::TooMany);
+        }
+        self.former.push(Keyed::new(id, pepper));
+        Ok(self)
+    }
+
+    /// The digest under the current pepper: what a new key is stored as.
+    #[must_use]
+    pub fn digest(&self, secret: &SecretKey) -> PepperedDigest {
+        self.current.digest(secret.expose().as_bytes())
+    }
+
+    /// The digests under every live pepper, the current one first: what a presented key may be stored as.
+    pub fn digests(&self, secret: &SecretKey) -> impl Iterator<Item = PepperedDigest> {
+        self.all()
+            .map(|keyed| keyed.digest(secret.expose().as_bytes()))
+    }
+
+    /// The identifier of every live pepper, the current one first.
+    pub fn ids(&self) -> impl Iterator<Item = &PepperId> {
+        self.all().map(|keyed| &keyed.id)
+    }
+
+    /// Every live pepper with its identifier, the current one first, for deriving further keys.
+    pub fn peppers(&self) -> impl Iterator<Item = (&PepperId, &Pepper)> {
+        self.all().map(|keyed| (&keyed.id, &keyed.pepper))
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Keyed> {
+        std::iter::once(&self.current).chain(&self.former)
+    }
+}
+
+impl fmt::Debug for PepperRing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.ids()).finish()
+    }
+}
+
+impl Keyed {
+    fn new(id: PepperId, pepper: Pepper) -> Self {
+        let mac = Hmac::<Sha256>::new_from_slice(pepper.expose())
+            .expect("HMAC takes keys of any length (RFC 2104)");
+        Self { id, mac, pepper }
+    }
+
+    fn digest(&self, message: &[u8]) -> PepperedDigest {
+        let mut mac = self.mac.clone();
+        mac.update(message);
+        PepperedDigest {
+            pepper: self.id.clone(),
+            digest: KeyDigest(mac.finalize().into_bytes().into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: &str = "sk_live_0123456789ABCDEFGHIJKLMNOP";
+
+    fn ring() -> PepperRing {
+        PepperRing::new("p2".parse().unwrap(), Pepper::from_bytes(&[2; 32]).unwrap())
+            .with_former("p1".parse().unwrap(), Pepper::from_bytes(&[1; 32]).unwrap())
+            .unwrap()
+    }
+
+    fn secret() -> SecretKey {
+        let text = format!(
+            "{KEY}{}",
+            String::from_utf8(
+                crate::base62::encode_u32(crc32fast::hash(&KEY.as_bytes()[8..])).to_vec()
+            )
+            .unwrap()
+        );
+        SecretKey::parse(&text).unwrap()
+    }
+
+    #[test]
+    fn digest_is_hmac_sha_256() {
+        // RFC 4231, test case 1.
+        let mut mac = Hmac::<Sha256>::new_from_slice(&[0x0b; 20]).unwrap();
+        mac.update(b"Hi There");
+        let expected: [u8; 32] = mac.finalize().into_bytes().into();
+        assert_eq!(
+            expected[..8],
+            [0xb0, 0x34, 0x4c, 0x61, 0xd8, 0xdb, 0x38, 0x53]
+        );
+        let mut by_hand = Hmac::<Sha256>::new_from_slice(&[2; 32]).unwrap();
+        by_hand.update(secret().expose().as_bytes());
+        let by_hand: [u8; 32] = by_hand.finalize().into_bytes().into();
+        assert_eq!(ring().digest(&secret()).digest.as_bytes(), &by_hand);
+    }
+
+    #[test]
+    fn current_pepper_comes_first_and_former_ones_still_count() {
+        let digests: Vec<_> = ring().digests(&secret()).collect();
+        assert_eq!(digests.len(), 2);
+        assert_eq!(digests[0], ring().digest(&secret()));
+        assert_eq!(digests[1].pepper.as_str(), "p1");
+        assert!(digests[0].digest != digests[1].digest);
+    }
+
+    #[test]
+    fn weak_peppers_are_refused() {
+        let encode = |bytes: &[u8]| STANDARD.encode(bytes);
+        let refusal = |text: &str| Pepper::from_base64(text).unwrap_err();
+        assert_eq!(refusal(&encode(b"short")), PepperError::TooShort(5));
+        assert_eq!(refusal(""), PepperError::TooShort(0));
+        assert_eq!(refusal(&encode(&[9; 32])), PepperError::NotRandom);
+        assert_eq!(refusal("not base64!"), PepperError::NotBase64);
+        assert_eq!(refusal(DOCUMENTED_PEPPER), PepperError::Documented);
+        assert_eq!(
+            refusal(DOCUMENTED_PEPPER.trim_end_matches('=')),
+            PepperError::Documented
+        );
+        assert!(matches!(
+            refusal(&encode(&[9; 2000])),
+            PepperError::TooLong(_)
+        ));
+        assert!(matches!(
+            refusal(&"A".repeat(1_000_000)),
+            PepperError::TooLong(_)
+        ));
+    }
+
+    #[test]
+    fn ring_refuses_twins_and_crowds() {
+        let pepper = || Pepper::from_bytes(&[3; 32]).unwrap();
+        assert_eq!(
+            ring()
+                .with_former("p1".parse().unwrap(), pepper())
+                .unwrap_err(),
+            PepperError::DuplicateId
+        );
+        let mut full = ring();
+        for number in 3..=8 {
+            full = full
+                .with_former(format!("p{number}").parse().unwrap(), pepper())
+                .unwrap();
+        }
+        assert_eq!(
+            full.with_former("p9".parse().unwrap(), pepper())
+                .unwrap_err(),
+            PepperError::TooMany
+        );
+    }
+
+    #[test]
+    fn debug_shows_no_secret() {
+        assert_eq!(
+            format!("{:?}", ring()),
+            r#"[PepperId("p2"), PepperId("p1")]"#
+        );
+        assert_eq!(
+            format!("{:?}", Pepper::from_bytes(&[65; 32]).unwrap()),
+            "Pepper(<redacted>)"
+        );
+        assert!(!format!("{:?}", ring().digest(&secret())).contains('['));
+    }
+}

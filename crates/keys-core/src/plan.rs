@@ -1,0 +1,241 @@
+//! Plans: what an account may do, and how often. They are configuration, not a fixed list.
+
+use std::borrow::Borrow;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::num::NonZeroU32;
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::{Account, Denial};
+
+/// The text names neither a plan nor a limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a plan or limit is named by 1 to 64 lower-case letters, digits, `-` and `_`")]
+pub struct InvalidPlanName;
+
+fn is_name(text: &str) -> bool {
+    const MAX_LEN: usize = 64;
+    (1..=MAX_LEN).contains(&text.len())
+        && text.bytes().all(|byte| {
+            byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_')
+        })
+}
+
+macro_rules! name {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        ///
+        /// 1 to 64 characters: lower-case letters, digits, `-` and `_`.
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(Box<str>);
+
+        impl $name {
+            /// The name as text.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = InvalidPlanName;
+
+            fn from_str(text: &str) -> Result<Self, InvalidPlanName> {
+                if is_name(text) { Ok(Self(text.into())) } else { Err(InvalidPlanName) }
+            }
+        }
+
+        impl Borrow<str> for $name {
+            fn borrow(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+name! {
+    /// The name of a plan.
+    PlanName
+}
+name! {
+    /// The name of a limit of a plan.
+    LimitName
+}
+
+/// A number of requests in a period. Unused requests are saved up to that number, then arrive evenly spaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Quota {
+    /// Requests in a period.
+    pub requests: NonZeroU32,
+    /// The period in seconds.
+    pub period_seconds: NonZeroU32,
+}
+
+impl Quota {
+    /// A quota of `requests` a minute.
+    #[must_use]
+    pub const fn per_minute(requests: NonZeroU32) -> Self {
+        const MINUTE: NonZeroU32 = NonZeroU32::new(60).expect("60 is not zero");
+        Self {
+            requests,
+            period_seconds: MINUTE,
+        }
+    }
+
+    /// The time after which one used request is available again.
+    #[must_use]
+    pub fn interval(self) -> Duration {
+        let period = Duration::from_secs(self.period_seconds.get().into());
+        (period / self.requests.get()).max(Duration::from_nanos(1))
+    }
+}
+
+/// What an account does with its keys through the two contracts. Each has a limit of its own in every plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Operation {
+    /// Create a key.
+    Create,
+    /// List keys.
+    List,
+    /// Revoke a key.
+    Delete,
+}
+
+impl Operation {
+    /// All of them. The list is complete: the contracts have three operations.
+    pub const ALL: [Self; 3] = [Self::Create, Self::List, Self::Delete];
+
+    /// The name of its limit.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::List => "list",
+            Self::Delete => "delete",
+        }
+    }
+}
+
+/// A plan.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// Whether accounts on this plan may have and use keys.
+    pub keys: bool,
+    /// How many usable keys an account may have.
+    pub keys_max: u32,
+    /// Limits by name; those of every [`Operation`] are among them.
+    pub limits: BTreeMap<LimitName, Quota>,
+}
+
+impl Plan {
+    /// The quota of an operation. `None` only if the plan was built without one.
+    #[must_use]
+    pub fn quota(&self, operation: Operation) -> Option<Quota> {
+        self.limits.get(operation.as_str()).copied()
+    }
+}
+
+/// All configured plans.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Plans(BTreeMap<PlanName, Plan>);
+
+impl Plans {
+    /// Takes the configured plans.
+    #[must_use]
+    pub fn new(plans: impl IntoIterator<Item = (PlanName, Plan)>) -> Self {
+        Self(plans.into_iter().collect())
+    }
+
+    /// The plan of that name, if it is configured.
+    #[must_use]
+    pub fn find(&self, name: &PlanName) -> Option<&Plan> {
+        self.0.get(name)
+    }
+
+    /// All plans, by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&PlanName, &Plan)> {
+        self.0.iter()
+    }
+
+    /// Whether `account` may have and use keys. A plan that is no longer configured has none.
+    ///
+    /// # Errors
+    /// [`Denial::AccountDisabled`] before [`Denial::PlanForbidden`].
+    pub fn check(&self, account: &Account) -> Result<(), Denial> {
+        if account.disabled {
+            Err(Denial::AccountDisabled)
+        } else if self.find(&account.plan).is_some_and(|plan| plan.keys) {
+            Ok(())
+        } else {
+            Err(Denial::PlanForbidden)
+        }
+    }
+
+    /// How many usable keys `account` may have: 0 on a plan that is no longer configured.
+    #[must_use]
+    pub fn keys_max(&self, account: &Account) -> u32 {
+        self.find(&account.plan).map_or(0, |plan| plan.keys_max)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{AccountId, Timestamp};
+
+    fn account(plan: &str, disabled: bool) -> Account {
+        Account {
+            id: AccountId::generate(Timestamp::from_unix_micros(0), &mut getrandom::SysRng)
+                .unwrap(),
+            external_id: None,
+            plan: plan.parse().unwrap(),
+            disabled,
+            created_at: Timestamp::from_unix_micros(0),
+        }
+    }
+
+    fn plans() -> Plans {
+        let plan = |keys| Plan {
+            keys,
+            keys_max: 10,
+            limits: BTreeMap::new(),
+        };
+        Plans::new([
+            ("free".parse().unwrap(), plan(false)),
+            ("pro".parse().unwrap(), plan(true)),
+        ])
+    }
+
+    #[test]
+    fn disabled_comes_before_the_plan() {
+        assert_eq!(
+            plans().check(&account("free", true)),
+            Err(Denial::AccountDisabled)
+        );
+        assert_eq!(
+            plans().check(&account("free", false)),
+            Err(Denial::PlanForbidden)
+        );
+        assert_eq!(plans().check(&account("pro", false)), Ok(()));
+    }
+
+    #[test]
+    fn a_plan_that_left_the_configuration_has_no_keys() {
+        let orphan = account("legacy", false);
+        assert_eq!(plans().check(&orphan), Err(Denial::PlanForbidden));
+        assert_eq!(plans().keys_max(&orphan), 0);
+    }
+
+    #[test]
+    fn ten_a_minute_is_one_every_six_seconds() {
+        let quota = Quota::per_minute(NonZeroU32::new(10).unwrap());
+        assert_eq!(quota.interval(), Duration::from_secs(6));
+    }
+}

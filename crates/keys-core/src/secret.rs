@@ -1,0 +1,363 @@
+//! The full key as its owner sees it: `<prefix>_<26 random base62><6 base62 CRC32 of the random part>`.
+//!
+//! The 26 random characters carry 154 bits, so guessing is hopeless. The checksum is no defence: it lets a typing
+//! error or a scanner's false find be refused without asking a database.
+
+use std::fmt;
+use std::str::FromStr;
+
+use rand_core::TryCryptoRng;
+use zeroize::Zeroizing;
+
+use crate::base62;
+
+/// Characters of randomness in a key: 26 · log2(62) = 154.8 bits.
+pub const RANDOM_LEN: usize = 26;
+
+/// Characters after the last underscore: the random part and its checksum.
+pub const BODY_LEN: usize = RANDOM_LEN + base62::U32_LEN;
+
+/// The longest key there is, in bytes.
+pub const SECRET_MAX_LEN: usize = KeyPrefix::MAX_LEN + 1 + BODY_LEN;
+
+/// The label a key starts with, such as `sk_live`.
+///
+/// 2 to 20 characters: lower-case letters and digits, in groups joined by single underscores, starting with a letter.
+///
+/// ```
+/// use keys_core::KeyPrefix;
+///
+/// assert!("sk_live".parse::<KeyPrefix>().is_ok());
+/// assert!("Sk-Live".parse::<KeyPrefix>().is_err());
+/// ```
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KeyPrefix(Box<str>);
+
+impl KeyPrefix {
+    /// Short enough that a whole key stays within one SHA-256 block (55 bytes).
+    pub const MAX_LEN: usize = 20;
+
+    /// Long enough that the characters shown of a key ([`ShownPrefix`]) give away at most nine random ones.
+    pub const MIN_LEN: usize = 2;
+
+    /// The label as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    fn is_valid(text: &str) -> bool {
+        (Self::MIN_LEN..=Self::MAX_LEN).contains(&text.len())
+            && text.as_bytes()[0].is_ascii_lowercase()
+            && text.split('_').all(|group| {
+                !group.is_empty()
+                    && group
+                        .bytes()
+                        .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
+            })
+    }
+}
+
+impl FromStr for KeyPrefix {
+    type Err = InvalidPrefix;
+
+    fn from_str(text: &str) -> Result<Self, InvalidPrefix> {
+        if Self::is_valid(text) {
+            Ok(Self(text.into()))
+        } else {
+            Err(InvalidPrefix)
+        }
+    }
+}
+
+impl fmt::Display for KeyPrefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for KeyPrefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "KeyPrefix({})", self.0)
+    }
+}
+
+/// The text is no [`KeyPrefix`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "a key prefix is 2 to 20 lower-case letters and digits in groups joined by single underscores, starting with a letter"
+)]
+pub struct InvalidPrefix;
+
+/// The full key. It cannot print itself, and is wiped from memory when dropped.
+///
+/// A `SecretKey` is always well-formed: only [`generate`](Self::generate) and [`parse`](Self::parse) make one.
+pub struct SecretKey {
+    text: Zeroizing<String>,
+}
+
+impl SecretKey {
+    /// Draws a new key.
+    ///
+    /// Pass `getrandom::SysRng` in production.
+    ///
+    /// # Errors
+    /// When the random number generator fails; there is no weaker source to fall back to.
+    pub fn generate<R: TryCryptoRng + ?Sized>(
+        prefix: &KeyPrefix,
+        rng: &mut R,
+    ) -> Result<Self, R::Error> {
+        // The capacity covers the whole key: growing would leave a copy behind in freed memory.
+        let mut text = Zeroizing::new(String::with_capacity(SECRET_MAX_LEN));
+        text.push_str(prefix.as_str());
+        text.push('_');
+        let random_start = text.len();
+        base62::push_random(&mut text, RANDOM_LEN, rng)?;
+        for digit in checksum(&text.as_bytes()[random_start..]) {
+            text.push(char::from(digit));
+        }
+        Ok(Self { text })
+    }
+
+    /// Reads a presented key. Costs no input or output: form and checksum decide.
+    ///
+    /// # Errors
+    /// [`Malformed`] when the text was never issued by this format.
+    pub fn parse(text: &str) -> Result<Self, Malformed> {
+        check_form(text)?;
+        Ok(Self {
+            text: Zeroizing::new(text.to_owned()),
+        })
+    }
+
+    /// Reveals the secret. Call it once per key: in the response that issues it.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.text
+    }
+
+    /// What may be shown of this key for ever.
+    #[must_use]
+    pub fn shown_prefix(&self) -> ShownPrefix {
+        let random_start = self.text.len() - BODY_LEN;
+        let end = (random_start + ShownPrefix::RANDOM_MIN_LEN).max(ShownPrefix::USUAL_LEN);
+        ShownPrefix(self.text[..end].into())
+    }
+}
+
+impl fmt::Debug for SecretKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SecretKey(<redacted>)")
+    }
+}
+
+/// Whether `text` has the form of a key and its checksum is right, without keeping a copy of it.
+///
+/// # Errors
+/// [`Malformed`] when it has not.
+///
+/// ```
+/// assert!(keys_core::secret::check_form("sk_live_a1b2c3d4e5f6g7h8i9j0k1l2m3n4o5p6").is_err());
+/// ```
+pub fn check_form(text: &str) -> Result<(), Malformed> {
+    let (prefix, body) = text.rsplit_once('_').ok_or(Malformed)?;
+    if body.len() != BODY_LEN || !KeyPrefix::is_valid(prefix) {
+        return Err(Malformed);
+    }
+    let (random, given) = body.as_bytes().split_at(RANDOM_LEN);
+    // Comparing with the one right spelling also refuses digits above 2^32 and characters outside base62.
+    if given == checksum(random) && base62::is_base62(random) {
+        Ok(())
+    } else {
+        Err(Malformed)
+    }
+}
+
+/// The text is no key: wrong shape or wrong checksum.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not a well-formed key")]
+pub struct Malformed;
+
+/// CRC-32 (ISO-HDLC, the one of zip and PNG) finds every burst of up to 32 bits, so every changed character.
+fn checksum(random: &[u8]) -> [u8; base62::U32_LEN] {
+    base62::encode_u32(crc32fast::hash(random))
+}
+
+/// The first characters of a key, for people to tell their keys apart.
+///
+/// It is neither secret nor unique, and never a look-up key: the first 12 characters of the key, more where the
+/// label is so long that fewer than 4 random characters would show. `sk_live_a1b2` is one.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ShownPrefix(Box<str>);
+
+impl ShownPrefix {
+    const USUAL_LEN: usize = 12;
+    const RANDOM_MIN_LEN: usize = 4;
+
+    /// The longest there is.
+    pub const MAX_LEN: usize = KeyPrefix::MAX_LEN + 1 + Self::RANDOM_MIN_LEN;
+
+    /// Takes a shown prefix back from where it was stored.
+    ///
+    /// # Errors
+    /// [`InvalidPrefix`] when it is longer than any shown prefix or not ASCII.
+    pub fn from_stored(text: String) -> Result<Self, InvalidPrefix> {
+        if text.len() <= Self::MAX_LEN && text.is_ascii() {
+            Ok(Self(text.into()))
+        } else {
+            Err(InvalidPrefix)
+        }
+    }
+
+    /// The characters.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ShownPrefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use rand_chacha::{ChaCha20Rng, rand_core::SeedableRng};
+
+    fn secret(prefix: &str, seed: u64) -> SecretKey {
+        SecretKey::generate(
+            &prefix.parse().unwrap(),
+            &mut ChaCha20Rng::seed_from_u64(seed),
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn debug_shows_nothing() {
+        assert_eq!(
+            format!("{:?}", secret("sk_live", 1)),
+            "SecretKey(<redacted>)"
+        );
+    }
+
+    #[test]
+    fn flat_key_shows_its_first_twelve_characters() {
+        let key = secret("sk_live", 1);
+        assert_eq!(key.expose().len(), "sk_live_".len() + 32);
+        assert_eq!(key.shown_prefix().as_str(), &key.expose()[..12]);
+        assert_eq!(key.shown_prefix().as_str().len(), 12);
+    }
+
+    #[test]
+    fn long_label_still_shows_four_random_characters() {
+        let key = secret("abcdefghijklmnopqrst", 1);
+        assert_eq!(key.shown_prefix().as_str(), &key.expose()[..25]);
+    }
+
+    #[test]
+    fn prefixes_outside_the_grammar_are_refused() {
+        for text in [
+            "",
+            "a",
+            "_a",
+            "a_",
+            "a__b",
+            "1a",
+            "Ab",
+            "a-b",
+            "ab c",
+            "é2",
+            "abcdefghijklmnopqrstu",
+        ] {
+            assert_eq!(text.parse::<KeyPrefix>(), Err(InvalidPrefix), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn documented_example_key_is_not_a_real_one() {
+        assert!(SecretKey::parse("sk_live_a1b2c3d4e5f6g7h8i9j0k1l2m3n4o5p6").is_err());
+    }
+
+    #[test]
+    fn generator_failure_is_reported_not_papered_over() {
+        use rand_core::{TryCryptoRng, TryRng};
+        struct Broken;
+        #[derive(Debug)]
+        struct Fault;
+        impl fmt::Display for Fault {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("no entropy")
+            }
+        }
+        impl std::error::Error for Fault {}
+        impl TryRng for Broken {
+            type Error = Fault;
+            fn try_next_u32(&mut self) -> Result<u32, Fault> {
+                Err(Fault)
+            }
+            fn try_next_u64(&mut self) -> Result<u64, Fault> {
+                Err(Fault)
+            }
+            fn try_fill_bytes(&mut self, _: &mut [u8]) -> Result<(), Fault> {
+                Err(Fault)
+            }
+        }
+        impl TryCryptoRng for Broken {}
+        assert!(SecretKey::generate(&"sk_live".parse().unwrap(), &mut Broken).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn every_generated_key_parses_back(
+            prefix in "[a-z][a-z0-9]{1,5}(_[a-z0-9]{1,6}){0,2}",
+            seed: u64,
+        ) {
+            let key = secret(&prefix, seed);
+            let parsed = SecretKey::parse(key.expose()).unwrap();
+            prop_assert_eq!(parsed.expose(), key.expose());
+            prop_assert!(key.expose().len() <= SECRET_MAX_LEN);
+            prop_assert!(key.shown_prefix().as_str().len() <= ShownPrefix::MAX_LEN);
+        }
+
+        #[test]
+        fn any_changed_character_of_the_body_is_caught(
+            seed: u64,
+            position in 0..BODY_LEN,
+            replacement: char,
+        ) {
+            let key = secret("sk_live", seed);
+            let position = key.expose().len() - BODY_LEN + position;
+            let original = key.expose()[position..].chars().next().unwrap();
+            prop_assume!(replacement != original);
+            let mut changed = key.expose().to_owned();
+            changed.replace_range(position..=position, &replacement.to_string());
+            prop_assert!(SecretKey::parse(&changed).is_err());
+        }
+
+        #[test]
+        fn arbitrary_text_never_panics(text in "\\PC{0,120}") {
+            let _ = SecretKey::parse(&text);
+        }
+    }
+
+    #[test]
+    fn every_base62_neighbour_of_one_key_is_caught() {
+        let key = secret("sk_live", 7);
+        let alphabet = ('0'..='9').chain('A'..='Z').chain('a'..='z');
+        for character in alphabet {
+            for position in key.expose().len() - BODY_LEN..key.expose().len() {
+                let mut changed = key.expose().to_owned();
+                changed.replace_range(position..=position, &character.to_string());
+                assert_eq!(
+                    SecretKey::parse(&changed).is_ok(),
+                    changed == key.expose(),
+                    "position {position}"
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! A moment in UTC, to the microsecond.
+
+use std::fmt;
+use std::time::Duration;
+
+use chrono::{DateTime, SecondsFormat, Utc};
+
+/// A moment in UTC, in whole microseconds since 1970: the precision both databases keep, so that a time compares
+/// equal to itself after having been stored.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp(i64);
+
+impl Timestamp {
+    /// 9999-12-31T23:59:59.999999Z, the last moment RFC 3339 can write.
+    pub const MAX: Self = Self(253_402_300_799_999_999);
+
+    /// 0000-01-01T00:00:00Z, the first moment RFC 3339 can write.
+    pub const MIN: Self = Self(-62_167_219_200_000_000);
+
+    /// The moment `micros` microseconds after 1970, kept within [`MIN`](Self::MIN) and [`MAX`](Self::MAX).
+    #[must_use]
+    pub const fn from_unix_micros(micros: i64) -> Self {
+        if micros > Self::MAX.0 {
+            Self::MAX
+        } else if micros < Self::MIN.0 {
+            Self::MIN
+        } else {
+            Self(micros)
+        }
+    }
+
+    /// Microseconds since 1970.
+    #[must_use]
+    pub const fn unix_micros(self) -> i64 {
+        self.0
+    }
+
+    /// Milliseconds since 1970, rounded down.
+    #[must_use]
+    pub const fn unix_millis(self) -> i64 {
+        self.0.div_euclid(1_000)
+    }
+
+    /// Reads RFC 3339 with any offset. A date alone, or a time without an offset, is refused: it names no moment.
+    ///
+    /// # Errors
+    /// [`InvalidTimestamp`] when the text is anything else.
+    ///
+    /// ```
+    /// use keys_core::Timestamp;
+    ///
+    /// let moment = Timestamp::parse_rfc3339("2026-01-01T01:00:00+01:00")?;
+    /// assert_eq!(moment.to_string(), "2026-01-01T00:00:00.000Z");
+    /// assert!(Timestamp::parse_rfc3339("2026-01-01").is_err());
+    /// # Ok::<(), keys_core::timestamp::InvalidTimestamp>(())
+    /// ```
+    pub fn parse_rfc3339(text: &str) -> Result<Self, InvalidTimestamp> {
+        // Longer than any sensible number of fractional digits.
+        const TEXT_MAX_LEN: usize = 64;
+        // RFC 3339 puts `T` between date and time; the parser would let a blank through as well.
+        let has_t = matches!(text.as_bytes().get(10), Some(b'T' | b't'));
+        if text.len() > TEXT_MAX_LEN || !has_t {
+            return Err(InvalidTimestamp);
+        }
+        let moment = DateTime::parse_from_rfc3339(text).map_err(|_| InvalidTimestamp)?;
+        Ok(Self::from_unix_micros(moment.timestamp_micros()))
+    }
+
+    /// This moment and `duration` more, at most [`MAX`](Self::MAX).
+    #[must_use]
+    pub fn saturating_add(self, duration: Duration) -> Self {
+        let micros = i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
+        Self::from_unix_micros(self.0.saturating_add(micros))
+    }
+
+    /// How long after `earlier` this is; zero if it is not after.
+    #[must_use]
+    pub fn saturating_since(self, earlier: Self) -> Duration {
+        Duration::from_micros(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
+    }
+
+    /// The same moment as chrono writes it.
+    #[must_use]
+    pub fn to_chrono(self) -> DateTime<Utc> {
+        DateTime::from_timestamp_micros(self.0)
+            .expect("every moment between MIN and MAX has a date")
+    }
+}
+
+/// RFC 3339 in UTC with milliseconds and `Z`, as both HTTP contracts show time.
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(
+            &self
+                .to_chrono()
+                .to_rfc3339_opts(SecondsFormat::Millis, true),
+        )
+    }
+}
+
+impl fmt::Debug for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(
+            &self
+                .to_chrono()
+                .to_rfc3339_opts(SecondsFormat::Micros, true),
+        )
+    }
+}
+
+/// The text is no RFC 3339 time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a time is written as in RFC 3339, with an offset: 2026-12-31T23:59:59Z")]
+pub struct InvalidTimestamp;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn any_offset_is_read_and_utc_is_shown() {
+        for text in [
+            "2025-12-31T23:59:59Z",
+            "2025-12-31t23:59:59z",
+            "2026-01-01T05:29:59+05:30",
+            "2025-12-31T15:59:59.000000-08:00",
+        ] {
+            assert_eq!(
+                Timestamp::parse_rfc3339(text).unwrap().to_string(),
+                "2025-12-31T23:59:59.000Z",
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn texts_that_name_no_moment_are_refused() {
+        for text in [
+            "",
+            "2025-12-31",
+            "2025-12-31T23:59:59",
+            "2025-12-31 23:59:59Z",
+            "2025-12-31T23:59Z",
+            "2025-13-01T00:00:00Z",
+            "2025-02-30T00:00:00Z",
+            "+12025-01-01T00:00:00Z",
+            "1735689599",
+            "tomorrow",
+        ] {
+            assert!(Timestamp::parse_rfc3339(text).is_err(), "{text}");
+        }
+        assert!(
+            Timestamp::parse_rfc3339(&format!("2025-12-31T23:59:59.{}Z", "9".repeat(1_000)))
+                .is_err()
+        );
+    }
+
+    #[test]
+    fn the_ends_of_time_hold() {
+        assert_eq!(
+            Timestamp::MAX.saturating_add(Duration::from_secs(1)),
+            Timestamp::MAX
+        );
+        assert_eq!(Timestamp::from_unix_micros(i64::MIN), Timestamp::MIN);
+        assert_eq!(Timestamp::MIN.to_string(), "0000-01-01T00:00:00.000Z");
+        assert_eq!(
+            format!("{:?}", Timestamp::MAX),
+            "9999-12-31T23:59:59.999999Z"
+        );
+        assert_eq!(
+            Timestamp::MIN.saturating_since(Timestamp::MAX),
+            Duration::ZERO
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn shown_times_are_read_back_to_the_millisecond(micros: i64) {
+            let moment = Timestamp::from_unix_micros(micros);
+            let back = Timestamp::parse_rfc3339(&moment.to_string()).unwrap();
+            prop_assert_eq!(back.unix_millis(), moment.unix_millis());
+        }
+
+        #[test]
+        fn arbitrary_text_never_panics(text in "\\PC{0,70}") {
+            let _ = Timestamp::parse_rfc3339(&text);
+        }
+    }
+}
