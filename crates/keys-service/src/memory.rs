@@ -1,0 +1,452 @@
+//! A store in memory: for tests of programs that embed the service, and for trying it out. It loses everything at exit.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::IpAddr;
+use std::ops::Bound;
+
+use async_trait::async_trait;
+use keys_core::pepper::PepperedDigest;
+use keys_core::{
+    Account, AccountId, ApiKey, EventId, ExternalId, KeyDigest, KeyId, KeyKind, PepperId, Timestamp,
+};
+use parking_lot::Mutex;
+
+use crate::store::{
+    AccountPatch, AccountQuery, Authority, Change, ChangeError, Completion, KeyOwner, KeyPage,
+    KeyStore, KeyUse, NewKey, Reservation, Reserved, StoreError, StoredKey,
+};
+
+/// Keeps keys and accounts in this process, under one lock.
+///
+/// It obeys every rule of [`KeyStore`] and is held to them by the same contract suite as the databases. It grows
+/// without bound, keeps nothing across a restart and shares nothing with other processes, so it is no store to run
+/// a service on.
+///
+/// ```
+/// use std::sync::Arc;
+/// use keys_service::{KeyStore, memory::MemoryStore};
+///
+/// let store: Arc<dyn KeyStore> = Arc::new(MemoryStore::new());
+/// ```
+#[derive(Debug, Default)]
+pub struct MemoryStore {
+    state: Mutex<State>,
+}
+
+/// One entry of the audit trail: who changed what, when, from where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditEvent {
+    /// Identifies the entry.
+    pub id: EventId,
+    /// When the change was made.
+    pub at: Timestamp,
+    /// `operator`, `account`, `session` or `system`.
+    pub actor_kind: String,
+    /// The credential that made it; none for `system`.
+    pub actor_id: Option<KeyId>,
+    /// What was done, such as `key.revoked`.
+    pub action: String,
+    /// What it was done to.
+    pub subject: AuditSubject,
+    /// Where the request came from.
+    pub address: Option<IpAddr>,
+}
+
+/// What an [`AuditEvent`] is about.
+///
+/// The list is complete: nothing else can be changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum AuditSubject {
+    /// An account.
+    Account(AccountId),
+    /// A key of any kind.
+    Key(KeyId),
+}
+
+impl MemoryStore {
+    /// An empty store.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The audit trail so far, oldest first.
+    #[must_use]
+    pub fn audit_events(&self) -> Vec<AuditEvent> {
+        self.state.lock().audit.clone()
+    }
+}
+
+#[derive(Debug, Default)]
+struct State {
+    accounts: BTreeMap<AccountId, Account>,
+    external_ids: HashMap<ExternalId, AccountId>,
+    keys: HashMap<KeyId, KeyRow>,
+    digests: HashMap<(PepperId, [u8; KeyDigest::LEN]), KeyId>,
+    answers: HashMap<[u8; 32], Answer>,
+    audit: Vec<AuditEvent>,
+}
+
+#[derive(Debug)]
+struct KeyRow {
+    key: ApiKey,
+    pepper: PepperId,
+    uses: u64,
+}
+
+#[derive(Debug)]
+struct Answer {
+    token: EventId,
+    body_digest: [u8; 32],
+    /// None while the attempt is under way.
+    sealed: Option<Vec<u8>>,
+    /// When the attempt may be taken over, or its answer is no longer kept.
+    until: Timestamp,
+}
+
+// Each change judges everything first and then writes, so that a refusal leaves nothing to roll back.
+impl State {
+    fn stored(&self, row: &KeyRow) -> StoredKey {
+        let account = row
+            .key
+            .account_id
+            .and_then(|id| self.accounts.get(&id).cloned());
+        StoredKey {
+            key: row.key.clone(),
+            account,
+        }
+    }
+
+    fn check_caller(&self, change: &Change) -> Result<(), ChangeError> {
+        let Authority::Caller(caller) = &change.authority else {
+            return Ok(());
+        };
+        let stored = self.keys.get(&caller.key_id).map(|row| self.stored(row));
+        caller
+            .check(stored.as_ref(), change.at)
+            .map_err(ChangeError::CallerDenied)
+    }
+
+    fn check_completion(&self, change: &Change) -> Result<(), ChangeError> {
+        match &change.completion {
+            Some(completion) if !self.is_pending(completion) => Err(ChangeError::Superseded),
+            _ => Ok(()),
+        }
+    }
+
+    fn is_pending(&self, completion: &Completion) -> bool {
+        self.answers
+            .get(&completion.lookup)
+            .is_some_and(|answer| answer.sealed.is_none() && answer.token == completion.token)
+    }
+
+    fn check_external_id(&self, wanted: &ExternalId, by: AccountId) -> Result<(), ChangeError> {
+        match self.external_ids.get(wanted) {
+            Some(holder) if *holder != by => Err(ChangeError::ExternalIdTaken),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_admission(&self, new: &NewKey, at: Timestamp) -> Result<(), ChangeError> {
+        let Some(account_id) = new.key.account_id else {
+            return Ok(());
+        };
+        let account = self
+            .accounts
+            .get(&account_id)
+            .ok_or(ChangeError::AccountNotFound)?;
+        let keys_max = new
+            .admission
+            .keys_max(account)
+            .map_err(ChangeError::AccountDenied)?;
+        let Some(max) = keys_max.filter(|_| new.key.kind == KeyKind::Account) else {
+            return Ok(());
+        };
+        let usable = self
+            .listed(KeyOwner::Account(account_id))
+            .filter(|key| key.check_life(at).is_ok())
+            .count();
+        if u32::try_from(usable).is_ok_and(|usable| usable < max) {
+            Ok(())
+        } else {
+            Err(ChangeError::CapReached { max })
+        }
+    }
+
+    fn listed(&self, owner: KeyOwner) -> impl Iterator<Item = &ApiKey> {
+        self.keys
+            .values()
+            .map(|row| &row.key)
+            .filter(move |key| is_listed(key, owner))
+    }
+
+    /// Leaves the trace of a change that was just made, and keeps its answer.
+    fn record(&mut self, change: Change, action: &str, subject: AuditSubject) {
+        let (actor_kind, actor_id) = change.actor();
+        self.audit.push(AuditEvent {
+            id: change.event_id,
+            at: change.at,
+            actor_kind: actor_kind.to_owned(),
+            actor_id,
+            action: action.to_owned(),
+            subject,
+            address: change.address(),
+        });
+        if let Some(completion) = change.completion
+            && let Some(answer) = self.answers.get_mut(&completion.lookup)
+        {
+            answer.sealed = Some(completion.sealed);
+            answer.until = completion.expires_at;
+        }
+    }
+}
+
+fn is_listed(key: &ApiKey, owner: KeyOwner) -> bool {
+    key.revoked_at.is_none()
+        && match owner {
+            KeyOwner::Account(id) => key.kind == KeyKind::Account && key.account_id == Some(id),
+            KeyOwner::Operators => key.kind == KeyKind::Operator,
+        }
+}
+
+fn unexpected(message: &'static str) -> StoreError {
+    StoreError::Unexpected(message.into())
+}
+
+#[async_trait]
+impl KeyStore for MemoryStore {
+    async fn find_by_digests(
+        &self,
+        digests: Vec<PepperedDigest>,
+    ) -> Result<Option<StoredKey>, StoreError> {
+        let state = self.state.lock();
+        let found = digests
+            .into_iter()
+            .find_map(|wanted| {
+                state
+                    .digests
+                    .get(&(wanted.pepper, *wanted.digest.as_bytes()))
+            })
+            .and_then(|id| state.keys.get(id));
+        Ok(found.map(|row| state.stored(row)))
+    }
+
+    async fn find_account(&self, id: AccountId) -> Result<Option<Account>, StoreError> {
+        Ok(self.state.lock().accounts.get(&id).cloned())
+    }
+
+    async fn accounts(&self, query: AccountQuery) -> Result<Vec<Account>, StoreError> {
+        let after = query.after.map_or(Bound::Unbounded, Bound::Excluded);
+        let state = self.state.lock();
+        let page = state
+            .accounts
+            .range((after, Bound::Unbounded))
+            .map(|(_, account)| account)
+            .filter(|account| {
+                query.external_id.is_none() || account.external_id == query.external_id
+            })
+            .take(query.limit as usize);
+        Ok(page.cloned().collect())
+    }
+
+    async fn insert_account(&self, account: Account, change: Change) -> Result<(), ChangeError> {
+        let mut state = self.state.lock();
+        state.check_caller(&change)?;
+        if let Some(external_id) = &account.external_id {
+            state.check_external_id(external_id, account.id)?;
+        }
+        if state.accounts.contains_key(&account.id) {
+            return Err(unexpected("an account of this id exists").into());
+        }
+        state.check_completion(&change)?;
+
+        let id = account.id;
+        if let Some(external_id) = &account.external_id {
+            state.external_ids.insert(external_id.clone(), id);
+        }
+        state.accounts.insert(id, account);
+        state.record(change, "account.created", AuditSubject::Account(id));
+        Ok(())
+    }
+
+    async fn update_account(
+        &self,
+        id: AccountId,
+        patch: AccountPatch,
+        change: Change,
+    ) -> Result<Account, ChangeError> {
+        let mut state = self.state.lock();
+        state.check_caller(&change)?;
+        let before = state
+            .accounts
+            .get(&id)
+            .ok_or(ChangeError::AccountNotFound)?
+            .clone();
+        if let Some(Some(external_id)) = &patch.external_id {
+            state.check_external_id(external_id, id)?;
+        }
+        state.check_completion(&change)?;
+
+        let mut account = before.clone();
+        if let Some(plan) = patch.plan {
+            account.plan = plan;
+        }
+        if let Some(disabled) = patch.disabled {
+            account.disabled = disabled;
+        }
+        if let Some(external_id) = patch.external_id {
+            if let Some(former) = &before.external_id {
+                state.external_ids.remove(former);
+            }
+            if let Some(external_id) = &external_id {
+                state.external_ids.insert(external_id.clone(), id);
+            }
+            account.external_id = external_id;
+        }
+        state.accounts.insert(id, account.clone());
+        state.record(change, "account.updated", AuditSubject::Account(id));
+        Ok(account)
+    }
+
+    async fn insert_key(&self, key: NewKey, change: Change) -> Result<(), ChangeError> {
+        let mut state = self.state.lock();
+        state.check_caller(&change)?;
+        state.check_admission(&key, change.at)?;
+        let id = key.key.id;
+        let digest = (key.digest.pepper.clone(), *key.digest.digest.as_bytes());
+        if state.keys.contains_key(&id) || state.digests.contains_key(&digest) {
+            return Err(unexpected("a key of this id or digest exists").into());
+        }
+        if (key.key.kind == KeyKind::Operator) != key.key.account_id.is_none() {
+            return Err(unexpected("exactly operator keys have no account").into());
+        }
+        state.check_completion(&change)?;
+
+        state.digests.insert(digest, id);
+        let row = KeyRow {
+            key: key.key,
+            pepper: key.digest.pepper,
+            uses: 0,
+        };
+        state.keys.insert(id, row);
+        state.record(change, "key.created", AuditSubject::Key(id));
+        Ok(())
+    }
+
+    async fn keys(&self, owner: KeyOwner, offset: u64, limit: u32) -> Result<KeyPage, StoreError> {
+        let state = self.state.lock();
+        let mut keys: Vec<&ApiKey> = state.listed(owner).collect();
+        keys.sort_unstable_by_key(|key| std::cmp::Reverse((key.created_at, key.id)));
+        let page = keys
+            .iter()
+            .skip(usize::try_from(offset).unwrap_or(usize::MAX))
+            .take(limit as usize);
+        Ok(KeyPage {
+            keys: page.copied().cloned().collect(),
+            total: keys.len() as u64,
+        })
+    }
+
+    async fn revoke_key(
+        &self,
+        owner: Option<KeyOwner>,
+        id: KeyId,
+        change: Change,
+    ) -> Result<bool, ChangeError> {
+        let mut state = self.state.lock();
+        state.check_caller(&change)?;
+        let there = state.keys.get(&id).is_some_and(|row| {
+            row.key.revoked_at.is_none() && owner.is_none_or(|owner| is_listed(&row.key, owner))
+        });
+        if !there {
+            return Ok(false);
+        }
+        state.check_completion(&change)?;
+
+        if let Some(row) = state.keys.get_mut(&id) {
+            row.key.revoked_at = Some(change.at);
+        }
+        state.record(change, "key.revoked", AuditSubject::Key(id));
+        Ok(true)
+    }
+
+    async fn record_uses(&self, uses: Vec<KeyUse>) -> Result<(), StoreError> {
+        let mut state = self.state.lock();
+        for used in uses {
+            if let Some(row) = state.keys.get_mut(&used.key_id) {
+                row.uses = row.uses.saturating_add(used.count);
+                row.key.last_used_at = row.key.last_used_at.max(Some(used.last_used_at));
+            }
+        }
+        Ok(())
+    }
+
+    async fn reserve(&self, reservation: Reservation) -> Result<Reserved, StoreError> {
+        let Some(current) = reservation.lookups.first().copied() else {
+            return Err(unexpected("a reservation without a look-up digest"));
+        };
+        let mut state = self.state.lock();
+        let live = reservation.lookups.iter().find_map(|lookup| {
+            let answer = state.answers.get(lookup)?;
+            (reservation.at < answer.until).then_some((*lookup, answer))
+        });
+        match live {
+            Some((lookup, answer)) => {
+                Ok(answer
+                    .sealed
+                    .as_ref()
+                    .map_or(Reserved::Pending, |sealed| Reserved::Done {
+                        body_digest: answer.body_digest,
+                        lookup,
+                        sealed: sealed.clone(),
+                    }))
+            }
+            None => {
+                // The attempt taken over may be kept under a former pepper: it must not find its reservation again.
+                for lookup in &reservation.lookups {
+                    state.answers.remove(lookup);
+                }
+                let answer = Answer {
+                    token: reservation.token,
+                    body_digest: reservation.body_digest,
+                    sealed: None,
+                    until: reservation.pending_until,
+                };
+                state.answers.insert(current, answer);
+                Ok(Reserved::New)
+            }
+        }
+    }
+
+    async fn release(&self, lookup: [u8; 32], token: EventId) -> Result<(), StoreError> {
+        let mut state = self.state.lock();
+        if let Some(answer) = state.answers.get(&lookup)
+            && answer.token == token
+            && answer.sealed.is_none()
+        {
+            state.answers.remove(&lookup);
+        }
+        Ok(())
+    }
+
+    async fn sweep(&self, now: Timestamp) -> Result<u64, StoreError> {
+        let mut state = self.state.lock();
+        let before = state.answers.len();
+        state.answers.retain(|_, answer| now < answer.until);
+        Ok((before - state.answers.len()) as u64)
+    }
+
+    async fn pepper_ids(&self) -> Result<Vec<PepperId>, StoreError> {
+        let state = self.state.lock();
+        let living = state
+            .keys
+            .values()
+            .filter(|row| row.key.revoked_at.is_none());
+        let ids: HashSet<&PepperId> = living.map(|row| &row.pepper).collect();
+        Ok(ids.into_iter().cloned().collect())
+    }
+
+    async fn ready(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
