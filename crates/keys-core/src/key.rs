@@ -52,6 +52,9 @@ pub enum Denial {
     /// Its time is over.
     #[error("the key has expired")]
     Expired,
+    /// It is of a kind that has no business here, such as an account's key where an operator's is asked for.
+    #[error("this kind of credential may not be used here")]
+    KindNotAllowed,
     /// Its account is disabled.
     #[error("the account is disabled")]
     AccountDisabled,
@@ -75,6 +78,7 @@ impl Denial {
             Self::NotFound => "not_found",
             Self::Revoked => "revoked",
             Self::Expired => "expired",
+            Self::KindNotAllowed => "kind_not_allowed",
             Self::AccountDisabled => "account_disabled",
             Self::PlanForbidden => "plan_forbidden",
             Self::IpNotAllowed => "ip_not_allowed",

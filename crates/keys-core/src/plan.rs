@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::num::NonZeroU32;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::{Account, Denial};
@@ -28,7 +29,7 @@ macro_rules! name {
         ///
         /// 1 to 64 characters: lower-case letters, digits, `-` and `_`.
         #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub struct $name(Box<str>);
+        pub struct $name(Arc<str>);
 
         impl $name {
             /// The name as text.
@@ -114,6 +115,12 @@ impl Operation {
 
     /// The name of its limit.
     #[must_use]
+    pub fn limit_name(self) -> LimitName {
+        LimitName(self.as_str().into())
+    }
+
+    /// The name of its limit, as text.
+    #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Create => "create",
@@ -151,6 +158,38 @@ impl Plans {
     #[must_use]
     pub fn new(plans: impl IntoIterator<Item = (PlanName, Plan)>) -> Self {
         Self(plans.into_iter().collect())
+    }
+
+    /// The plans that both HTTP contracts document: `free` without keys, `pro` and `business` with ten.
+    ///
+    /// A session of a `free` account may still list and delete what the account had before.
+    #[must_use]
+    pub fn documented() -> Self {
+        const KEYS_MAX: u32 = 10;
+        let plan = |name: &str, keys, [create, list, delete]: [u32; 3]| {
+            let quota = |requests| {
+                Quota::per_minute(
+                    NonZeroU32::new(requests).expect("documented quotas are not zero"),
+                )
+            };
+            let limits = [
+                (Operation::Create, create),
+                (Operation::List, list),
+                (Operation::Delete, delete),
+            ]
+            .map(|(operation, requests)| (operation.limit_name(), quota(requests)));
+            let plan = Plan {
+                keys,
+                keys_max: if keys { KEYS_MAX } else { 0 },
+                limits: limits.into(),
+            };
+            (PlanName(name.into()), plan)
+        };
+        Self::new([
+            plan("free", false, [10, 10, 10]),
+            plan("pro", true, [10, 30, 10]),
+            plan("business", true, [30, 60, 30]),
+        ])
     }
 
     /// The plan of that name, if it is configured.

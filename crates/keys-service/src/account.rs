@@ -1,0 +1,207 @@
+//! Creating, finding and changing accounts.
+
+use keys_core::{Account, AccountId, Denial, ExternalId, PlanName};
+use serde::{Deserialize, Serialize};
+
+use crate::actor::Actor;
+use crate::entropy::EntropyError;
+use crate::idempotency::{Attempt, IdempotencyError, Idempotent, ReserveError, unreadable};
+use crate::service::KeyService;
+use crate::store::{AccountPatch, AccountQuery, ChangeError, StoreError};
+
+/// An account to be created.
+#[derive(Debug, Clone)]
+pub struct NewAccount {
+    /// The host system's identifier.
+    pub external_id: Option<ExternalId>,
+    /// The plan.
+    pub plan: PlanName,
+}
+
+/// Why an account was not created or changed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AccountError {
+    /// There is no such plan.
+    #[error("there is no plan of that name")]
+    UnknownPlan,
+    /// There is no such account.
+    #[error("there is no such account")]
+    NotFound,
+    /// Another account has the external identifier.
+    #[error("another account has this external id")]
+    ExternalIdTaken,
+    /// Whoever asked may no longer do so.
+    #[error("the caller was refused")]
+    CallerDenied(#[source] Denial),
+    /// It is a repetition that cannot be answered.
+    #[error(transparent)]
+    Idempotency(#[from] IdempotencyError),
+    /// The operating system gave no random bytes.
+    #[error(transparent)]
+    Entropy(#[from] EntropyError),
+    /// The store could not answer.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl From<ChangeError> for AccountError {
+    fn from(error: ChangeError) -> Self {
+        match error {
+            ChangeError::CallerDenied(denial) => Self::CallerDenied(denial),
+            ChangeError::AccountNotFound => Self::NotFound,
+            ChangeError::ExternalIdTaken => Self::ExternalIdTaken,
+            ChangeError::Superseded => Self::Idempotency(IdempotencyError::InFlight),
+            ChangeError::Store(error) => Self::Store(error),
+            error => Self::Store(StoreError::Unexpected(error.into())),
+        }
+    }
+}
+
+impl From<ReserveError> for AccountError {
+    fn from(error: ReserveError) -> Self {
+        match error {
+            ReserveError::Idempotency(error) => Self::Idempotency(error),
+            ReserveError::Store(error) => Self::Store(error),
+        }
+    }
+}
+
+/// One page of accounts, oldest first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AccountPage {
+    /// The accounts.
+    pub accounts: Vec<Account>,
+    /// The last of them, if there are more.
+    pub next: Option<AccountId>,
+}
+
+impl KeyService {
+    /// Creates an account.
+    ///
+    /// # Errors
+    /// See [`AccountError`].
+    pub async fn create_account(
+        &self,
+        by: &Actor,
+        new: NewAccount,
+        idempotent: Option<Idempotent>,
+    ) -> Result<Account, AccountError> {
+        if self.inner.plans.find(&new.plan).is_none() {
+            return Err(AccountError::UnknownPlan);
+        }
+        let at = self.now();
+        let account = Account {
+            id: AccountId::generate(at, &mut self.entropy())?,
+            external_id: new.external_id,
+            plan: new.plan,
+            disabled: false,
+            created_at: at,
+        };
+        let insert = async |account: &Account, completion| {
+            let change = self.change(by, at, completion)?;
+            let inserted = self
+                .inner
+                .store
+                .insert_account(account.clone(), change)
+                .await;
+            Ok::<_, AccountError>(inserted?)
+        };
+        let Some(idempotent) = idempotent else {
+            insert(&account, None).await?;
+            return Ok(account);
+        };
+        let attempt = Attempt::new(idempotent, &self.inner.peppers, self.event_id(at)?);
+        if let Some(answer) = self.reserve(&attempt, at).await? {
+            return Ok(SealedAccount::open(&answer).ok_or_else(unreadable)?);
+        }
+        let result = async {
+            let answer = SealedAccount::seal(&account)?;
+            let peppers = &self.inner.peppers;
+            let completion = attempt.seal(peppers, &answer, at, &mut self.entropy())?;
+            insert(&account, Some(completion)).await
+        }
+        .await;
+        if result.is_err() {
+            self.release(&attempt).await;
+        }
+        result.map(|()| account)
+    }
+
+    /// The account of that identifier.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn find_account(&self, id: AccountId) -> Result<Option<Account>, StoreError> {
+        self.inner.store.find_account(id).await
+    }
+
+    /// One page of accounts.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn list_accounts(&self, query: AccountQuery) -> Result<AccountPage, StoreError> {
+        let limit = query.limit as usize;
+        // One more than asked for tells whether there is a next page.
+        let query = AccountQuery {
+            limit: query.limit.saturating_add(1),
+            ..query
+        };
+        let mut accounts = self.inner.store.accounts(query).await?;
+        let more = accounts.len() > limit;
+        accounts.truncate(limit);
+        let next = accounts.last().filter(|_| more).map(|account| account.id);
+        Ok(AccountPage { accounts, next })
+    }
+
+    /// Changes an account. Takes effect on the next request.
+    ///
+    /// # Errors
+    /// See [`AccountError`].
+    pub async fn update_account(
+        &self,
+        by: &Actor,
+        id: AccountId,
+        patch: AccountPatch,
+    ) -> Result<Account, AccountError> {
+        if let Some(plan) = &patch.plan
+            && self.inner.plans.find(plan).is_none()
+        {
+            return Err(AccountError::UnknownPlan);
+        }
+        let change = self.change(by, self.now(), None)?;
+        Ok(self.inner.store.update_account(id, patch, change).await?)
+    }
+}
+
+/// A new account as it is kept, sealed, for a repetition of the request that made it.
+#[derive(Serialize, Deserialize)]
+struct SealedAccount {
+    id: String,
+    external_id: Option<String>,
+    plan: String,
+    created_at: i64,
+}
+
+impl SealedAccount {
+    fn seal(account: &Account) -> Result<Vec<u8>, StoreError> {
+        let sealed = Self {
+            id: account.id.to_string(),
+            external_id: account.external_id.as_ref().map(ToString::to_string),
+            plan: account.plan.to_string(),
+            created_at: account.created_at.unix_micros(),
+        };
+        serde_json::to_vec(&sealed).map_err(|error| StoreError::Unexpected(error.into()))
+    }
+
+    fn open(answer: &[u8]) -> Option<Account> {
+        let sealed: Self = serde_json::from_slice(answer).ok()?;
+        Some(Account {
+            id: sealed.id.parse().ok()?,
+            external_id: sealed.external_id.map(|id| id.parse()).transpose().ok()?,
+            plan: sealed.plan.parse().ok()?,
+            disabled: false,
+            created_at: keys_core::Timestamp::from_unix_micros(sealed.created_at),
+        })
+    }
+}

@@ -1,0 +1,62 @@
+//! On whose behalf something is done.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use keys_core::{Account, ApiKey, KeyKind, Plans, ScopeSet};
+
+use crate::store::{Authority, Caller};
+
+/// Who was found behind a presented credential.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// The credential's record.
+    pub key: ApiKey,
+    /// The account it belongs to; none exactly for an operator's key.
+    pub account: Option<Account>,
+    /// Where the request came from.
+    pub address: Option<IpAddr>,
+    /// The scopes that were asked for and found.
+    pub scopes: ScopeSet,
+}
+
+/// On whose behalf a change is made. Inside the change's transaction a credential is judged again.
+#[derive(Debug, Clone)]
+pub struct Actor {
+    pub(crate) authority: Authority,
+    /// The account's key that acts. What it creates is never wider than itself.
+    pub(crate) parent: Option<ApiKey>,
+}
+
+impl Actor {
+    /// The owner of the machine, or the program that embeds the service. May do everything.
+    #[must_use]
+    pub fn system() -> Self {
+        Self {
+            authority: Authority::Trusted,
+            parent: None,
+        }
+    }
+
+    /// The holder of a credential. With `plans`, its account's plan must have keys.
+    #[must_use]
+    pub(crate) fn credential(identity: &Identity, plans: Option<Arc<Plans>>) -> Self {
+        let key = &identity.key;
+        Self {
+            authority: Authority::Caller(Caller {
+                key_id: key.id,
+                kind: key.kind,
+                address: identity.address,
+                scopes: identity.scopes.clone(),
+                plans,
+            }),
+            parent: (key.kind == KeyKind::Account).then(|| key.clone()),
+        }
+    }
+
+    /// An operator, by a credential that was authenticated as one.
+    #[must_use]
+    pub fn operator(identity: &Identity) -> Self {
+        Self::credential(identity, None)
+    }
+}

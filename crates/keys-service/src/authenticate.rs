@@ -1,0 +1,241 @@
+//! Who presents this credential, and may it be used for this?
+
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use keys_core::{Denial, KeyKind, LimitName, Operation, Quota, ScopeSet, SecretKey};
+
+use crate::actor::{Actor, Identity};
+use crate::limiter::{Bucket, Decision, LimiterError, Subject};
+use crate::service::KeyService;
+use crate::store::StoreError;
+
+/// What a credential must satisfy.
+#[derive(Debug, Clone)]
+pub struct Requirement {
+    /// Of one of these kinds.
+    pub kinds: Vec<KeyKind>,
+    /// Holding all of these scopes.
+    pub scopes: ScopeSet,
+    /// Of an account whose plan has keys.
+    pub plan: bool,
+}
+
+impl Requirement {
+    /// An account's key on a plan with keys: what other routes of an embedding program ask for.
+    #[must_use]
+    pub fn account_key() -> Self {
+        Self {
+            kinds: vec![KeyKind::Account],
+            scopes: ScopeSet::default(),
+            plan: true,
+        }
+    }
+
+    /// An account's key or session, whatever the plan says: it is asked later, by [`KeyService::manager`].
+    #[must_use]
+    pub fn account_holder() -> Self {
+        Self {
+            kinds: vec![KeyKind::Account, KeyKind::Session],
+            scopes: ScopeSet::default(),
+            plan: false,
+        }
+    }
+
+    /// An operator's key with all of `scopes`.
+    #[must_use]
+    pub fn operator(scopes: ScopeSet) -> Self {
+        Self {
+            kinds: vec![KeyKind::Operator],
+            scopes,
+            plan: false,
+        }
+    }
+
+    /// The same, and holding all of `scopes`.
+    #[must_use]
+    pub fn with_scopes(mut self, scopes: ScopeSet) -> Self {
+        self.scopes = scopes;
+        self
+    }
+}
+
+/// Why nobody was found behind a credential.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AuthenticateError {
+    /// It may not be used, or not for this.
+    #[error("the credential was refused")]
+    Denied(#[source] Denial),
+    /// The store could not answer; says nothing about the credential.
+    #[error("the credential could not be looked up")]
+    Store(#[source] StoreError),
+}
+
+/// Who may manage an account's keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum KeyManagement {
+    /// Its keys and its sessions.
+    #[default]
+    Any,
+    /// Its sessions only.
+    SessionOnly,
+}
+
+/// What a surface asks of whoever manages keys through it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gate {
+    /// Whether the plan must have keys.
+    pub plan: bool,
+    /// Whether the plan's maximum of usable keys holds.
+    pub cap: bool,
+    /// Who may manage.
+    pub management: KeyManagement,
+}
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self {
+            plan: true,
+            cap: true,
+            management: KeyManagement::Any,
+        }
+    }
+}
+
+impl KeyService {
+    /// Finds out who presents `presented` from `address`, and judges it against `requirement`.
+    ///
+    /// The order is: form and checksum, known, revoked, expired, kind, account, plan, address, scope. An acceptance
+    /// counts as a use of the key only once [`record_success`](Self::record_success) is called.
+    ///
+    /// # Errors
+    /// The first reason to refuse, or that the store could not answer.
+    pub async fn authenticate(
+        &self,
+        presented: &str,
+        address: Option<IpAddr>,
+        requirement: &Requirement,
+    ) -> Result<Identity, AuthenticateError> {
+        let secret = SecretKey::parse(presented)
+            .map_err(|_| AuthenticateError::Denied(Denial::Malformed))?;
+        let digests = self.inner.peppers.digests(&secret).collect();
+        let stored = self
+            .inner
+            .store
+            .find_by_digests(digests)
+            .await
+            .map_err(AuthenticateError::Store)?
+            .ok_or(AuthenticateError::Denied(Denial::NotFound))?;
+        let identity = Identity {
+            key: stored.key,
+            account: stored.account,
+            address,
+            scopes: requirement.scopes.clone(),
+        };
+        self.judge(&identity, requirement)
+            .map_err(AuthenticateError::Denied)?;
+        Ok(identity)
+    }
+
+    fn judge(&self, identity: &Identity, requirement: &Requirement) -> Result<(), Denial> {
+        let key = &identity.key;
+        key.check_life(self.now())?;
+        if !requirement.kinds.contains(&key.kind) {
+            return Err(Denial::KindNotAllowed);
+        }
+        if let Some(account) = &identity.account {
+            self.note_missing_plan(account.id, &account.plan);
+            match self.inner.plans.check(account) {
+                Err(Denial::PlanForbidden) if !requirement.plan => {}
+                verdict => verdict?,
+            }
+        }
+        key.check_use(identity.address, &requirement.scopes)
+    }
+
+    /// Notes that `identity` was let through.
+    pub fn record_success(&self, identity: &Identity) {
+        self.record_use(identity.key.id, self.now());
+    }
+
+    /// Counts a failed authentication from `address`. When the decision says no, answer that there were too many.
+    ///
+    /// # Errors
+    /// When the limiter cannot decide.
+    pub async fn count_failure(
+        &self,
+        address: Option<IpAddr>,
+        quota: Quota,
+    ) -> Result<Decision, LimiterError> {
+        let limit: LimitName = "unauthenticated".parse().expect("the name is legal");
+        let bucket = Bucket {
+            subject: Subject::of_address(address),
+            limit,
+        };
+        self.inner
+            .limiter
+            .take(&bucket, quota, NonZeroU32::MIN)
+            .await
+    }
+
+    /// Counts `operation` against the limit of the account behind `identity`: one bucket per account and operation.
+    ///
+    /// `None` when there is no account or its plan has no limit for the operation.
+    ///
+    /// # Errors
+    /// When the limiter cannot decide.
+    pub async fn count_operation(
+        &self,
+        identity: &Identity,
+        operation: Operation,
+    ) -> Result<Option<Decision>, LimiterError> {
+        let Some(account) = &identity.account else {
+            return Ok(None);
+        };
+        let quota = match self.inner.plans.find(&account.plan) {
+            Some(plan) => plan.quota(operation),
+            None => Some(MISSING_PLAN_QUOTA),
+        };
+        let Some(quota) = quota else { return Ok(None) };
+        let bucket = Bucket {
+            subject: Subject::Account(account.id),
+            limit: operation.limit_name(),
+        };
+        self.inner
+            .limiter
+            .take(&bucket, quota, NonZeroU32::MIN)
+            .await
+            .map(Some)
+    }
+
+    /// Whether whoever `identity` is may do `operation` on its account's keys through a surface with `gate`, and in
+    /// whose name it is then done.
+    ///
+    /// On a plan without keys a session may still list and delete what is there.
+    ///
+    /// # Errors
+    /// [`Denial::KindNotAllowed`] for a key where management is for sessions, else what the plan says.
+    pub fn manager(
+        &self,
+        identity: &Identity,
+        operation: Operation,
+        gate: &Gate,
+    ) -> Result<Actor, Denial> {
+        let is_session = identity.key.kind == KeyKind::Session;
+        if gate.management == KeyManagement::SessionOnly && !is_session {
+            return Err(Denial::KindNotAllowed);
+        }
+        let cleans_up = is_session && operation != Operation::Create;
+        let plans = (gate.plan && !cleans_up).then(|| Arc::clone(&self.inner.plans));
+        if let (Some(plans), Some(account)) = (&plans, &identity.account) {
+            plans.check(account)?;
+        }
+        Ok(Actor::credential(identity, plans))
+    }
+}
+
+/// What accounts on a plan that left the configuration may try: as much as on the documented plan without keys.
+const MISSING_PLAN_QUOTA: Quota = Quota::per_minute(NonZeroU32::new(10).expect("10 is not zero"));

@@ -1,0 +1,319 @@
+//! Repeating a create without making a second thing: `Idempotency-Key` (draft-ietf-httpapi-idempotency-key-header).
+//!
+//! The kept answer holds a secret, so it is sealed under a key derived from a pepper *and* the idempotency key
+//! (HKDF, RFC 5869; ChaCha20-Poly1305, RFC 8439). Of the idempotency key only a digest is stored. A dump of the
+//! database lacks both; the running server lacks the idempotency key until the client sends it again.
+
+use std::fmt;
+use std::str::FromStr;
+
+use chacha20poly1305::aead::{Aead, Payload};
+use chacha20poly1305::{ChaCha20Poly1305, KeyInit, Nonce};
+use hkdf::Hkdf;
+use keys_core::{EventId, Pepper, PepperRing, Timestamp};
+use rand_core::TryRng;
+use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
+
+use crate::entropy::{Entropy, EntropyError};
+use crate::service::KeyService;
+use crate::store::{
+    Completion, RESERVATION_KEPT, RESERVATION_PENDING, Reservation, Reserved, StoreError,
+};
+
+/// What a client chose to recognise its own request by: 1 to 255 visible ASCII characters.
+#[derive(Clone)]
+pub struct IdempotencyKey(Zeroizing<String>);
+
+impl IdempotencyKey {
+    /// The most characters.
+    pub const MAX_LEN: usize = 255;
+}
+
+impl FromStr for IdempotencyKey {
+    type Err = InvalidIdempotencyKey;
+
+    fn from_str(text: &str) -> Result<Self, InvalidIdempotencyKey> {
+        if (1..=Self::MAX_LEN).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic()) {
+            Ok(Self(Zeroizing::new(text.to_owned())))
+        } else {
+            Err(InvalidIdempotencyKey)
+        }
+    }
+}
+
+impl fmt::Debug for IdempotencyKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("IdempotencyKey(<redacted>)")
+    }
+}
+
+/// The text is no idempotency key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("an Idempotency-Key is 1 to 255 visible ASCII characters")]
+pub struct InvalidIdempotencyKey;
+
+/// A request that may be a repetition.
+#[derive(Debug, Clone)]
+pub struct Idempotent {
+    /// What the client calls it.
+    pub key: IdempotencyKey,
+    /// Whose name for it that is: the same key from someone else is another request.
+    pub owner: String,
+    /// Which operation, and on what.
+    pub operation: String,
+    /// The request's body, byte for byte.
+    pub body: Vec<u8>,
+}
+
+/// Why a repetition was not answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum IdempotencyError {
+    /// The first request had another body.
+    #[error("this Idempotency-Key was used with another body")]
+    BodyDiffers,
+    /// The first request is still being worked on.
+    #[error("a request with this Idempotency-Key is still in flight")]
+    InFlight,
+}
+
+/// One attempt at a request that may be a repetition.
+pub(crate) struct Attempt {
+    request: Idempotent,
+    body_digest: [u8; 32],
+    lookups: Vec<[u8; 32]>,
+    token: EventId,
+}
+
+impl Attempt {
+    pub(crate) fn new(request: Idempotent, ring: &PepperRing, token: EventId) -> Self {
+        let body_digest = Sha256::new_with_prefix(&request.body).finalize().into();
+        let lookups = ring
+            .peppers()
+            .map(|(_, pepper)| *derive(pepper, &request, b"look-up"))
+            .collect();
+        Self {
+            request,
+            body_digest,
+            lookups,
+            token,
+        }
+    }
+
+    pub(crate) fn reservation(&self, at: Timestamp) -> Reservation {
+        Reservation {
+            lookups: self.lookups.clone(),
+            body_digest: self.body_digest,
+            token: self.token,
+            at,
+            pending_until: at.saturating_add(RESERVATION_PENDING),
+        }
+    }
+
+    /// What to give back after a refusal.
+    pub(crate) fn release(&self) -> ([u8; 32], EventId) {
+        (self.lookups[0], self.token)
+    }
+
+    pub(crate) fn is_same_body(&self, body_digest: [u8; 32]) -> bool {
+        self.body_digest == body_digest
+    }
+
+    /// Seals `answer` under the current pepper.
+    pub(crate) fn seal(
+        &self,
+        ring: &PepperRing,
+        answer: &[u8],
+        at: Timestamp,
+        entropy: &mut Entropy,
+    ) -> Result<Completion, EntropyError> {
+        let (_, pepper) = ring.peppers().next().expect("a ring has a current pepper");
+        let mut nonce = [0; 12];
+        entropy.try_fill_bytes(&mut nonce)?;
+        let payload = Payload {
+            msg: answer,
+            aad: &self.body_digest,
+        };
+        let mut sealed = nonce.to_vec();
+        sealed.extend(
+            cipher(pepper, &self.request)
+                .encrypt(&Nonce::from(nonce), payload)
+                .expect("an answer is far shorter than the cipher's 256 GiB"),
+        );
+        Ok(Completion {
+            lookup: self.lookups[0],
+            token: self.token,
+            sealed,
+            expires_at: at.saturating_add(RESERVATION_KEPT),
+        })
+    }
+
+    /// Opens what an earlier attempt sealed. `None` if it was tampered with or its pepper is gone.
+    pub(crate) fn open(
+        &self,
+        ring: &PepperRing,
+        lookup: [u8; 32],
+        sealed: &[u8],
+    ) -> Option<Zeroizing<Vec<u8>>> {
+        let index = self.lookups.iter().position(|known| *known == lookup)?;
+        let (_, pepper) = ring.peppers().nth(index)?;
+        let (nonce, ciphertext) = sealed.split_first_chunk::<12>()?;
+        let payload = Payload {
+            msg: ciphertext,
+            aad: &self.body_digest,
+        };
+        cipher(pepper, &self.request)
+            .decrypt(&Nonce::from(*nonce), payload)
+            .ok()
+            .map(Zeroizing::new)
+    }
+}
+
+fn cipher(pepper: &Pepper, request: &Idempotent) -> ChaCha20Poly1305 {
+    ChaCha20Poly1305::new(&(*derive(pepper, request, b"seal")).into())
+}
+
+/// Derives 32 bytes from a pepper and a request's idempotency key, bound to owner, operation and purpose.
+fn derive(pepper: &Pepper, request: &Idempotent, purpose: &[u8]) -> Zeroizing<[u8; 32]> {
+    let hkdf = Hkdf::<Sha256>::new(Some(pepper.expose()), request.key.0.as_bytes());
+    let mut okm = Zeroizing::new([0; 32]);
+    // None of these contains NUL, so no two different requests give the same bytes.
+    let info = [
+        b"idempotency\0",
+        purpose,
+        b"\0",
+        request.owner.as_bytes(),
+        b"\0",
+        request.operation.as_bytes(),
+    ];
+    hkdf.expand_multi_info(&info, &mut *okm)
+        .expect("32 bytes are within HKDF's 255 blocks");
+    okm
+}
+
+impl KeyService {
+    /// Reserves the right to be the one request that makes something. `Some` is the answer of an earlier one.
+    pub(crate) async fn reserve(
+        &self,
+        attempt: &Attempt,
+        at: Timestamp,
+    ) -> Result<Option<Zeroizing<Vec<u8>>>, ReserveError> {
+        match self.inner.store.reserve(attempt.reservation(at)).await? {
+            Reserved::New => Ok(None),
+            Reserved::Pending => Err(IdempotencyError::InFlight.into()),
+            Reserved::Done { body_digest, .. } if !attempt.is_same_body(body_digest) => {
+                Err(IdempotencyError::BodyDiffers.into())
+            }
+            Reserved::Done { lookup, sealed, .. } => {
+                let answer = attempt.open(&self.inner.peppers, lookup, &sealed);
+                answer.ok_or_else(unreadable).map(Some).map_err(Into::into)
+            }
+        }
+    }
+
+    /// Gives a reservation back after a refusal, so that the client may correct its request and try again.
+    pub(crate) async fn release(&self, attempt: &Attempt) {
+        let (lookup, token) = attempt.release();
+        if let Err(error) = self.inner.store.release(lookup, token).await {
+            tracing::warn!(%error, "an idempotent reservation could not be released and will time out");
+        }
+    }
+}
+
+/// Why nothing could be reserved.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ReserveError {
+    #[error(transparent)]
+    Idempotency(#[from] IdempotencyError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Says nothing of the contents, which are secret.
+pub(crate) fn unreadable() -> StoreError {
+    StoreError::Unexpected("a kept idempotent answer is unreadable".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ring(byte: u8) -> PepperRing {
+        PepperRing::new(
+            "p1".parse().unwrap(),
+            Pepper::from_bytes(&[byte; 32]).unwrap(),
+        )
+    }
+
+    fn attempt(key: &str, owner: &str, body: &str, ring: &PepperRing) -> Attempt {
+        let request = Idempotent {
+            key: key.parse().unwrap(),
+            owner: owner.to_owned(),
+            operation: "create".to_owned(),
+            body: body.as_bytes().to_vec(),
+        };
+        let at = Timestamp::from_unix_micros(0);
+        Attempt::new(
+            request,
+            ring,
+            EventId::generate(at, &mut getrandom::SysRng).unwrap(),
+        )
+    }
+
+    fn sealed() -> Completion {
+        attempt("k", "a", "body", &ring(1))
+            .seal(
+                &ring(1),
+                b"answer",
+                Timestamp::from_unix_micros(0),
+                &mut Entropy::system(),
+            )
+            .unwrap()
+    }
+
+    #[test]
+    fn only_the_same_request_opens_the_answer() {
+        let kept = sealed();
+        let open = |attempt: Attempt, ring: PepperRing| {
+            let lookup = attempt.lookups[0];
+            attempt.open(&ring, lookup, &kept.sealed)
+        };
+        assert_eq!(
+            open(attempt("k", "a", "body", &ring(1)), ring(1))
+                .unwrap()
+                .as_slice(),
+            b"answer"
+        );
+        assert!(open(attempt("l", "a", "body", &ring(1)), ring(1)).is_none());
+        assert!(open(attempt("k", "b", "body", &ring(1)), ring(1)).is_none());
+        assert!(open(attempt("k", "a", "other", &ring(1)), ring(1)).is_none());
+        assert!(open(attempt("k", "a", "body", &ring(2)), ring(2)).is_none());
+    }
+
+    #[test]
+    fn what_is_stored_holds_neither_key_nor_answer() {
+        let kept = sealed();
+        let stored = [kept.lookup.as_slice(), &kept.sealed].concat();
+        assert!(!stored.windows(6).any(|window| window == b"answer"));
+        assert_ne!(kept.lookup, <[u8; 32]>::from(Sha256::digest(b"k")));
+    }
+
+    #[test]
+    fn an_answer_sealed_under_a_former_pepper_still_opens() {
+        let kept = sealed();
+        let rotated = PepperRing::new("p2".parse().unwrap(), Pepper::from_bytes(&[2; 32]).unwrap())
+            .with_former("p1".parse().unwrap(), Pepper::from_bytes(&[1; 32]).unwrap())
+            .unwrap();
+        let again = attempt("k", "a", "body", &rotated);
+        assert!(again.lookups.contains(&kept.lookup));
+        assert!(again.open(&rotated, kept.lookup, &kept.sealed).is_some());
+    }
+
+    #[test]
+    fn keys_outside_visible_ascii_are_refused() {
+        for text in ["", "a b", "é", "a\n", &"k".repeat(256)] {
+            assert!(text.parse::<IdempotencyKey>().is_err(), "{text:?}");
+        }
+    }
+}

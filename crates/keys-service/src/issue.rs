@@ -1,0 +1,438 @@
+//! Issuing keys of every kind.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use keys_core::{
+    AccountId, AllowedNetworks, ApiKey, Denial, KeyId, KeyKind, KeyName, KeyPrefix, ScopeSet,
+    SecretKey, Timestamp,
+};
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use crate::actor::Actor;
+use crate::authenticate::Gate;
+use crate::entropy::EntropyError;
+use crate::idempotency::{Attempt, IdempotencyError, Idempotent, ReserveError, unreadable};
+use crate::service::KeyService;
+use crate::store::{Admission, ChangeError, Completion, NewKey, StoreError};
+
+/// The prefix of operators' keys. Accounts' keys may not have it.
+pub const OPERATOR_PREFIX: &str = "operator";
+
+/// The prefix of sessions. Accounts' keys may not have it.
+pub const SESSION_PREFIX: &str = "session";
+
+/// The longest a session may live: a person signs in again after a day.
+pub const SESSION_TTL_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// A key to be issued to an account.
+#[derive(Debug, Clone)]
+pub struct KeyDraft {
+    /// The account it shall belong to.
+    pub account_id: AccountId,
+    /// The label it starts with.
+    pub prefix: KeyPrefix,
+    /// What its owner calls it.
+    pub name: Option<KeyName>,
+    /// Where it may be used from.
+    pub allowed_networks: AllowedNetworks,
+    /// What it may be used for. `None` is whatever the key that creates it may, and nothing where no key does.
+    pub scopes: Option<ScopeSet>,
+    /// When it shall expire.
+    pub expires_at: Option<Timestamp>,
+    /// What the account must satisfy.
+    pub gate: Gate,
+}
+
+impl KeyDraft {
+    /// A key that never expires and may be used from anywhere, under the plan's gate and cap.
+    #[must_use]
+    pub fn new(account_id: AccountId, prefix: KeyPrefix) -> Self {
+        Self {
+            account_id,
+            prefix,
+            name: None,
+            allowed_networks: AllowedNetworks::default(),
+            scopes: None,
+            expires_at: None,
+            gate: Gate::default(),
+        }
+    }
+}
+
+/// An operator's key to be issued.
+#[derive(Debug, Clone)]
+pub struct OperatorKeyDraft {
+    /// What it is called.
+    pub name: KeyName,
+    /// Where it may be used from.
+    pub allowed_networks: AllowedNetworks,
+    /// What it may manage.
+    pub scopes: ScopeSet,
+    /// When it shall expire.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// A key that was just made, with its secret: the only time that the secret exists outside the owner's hands.
+#[derive(Debug)]
+pub struct Issued {
+    /// The record.
+    pub key: ApiKey,
+    /// The secret. Show it once.
+    pub secret: SecretKey,
+}
+
+/// In which way a key would be wider than the key that creates it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Wider {
+    /// It would expire later.
+    ExpiresAt,
+    /// The entry at this index of its address list, counted from 0, is outside the creator's list.
+    AllowedNetworks(usize),
+    /// It would have a scope that the creator lacks.
+    Scopes,
+}
+
+/// Why a key was not issued.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum IssueError {
+    /// It would be expired already.
+    #[error("the expiry is not in the future")]
+    ExpiryNotInFuture,
+    /// A session would live for no time or for more than [`SESSION_TTL_MAX`].
+    #[error("a session lives for 1 second to 24 hours")]
+    SessionTtl,
+    /// Its prefix is that of another kind of credential.
+    #[error("the prefix is reserved for another kind of credential")]
+    ReservedPrefix,
+    /// It would be wider than the key that creates it.
+    #[error("a key cannot create a key that is wider than itself")]
+    Wider(Wider),
+    /// Whoever asked may no longer do so.
+    #[error("the caller was refused")]
+    CallerDenied(#[source] Denial),
+    /// There is no such account.
+    #[error("there is no such account")]
+    AccountNotFound,
+    /// The account may not have keys.
+    #[error("the account was refused")]
+    AccountDenied(#[source] Denial),
+    /// The account has as many usable keys as its plan allows.
+    #[error("the account already has its {max} keys")]
+    CapReached {
+        /// The maximum.
+        max: u32,
+    },
+    /// It is a repetition that cannot be answered.
+    #[error(transparent)]
+    Idempotency(#[from] IdempotencyError),
+    /// The operating system gave no random bytes.
+    #[error(transparent)]
+    Entropy(#[from] EntropyError),
+    /// The store could not answer.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl From<ChangeError> for IssueError {
+    fn from(error: ChangeError) -> Self {
+        match error {
+            ChangeError::CallerDenied(denial) => Self::CallerDenied(denial),
+            ChangeError::AccountNotFound => Self::AccountNotFound,
+            ChangeError::AccountDenied(denial) => Self::AccountDenied(denial),
+            ChangeError::CapReached { max } => Self::CapReached { max },
+            ChangeError::Superseded => Self::Idempotency(IdempotencyError::InFlight),
+            ChangeError::Store(error) => Self::Store(error),
+            error @ ChangeError::ExternalIdTaken => {
+                Self::Store(StoreError::Unexpected(error.into()))
+            }
+        }
+    }
+}
+
+impl KeyService {
+    /// Issues a key to an account.
+    ///
+    /// What an account's key creates is never wider than itself; what the draft leaves open is then as narrow as the
+    /// creator.
+    ///
+    /// # Errors
+    /// See [`IssueError`].
+    pub async fn issue_key(
+        &self,
+        by: &Actor,
+        draft: KeyDraft,
+        idempotent: Option<Idempotent>,
+    ) -> Result<Issued, IssueError> {
+        if [OPERATOR_PREFIX, SESSION_PREFIX].contains(&draft.prefix.as_str()) {
+            return Err(IssueError::ReservedPrefix);
+        }
+        let draft = match &by.parent {
+            Some(parent) => narrow(draft, parent).map_err(IssueError::Wider)?,
+            None => draft,
+        };
+        let gate = draft.gate;
+        let template = Template {
+            kind: KeyKind::Account,
+            account_id: Some(draft.account_id),
+            prefix: draft.prefix,
+            name: draft.name,
+            allowed_networks: draft.allowed_networks,
+            scopes: draft.scopes.unwrap_or_default(),
+            expires_at: draft.expires_at,
+            plan_gate: gate.plan,
+            cap: gate.cap,
+        };
+        self.issue(by, template, idempotent).await
+    }
+
+    /// Opens a session for an account: a short-lived credential for a signed-in person.
+    ///
+    /// # Errors
+    /// See [`IssueError`].
+    pub async fn open_session(
+        &self,
+        by: &Actor,
+        account_id: AccountId,
+        ttl: Duration,
+        idempotent: Option<Idempotent>,
+    ) -> Result<Issued, IssueError> {
+        if ttl < Duration::from_secs(1) || ttl > SESSION_TTL_MAX {
+            return Err(IssueError::SessionTtl);
+        }
+        let template = Template {
+            kind: KeyKind::Session,
+            account_id: Some(account_id),
+            prefix: prefix(SESSION_PREFIX),
+            name: None,
+            allowed_networks: AllowedNetworks::default(),
+            scopes: ScopeSet::default(),
+            expires_at: Some(self.now().saturating_add(ttl)),
+            plan_gate: false,
+            cap: false,
+        };
+        self.issue(by, template, idempotent).await
+    }
+
+    /// Issues a key to an operator.
+    ///
+    /// # Errors
+    /// See [`IssueError`].
+    pub async fn issue_operator_key(
+        &self,
+        by: &Actor,
+        draft: OperatorKeyDraft,
+    ) -> Result<Issued, IssueError> {
+        let template = Template {
+            kind: KeyKind::Operator,
+            account_id: None,
+            prefix: prefix(OPERATOR_PREFIX),
+            name: Some(draft.name),
+            allowed_networks: draft.allowed_networks,
+            scopes: draft.scopes,
+            expires_at: draft.expires_at,
+            plan_gate: false,
+            cap: false,
+        };
+        self.issue(by, template, None).await
+    }
+
+    async fn issue(
+        &self,
+        by: &Actor,
+        template: Template,
+        idempotent: Option<Idempotent>,
+    ) -> Result<Issued, IssueError> {
+        let at = self.now();
+        if template.expires_at.is_some_and(|end| end <= at) {
+            return Err(IssueError::ExpiryNotInFuture);
+        }
+        let admission = Admission {
+            plans: Arc::clone(&self.inner.plans),
+            plan_gate: template.plan_gate,
+            cap: template.cap,
+        };
+        let issued = template.fill(at, &mut self.entropy())?;
+        let insert = async |issued: &Issued, completion: Option<Completion>| {
+            let new_key = NewKey {
+                key: issued.key.clone(),
+                digest: self.inner.peppers.digest(&issued.secret),
+                admission,
+            };
+            let change = self.change(by, at, completion)?;
+            Ok::<_, IssueError>(self.inner.store.insert_key(new_key, change).await?)
+        };
+        let Some(idempotent) = idempotent else {
+            insert(&issued, None).await?;
+            return Ok(issued);
+        };
+        let attempt = Attempt::new(idempotent, &self.inner.peppers, self.event_id(at)?);
+        if let Some(answer) = self.reserve(&attempt, at).await? {
+            return Ok(SealedKey::open(&answer)?);
+        }
+        let completion = attempt.seal(
+            &self.inner.peppers,
+            &SealedKey::seal(&issued)?,
+            at,
+            &mut self.entropy(),
+        );
+        let result = match completion {
+            Ok(completion) => insert(&issued, Some(completion)).await,
+            Err(error) => Err(error.into()),
+        };
+        if result.is_err() {
+            self.release(&attempt).await;
+        }
+        result.map(|()| issued)
+    }
+}
+
+/// What a key is made from.
+struct Template {
+    kind: KeyKind,
+    account_id: Option<AccountId>,
+    prefix: KeyPrefix,
+    name: Option<KeyName>,
+    allowed_networks: AllowedNetworks,
+    scopes: ScopeSet,
+    expires_at: Option<Timestamp>,
+    plan_gate: bool,
+    cap: bool,
+}
+
+impl Template {
+    fn fill(
+        self,
+        at: Timestamp,
+        entropy: &mut crate::entropy::Entropy,
+    ) -> Result<Issued, EntropyError> {
+        let secret = SecretKey::generate(&self.prefix, entropy)?;
+        let key = ApiKey {
+            id: KeyId::generate(at, entropy)?,
+            kind: self.kind,
+            account_id: self.account_id,
+            shown_prefix: secret.shown_prefix(),
+            name: self.name,
+            allowed_networks: self.allowed_networks,
+            scopes: self.scopes,
+            expires_at: self.expires_at,
+            revoked_at: None,
+            last_used_at: None,
+            created_at: at,
+        };
+        Ok(Issued { key, secret })
+    }
+}
+
+fn prefix(reserved: &str) -> KeyPrefix {
+    reserved.parse().expect("reserved prefixes are legal")
+}
+
+/// Holds a draft within the limits of the key that creates it. What was left open becomes the parent's limit.
+fn narrow(mut draft: KeyDraft, parent: &ApiKey) -> Result<KeyDraft, Wider> {
+    draft.expires_at = match (draft.expires_at, parent.expires_at) {
+        (Some(wanted), Some(limit)) if wanted > limit => return Err(Wider::ExpiresAt),
+        (wanted, limit) => wanted.or(limit),
+    };
+    if draft.allowed_networks.is_unrestricted() {
+        draft.allowed_networks = parent.allowed_networks.clone();
+    } else if let Some(index) = draft
+        .allowed_networks
+        .first_outside(&parent.allowed_networks)
+    {
+        return Err(Wider::AllowedNetworks(index));
+    }
+    draft.scopes = match draft.scopes {
+        Some(wanted) if !parent.scopes.covers(&wanted) => return Err(Wider::Scopes),
+        wanted => wanted.or_else(|| Some(parent.scopes.clone())),
+    };
+    Ok(draft)
+}
+
+/// A new key as it is kept, sealed, for a repetition of the request that made it.
+#[derive(Serialize, Deserialize)]
+struct SealedKey {
+    secret: Zeroizing<String>,
+    id: String,
+    kind: SealedKind,
+    account_id: Option<String>,
+    name: Option<String>,
+    allowed_networks: Vec<String>,
+    scopes: Vec<String>,
+    expires_at: Option<i64>,
+    created_at: i64,
+}
+
+#[derive(Serialize, Deserialize)]
+enum SealedKind {
+    Operator,
+    Account,
+    Session,
+}
+
+impl SealedKey {
+    fn seal(issued: &Issued) -> Result<Zeroizing<Vec<u8>>, StoreError> {
+        let key = &issued.key;
+        let sealed = Self {
+            secret: Zeroizing::new(issued.secret.expose().to_owned()),
+            id: key.id.to_string(),
+            kind: match key.kind {
+                KeyKind::Operator => SealedKind::Operator,
+                KeyKind::Account => SealedKind::Account,
+                KeyKind::Session => SealedKind::Session,
+            },
+            account_id: key.account_id.map(|id| id.to_string()),
+            name: key.name.as_ref().map(|name| name.as_str().to_owned()),
+            allowed_networks: key.allowed_networks.to_strings(),
+            scopes: key
+                .scopes
+                .iter()
+                .map(|scope| scope.as_str().to_owned())
+                .collect(),
+            expires_at: key.expires_at.map(Timestamp::unix_micros),
+            created_at: key.created_at.unix_micros(),
+        };
+        serde_json::to_vec(&sealed)
+            .map(Zeroizing::new)
+            .map_err(|error| StoreError::Unexpected(error.into()))
+    }
+
+    fn open(answer: &[u8]) -> Result<Issued, StoreError> {
+        let sealed: Self = serde_json::from_slice(answer).map_err(|_| unreadable())?;
+        sealed.into_issued().ok_or_else(unreadable)
+    }
+
+    fn into_issued(self) -> Option<Issued> {
+        let secret = SecretKey::parse(&self.secret).ok()?;
+        let key = ApiKey {
+            id: self.id.parse().ok()?,
+            kind: match self.kind {
+                SealedKind::Operator => KeyKind::Operator,
+                SealedKind::Account => KeyKind::Account,
+                SealedKind::Session => KeyKind::Session,
+            },
+            account_id: self.account_id.map(|id| id.parse()).transpose().ok()?,
+            shown_prefix: secret.shown_prefix(),
+            name: KeyName::from_memo(self.name.as_deref().unwrap_or_default()).ok()?,
+            allowed_networks: AllowedNetworks::parse(&self.allowed_networks).ok()?,
+            scopes: ScopeSet::parse(&self.scopes).ok()?,
+            expires_at: self.expires_at.map(Timestamp::from_unix_micros),
+            revoked_at: None,
+            last_used_at: None,
+            created_at: Timestamp::from_unix_micros(self.created_at),
+        };
+        Some(Issued { key, secret })
+    }
+}
+
+impl From<ReserveError> for IssueError {
+    fn from(error: ReserveError) -> Self {
+        match error {
+            ReserveError::Idempotency(error) => Self::Idempotency(error),
+            ReserveError::Store(error) => Self::Store(error),
+        }
+    }
+}

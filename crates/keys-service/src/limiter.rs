@@ -1,0 +1,388 @@
+//! The port to whatever counts requests, and the counter inside this process.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::net::{IpAddr, Ipv6Addr};
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use governor::clock::{Clock as _, Reference as _};
+use governor::middleware::NoOpMiddleware;
+use governor::nanos::Nanos;
+use governor::state::StateStore;
+use keys_core::{AccountId, KeyId, LimitName, Quota};
+use parking_lot::{Mutex, MutexGuard, RwLock};
+
+use crate::clock::Clock;
+
+/// Who a limit is counted for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Subject {
+    /// All keys of an account together.
+    Account(AccountId),
+    /// One key.
+    Key(KeyId),
+    /// One client address; for IPv6 its /64, which is what one client can draw addresses from. `None` stands for all
+    /// clients whose address is unknown.
+    Address(Option<IpAddr>),
+}
+
+impl Subject {
+    /// The subject of a client at `address`.
+    #[must_use]
+    pub fn of_address(address: Option<IpAddr>) -> Self {
+        const HOST_BITS: u32 = 64;
+        Self::Address(address.map(|address| match address.to_canonical() {
+            IpAddr::V6(v6) => Ipv6Addr::from(u128::from(v6) >> HOST_BITS << HOST_BITS).into(),
+            v4 @ IpAddr::V4(_) => v4,
+        }))
+    }
+}
+
+/// What is counted: one limit for one subject.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Bucket {
+    /// Who.
+    pub subject: Subject,
+    /// Which limit.
+    pub limit: LimitName,
+}
+
+/// What came of taking from a bucket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision {
+    /// Which limit was asked.
+    pub limit: LimitName,
+    /// Its quota.
+    pub quota: Quota,
+    /// Whether there was enough.
+    pub allowed: bool,
+    /// How much may still be taken at once.
+    pub remaining: u32,
+    /// Until the whole quota is there again.
+    pub reset: Duration,
+    /// Until as much as was asked for is there; zero when it was.
+    pub retry_after: Duration,
+}
+
+/// The limiter could not decide.
+#[derive(Debug, thiserror::Error)]
+#[error("the rate limiter is not available")]
+pub struct LimiterError(#[source] pub Box<dyn std::error::Error + Send + Sync>);
+
+/// Counts requests.
+#[async_trait]
+pub trait RateLimiter: Send + Sync + 'static {
+    /// Takes `cost` from `bucket`, if that much is there. A refused taking takes nothing.
+    async fn take(
+        &self,
+        bucket: &Bucket,
+        quota: Quota,
+        cost: NonZeroU32,
+    ) -> Result<Decision, LimiterError>;
+
+    /// Forgets buckets that are full again. Called from time to time.
+    fn sweep(&self) {}
+}
+
+/// Counts inside this process, by the generic cell rate algorithm (ITU-T I.371) of the `governor` crate.
+pub struct LocalLimiter {
+    clock: Arc<dyn Clock>,
+    by_quota: RwLock<HashMap<Quota, Arc<Counters>>>,
+}
+
+impl LocalLimiter {
+    /// An empty limiter.
+    #[must_use]
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        Self {
+            clock,
+            by_quota: RwLock::default(),
+        }
+    }
+
+    fn counters(&self, quota: Quota) -> Arc<Counters> {
+        if let Some(counters) = self.by_quota.read().get(&quota) {
+            return Arc::clone(counters);
+        }
+        let mut by_quota = self.by_quota.write();
+        let counters = by_quota
+            .entry(quota)
+            .or_insert_with(|| Arc::new(Counters::new(quota, Arc::clone(&self.clock))));
+        Arc::clone(counters)
+    }
+}
+
+#[async_trait]
+impl RateLimiter for LocalLimiter {
+    async fn take(
+        &self,
+        bucket: &Bucket,
+        quota: Quota,
+        cost: NonZeroU32,
+    ) -> Result<Decision, LimiterError> {
+        Ok(self.counters(quota).take(bucket, quota, cost))
+    }
+
+    fn sweep(&self) {
+        let all: Vec<_> = self.by_quota.read().values().cloned().collect();
+        for counters in all {
+            counters.buckets.sweep(counters.clock.now());
+        }
+    }
+}
+
+/// The buckets of one quota. Governor has no quota per key, so there is one of these for each distinct quota.
+struct Counters {
+    clock: SinceStart,
+    buckets: Buckets,
+    limiter: governor::RateLimiter<Bucket, Buckets, SinceStart, NoOpMiddleware<Nanos>>,
+}
+
+impl Counters {
+    fn new(quota: Quota, clock: Arc<dyn Clock>) -> Self {
+        let rate = governor::Quota::with_period(quota.interval())
+            .expect("an interval is at least a nanosecond")
+            .allow_burst(quota.requests);
+        let clock = SinceStart {
+            start: clock.elapsed(),
+            clock,
+        };
+        let buckets = Buckets::default();
+        Self {
+            limiter: governor::RateLimiter::new(rate, buckets.clone(), clock.clone()),
+            buckets,
+            clock,
+        }
+    }
+
+    fn take(&self, bucket: &Bucket, quota: Quota, cost: NonZeroU32) -> Decision {
+        let bucket = self.buckets.bounded(bucket);
+        let (allowed, retry_after) = match self.limiter.check_key_n(&bucket, cost) {
+            Ok(Ok(())) => (true, Duration::ZERO),
+            Ok(Err(not_until)) => (false, not_until.wait_time_from(self.clock.now())),
+            // More than the whole quota can never be there.
+            Err(_) => (
+                false,
+                Duration::from_secs(quota.period_seconds.get().into()),
+            ),
+        };
+        let reset = self.buckets.until_full(&bucket, self.clock.now());
+        let used = reset.as_nanos().div_ceil(quota.interval().as_nanos());
+        let used = u32::try_from(used).unwrap_or(u32::MAX);
+        Decision {
+            limit: bucket.limit,
+            quota,
+            allowed,
+            remaining: quota.requests.get().saturating_sub(used),
+            reset,
+            retry_after,
+        }
+    }
+}
+
+/// When each bucket will be full again, in shards with a lock each.
+///
+/// Governor's own stores do not tell that time, which the headers of every limited response show.
+#[derive(Clone, Default)]
+struct Buckets {
+    shards: Arc<[Mutex<HashMap<Bucket, Nanos>>; Self::SHARDS]>,
+    hasher: RandomState,
+}
+
+impl Buckets {
+    /// Enough that a few dozen threads seldom meet at one lock.
+    const SHARDS: usize = 32;
+
+    /// Buckets in a shard before clients at new addresses share one. With about 100 bytes each, all shards together
+    /// stay near 100 MB.
+    const SHARD_LEN_MAX: usize = 1_000_000 / Self::SHARDS;
+
+    fn shard(&self, bucket: &Bucket) -> MutexGuard<'_, HashMap<Bucket, Nanos>> {
+        // Truncation is fine: only the low bits choose the shard.
+        #[expect(clippy::cast_possible_truncation, reason = "only the low bits matter")]
+        let hash = self.hasher.hash_one(bucket) as usize;
+        self.shards[hash % Self::SHARDS].lock()
+    }
+
+    /// Keeps strangers from filling the memory with buckets, one for each address they come from.
+    fn bounded(&self, bucket: &Bucket) -> Bucket {
+        let mut bucket = bucket.clone();
+        if matches!(bucket.subject, Subject::Address(Some(_))) {
+            let shard = self.shard(&bucket);
+            if shard.len() >= Self::SHARD_LEN_MAX && !shard.contains_key(&bucket) {
+                bucket.subject = Subject::Address(None);
+            }
+        }
+        bucket
+    }
+
+    fn until_full(&self, bucket: &Bucket, now: Nanos) -> Duration {
+        self.shard(bucket)
+            .get(bucket)
+            .map_or(Duration::ZERO, |full_at| full_at.saturating_sub(now).into())
+    }
+
+    fn sweep(&self, now: Nanos) {
+        for shard in self.shards.iter() {
+            let mut shard = shard.lock();
+            shard.retain(|_, full_at| *full_at > now);
+            shard.shrink_to_fit();
+        }
+    }
+}
+
+impl StateStore for Buckets {
+    type Key = Bucket;
+
+    fn measure_and_replace<T, F, E>(&self, bucket: &Bucket, decide: F) -> Result<T, E>
+    where
+        F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
+    {
+        let mut shard = self.shard(bucket);
+        let (outcome, full_at) = decide(shard.get(bucket).copied())?;
+        shard.insert(bucket.clone(), full_at);
+        Ok(outcome)
+    }
+}
+
+/// Our clock as governor reads it: from the start of the limiter on, which governor takes for zero.
+#[derive(Clone)]
+struct SinceStart {
+    clock: Arc<dyn Clock>,
+    start: Duration,
+}
+
+impl governor::clock::Clock for SinceStart {
+    type Instant = Nanos;
+
+    fn now(&self) -> Nanos {
+        self.clock.elapsed().saturating_sub(self.start).into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use keys_core::Timestamp;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    #[derive(Default)]
+    struct Manual(AtomicU64);
+
+    impl Clock for Manual {
+        fn now(&self) -> Timestamp {
+            Timestamp::from_unix_micros(0)
+        }
+
+        fn elapsed(&self) -> Duration {
+            Duration::from_millis(self.0.load(Ordering::Relaxed))
+        }
+    }
+
+    const ONE: NonZeroU32 = NonZeroU32::MIN;
+
+    fn bucket(address: [u8; 4]) -> Bucket {
+        Bucket {
+            subject: Subject::of_address(Some(address.into())),
+            limit: "create".parse().unwrap(),
+        }
+    }
+
+    fn ten_a_minute() -> Quota {
+        Quota::per_minute(NonZeroU32::new(10).unwrap())
+    }
+
+    #[tokio::test]
+    async fn the_eleventh_of_ten_a_minute_is_refused_until_six_seconds_later() {
+        let clock = Arc::new(Manual::default());
+        let limiter = LocalLimiter::new(clock.clone());
+        let take = || async {
+            limiter
+                .take(&bucket([10, 0, 0, 1]), ten_a_minute(), ONE)
+                .await
+                .unwrap()
+        };
+        for taken in 1..=10 {
+            let decision = take().await;
+            assert!(decision.allowed);
+            assert_eq!(decision.remaining, 10 - taken);
+            assert_eq!(decision.reset, Duration::from_secs(6) * taken);
+        }
+        clock.0.store(1_500, Ordering::Relaxed);
+        let refused = take().await;
+        assert!(!refused.allowed);
+        assert_eq!(refused.remaining, 0);
+        assert_eq!(refused.retry_after, Duration::from_millis(4_500));
+        assert_eq!(refused.reset, Duration::from_millis(58_500));
+        clock.0.store(6_000, Ordering::Relaxed);
+        assert!(take().await.allowed);
+        assert!(!take().await.allowed);
+    }
+
+    #[tokio::test]
+    async fn buckets_are_apart_and_ipv6_clients_are_one_per_64() {
+        let limiter = LocalLimiter::new(Arc::new(Manual::default()));
+        let quota = Quota::per_minute(ONE);
+        for address in [[10, 0, 0, 1], [10, 0, 0, 2]] {
+            assert!(
+                limiter
+                    .take(&bucket(address), quota, ONE)
+                    .await
+                    .unwrap()
+                    .allowed
+            );
+            assert!(
+                !limiter
+                    .take(&bucket(address), quota, ONE)
+                    .await
+                    .unwrap()
+                    .allowed
+            );
+        }
+        let subject = |text: &str| Subject::of_address(Some(text.parse().unwrap()));
+        assert_eq!(subject("2001:db8::1"), subject("2001:db8::ffff:1"));
+        assert_ne!(subject("2001:db8::1"), subject("2001:db8:0:1::1"));
+        assert_eq!(subject("::ffff:10.0.0.1"), subject("10.0.0.1"));
+    }
+
+    #[tokio::test]
+    async fn more_than_the_quota_is_refused_and_takes_nothing() {
+        let limiter = LocalLimiter::new(Arc::new(Manual::default()));
+        let eleven = NonZeroU32::new(11).unwrap();
+        let take = |cost| limiter.take(&bucket([10, 0, 0, 1]), ten_a_minute(), cost);
+        assert!(!take(eleven).await.unwrap().allowed);
+        assert_eq!(take(ONE).await.unwrap().remaining, 9);
+    }
+
+    #[test]
+    fn a_flood_of_addresses_shares_one_bucket_and_sweeping_frees_the_rest() {
+        let clock = Arc::new(Manual::default());
+        let counters = Counters::new(ten_a_minute(), clock.clone());
+        let mut address = 0_u32;
+        while counters
+            .buckets
+            .bounded(&bucket(address.to_be_bytes()))
+            .subject
+            != Subject::Address(None)
+        {
+            counters.take(&bucket(address.to_be_bytes()), ten_a_minute(), ONE);
+            address += 1;
+            assert!(address < 2_000_000, "memory would grow without bound");
+        }
+        clock.0.store(7_000, Ordering::Relaxed);
+        counters.buckets.sweep(counters.clock.now());
+        assert_eq!(
+            counters
+                .buckets
+                .shards
+                .iter()
+                .map(|shard| shard.lock().len())
+                .sum::<usize>(),
+            0
+        );
+    }
+}

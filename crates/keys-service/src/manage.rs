@@ -1,0 +1,63 @@
+//! Listing and revoking keys.
+
+use keys_core::{Denial, KeyId};
+
+use crate::actor::Actor;
+use crate::entropy::EntropyError;
+use crate::service::KeyService;
+use crate::store::{ChangeError, KeyOwner, KeyPage, StoreError};
+
+/// Why a key was not revoked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RevokeError {
+    /// Whoever asked may no longer do so.
+    #[error("the caller was refused")]
+    CallerDenied(#[source] Denial),
+    /// The operating system gave no random bytes.
+    #[error(transparent)]
+    Entropy(#[from] EntropyError),
+    /// The store could not answer.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl From<ChangeError> for RevokeError {
+    fn from(error: ChangeError) -> Self {
+        match error {
+            ChangeError::CallerDenied(denial) => Self::CallerDenied(denial),
+            ChangeError::Store(error) => Self::Store(error),
+            error => Self::Store(StoreError::Unexpected(error.into())),
+        }
+    }
+}
+
+impl KeyService {
+    /// One page of keys, newest first, ties by id. Revoked keys are not listed; expired ones are.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn list_keys(
+        &self,
+        owner: KeyOwner,
+        offset: u64,
+        limit: u32,
+    ) -> Result<KeyPage, StoreError> {
+        self.inner.store.keys(owner, offset, limit).await
+    }
+
+    /// Revokes a key, for good, and says whether there was one to revoke. With an `owner`, only a key of that owner;
+    /// someone else's key is an unknown key.
+    ///
+    /// # Errors
+    /// See [`RevokeError`].
+    pub async fn revoke_key(
+        &self,
+        by: &Actor,
+        owner: Option<KeyOwner>,
+        id: KeyId,
+    ) -> Result<bool, RevokeError> {
+        let change = self.change(by, self.now(), None)?;
+        Ok(self.inner.store.revoke_key(owner, id, change).await?)
+    }
+}

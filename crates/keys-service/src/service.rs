@@ -1,0 +1,252 @@
+//! The handle to everything, and how it is built.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use keys_core::{AccountId, EventId, KeyId, PepperRing, PlanName, Plans, Timestamp};
+use parking_lot::Mutex;
+use rand_core::CryptoRng;
+
+use crate::actor::Actor;
+use crate::clock::{Clock, SystemClock};
+use crate::entropy::{Entropy, EntropyError};
+use crate::limiter::{LocalLimiter, RateLimiter};
+use crate::store::{Change, Completion, KeyStore, KeyUse, StoreError};
+use crate::usage::Uses;
+
+/// Issues, lists, authenticates and revokes keys. Cheap to clone; all clones are the same service.
+///
+/// ```
+/// use keys_core::{Pepper, PepperRing, ScopeSet};
+/// use keys_service::{Actor, KeyDraft, KeyService, MemoryStore, NewAccount, Requirement};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// // In production: `PepperRing::new("p1".parse()?, Pepper::from_base64(&secret_from_your_vault)?)`.
+/// let peppers = PepperRing::new("p1".parse()?, Pepper::from_bytes(b"an example of thirty-two bytes..")?);
+/// let service = KeyService::builder(MemoryStore::default(), peppers).build();
+///
+/// let system = Actor::system();
+/// let account = service
+///     .create_account(&system, NewAccount { external_id: None, plan: "pro".parse()? }, None)
+///     .await?;
+/// let draft = KeyDraft::new(account.id, "sk_live".parse()?);
+/// let issued = service.issue_key(&system, draft, None).await?;
+///
+/// // Later, in a request that presents the key:
+/// let identity = service
+///     .authenticate(issued.secret.expose(), None, &Requirement::account_key())
+///     .await?;
+/// assert_eq!(identity.key.id, issued.key.id);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct KeyService {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) store: Box<dyn KeyStore>,
+    pub(crate) peppers: PepperRing,
+    pub(crate) plans: Arc<Plans>,
+    pub(crate) limiter: Arc<dyn RateLimiter>,
+    pub(crate) uses: Uses,
+    clock: Arc<dyn Clock>,
+    entropy: Entropy,
+    /// Plans that accounts have and the configuration has not, each reported once.
+    missing_plans: Mutex<HashSet<PlanName>>,
+}
+
+impl KeyService {
+    /// How often uses of keys are written: `last_used_at` lags by at most this, and a crash loses at most this.
+    pub const FLUSH_INTERVAL: Duration = Duration::from_secs(10);
+
+    /// Starts building a service over `store`, with digests under `peppers`.
+    pub fn builder(store: impl KeyStore, peppers: PepperRing) -> KeyServiceBuilder {
+        KeyServiceBuilder {
+            store: Box::new(store),
+            peppers,
+            plans: Plans::documented(),
+            limiter: None,
+            clock: Arc::new(SystemClock),
+            entropy: Entropy::system(),
+        }
+    }
+
+    /// The configured plans.
+    #[must_use]
+    pub fn plans(&self) -> &Plans {
+        &self.inner.plans
+    }
+
+    /// Whether the store is reachable and of the right schema.
+    ///
+    /// # Errors
+    /// What is missing.
+    pub async fn ready(&self) -> Result<(), StoreError> {
+        self.inner.store.ready().await
+    }
+
+    /// Peppers that living keys were made under and that the ring lacks: those keys cannot be found.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn missing_peppers(&self) -> Result<Vec<keys_core::PepperId>, StoreError> {
+        let known: HashSet<_> = self.inner.peppers.ids().cloned().collect();
+        let used = self.inner.store.pepper_ids().await?;
+        Ok(used.into_iter().filter(|id| !known.contains(id)).collect())
+    }
+
+    /// Writes the uses gathered since the last time. When the store is away they are kept for the next time.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    pub async fn flush_uses(&self) -> Result<(), StoreError> {
+        let uses = self.inner.uses.take();
+        if uses.is_empty() {
+            return Ok(());
+        }
+        let result = self.inner.store.record_uses(uses.clone()).await;
+        if result.is_err() {
+            for used in uses {
+                self.inner.uses.record(used);
+            }
+        }
+        result
+    }
+
+    /// Does what has to be done from time to time, for ever: writes uses, forgets full buckets, deletes expired
+    /// idempotent answers. Run it on a task of its own, and call [`flush_uses`](Self::flush_uses) once more at the end.
+    pub async fn maintain(&self) {
+        const FLUSHES_PER_SWEEP: u64 = 6;
+        let mut ticks = tokio::time::interval(Self::FLUSH_INTERVAL);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        for tick in 0_u64.. {
+            ticks.tick().await;
+            if let Err(error) = self.flush_uses().await {
+                tracing::warn!(%error, "uses of keys could not be written and are kept for the next time");
+            }
+            if tick % FLUSHES_PER_SWEEP == 0 {
+                self.inner.limiter.sweep();
+                if let Err(error) = self.inner.store.sweep(self.now()).await {
+                    tracing::warn!(%error, "expired idempotent answers could not be deleted");
+                }
+            }
+        }
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        self.inner.clock.now()
+    }
+
+    pub(crate) fn entropy(&self) -> Entropy {
+        self.inner.entropy.clone()
+    }
+
+    pub(crate) fn event_id(&self, at: Timestamp) -> Result<EventId, EntropyError> {
+        EventId::generate(at, &mut self.entropy())
+    }
+
+    pub(crate) fn change(
+        &self,
+        by: &Actor,
+        at: Timestamp,
+        completion: Option<Completion>,
+    ) -> Result<Change, EntropyError> {
+        Ok(Change {
+            at,
+            event_id: self.event_id(at)?,
+            authority: by.authority.clone(),
+            completion,
+        })
+    }
+
+    pub(crate) fn record_use(&self, key_id: KeyId, at: Timestamp) {
+        self.inner.uses.record(KeyUse {
+            key_id,
+            last_used_at: at,
+            count: 1,
+        });
+    }
+
+    /// Says once for each plan that accounts have and the configuration has not.
+    pub(crate) fn note_missing_plan(&self, account: AccountId, plan: &PlanName) {
+        if self.inner.plans.find(plan).is_none()
+            && self.inner.missing_plans.lock().insert(plan.clone())
+        {
+            tracing::warn!(
+                account.id = %account,
+                plan = %plan,
+                "account {account} is on plan {plan}, which is not configured: accounts on it are treated as without keys"
+            );
+        }
+    }
+}
+
+impl fmt::Debug for KeyService {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeyService")
+            .field("peppers", &self.inner.peppers)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Builds a [`KeyService`]. Everything has a default that is fit for production.
+#[must_use]
+pub struct KeyServiceBuilder {
+    store: Box<dyn KeyStore>,
+    peppers: PepperRing,
+    plans: Plans,
+    limiter: Option<Arc<dyn RateLimiter>>,
+    clock: Arc<dyn Clock>,
+    entropy: Entropy,
+}
+
+impl KeyServiceBuilder {
+    /// The plans; by default those of [`Plans::documented`].
+    pub fn plans(mut self, plans: Plans) -> Self {
+        self.plans = plans;
+        self
+    }
+
+    /// The limiter; by default one that counts inside this process.
+    pub fn limiter(mut self, limiter: impl RateLimiter) -> Self {
+        self.limiter = Some(Arc::new(limiter));
+        self
+    }
+
+    /// The clock; by default that of the operating system.
+    pub fn clock(mut self, clock: impl Clock) -> Self {
+        self.clock = Arc::new(clock);
+        self
+    }
+
+    /// The source of secrets; by default that of the operating system. For tests that must be repeatable.
+    pub fn rng(mut self, rng: impl CryptoRng + Send + 'static) -> Self {
+        self.entropy = Entropy::from_rng(rng);
+        self
+    }
+
+    /// The service.
+    #[must_use]
+    pub fn build(self) -> KeyService {
+        let limiter = self
+            .limiter
+            .unwrap_or_else(|| Arc::new(LocalLimiter::new(Arc::clone(&self.clock))));
+        KeyService {
+            inner: Arc::new(Inner {
+                store: self.store,
+                peppers: self.peppers,
+                plans: Arc::new(self.plans),
+                limiter,
+                uses: Uses::default(),
+                clock: self.clock,
+                entropy: self.entropy,
+                missing_plans: Mutex::default(),
+            }),
+        }
+    }
+}
