@@ -1,1 +1,18 @@
-//! x
+//! Fixtures for the tests of all crates. Not published, and never a normal dependency of a published crate.
+//!
+//! | Module | Holds |
+//! |---|---|
+//! | [`data`] | builders of test data with sane defaults |
+//! | [`clock`], [`rng`] | time and randomness that tests decide |
+//! | [`contract`] | what every [`KeyStore`](keys_service::KeyStore) is held to; see [`store_contract!`] |
+//! | [`postgres`] | a throw-away PostgreSQL, a database per test |
+#![expect(
+    clippy::missing_panics_doc,
+    reason = "fixtures panic: that is how a test fails"
+)]
+
+pub mod clock;
+pub mod contract;
+pub mod data;
+pub mod postgres;
+pub mod rng;

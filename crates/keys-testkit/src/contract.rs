@@ -1,0 +1,372 @@
+//! What every [`KeyStore`] is held to. Each sentence of the port's documentation has its cases here.
+//!
+//! A crate that has a store writes [`store_contract!`](crate::store_contract!), and, where its audit trail can be
+//! read, [`store_audit_contract!`](crate::store_audit_contract!); each case becomes a test of its own on a store of
+//! its own.
+#![expect(
+    clippy::unwrap_used,
+    reason = "the cases are tests, though not in the crate they run in"
+)]
+
+use std::any::Any;
+use std::future::Future;
+use std::sync::Arc;
+
+use keys_core::{Account, ApiKey};
+use keys_service::memory::AuditEvent;
+use keys_service::store::{
+    AccountPatch, Change, ChangeError, KeyOwner, KeyPage, KeyStore, NewKey, StoredKey,
+};
+
+use crate::data::a_change;
+
+mod accounts;
+mod audit;
+mod callers;
+mod cap;
+mod idempotency;
+mod keys;
+
+pub use accounts::*;
+pub use audit::*;
+pub use callers::*;
+pub use cap::*;
+pub use idempotency::*;
+pub use keys::*;
+
+/// Makes one test of each case of the contract.
+///
+/// The first argument names the module that the tests are in. The second is a future, evaluated anew for each
+/// test, that gives an empty store: an `Arc<dyn KeyStore>`, or that together with whatever must be kept as long as
+/// the store, such as a [`Database`](crate::postgres::Database).
+///
+/// ```
+/// use std::sync::Arc;
+/// use keys_service::{KeyStore, memory::MemoryStore};
+///
+/// async fn memory() -> Arc<dyn KeyStore> {
+///     Arc::new(MemoryStore::new())
+/// }
+///
+/// keys_testkit::store_contract!(memory_store, memory());
+/// # fn main() {}
+/// ```
+#[macro_export]
+macro_rules! store_contract {
+    ($name:ident, $fixture:expr) => {
+        $crate::contract_tests! {
+            $name, run, $fixture;
+
+            // Keys: what is stored, found and listed.
+            keys_come_back_as_they_were
+            listed_keys_are_as_they_were
+            key_is_found_only_when_digest_and_pepper_are_equal
+            key_comes_with_its_account_as_it_is_now
+            revoked_key_is_found_as_revoked
+            expired_key_is_found
+            same_key_cannot_be_stored_twice
+            keys_are_listed_newest_first_with_ties_by_id
+            pages_join_to_the_whole_list
+            page_past_the_end_is_empty_and_knows_the_total
+            only_keys_of_the_owner_are_listed
+            revoked_keys_are_not_listed_and_expired_ones_are
+            revoking_twice_is_false_and_changes_nothing
+            one_of_many_concurrent_revocations_is_true
+            keys_of_others_are_not_revoked
+            without_an_owner_any_kind_is_revoked
+            expired_key_can_be_revoked
+            last_use_moves_forward_only
+            last_use_survives_concurrent_batches
+            large_batch_of_uses_is_recorded
+            pepper_ids_are_those_of_unrevoked_keys
+            store_is_ready
+
+            // The cap and the plan.
+            forty_concurrent_creates_at_a_cap_of_ten_give_ten
+            revocations_interleaved_never_let_more_than_ten_be_usable
+            accounts_at_their_cap_do_not_disturb_each_other
+            revoked_key_frees_its_slot
+            expired_key_frees_its_slot_at_the_exact_moment
+            sessions_and_operator_keys_are_neither_counted_nor_capped
+            cap_holds_only_where_it_is_asked_for
+            lower_cap_keeps_all_keys_and_refuses_new_ones
+            account_that_may_not_have_keys_is_refused
+            without_plan_gate_only_disabled_accounts_are_refused
+            unknown_account_is_not_given_a_key
+            change_of_plan_or_state_counts_from_its_answer_on
+
+            // Accounts.
+            account_comes_back_as_it_was
+            unknown_account_is_none
+            external_id_is_unique
+            external_id_is_unique_under_concurrent_inserts
+            external_id_is_unique_under_concurrent_updates
+            external_ids_are_equal_only_to_the_letter
+            update_changes_what_is_named_and_nothing_else
+            removed_external_id_is_free_for_others
+            unknown_account_is_not_updated
+            accounts_are_listed_by_id
+            account_is_listed_by_its_external_id
+
+            // The caller.
+            caller_in_good_standing_may_change_things
+            unknown_caller_is_refused
+            revoked_caller_is_refused
+            caller_is_refused_at_the_exact_moment_it_expires
+            caller_of_a_disabled_account_is_refused
+            caller_on_a_plan_without_keys_is_refused_where_the_plan_matters
+            caller_from_outside_its_networks_is_refused
+            caller_without_the_scopes_is_refused
+            no_key_of_an_account_key_appears_after_its_revocation
+            no_key_of_an_operator_key_appears_after_its_revocation
+            caller_may_revoke_itself_once
+
+            // Idempotent answers.
+            one_of_many_concurrent_reservations_is_new
+            reservation_under_way_is_pending_for_others
+            done_reservation_hands_back_digest_and_answer
+            every_kind_of_creation_completes_its_reservation
+            answer_under_a_former_pepper_is_found
+            answer_is_taken_over_at_the_exact_moment_it_expires
+            pending_reservation_is_taken_over_at_the_exact_moment_its_time_is_up
+            superseded_attempt_creates_nothing
+            attempt_superseded_under_a_former_pepper_creates_nothing
+            late_attempt_that_nobody_superseded_completes
+            released_attempt_creates_nothing
+            reservation_is_completed_once
+            released_reservation_can_be_made_again
+            superseded_attempt_releases_nothing
+            done_reservation_is_not_released
+            refused_change_leaves_the_reservation_pending
+            reservations_do_not_disturb_each_other
+            sweep_deletes_expired_answers_only
+        }
+    };
+}
+
+/// Makes one test of each case of the contract that looks at the audit trail.
+///
+/// As [`store_contract!`], but the future gives an [`AuditedStore`](crate::contract::AuditedStore).
+#[macro_export]
+macro_rules! store_audit_contract {
+    ($name:ident, $fixture:expr) => {
+        $crate::contract_tests! {
+            $name, run_audited, $fixture;
+
+            every_change_leaves_its_trace
+            trace_names_the_caller
+            refused_changes_leave_no_trace
+            what_changes_no_record_leaves_no_trace
+            concurrent_changes_leave_one_trace_each
+        }
+    };
+}
+
+/// Not for use by itself: the tests of [`store_contract!`] and [`store_audit_contract!`].
+#[doc(hidden)]
+#[macro_export]
+macro_rules! contract_tests {
+    ($name:ident, $run:ident, $fixture:expr; $($case:ident)*) => {
+        mod $name {
+            #[allow(unused_imports, reason = "the expression may need nothing from around it")]
+            use super::*;
+
+            $(
+                #[test]
+                fn $case() {
+                    $crate::contract::$run(async { $fixture.await }, $crate::contract::$case);
+                }
+            )*
+        }
+    };
+}
+
+/// A store to be tested, and what must live as long as it.
+pub struct Fixture {
+    store: Arc<dyn KeyStore>,
+    guard: Option<Box<dyn Any + Send>>,
+}
+
+impl From<Arc<dyn KeyStore>> for Fixture {
+    fn from(store: Arc<dyn KeyStore>) -> Self {
+        Self { store, guard: None }
+    }
+}
+
+impl<G: Any + Send> From<(Arc<dyn KeyStore>, G)> for Fixture {
+    fn from((store, guard): (Arc<dyn KeyStore>, G)) -> Self {
+        Self {
+            store,
+            guard: Some(Box::new(guard)),
+        }
+    }
+}
+
+/// A store whose audit trail can be read.
+pub struct AuditedStore {
+    store: Arc<dyn KeyStore>,
+    trail: Box<dyn Fn() -> Vec<AuditEvent> + Send>,
+}
+
+impl AuditedStore {
+    /// `trail` reads all events of `store` in the order of their time, and may block. What must live as long as
+    /// the store may be moved into it.
+    pub fn new(
+        store: Arc<dyn KeyStore>,
+        trail: impl Fn() -> Vec<AuditEvent> + Send + 'static,
+    ) -> Self {
+        Self {
+            store,
+            trail: Box::new(trail),
+        }
+    }
+
+    fn trail(&self) -> Vec<AuditEvent> {
+        tokio::task::block_in_place(|| (self.trail)())
+    }
+}
+
+/// Runs one case on several threads.
+pub fn run<X, F>(fixture: impl Future<Output = X>, case: impl FnOnce(Arc<dyn KeyStore>) -> F)
+where
+    X: Into<Fixture>,
+    F: Future<Output = ()>,
+{
+    let runtime = runtime();
+    let Fixture { store, guard } = runtime.block_on(fixture).into();
+    runtime.block_on(case(store));
+    // A database is dropped when nothing is connected to it any more.
+    drop(runtime);
+    drop(guard);
+}
+
+/// Runs one case that looks at the audit trail on several threads.
+pub fn run_audited<F>(
+    fixture: impl Future<Output = AuditedStore>,
+    case: impl FnOnce(AuditedStore) -> F,
+) where
+    F: Future<Output = ()>,
+{
+    let runtime = runtime();
+    let store = runtime.block_on(fixture);
+    runtime.block_on(case(store));
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    const THREADS: usize = 4;
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(THREADS)
+        .enable_all()
+        .build()
+        .expect("a runtime can be started")
+}
+
+/// Runs all futures at once, and gives their results in order.
+async fn at_once<T, F>(futures: impl IntoIterator<Item = F>) -> Vec<T>
+where
+    T: Send + 'static,
+    F: Future<Output = T> + Send + 'static,
+{
+    let tasks: Vec<_> = futures.into_iter().map(tokio::spawn).collect();
+    let mut results = Vec::with_capacity(tasks.len());
+    for task in tasks {
+        results.push(task.await.expect("no task panics"));
+    }
+    results
+}
+
+async fn add_account(store: &dyn KeyStore, account: Account) -> Account {
+    store
+        .insert_account(account.clone(), a_change().build())
+        .await
+        .expect("the account is added");
+    account
+}
+
+async fn add_key(store: &dyn KeyStore, key: NewKey) -> ApiKey {
+    let record = key.key.clone();
+    store
+        .insert_key(key, a_change().build())
+        .await
+        .expect("the key is added");
+    record
+}
+
+async fn revoke(store: &dyn KeyStore, key: &ApiKey) {
+    let revoked = store.revoke_key(None, key.id, a_change().build()).await;
+    assert!(revoked.expect("the store answers"), "the key is revoked");
+}
+
+async fn update(store: &dyn KeyStore, account: &Account, patch: AccountPatch) -> Account {
+    store
+        .update_account(account.id, patch, a_change().build())
+        .await
+        .expect("the account is updated")
+}
+
+async fn find(store: &dyn KeyStore, key: &NewKey) -> Option<StoredKey> {
+    store
+        .find_by_digests(vec![key.digest.clone()])
+        .await
+        .expect("the store answers")
+}
+
+async fn list(store: &dyn KeyStore, owner: KeyOwner) -> KeyPage {
+    const MORE_THAN_ANY_TEST_HAS: u32 = 10_000;
+    let page = store.keys(owner, 0, MORE_THAN_ANY_TEST_HAS).await;
+    page.expect("the store answers")
+}
+
+async fn keys_of(store: &dyn KeyStore, account: &Account) -> KeyPage {
+    list(store, KeyOwner::Account(account.id)).await
+}
+
+/// Adds a key and says whether it was added, or refused because of the cap.
+async fn try_add(store: &dyn KeyStore, key: NewKey, change: Change) -> bool {
+    match store.insert_key(key, change).await {
+        Ok(()) => true,
+        Err(ChangeError::CapReached { .. }) => false,
+        Err(error) => panic!("neither added nor at the cap: {error:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use keys_service::memory::MemoryStore;
+
+    #[test]
+    fn every_case_is_in_a_list() {
+        let lists = include_str!("contract.rs");
+        let cases = [
+            include_str!("contract/accounts.rs"),
+            include_str!("contract/audit.rs"),
+            include_str!("contract/callers.rs"),
+            include_str!("contract/cap.rs"),
+            include_str!("contract/idempotency.rs"),
+            include_str!("contract/keys.rs"),
+        ]
+        .concat();
+        let mut count = 0;
+        for line in cases.lines() {
+            let Some(rest) = line.strip_prefix("pub async fn ") else {
+                continue;
+            };
+            let name = rest.split('(').next().unwrap();
+            assert!(
+                lists.lines().any(|listed| listed.trim() == name),
+                "{name} is in no list"
+            );
+            count += 1;
+        }
+        assert!(count > 50, "the cases are where this test looks for them");
+    }
+
+    #[test]
+    #[should_panic(expected = "guarded case ran")]
+    fn case_runs_with_a_guard() {
+        let store: Arc<dyn KeyStore> = Arc::new(MemoryStore::new());
+        let fixture = async { (store, vec![1_u8]) };
+        run(fixture, |_| async { panic!("guarded case ran") });
+    }
+}

@@ -1,0 +1,252 @@
+use keys_core::KeyKind;
+use keys_service::memory::{AuditEvent, AuditSubject};
+use keys_service::store::{AccountPatch, Caller, Change, Completion, KeyUse, Reservation};
+
+use super::{AuditedStore, at_once};
+use crate::data::{NOON, a_caller, a_change, a_key, an_account, an_event_id, noon_plus};
+
+/// What `change` should leave in the trail.
+fn trace(change: &Change, action: &str, subject: AuditSubject) -> AuditEvent {
+    let (actor_kind, actor_id) = change.actor();
+    AuditEvent {
+        id: change.event_id,
+        at: change.at,
+        actor_kind: actor_kind.to_owned(),
+        actor_id,
+        action: action.to_owned(),
+        subject,
+        address: change.address(),
+    }
+}
+
+/// Makes one change of each kind, a second apart, on the word of `caller` or on its own.
+async fn change_everything(audited: &AuditedStore, caller: Option<&Caller>) -> Vec<AuditEvent> {
+    let store = &*audited.store;
+    let mut next = 0;
+    let mut change = || -> Change {
+        next += 1;
+        let change = a_change().at(noon_plus(next));
+        match caller {
+            Some(caller) => change.by(caller).build(),
+            None => change.build(),
+        }
+    };
+    let mut expected = Vec::new();
+
+    let account = an_account().external_id("u-1").build();
+    let about_account = AuditSubject::Account(account.id);
+    let created = change();
+    expected.push(trace(&created, "account.created", about_account));
+    store
+        .insert_account(account.clone(), created)
+        .await
+        .unwrap();
+
+    let updated = change();
+    expected.push(trace(&updated, "account.updated", about_account));
+    let patch = AccountPatch {
+        external_id: Some(None),
+        ..AccountPatch::default()
+    };
+    store
+        .update_account(account.id, patch, updated)
+        .await
+        .unwrap();
+
+    for key in [a_key(), a_key().of(&account), a_key().session_of(&account)] {
+        let key = key.build_new();
+        let about_key = AuditSubject::Key(key.key.id);
+        let created = change();
+        expected.push(trace(&created, "key.created", about_key));
+        store.insert_key(key.clone(), created).await.unwrap();
+
+        let revoked = change();
+        expected.push(trace(&revoked, "key.revoked", about_key));
+        assert!(store.revoke_key(None, key.key.id, revoked).await.unwrap());
+    }
+    expected
+}
+
+/// Each change has one event, with everything there is to know about it.
+pub async fn every_change_leaves_its_trace(audited: AuditedStore) {
+    let expected = change_everything(&audited, None).await;
+    assert_eq!(audited.trail(), expected);
+    for event in expected {
+        assert_eq!(event.actor_kind, "system");
+        assert_eq!(event.actor_id, None);
+        assert_eq!(event.address, None);
+    }
+}
+
+/// An event says which credential made the change, of which kind, and where the request came from.
+pub async fn trace_names_the_caller(audited: AuditedStore) {
+    let holder = an_account().build();
+    let change = a_change().build();
+    let mut expected = vec![trace(
+        &change,
+        "account.created",
+        AuditSubject::Account(holder.id),
+    )];
+    audited
+        .store
+        .insert_account(holder.clone(), change)
+        .await
+        .unwrap();
+    let key = a_key().session_of(&holder).build_new();
+    let change = a_change().build();
+    expected.push(trace(&change, "key.created", AuditSubject::Key(key.key.id)));
+    audited.store.insert_key(key.clone(), change).await.unwrap();
+    // Both happened at the same moment: their order says nothing.
+    expected.sort_by_key(|event| event.id);
+
+    for address in ["192.0.2.9", "2001:db8::9"] {
+        let caller = Caller {
+            address: Some(address.parse().unwrap()),
+            ..a_caller(&key.key)
+        };
+        let events = change_everything(&audited, Some(&caller)).await;
+        for event in &events {
+            assert_eq!(event.actor_kind, KeyKind::Session.as_str());
+            assert_eq!(event.actor_id, Some(key.key.id));
+            assert_eq!(event.address, caller.address);
+        }
+        expected.extend(events);
+    }
+    let mut trail = audited.trail();
+    trail.sort_by_key(|event| (event.at, event.id));
+    expected.sort_by_key(|event| (event.at, event.id));
+    assert_eq!(trail, expected);
+}
+
+/// What did not happen is not told.
+pub async fn refused_changes_leave_no_trace(audited: AuditedStore) {
+    let store = &*audited.store;
+    let taken = an_account().external_id("u-1").build();
+    let full = an_account().plan("free").build();
+    for account in [&taken, &full] {
+        store
+            .insert_account(account.clone(), a_change().build())
+            .await
+            .unwrap();
+    }
+    let before = audited.trail();
+    assert_eq!(before.len(), 2);
+
+    let nobody = a_caller(&a_key().build());
+    let never_reserved = Completion {
+        lookup: [1; 32],
+        token: an_event_id(),
+        sealed: vec![1],
+        expires_at: noon_plus(600),
+    };
+    let superseded = || a_change().completing(&never_reserved).build();
+    let take = AccountPatch {
+        external_id: Some(taken.external_id.clone()),
+        ..AccountPatch::default()
+    };
+    let same = an_account().external_id("u-1").build();
+    let key = a_key().of(&taken).build_new();
+    let unknown = an_account().build();
+
+    let by_nobody = a_change().by(&nobody).build();
+    assert!(store.insert_key(key.clone(), by_nobody).await.is_err());
+    assert!(store.insert_key(key, superseded()).await.is_err());
+    let refused_key = a_key().of(&full).build_new();
+    assert!(
+        store
+            .insert_key(refused_key, a_change().build())
+            .await
+            .is_err()
+    );
+    let stray_key = a_key().of(&unknown).build_new();
+    assert!(
+        store
+            .insert_key(stray_key, a_change().build())
+            .await
+            .is_err()
+    );
+    assert!(
+        store
+            .insert_account(same, a_change().build())
+            .await
+            .is_err()
+    );
+    assert!(
+        store
+            .insert_account(an_account().build(), superseded())
+            .await
+            .is_err()
+    );
+    for id in [full.id, unknown.id] {
+        let refused = store.update_account(id, take.clone(), a_change().build());
+        assert!(refused.await.is_err());
+    }
+    assert!(
+        !store
+            .revoke_key(None, a_key().build().id, a_change().build())
+            .await
+            .unwrap()
+    );
+    assert_eq!(audited.trail(), before);
+}
+
+/// Uses and reservations are not changes of what the service keeps for anybody.
+pub async fn what_changes_no_record_leaves_no_trace(audited: AuditedStore) {
+    let store = &*audited.store;
+    let key = a_key().build_new();
+    store
+        .insert_key(key.clone(), a_change().build())
+        .await
+        .unwrap();
+    let before = audited.trail();
+
+    let used = KeyUse {
+        key_id: key.key.id,
+        last_used_at: NOON,
+        count: 1,
+    };
+    store.record_uses(vec![used]).await.unwrap();
+    let reservation = Reservation {
+        lookups: vec![[1; 32]],
+        body_digest: [2; 32],
+        token: an_event_id(),
+        at: NOON,
+        pending_until: noon_plus(30),
+    };
+    store.reserve(reservation.clone()).await.unwrap();
+    store.release([1; 32], reservation.token).await.unwrap();
+    store.sweep(noon_plus(100)).await.unwrap();
+    assert_eq!(audited.trail(), before);
+}
+
+/// Under load, too, there are as many events as changes.
+pub async fn concurrent_changes_leave_one_trace_each(audited: AuditedStore) {
+    let account = an_account().build();
+    audited
+        .store
+        .insert_account(account.clone(), a_change().build())
+        .await
+        .unwrap();
+    let attempts = (0..30).map(|_| {
+        let store = audited.store.clone();
+        let key = a_key().of(&account).build_new();
+        async move {
+            let id = key.key.id;
+            let added = store.insert_key(key, a_change().build()).await.is_ok();
+            added.then_some(id)
+        }
+    });
+    let mut created: Vec<_> = at_once(attempts).await.into_iter().flatten().collect();
+    assert_eq!(created.len(), 10);
+    created.sort();
+    let mut traced: Vec<_> = audited
+        .trail()
+        .into_iter()
+        .filter_map(|event| match event.subject {
+            AuditSubject::Key(id) => Some(id),
+            AuditSubject::Account(_) => None,
+        })
+        .collect();
+    traced.sort();
+    assert_eq!(traced, created);
+}

@@ -1,0 +1,292 @@
+use std::sync::Arc;
+
+use keys_core::{Denial, KeyKind, ScopeSet, Timestamp};
+use keys_service::store::{
+    AccountPatch, AccountQuery, Caller, Change, ChangeError, KeyOwner, KeyStore,
+};
+
+use super::{add_account, add_key, at_once, find, keys_of, list, revoke, update};
+use crate::data::{NOON, a_caller, a_change, a_key, an_account, noon_plus, plan, plans};
+
+/// Tries every kind of change on the word of `caller`, and looks that each was refused for `denial` and left nothing.
+async fn assert_refused_everywhere(
+    store: &dyn KeyStore,
+    caller: &Caller,
+    at: Timestamp,
+    denial: Denial,
+) {
+    let change = || -> Change { a_change().at(at).by(caller).build() };
+    let account = add_account(store, an_account().build()).await;
+    let key = a_key().of(&account).build_new();
+    add_key(store, key.clone()).await;
+    let operator = a_key().build_new();
+
+    let new_account = an_account().build();
+    let new_key = a_key().of(&account).build_new();
+    let patch = AccountPatch {
+        disabled: Some(true),
+        ..AccountPatch::default()
+    };
+    let owner = Some(KeyOwner::Account(account.id));
+    let refusals = [
+        store
+            .insert_account(new_account.clone(), change())
+            .await
+            .err(),
+        store
+            .update_account(account.id, patch, change())
+            .await
+            .err(),
+        store.insert_key(new_key.clone(), change()).await.err(),
+        store.insert_key(operator.clone(), change()).await.err(),
+        store.revoke_key(owner, key.key.id, change()).await.err(),
+        store.revoke_key(None, key.key.id, change()).await.err(),
+    ];
+    for refusal in refusals {
+        match refusal {
+            Some(ChangeError::CallerDenied(reason)) => assert_eq!(reason, denial),
+            other => panic!("expected {denial:?}, got {other:?}"),
+        }
+    }
+    assert_eq!(store.find_account(new_account.id).await.unwrap(), None);
+    assert_eq!(
+        store.find_account(account.id).await.unwrap(),
+        Some(account.clone())
+    );
+    assert_eq!(find(store, &new_key).await, None);
+    assert_eq!(find(store, &operator).await, None);
+    assert_eq!(keys_of(store, &account).await.keys, [key.key]);
+}
+
+/// Keys of every kind, from inside their networks, with their scopes, before they expire.
+pub async fn caller_in_good_standing_may_change_things(store: Arc<dyn KeyStore>) {
+    let holder = add_account(&*store, an_account().build()).await;
+    for key in [a_key(), a_key().of(&holder), a_key().session_of(&holder)] {
+        let key = key
+            .scopes(["accounts:write", "keys:read", "keys:write"])
+            .allowed(["192.0.2.0/24"])
+            .expires_at(noon_plus(1));
+        let caller = Caller {
+            address: Some("192.0.2.9".parse().unwrap()),
+            scopes: ScopeSet::parse(["accounts:write", "keys:write"]).unwrap(),
+            plans: Some(plans()),
+            ..a_caller(&add_key(&*store, key.build_new()).await)
+        };
+        let change = || a_change().by(&caller).build();
+
+        let account = an_account().build();
+        store
+            .insert_account(account.clone(), change())
+            .await
+            .unwrap();
+        store
+            .update_account(account.id, AccountPatch::default(), change())
+            .await
+            .unwrap();
+        let created = a_key().of(&account).build_new();
+        store.insert_key(created.clone(), change()).await.unwrap();
+        let owner = Some(KeyOwner::Account(account.id));
+        assert!(
+            store
+                .revoke_key(owner, created.key.id, change())
+                .await
+                .unwrap()
+        );
+    }
+}
+
+/// A key that was never stored has no say.
+pub async fn unknown_caller_is_refused(store: Arc<dyn KeyStore>) {
+    let caller = a_caller(&a_key().build());
+    assert_refused_everywhere(&*store, &caller, NOON, Denial::NotFound).await;
+}
+
+/// Whatever was accepted a moment ago: the transaction sees the revocation.
+pub async fn revoked_caller_is_refused(store: Arc<dyn KeyStore>) {
+    let account = add_account(&*store, an_account().build()).await;
+    for key in [
+        // Revoked comes before expired.
+        a_key().expires_at(NOON),
+        a_key().of(&account),
+        a_key().session_of(&account),
+    ] {
+        let key = add_key(&*store, key.build_new()).await;
+        revoke(&*store, &key).await;
+        assert_refused_everywhere(&*store, &a_caller(&key), NOON, Denial::Revoked).await;
+    }
+}
+
+/// The time that counts is the change's: a microsecond earlier the caller is still accepted.
+pub async fn caller_is_refused_at_the_exact_moment_it_expires(store: Arc<dyn KeyStore>) {
+    let key = add_key(&*store, a_key().expires_at(noon_plus(5)).build_new()).await;
+    let caller = a_caller(&key);
+    assert_refused_everywhere(&*store, &caller, noon_plus(5), Denial::Expired).await;
+    let just_before = Timestamp::from_unix_micros(noon_plus(5).unix_micros() - 1);
+    let change = a_change().at(just_before).by(&caller).build();
+    store
+        .insert_account(an_account().build(), change)
+        .await
+        .unwrap();
+}
+
+/// Whether or not the plan matters to what is done.
+pub async fn caller_of_a_disabled_account_is_refused(store: Arc<dyn KeyStore>) {
+    let account = add_account(&*store, an_account().build()).await;
+    let key = add_key(&*store, a_key().of(&account).build_new()).await;
+    let session = add_key(&*store, a_key().session_of(&account).build_new()).await;
+    let patch = AccountPatch {
+        disabled: Some(true),
+        ..AccountPatch::default()
+    };
+    update(&*store, &account, patch).await;
+    for key in [key, session] {
+        for plans in [None, Some(plans())] {
+            let caller = Caller {
+                plans,
+                ..a_caller(&key)
+            };
+            assert_refused_everywhere(&*store, &caller, NOON, Denial::AccountDisabled).await;
+        }
+    }
+}
+
+/// A session of an account without keys may still clean up, which is where the plan does not matter.
+pub async fn caller_on_a_plan_without_keys_is_refused_where_the_plan_matters(
+    store: Arc<dyn KeyStore>,
+) {
+    let account = add_account(&*store, an_account().build()).await;
+    let session = add_key(&*store, a_key().session_of(&account).build_new()).await;
+    let left_over = add_key(&*store, a_key().of(&account).build_new()).await;
+    for name in ["free", "gone"] {
+        let patch = AccountPatch {
+            plan: Some(plan(name)),
+            ..AccountPatch::default()
+        };
+        update(&*store, &account, patch).await;
+        let caller = Caller {
+            plans: Some(plans()),
+            ..a_caller(&session)
+        };
+        assert_refused_everywhere(&*store, &caller, NOON, Denial::PlanForbidden).await;
+    }
+    let change = a_change().by(&a_caller(&session)).build();
+    let owner = Some(KeyOwner::Account(account.id));
+    assert!(store.revoke_key(owner, left_over.id, change).await.unwrap());
+}
+
+/// An unknown address is in no list.
+pub async fn caller_from_outside_its_networks_is_refused(store: Arc<dyn KeyStore>) {
+    let key = a_key().allowed(["192.0.2.0/24", "2001:db8::1"]).build_new();
+    let key = add_key(&*store, key).await;
+    for address in [None, Some("192.0.3.1"), Some("2001:db8::2")] {
+        let caller = Caller {
+            address: address.map(|address| address.parse().unwrap()),
+            ..a_caller(&key)
+        };
+        assert_refused_everywhere(&*store, &caller, NOON, Denial::IpNotAllowed).await;
+    }
+    let caller = Caller {
+        address: Some("::ffff:192.0.2.1".parse().unwrap()),
+        ..a_caller(&key)
+    };
+    store
+        .insert_account(an_account().build(), a_change().by(&caller).build())
+        .await
+        .unwrap();
+}
+
+/// The scopes that count are those the key has in the store, not those the caller believes it has.
+pub async fn caller_without_the_scopes_is_refused(store: Arc<dyn KeyStore>) {
+    for held in [&[][..], &["keys:read"], &["accounts:write", "keys:read"]] {
+        let key = a_key().scopes(held.iter().copied()).build_new();
+        let caller = Caller {
+            scopes: ScopeSet::parse(["accounts:write", "keys:write"]).unwrap(),
+            ..a_caller(&add_key(&*store, key).await)
+        };
+        assert_refused_everywhere(&*store, &caller, NOON, Denial::InsufficientScope).await;
+    }
+}
+
+/// Keys are made on the word of a key while that key is revoked. Once the revocation is answered, no further one
+/// appears: a change either was there before, or sees the revocation.
+async fn assert_nothing_appears_after_revocation(store: Arc<dyn KeyStore>, kind: KeyKind) {
+    for _ in 0..3 {
+        let account = add_account(&*store, an_account().build()).await;
+        let key = match kind {
+            KeyKind::Operator => a_key(),
+            KeyKind::Account => a_key().of(&account),
+            KeyKind::Session => a_key().session_of(&account),
+        };
+        let key = add_key(&*store, key.build_new()).await;
+        let creators: Vec<_> = (0..6)
+            .map(|_| {
+                let (store, account) = (store.clone(), account.clone());
+                let caller = a_caller(&key);
+                tokio::spawn(async move {
+                    loop {
+                        let new = a_key().of(&account).without_cap().build_new();
+                        let change = a_change().by(&caller).build();
+                        match store.insert_key(new, change).await {
+                            Ok(()) => {}
+                            Err(ChangeError::CallerDenied(Denial::Revoked)) => break,
+                            Err(error) => panic!("neither added nor denied: {error:?}"),
+                        }
+                        tokio::task::yield_now().await;
+                    }
+                })
+            })
+            .collect();
+        while keys_of(&*store, &account).await.total < 3 {
+            tokio::task::yield_now().await;
+        }
+        revoke(&*store, &key).await;
+        let at_answer = keys_of(&*store, &account).await.total;
+        for creator in creators {
+            creator.await.expect("no task panics");
+        }
+        assert_eq!(keys_of(&*store, &account).await.total, at_answer);
+    }
+}
+
+/// An account's key makes keys of its own account while it is revoked.
+pub async fn no_key_of_an_account_key_appears_after_its_revocation(store: Arc<dyn KeyStore>) {
+    assert_nothing_appears_after_revocation(store, KeyKind::Account).await;
+}
+
+/// An operator's key makes keys of an account, whose lock says nothing about the operator's key.
+pub async fn no_key_of_an_operator_key_appears_after_its_revocation(store: Arc<dyn KeyStore>) {
+    assert_nothing_appears_after_revocation(store, KeyKind::Operator).await;
+}
+
+/// Many revoke themselves at once: one succeeds, the others are no longer anybody, and none waits for ever.
+pub async fn caller_may_revoke_itself_once(store: Arc<dyn KeyStore>) {
+    let account = add_account(&*store, an_account().build()).await;
+    for (key, owner) in [
+        (a_key(), KeyOwner::Operators),
+        (a_key().of(&account), KeyOwner::Account(account.id)),
+    ] {
+        let key = add_key(&*store, key.build_new()).await;
+        let attempts = (0..10).map(|_| {
+            let store = store.clone();
+            let change = a_change().by(&a_caller(&key)).build();
+            let id = key.id;
+            async move {
+                match store.revoke_key(Some(owner), id, change).await {
+                    Ok(revoked) => revoked,
+                    Err(ChangeError::CallerDenied(Denial::Revoked)) => false,
+                    Err(error) => panic!("neither revoked nor denied: {error:?}"),
+                }
+            }
+        });
+        let revoked = at_once(attempts).await;
+        assert_eq!(revoked.iter().filter(|revoked| **revoked).count(), 1);
+        assert_eq!(list(&*store, owner).await.keys, []);
+    }
+    // The account's lock is free again.
+    let query = AccountQuery {
+        external_id: None,
+        after: None,
+        limit: 1,
+    };
+    assert_eq!(store.accounts(query).await.unwrap(), [account]);
+}

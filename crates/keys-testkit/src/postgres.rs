@@ -1,0 +1,521 @@
+//! A throw-away PostgreSQL.
+//!
+//! The cluster named by `KEYS_TEST_POSTGRES_URL` is used if there is one, as `cargo xtask test` sets it; otherwise
+//! each process starts one of its own when it first needs it. Each test makes itself a [`Database`] in it.
+//!
+//! A cluster lives in a temporary folder, listens on a free port of 127.0.0.1 and ends with the process that started
+//! it, even if that is killed: a small supervisor waits for the end of a pipe that only that process holds.
+
+use std::ffi::OsStr;
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::net::TcpListener;
+use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+/// The environment variable that names a cluster to use, as a superuser: `postgres://postgres@127.0.0.1:5432`.
+pub const URL_VARIABLE: &str = "KEYS_TEST_POSTGRES_URL";
+
+/// The oldest major version that is used: the first with `drop database .. with (force)` and `xid8`.
+pub const VERSION_MIN: u32 = 13;
+
+const HOW_TO_INSTALL: &str = "the PostgreSQL server, version 13 or later, is not installed: run `cargo xtask test`, \
+                              which installs it, or install it yourself (`apt-get install postgresql`)";
+
+/// A database of its own for one test. Dropped with this value.
+#[derive(Debug)]
+pub struct Database {
+    cluster_url: String,
+    name: String,
+}
+
+impl Database {
+    /// Makes an empty database.
+    ///
+    /// # Panics
+    /// When there is no PostgreSQL and none can be started, saying what to do.
+    pub async fn create() -> Self {
+        let created = tokio::task::spawn_blocking(Self::create_blocking).await;
+        match created {
+            Ok(database) => database,
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        }
+    }
+
+    /// Makes an empty database, outside of any runtime.
+    ///
+    /// # Panics
+    /// When there is no PostgreSQL and none can be started, saying what to do.
+    #[must_use]
+    pub fn create_blocking() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(1);
+        let cluster_url = cluster_url();
+        // Other processes may use the same cluster: each has another number.
+        let (process, number) = (std::process::id(), NEXT.fetch_add(1, Relaxed));
+        let name = format!("keys_test_{process}_{number}");
+        // Nobody may be connected to a template while it is copied, and nobody can connect to `template0`.
+        psql(
+            &url(&cluster_url, "postgres"),
+            &format!("create database {name} template template0"),
+        );
+        Self { cluster_url, name }
+    }
+
+    /// Where to connect: `postgres://postgres@127.0.0.1:PORT/NAME`.
+    #[must_use]
+    pub fn url(&self) -> String {
+        url(&self.cluster_url, &self.name)
+    }
+
+    /// Runs SQL as a person at `psql` would, and returns what it prints: rows as lines, columns parted by `|`.
+    ///
+    /// # Panics
+    /// When the statement fails, with what the server said.
+    #[must_use]
+    pub fn sql(&self, statement: &str) -> String {
+        psql(&self.url(), statement)
+    }
+
+    /// Everything in the database as text, schema and data.
+    #[must_use]
+    pub fn dump(&self) -> String {
+        run(Command::new(tool("pg_dump"))
+            .arg("--dbname")
+            .arg(self.url()))
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        // Best effort, and no panic while panicking: the whole cluster goes away later anyhow.
+        let statement = format!("drop database if exists {} with (force)", self.name);
+        let _ = psql_command(&url(&self.cluster_url, "postgres"), &statement).output();
+    }
+}
+
+/// A running cluster, which ends with this value or with the process.
+#[derive(Debug)]
+pub struct Cluster {
+    supervisor: Child,
+    url: String,
+}
+
+impl Cluster {
+    /// Starts a cluster.
+    ///
+    /// # Errors
+    /// When the server is not installed or does not start, with its log.
+    pub fn start() -> Result<Self, String> {
+        const ATTEMPTS: usize = 3;
+        let binaries = find_binaries().ok_or(HOW_TO_INSTALL)?;
+        let mut said = String::new();
+        for _ in 0..ATTEMPTS {
+            // Another process may take the port between its choice and its use.
+            match start_supervisor(&binaries.folder, free_port()?)? {
+                Started::Ready(cluster) => return Ok(cluster),
+                Started::Failed(log) => said = log,
+            }
+        }
+        Err(format!("PostgreSQL does not start:\n{said}"))
+    }
+
+    /// Where to connect as a superuser, without a database: `postgres://postgres@127.0.0.1:PORT`.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        drop(self.supervisor.stdin.take());
+        let _ = self.supervisor.wait();
+    }
+}
+
+/// The cluster of this process, started when first needed.
+fn cluster_url() -> String {
+    // Statics are never dropped: the pipe closes when the process ends, which is what the supervisor waits for.
+    static OWN: OnceLock<Result<Cluster, String>> = OnceLock::new();
+    if let Ok(url) = std::env::var(URL_VARIABLE) {
+        return url;
+    }
+    match OWN.get_or_init(Cluster::start) {
+        Ok(cluster) => cluster.url.clone(),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+fn url(cluster_url: &str, database: &str) -> String {
+    format!("{}/{database}", cluster_url.trim_end_matches('/'))
+}
+
+enum Started {
+    Ready(Cluster),
+    Failed(String),
+}
+
+fn start_supervisor(binaries: &Path, port: u16) -> Result<Started, String> {
+    let folder = tempfile::Builder::new()
+        .prefix("keys-postgres-")
+        .tempdir()
+        .map_err(|error| format!("no temporary folder can be made: {error}"))?;
+    let user = unprivileged_user()?;
+    let mut command = match &user {
+        Some(user) => {
+            chown(folder.path(), Some(user.uid), Some(user.gid))
+                .map_err(|error| format!("the folder cannot be handed over: {error}"))?;
+            user.command()
+        }
+        None => Command::new("sh"),
+    };
+    command
+        .args(["-c", include_str!("supervisor.sh"), "supervisor"])
+        .args([folder.path(), binaries])
+        .arg(port.to_string())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .current_dir("/")
+        // A Ctrl-C, or a test runner that kills the group of a test, must not reach the supervisor.
+        .process_group(0);
+    let mut supervisor = command
+        .spawn()
+        .map_err(|error| format!("no shell can be started: {error}"))?;
+    // From here on it is the supervisor that removes the folder.
+    let _ = folder.keep();
+
+    let stdout = supervisor.stdout.take().ok_or("standard output is piped")?;
+    let mut stdout = BufReader::new(stdout);
+    let mut said = String::new();
+    stdout
+        .read_line(&mut said)
+        .map_err(|error| format!("the supervisor cannot be heard: {error}"))?;
+    if said == "ready\n" {
+        let url = format!("postgres://postgres@127.0.0.1:{port}");
+        return Ok(Started::Ready(Cluster { supervisor, url }));
+    }
+    let _ = stdout.read_to_string(&mut said);
+    let _ = supervisor.wait();
+    Ok(Started::Failed(said))
+}
+
+fn free_port() -> Result<u16, String> {
+    TcpListener::bind(("127.0.0.1", 0))
+        .and_then(|listener| listener.local_addr())
+        .map(|address| address.port())
+        .map_err(|error| format!("there is no free port: {error}"))
+}
+
+/// Whom the server runs as when tests run as root, since it refuses to run as root.
+struct User {
+    name: &'static str,
+    uid: u32,
+    gid: u32,
+    switch: Switch,
+}
+
+/// The commands that change the user, none of which every system has.
+#[derive(Clone, Copy)]
+enum Switch {
+    Setpriv,
+    Runuser,
+    Su,
+}
+
+impl User {
+    /// A shell run as this user.
+    fn command(&self) -> Command {
+        let mut command;
+        match self.switch {
+            Switch::Setpriv => {
+                command = Command::new("setpriv");
+                command
+                    .arg(format!("--reuid={}", self.uid))
+                    .arg(format!("--regid={}", self.gid))
+                    .args(["--clear-groups", "--", "sh"]);
+            }
+            Switch::Runuser => {
+                command = Command::new("runuser");
+                command.args(["-u", self.name, "--", "sh"]);
+            }
+            Switch::Su => {
+                command = Command::new("su");
+                command.args([
+                    "-s",
+                    "/bin/sh",
+                    "-c",
+                    "exec sh \"$@\"",
+                    "--",
+                    self.name,
+                    "sh",
+                ]);
+            }
+        }
+        command
+    }
+
+    fn works(&self) -> bool {
+        let mut command = self.command();
+        command.args(["-c", "true"]).current_dir("/");
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        command.status().is_ok_and(|status| status.success())
+    }
+}
+
+/// `None` where the process is not root and needs no other user.
+fn unprivileged_user() -> Result<Option<User>, String> {
+    if number_of(&["-u"])? != 0 {
+        return Ok(None);
+    }
+    for name in ["postgres", "nobody"] {
+        let (Ok(uid), Ok(gid)) = (number_of(&["-u", name]), number_of(&["-g", name])) else {
+            continue;
+        };
+        for switch in [Switch::Setpriv, Switch::Runuser, Switch::Su] {
+            let user = User {
+                name,
+                uid,
+                gid,
+                switch,
+            };
+            if user.works() {
+                return Ok(Some(user));
+            }
+        }
+    }
+    Err(
+        "PostgreSQL refuses to run as root, and none of setpriv, runuser and su can run it as \
+         `postgres` or `nobody`"
+            .to_owned(),
+    )
+}
+
+/// A user or group number, as `id` says it.
+fn number_of(arguments: &[&str]) -> Result<u32, String> {
+    let output = Command::new("id")
+        .args(arguments)
+        .output()
+        .map_err(|error| format!("`id` cannot be run: {error}"))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    text.trim()
+        .parse()
+        .map_err(|_| format!("`id {}` gives no number", arguments.join(" ")))
+}
+
+/// The server's programs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Binaries {
+    /// The folder they are in.
+    pub folder: PathBuf,
+    /// Their major version.
+    pub version: u32,
+}
+
+/// Finds the newest usable server on this machine.
+#[must_use]
+pub fn find_binaries() -> Option<Binaries> {
+    newest(candidate_folders().into_iter().filter_map(|folder| {
+        let complete = ["postgres", "initdb", "pg_ctl"]
+            .iter()
+            .all(|program| is_executable(&folder.join(program)));
+        if !complete {
+            return None;
+        }
+        let output = Command::new(folder.join("postgres"))
+            .arg("--version")
+            .output()
+            .ok()?;
+        let version = parse_version(&String::from_utf8_lossy(&output.stdout))?;
+        Some(Binaries { folder, version })
+    }))
+}
+
+fn newest(found: impl Iterator<Item = Binaries>) -> Option<Binaries> {
+    found
+        .filter(|binaries| binaries.version >= VERSION_MIN)
+        // The first of equals: `PATH` goes before the places that packages use.
+        .reduce(|best, next| {
+            if next.version > best.version {
+                next
+            } else {
+                best
+            }
+        })
+}
+
+/// `postgres (PostgreSQL) 16.3 (Debian 16.3-1)`, `postgres (PostgreSQL) 18beta1`.
+fn parse_version(text: &str) -> Option<u32> {
+    let number = text.split_once("(PostgreSQL) ")?.1;
+    let digits = number.split(|c: char| !c.is_ascii_digit()).next()?;
+    digits.parse().ok()
+}
+
+fn candidate_folders() -> Vec<PathBuf> {
+    let mut folders: Vec<PathBuf> = std::env::var_os("PATH")
+        .map(|path| std::env::split_paths(&path).collect())
+        .unwrap_or_default();
+    if let Ok(output) = Command::new("pg_config").arg("--bindir").output() {
+        folders.push(String::from_utf8_lossy(&output.stdout).trim().into());
+    }
+    // Debian, Red Hat, Alpine, Homebrew on either kind of Mac. `*` stands for any name.
+    for pattern in [
+        "/usr/lib/postgresql/*/bin",
+        "/usr/pgsql-*/bin",
+        "/usr/libexec/postgresql*",
+        "/usr/lib/postgresql*/bin",
+        "/opt/homebrew/opt/postgresql*/bin",
+        "/usr/local/opt/postgresql*/bin",
+        "/usr/local/pgsql/bin",
+    ] {
+        folders.extend(expand(pattern));
+    }
+    folders
+}
+
+/// The folders that match a pattern with at most one `*`.
+fn expand(pattern: &str) -> Vec<PathBuf> {
+    let Some((before, after)) = pattern.split_once('*') else {
+        return vec![pattern.into()];
+    };
+    let (parent, name_start) = before.rsplit_once('/').unwrap_or(("", before));
+    let Ok(entries) = std::fs::read_dir(parent) else {
+        return Vec::new();
+    };
+    entries
+        .flatten()
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with(name_start))
+        .map(|entry| entry.path().join(after.trim_start_matches('/')))
+        .collect()
+}
+
+fn is_executable(path: &Path) -> bool {
+    const ANY_EXECUTE: u32 = 0o111;
+    path.metadata()
+        .is_ok_and(|data| data.is_file() && data.permissions().mode() & ANY_EXECUTE != 0)
+}
+
+/// A client program: the one that belongs to the server, or whatever `PATH` has.
+fn tool(name: &str) -> PathBuf {
+    static FOLDER: OnceLock<Option<PathBuf>> = OnceLock::new();
+    let folder = FOLDER.get_or_init(|| find_binaries().map(|binaries| binaries.folder));
+    folder
+        .as_ref()
+        .map(|folder| folder.join(name))
+        .filter(|path| is_executable(path))
+        .unwrap_or_else(|| name.into())
+}
+
+fn psql(url: &str, statement: &str) -> String {
+    run(&mut psql_command(url, statement))
+}
+
+fn psql_command(url: &str, statement: &str) -> Command {
+    let mut command = Command::new(tool("psql"));
+    command
+        .args(["--no-psqlrc", "--quiet", "--no-align", "--tuples-only"])
+        .args(["--set", "ON_ERROR_STOP=1", "--dbname", url])
+        .args(["--command", statement])
+        .stdin(Stdio::null());
+    command
+}
+
+fn run(command: &mut Command) -> String {
+    let program = command.get_program().to_os_string();
+    let output = command.output().unwrap_or_else(|error| {
+        panic!(
+            "{} cannot be run: {error}; {HOW_TO_INSTALL}",
+            show(&program)
+        )
+    });
+    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        output.status.success(),
+        "{} failed: {}",
+        show(&program),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    stdout
+}
+
+fn show(program: &OsStr) -> String {
+    program.to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_read() {
+        for (text, version) in [
+            (
+                "postgres (PostgreSQL) 16.3 (Debian 16.3-1.pgdg120+1)\n",
+                Some(16),
+            ),
+            ("postgres (PostgreSQL) 18beta1\n", Some(18)),
+            ("postgres (PostgreSQL) 9.6.24\n", Some(9)),
+            ("psql", None),
+            ("", None),
+        ] {
+            assert_eq!(parse_version(text), version, "{text}");
+        }
+    }
+
+    #[test]
+    fn newest_version_wins_and_old_ones_do_not_count() {
+        let binaries = |folder: &str, version| Binaries {
+            folder: folder.into(),
+            version,
+        };
+        let found = [
+            binaries("a", 12),
+            binaries("b", 15),
+            binaries("c", 17),
+            binaries("d", 17),
+        ];
+        assert_eq!(newest(found.into_iter()), Some(binaries("c", 17)));
+        assert_eq!(newest([binaries("a", 12)].into_iter()), None);
+    }
+
+    #[test]
+    fn database_is_empty_and_its_own() {
+        let one = Database::create_blocking();
+        let two = Database::create_blocking();
+        assert_eq!(
+            one.sql("create table t (n int); insert into t values (7)"),
+            ""
+        );
+        assert_eq!(one.sql("select n from t"), "7\n");
+        assert!(one.dump().contains("CREATE TABLE public.t"));
+        assert_eq!(
+            two.sql("select count(*) from pg_tables where schemaname = 'public'"),
+            "0\n"
+        );
+    }
+
+    #[test]
+    fn database_goes_with_its_value() {
+        let kept = Database::create_blocking();
+        let dropped = Database::create_blocking();
+        let count = format!(
+            "select count(*) from pg_database where datname = '{}'",
+            dropped.name
+        );
+        assert_eq!(kept.sql(&count), "1\n");
+        drop(dropped);
+        assert_eq!(kept.sql(&count), "0\n");
+    }
+
+    #[test]
+    #[should_panic(expected = "no_such_table")]
+    fn failed_statement_says_why() {
+        let _ = Database::create_blocking().sql("select * from no_such_table");
+    }
+}
