@@ -22,10 +22,14 @@ const VALUES: [u8; 256] = {
     values
 };
 
+/// Whether all of `bytes` are digits. Looks at each without branching: keys are nearly always well-formed.
+#[inline]
 pub(crate) fn is_base62(bytes: &[u8]) -> bool {
-    bytes
+    let all = bytes
         .iter()
-        .all(|byte| VALUES[usize::from(*byte)] != u8::MAX)
+        .fold(0, |all, byte| all | VALUES[usize::from(*byte)]);
+    // Digits are below 64; only the mark of no digit has the high bit.
+    all < 128
 }
 
 /// Appends `count` random characters.
@@ -60,6 +64,15 @@ pub(crate) fn encode_u32(mut value: u32) -> [u8; U32_LEN] {
     digits
 }
 
+/// The number that six digits stand for; at most 62^6, which no `u64` overflows. Bytes that are no digits give
+/// a number that [`encode_u32`] never wrote, or are found by [`is_base62`].
+#[inline]
+pub(crate) fn decode(digits: [u8; U32_LEN]) -> u64 {
+    digits.iter().fold(0, |number, digit| {
+        number * 62 + u64::from(VALUES[usize::from(*digit)])
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -71,6 +84,9 @@ mod tests {
         assert_eq!(&encode_u32(61), b"00000z");
         assert_eq!(&encode_u32(62), b"000010");
         assert_eq!(&encode_u32(u32::MAX), b"4gfFC3");
+        for number in [0, 61, 62, 123_456_789, u32::MAX] {
+            assert_eq!(decode(encode_u32(number)), u64::from(number));
+        }
     }
 
     #[test]

@@ -17,8 +17,12 @@ use crate::secret::SecretKey;
 /// The name of a pepper, stored beside each digest so that peppers can be rotated without touching the keys.
 ///
 /// 1 to 32 characters: lower-case letters, digits, `-` and `_`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PepperId(Box<str>);
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PepperId {
+    /// Inline and zero-padded, so that naming the pepper of a digest allocates nothing.
+    bytes: [u8; Self::MAX_LEN],
+    length: u8,
+}
 
 impl PepperId {
     /// The longest identifier.
@@ -27,7 +31,8 @@ impl PepperId {
     /// The identifier as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        &self.0
+        std::str::from_utf8(&self.bytes[..usize::from(self.length)])
+            .expect("an id is made from ASCII only")
     }
 }
 
@@ -39,7 +44,10 @@ impl FromStr for PepperId {
             byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_')
         };
         if (1..=Self::MAX_LEN).contains(&text.len()) && text.bytes().all(legal) {
-            Ok(Self(text.into()))
+            let mut bytes = [0; Self::MAX_LEN];
+            bytes[..text.len()].copy_from_slice(text.as_bytes());
+            let length = u8::try_from(text.len()).map_err(|_| PepperError::InvalidId)?;
+            Ok(Self { bytes, length })
         } else {
             Err(PepperError::InvalidId)
         }
@@ -48,7 +56,13 @@ impl FromStr for PepperId {
 
 impl fmt::Display for PepperId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Debug for PepperId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PepperId({:?})", self.as_str())
     }
 }
 
@@ -183,7 +197,7 @@ impl fmt::Debug for KeyDigest {
 }
 
 /// A digest together with the pepper it was made under: what a key is looked up by.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PepperedDigest {
     /// The pepper.
     pub pepper: PepperId,
@@ -276,7 +290,7 @@ impl Keyed {
         let mut mac = self.mac.clone();
         mac.update(message);
         PepperedDigest {
-            pepper: self.id.clone(),
+            pepper: self.id,
             digest: KeyDigest(mac.finalize().into_bytes().into()),
         }
     }

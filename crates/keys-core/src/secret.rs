@@ -46,15 +46,21 @@ impl KeyPrefix {
         &self.0
     }
 
-    fn is_valid(text: &str) -> bool {
-        (Self::MIN_LEN..=Self::MAX_LEN).contains(&text.len())
-            && text.as_bytes()[0].is_ascii_lowercase()
-            && text.split('_').all(|group| {
-                !group.is_empty()
-                    && group
-                        .bytes()
-                        .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
-            })
+    fn is_valid(text: &[u8]) -> bool {
+        let mut earlier = b'_';
+        let groups = text.iter().all(|byte| {
+            let legal = match byte {
+                b'a'..=b'z' | b'0'..=b'9' => true,
+                b'_' => earlier != b'_',
+                _ => false,
+            };
+            earlier = *byte;
+            legal
+        });
+        groups
+            && earlier != b'_'
+            && (Self::MIN_LEN..=Self::MAX_LEN).contains(&text.len())
+            && text[0].is_ascii_lowercase()
     }
 }
 
@@ -62,7 +68,7 @@ impl FromStr for KeyPrefix {
     type Err = InvalidPrefix;
 
     fn from_str(text: &str) -> Result<Self, InvalidPrefix> {
-        if Self::is_valid(text) {
+        if Self::is_valid(text.as_bytes()) {
             Ok(Self(text.into()))
         } else {
             Err(InvalidPrefix)
@@ -113,7 +119,9 @@ impl SecretKey {
         text.push('_');
         let random_start = text.len();
         base62::push_random(&mut text, RANDOM_LEN, rng)?;
-        for digit in checksum(&text.as_bytes()[random_start..]) {
+        // CRC-32 (ISO-HDLC, the one of zip and PNG) finds every burst of up to 32 bits, so every changed character.
+        let checksum = crc32fast::hash(&text.as_bytes()[random_start..]);
+        for digit in base62::encode_u32(checksum) {
             text.push(char::from(digit));
         }
         Ok(Self { text })
@@ -160,13 +168,17 @@ impl fmt::Debug for SecretKey {
 /// assert!(keys_core::secret::check_form("sk_live_a1b2c3d4e5f6g7h8i9j0k1l2m3n4o5p6").is_err());
 /// ```
 pub fn check_form(text: &str) -> Result<(), Malformed> {
-    let (prefix, body) = text.rsplit_once('_').ok_or(Malformed)?;
-    if body.len() != BODY_LEN || !KeyPrefix::is_valid(prefix) {
-        return Err(Malformed);
-    }
-    let (random, given) = body.as_bytes().split_at(RANDOM_LEN);
-    // Comparing with the one right spelling also refuses digits above 2^32 and characters outside base62.
-    if given == checksum(random) && base62::is_base62(random) {
+    let (rest, body) = text
+        .as_bytes()
+        .split_last_chunk::<BODY_LEN>()
+        .ok_or(Malformed)?;
+    let (separator, prefix) = rest.split_last().ok_or(Malformed)?;
+    let (random, digits) = body.split_last_chunk().ok_or(Malformed)?;
+    // A number from 2^32 on never equals a checksum, so each checksum has one spelling.
+    let is_whole = *separator == b'_'
+        && base62::is_base62(body)
+        && base62::decode(*digits) == u64::from(crc32fast::hash(random));
+    if is_whole && KeyPrefix::is_valid(prefix) {
         Ok(())
     } else {
         Err(Malformed)
@@ -177,11 +189,6 @@ pub fn check_form(text: &str) -> Result<(), Malformed> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not a well-formed key")]
 pub struct Malformed;
-
-/// CRC-32 (ISO-HDLC, the one of zip and PNG) finds every burst of up to 32 bits, so every changed character.
-fn checksum(random: &[u8]) -> [u8; base62::U32_LEN] {
-    base62::encode_u32(crc32fast::hash(random))
-}
 
 /// The first characters of a key, for people to tell their keys apart.
 ///
