@@ -306,7 +306,7 @@ async fn update(store: &dyn KeyStore, account: &Account, patch: AccountPatch) ->
 
 async fn find(store: &dyn KeyStore, key: &NewKey) -> Option<StoredKey> {
     store
-        .find_by_digests(vec![key.digest.clone()])
+        .find_by_digests(vec![key.digest])
         .await
         .expect("the store answers")
 }

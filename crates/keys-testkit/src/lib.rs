@@ -6,6 +6,8 @@
 //! | [`clock`], [`rng`] | time and randomness that tests decide |
 //! | [`contract`] | what every [`KeyStore`](keys_service::KeyStore) is held to; see [`store_contract!`] |
 //! | [`postgres`] | a throw-away PostgreSQL, a database per test |
+//! | [`server`] | a running server, and requests to it |
+//! | [`process`] | processes that must not outlive whoever started them |
 #![expect(
     clippy::missing_panics_doc,
     reason = "fixtures panic: that is how a test fails"
@@ -15,4 +17,6 @@ pub mod clock;
 pub mod contract;
 pub mod data;
 pub mod postgres;
+pub mod process;
 pub mod rng;
+pub mod server;

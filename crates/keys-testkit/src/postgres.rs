@@ -101,6 +101,7 @@ impl Drop for Database {
 pub struct Cluster {
     supervisor: Child,
     url: String,
+    folder: PathBuf,
 }
 
 impl Cluster {
@@ -126,6 +127,12 @@ impl Cluster {
     #[must_use]
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Where its data and its log, `server.log`, are.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 }
 
@@ -186,7 +193,7 @@ fn start_supervisor(binaries: &Path, port: u16) -> Result<Started, String> {
         .spawn()
         .map_err(|error| format!("no shell can be started: {error}"))?;
     // From here on it is the supervisor that removes the folder.
-    let _ = folder.keep();
+    let folder = folder.keep();
 
     let stdout = supervisor.stdout.take().ok_or("standard output is piped")?;
     let mut stdout = BufReader::new(stdout);
@@ -196,7 +203,11 @@ fn start_supervisor(binaries: &Path, port: u16) -> Result<Started, String> {
         .map_err(|error| format!("the supervisor cannot be heard: {error}"))?;
     if said == "ready\n" {
         let url = format!("postgres://postgres@127.0.0.1:{port}");
-        return Ok(Started::Ready(Cluster { supervisor, url }));
+        return Ok(Started::Ready(Cluster {
+            supervisor,
+            url,
+            folder,
+        }));
     }
     let _ = stdout.read_to_string(&mut said);
     let _ = supervisor.wait();

@@ -77,15 +77,15 @@ pub async fn key_is_found_only_when_digest_and_pepper_are_equal(store: Arc<dyn K
     let other = a_key().build_new();
     add_key(&*store, key.clone()).await;
 
-    let mut other_pepper = key.digest.clone();
+    let mut other_pepper = key.digest;
     other_pepper.pepper = pepper_id("p2");
-    let misses = vec![other_pepper, other.digest.clone()];
+    let misses = vec![other_pepper, other.digest];
     assert_eq!(store.find_by_digests(misses.clone()).await.unwrap(), None);
     assert_eq!(store.find_by_digests(vec![]).await.unwrap(), None);
 
     for position in 0..=misses.len() {
         let mut digests = misses.clone();
-        digests.insert(position, key.digest.clone());
+        digests.insert(position, key.digest);
         let found = store.find_by_digests(digests).await.unwrap();
         assert_eq!(found.map(|found| found.key.id), Some(key.key.id));
     }
@@ -156,7 +156,7 @@ pub async fn same_key_cannot_be_stored_twice(store: Arc<dyn KeyStore>) {
         ..key.clone()
     };
     let same_digest = NewKey {
-        digest: key.digest.clone(),
+        digest: key.digest,
         ..a_key().name("second").build_new()
     };
     for again in [same_id, same_digest] {
