@@ -353,7 +353,8 @@ mod tests {
     async fn more_than_the_quota_is_refused_and_takes_nothing() {
         let limiter = LocalLimiter::new(Arc::new(Manual::default()));
         let eleven = NonZeroU32::new(11).unwrap();
-        let take = |cost| limiter.take(&bucket([10, 0, 0, 1]), ten_a_minute(), cost);
+        let bucket = bucket([10, 0, 0, 1]);
+        let take = |cost| limiter.take(&bucket, ten_a_minute(), cost);
         assert!(!take(eleven).await.unwrap().allowed);
         assert_eq!(take(ONE).await.unwrap().remaining, 9);
     }

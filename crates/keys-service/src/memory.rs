@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::ops::Bound;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use keys_core::pepper::PepperedDigest;
@@ -28,9 +29,11 @@ use crate::store::{
 ///
 /// let store: Arc<dyn KeyStore> = Arc::new(MemoryStore::new());
 /// ```
-#[derive(Debug, Default)]
+///
+/// Clones are the same store.
+#[derive(Debug, Clone, Default)]
 pub struct MemoryStore {
-    state: Mutex<State>,
+    state: Arc<Mutex<State>>,
 }
 
 /// One entry of the audit trail: who changed what, when, from where.
