@@ -1,1 +1,55 @@
-//! x
+//! The HTTP side of the API-key service, on actix-web.
+//!
+//! [`Api`] puts the surfaces into an application; [`RequireKey`] guards the routes of any other one.
+//!
+//! | Surface | Where | Errors |
+//! |---|---|---|
+//! | flat | `/api/api-keys` | `{"message","code"}` |
+//! | account | `/api/account/api-keys` | `{"statusCode","message","errors"}` |
+//! | management | `/v1` | `application/problem+json` (RFC 9457) |
+//! | health | `/livez`, `/readyz` | `application/problem+json` |
+//!
+//! The first two are dialects over the same keys. Each is a thin translation: a handler reads the request, calls
+//! [`KeyService`](keys_service::KeyService) and writes a view. Both are guarded by the same [`RequireKey`].
+//!
+//! ```
+//! use actix_web::App;
+//! use keys_core::{Pepper, PepperRing};
+//! use keys_http::Api;
+//! use keys_service::{KeyService, MemoryStore};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let peppers = PepperRing::new("p1".parse()?, Pepper::from_bytes(b"an example of thirty-two bytes..")?);
+//! let service = KeyService::builder(MemoryStore::new(), peppers).build();
+//! let api = Api::builder(service).build();
+//! let app = App::new().wrap(api.log_requests()).configure(|app| api.configure(app));
+//! # let _ = app;
+//! # Ok(())
+//! # }
+//! ```
+
+mod access_log;
+mod account;
+mod api;
+mod body;
+mod client_address;
+mod credential;
+mod fallback;
+mod fields;
+mod flat;
+mod guard;
+mod health;
+mod idempotency;
+mod limits;
+mod management;
+mod mount;
+mod problem;
+mod query;
+mod refusal;
+mod surface;
+
+pub use access_log::AccessLog;
+pub use api::{Api, ApiBuilder};
+pub use guard::{KeyIdentity, RequireKey};
+pub use mount::{InvalidMount, Mount};
+pub use refusal::{FieldError, Refusal, Render};

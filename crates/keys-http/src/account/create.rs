@@ -1,0 +1,86 @@
+//! `POST /api/account/api-keys`
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use keys_core::{KeyName, Operation, Timestamp};
+use keys_service::KeyDraft;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::view::CreatedView;
+use crate::fields::{self, Faults, FieldNames, Networks};
+use crate::guard::KeyIdentity;
+use crate::refusal::Refusal;
+use crate::surface::Surface;
+use crate::{body, idempotency};
+
+/// The members that are read. Whatever else the body has is ignored.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Members {
+    memo: Option<Value>,
+    allowed_ips: Option<Value>,
+    expires_at: Option<Value>,
+}
+
+const NAMES: FieldNames = FieldNames {
+    allowed_networks: "allowedIps",
+    expires_at: "expiresAt",
+    prefix: "prefix",
+    scopes: "scopes",
+    ttl_seconds: "ttlSeconds",
+};
+
+struct Wanted {
+    name: Option<KeyName>,
+    networks: Networks,
+    expires_at: Option<Timestamp>,
+}
+
+impl TryFrom<Members> for Wanted {
+    type Error = Refusal;
+
+    fn try_from(members: Members) -> Result<Self, Refusal> {
+        let mut faults = Faults::default();
+        let wanted = Self {
+            name: faults.note(fields::memo("memo", members.memo)),
+            networks: faults.note_all(fields::networks(
+                NAMES.allowed_networks,
+                members.allowed_ips,
+            )),
+            expires_at: faults.note(fields::moment(NAMES.expires_at, members.expires_at)),
+        };
+        faults.finish()?;
+        Ok(wanted)
+    }
+}
+
+pub(super) async fn create(
+    surface: web::Data<Surface>,
+    identity: KeyIdentity,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> HttpResponse {
+    surface
+        .manage(&identity, Operation::Create, async |manager| {
+            let idempotency_key = idempotency::key(&request)?;
+            let body = body::read(&request, payload).await?;
+            let wanted = Wanted::try_from(body::parse::<Members>(&body)?)?;
+            let draft = KeyDraft {
+                name: wanted.name,
+                allowed_networks: wanted.networks.list.clone(),
+                expires_at: wanted.expires_at,
+                gate: surface.gate,
+                ..KeyDraft::new(manager.account_id, surface.mount.key_prefix.clone())
+            };
+            let operation = format!("POST {}", surface.mount.path);
+            let idempotent =
+                idempotency::idempotent(idempotency_key, manager.account_id, operation, &body);
+            let issued = surface
+                .service
+                .issue_key(&manager.actor, draft, idempotent)
+                .await
+                .map_err(|error| Refusal::not_issued(error, &NAMES, &wanted.networks))?;
+            Ok(HttpResponse::Created().json(CreatedView::from(&issued)))
+        })
+        .await
+}

@@ -1,0 +1,38 @@
+//! Refusals in the account dialect.
+
+use actix_web::HttpResponse;
+use serde::Serialize;
+
+use crate::refusal::{FieldError, Refusal};
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ErrorBody<'a> {
+    status_code: u16,
+    message: &'a str,
+    errors: Vec<FieldView<'a>>,
+}
+
+#[derive(Serialize)]
+struct FieldView<'a> {
+    field: &'a str,
+    message: &'a str,
+}
+
+impl<'a> From<&'a FieldError> for FieldView<'a> {
+    fn from(error: &'a FieldError) -> Self {
+        Self {
+            field: &error.field,
+            message: &error.message,
+        }
+    }
+}
+
+pub(super) fn render(refusal: &Refusal) -> HttpResponse {
+    let status = refusal.status();
+    HttpResponse::build(status).json(ErrorBody {
+        status_code: status.as_u16(),
+        message: &refusal.message(),
+        errors: refusal.fields().iter().map(FieldView::from).collect(),
+    })
+}

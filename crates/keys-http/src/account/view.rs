@@ -1,0 +1,83 @@
+//! What the account dialect shows of keys.
+
+use keys_core::{ApiKey, KeyName, Timestamp};
+use keys_service::{Issued, KeyPage};
+use serde::Serialize;
+
+#[derive(Serialize)]
+pub(super) struct KeyView<'a> {
+    identifier: String,
+    description: Option<&'a str>,
+    allowed_ips: Vec<String>,
+    last_used_at: Option<String>,
+    created_at: String,
+}
+
+impl<'a> From<&'a ApiKey> for KeyView<'a> {
+    fn from(key: &'a ApiKey) -> Self {
+        Self {
+            identifier: key.id.to_string(),
+            description: key.name.as_ref().map(KeyName::as_str),
+            allowed_ips: key.allowed_networks.to_strings(),
+            last_used_at: key.last_used_at.as_ref().map(Timestamp::to_string),
+            created_at: key.created_at.to_string(),
+        }
+    }
+}
+
+/// A new key with its secret: the one place where this dialect shows it.
+#[derive(Serialize)]
+pub(super) struct CreatedView<'a> {
+    data: KeyView<'a>,
+    meta: Meta<'a>,
+}
+
+#[derive(Serialize)]
+struct Meta<'a> {
+    secret_token: &'a str,
+}
+
+impl<'a> From<&'a Issued> for CreatedView<'a> {
+    fn from(Issued { key, secret }: &'a Issued) -> Self {
+        Self {
+            data: KeyView::from(key),
+            meta: Meta {
+                secret_token: secret.expose(),
+            },
+        }
+    }
+}
+
+#[derive(Serialize)]
+pub(super) struct PageView<'a> {
+    data: Vec<KeyView<'a>>,
+    pagination: Pagination,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Pagination {
+    page: u64,
+    per_page: u32,
+    total: u64,
+    total_pages: u64,
+}
+
+impl<'a> PageView<'a> {
+    pub(super) fn new(found: &'a KeyPage, page: u64, per_page: u32) -> Self {
+        Self {
+            data: found.keys.iter().map(KeyView::from).collect(),
+            pagination: Pagination {
+                page,
+                per_page,
+                total: found.total,
+                total_pages: found.total.div_ceil(per_page.max(1).into()),
+            },
+        }
+    }
+}
+
+#[derive(Serialize)]
+pub(super) struct Success {
+    pub(super) success: bool,
+}

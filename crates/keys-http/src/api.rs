@@ -1,0 +1,150 @@
+//! The handle that applications put into themselves, and how it is built.
+
+use std::fmt;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use actix_web::web;
+use keys_core::Quota;
+use keys_core::address::TrustedProxies;
+use keys_service::{KeyManagement, KeyService};
+
+use crate::access_log::AccessLog;
+use crate::fallback;
+use crate::mount::Mount;
+use crate::{account, flat, health, management};
+
+/// All surfaces over one [`KeyService`]. Cheap to clone; all clones are the same.
+#[derive(Clone)]
+pub struct Api {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) service: KeyService,
+    pub(crate) trusted_proxies: TrustedProxies,
+    pub(crate) unauthenticated_quota: Quota,
+    pub(crate) key_management: KeyManagement,
+    pub(crate) flat: Option<Mount>,
+    account: Option<Mount>,
+    management: bool,
+}
+
+impl Api {
+    /// Starts building the surfaces over `service`. Without further settings everything is served where it is
+    /// documented.
+    pub fn builder(service: KeyService) -> ApiBuilder {
+        const FAILURES_A_MINUTE: NonZeroU32 = NonZeroU32::new(60).expect("60 is not zero");
+        ApiBuilder {
+            inner: Inner {
+                service,
+                trusted_proxies: TrustedProxies::default(),
+                unauthenticated_quota: Quota::per_minute(FAILURES_A_MINUTE),
+                key_management: KeyManagement::Any,
+                flat: Some(Mount::flat()),
+                account: Some(Mount::account()),
+                management: true,
+            },
+        }
+    }
+
+    /// Puts every surface, `/livez`, `/readyz` and JSON answers to unknown paths into an application.
+    pub fn configure(&self, app: &mut web::ServiceConfig) {
+        if let Some(mount) = &self.inner.account {
+            app.service(account::scope(self, mount));
+        }
+        if let Some(mount) = &self.inner.flat {
+            app.service(flat::scope(self, mount));
+        }
+        if self.inner.management {
+            app.service(management::scope(self));
+        }
+        health::configure(self, app);
+        app.default_service(web::to(fallback::unknown_path));
+    }
+
+    /// Middleware that writes one log event for each request. Wrap the whole application in it.
+    #[must_use]
+    pub fn log_requests(&self) -> AccessLog {
+        AccessLog::new()
+    }
+
+    /// The service behind the surfaces.
+    #[must_use]
+    pub fn service(&self) -> &KeyService {
+        &self.inner.service
+    }
+}
+
+impl fmt::Debug for Api {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Api")
+            .field("flat", &self.inner.flat)
+            .field("account", &self.inner.account)
+            .field("management", &self.inner.management)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Builds an [`Api`].
+#[must_use]
+pub struct ApiBuilder {
+    inner: Inner,
+}
+
+impl ApiBuilder {
+    /// Whose word on a client's address is taken; by default nobody's.
+    pub fn trusted_proxies(mut self, proxies: TrustedProxies) -> Self {
+        self.inner.trusted_proxies = proxies;
+        self
+    }
+
+    /// How many failed authentications a client address has; by default 60 a minute. Beyond it the answer is 429.
+    pub fn unauthenticated_quota(mut self, quota: Quota) -> Self {
+        self.inner.unauthenticated_quota = quota;
+        self
+    }
+
+    /// Who may manage an account's keys through the two contracts; by default its keys and its sessions.
+    pub fn key_management(mut self, key_management: KeyManagement) -> Self {
+        self.inner.key_management = key_management;
+        self
+    }
+
+    /// Where the flat contract is served, if at all; by default [`Mount::flat`].
+    pub fn flat(mut self, mount: Option<Mount>) -> Self {
+        self.inner.flat = mount;
+        self
+    }
+
+    /// Where the account contract is served, if at all; by default [`Mount::account`].
+    pub fn account(mut self, mount: Option<Mount>) -> Self {
+        self.inner.account = mount;
+        self
+    }
+
+    /// Whether `/v1` is served; by default it is.
+    pub fn management(mut self, served: bool) -> Self {
+        self.inner.management = served;
+        self
+    }
+
+    /// The surfaces.
+    ///
+    /// # Panics
+    /// When a mount cannot be served; [`Mount::check`] says so beforehand.
+    #[must_use]
+    pub fn build(self) -> Api {
+        for mount in [&self.inner.flat, &self.inner.account]
+            .into_iter()
+            .flatten()
+        {
+            if let Err(error) = mount.check() {
+                panic!("mount {}: {error}", mount.path);
+            }
+        }
+        Api {
+            inner: Arc::new(self.inner),
+        }
+    }
+}

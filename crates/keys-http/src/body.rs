@@ -1,0 +1,101 @@
+//! Bodies of requests: read only once the sender may send one, and never longer than any request needs.
+
+use std::time::Duration;
+
+use actix_web::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
+use actix_web::web::{Bytes, Payload};
+use actix_web::{HttpMessage, HttpRequest, mime, rt};
+use serde::de::DeserializeOwned;
+use serde_json::error::Category;
+
+use crate::refusal::Refusal;
+
+/// The longest body in bytes. The longest legal one, 128 networks and a memo of 500 characters, stays well below.
+const LEN_MAX: usize = 64 * 1024;
+
+/// How long a body may take to arrive. Whoever sends 64 KiB more slowly holds a connection hostage.
+const TIME_MAX: Duration = Duration::from_secs(15);
+
+/// Reads the whole body.
+pub(crate) async fn read(request: &HttpRequest, payload: Payload) -> Result<Bytes, Refusal> {
+    let announced = is_json(request)?;
+    if content_length(request).is_some_and(|length| length > LEN_MAX as u64) {
+        return Err(if announced {
+            Refusal::BodyTooLarge
+        } else {
+            Refusal::UnsupportedMediaType
+        });
+    }
+    let bytes = rt::time::timeout(TIME_MAX, payload.to_bytes_limited(LEN_MAX))
+        .await
+        .map_err(|_| Refusal::BodyTimeout)?;
+    match (bytes, announced) {
+        (Ok(Ok(bytes)), true) => Ok(bytes),
+        (Ok(Err(_)), _) => Err(Refusal::MalformedBody("The body could not be read".into())),
+        (Err(_), true) => Err(Refusal::BodyTooLarge),
+        // A body that is not there has no type either.
+        (Ok(Ok(bytes)), false) if bytes.is_empty() => Err(missing()),
+        (_, false) => Err(Refusal::UnsupportedMediaType),
+    }
+}
+
+/// Reads the members of a JSON object. Members that `T` does not have are ignored.
+pub(crate) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
+    match body.trim_ascii_start().first() {
+        None => return Err(missing()),
+        // A struct is also read from an array, which no document speaks of.
+        Some(b'{') => {}
+        Some(_) => {
+            // Syntax is judged before shape.
+            serde_json::from_slice::<serde::de::IgnoredAny>(body).map_err(malformed)?;
+            return Err(Refusal::MalformedBody(
+                "The body must be a JSON object".into(),
+            ));
+        }
+    }
+    serde_json::from_slice(body).map_err(malformed)
+}
+
+fn missing() -> Refusal {
+    Refusal::MalformedBody("A body is required".into())
+}
+
+/// Says where, but nothing of what is there.
+#[expect(clippy::needless_pass_by_value, reason = "for `map_err`")]
+fn malformed(error: serde_json::Error) -> Refusal {
+    let (line, column) = (error.line(), error.column());
+    let message = match error.classify() {
+        Category::Data => format!("The body has a member twice: line {line}, column {column}"),
+        _ => format!("The body is not valid JSON: line {line}, column {column}"),
+    };
+    Refusal::MalformedBody(message.into())
+}
+
+/// Whether the body is announced as JSON; an error if it is announced as anything else.
+fn is_json(request: &HttpRequest) -> Result<bool, Refusal> {
+    let headers = request.headers();
+    let plain = headers
+        .get_all(CONTENT_ENCODING)
+        .all(|coding| coding.as_bytes().eq_ignore_ascii_case(b"identity"));
+    if !plain || headers.get_all(CONTENT_TYPE).count() > 1 {
+        return Err(Refusal::UnsupportedMediaType);
+    }
+    let Ok(media_type) = request.mime_type() else {
+        return Err(Refusal::UnsupportedMediaType);
+    };
+    let Some(media_type) = media_type else {
+        return Ok(false);
+    };
+    let json = media_type.type_() == mime::APPLICATION
+        && (media_type.subtype() == mime::JSON || media_type.suffix() == Some(mime::JSON));
+    if json {
+        Ok(true)
+    } else {
+        Err(Refusal::UnsupportedMediaType)
+    }
+}
+
+fn content_length(request: &HttpRequest) -> Option<u64> {
+    let length = request.headers().get(CONTENT_LENGTH)?;
+    length.to_str().ok()?.parse().ok()
+}

@@ -1,0 +1,14 @@
+//! The address of the client behind a request.
+
+use std::net::IpAddr;
+
+use actix_web::HttpRequest;
+use actix_web::http::header::{FORWARDED, HeaderName, HeaderValue, X_FORWARDED_FOR};
+use keys_core::address::TrustedProxies;
+
+/// The client's address as far as `proxies` can be believed; `None` where it cannot be found out.
+pub(crate) fn client_address(request: &HttpRequest, proxies: &TrustedProxies) -> Option<IpAddr> {
+    let values = |name: &HeaderName| request.headers().get_all(name).map(HeaderValue::as_bytes);
+    let peer = request.peer_addr().map(|peer| peer.ip());
+    proxies.client(peer, values(&FORWARDED), values(&X_FORWARDED_FOR))
+}

@@ -1,0 +1,205 @@
+//! Members of a body, turned into types once. Each failure names the member.
+
+use std::str::FromStr;
+
+use keys_core::name::InvalidName;
+use keys_core::network::InvalidNetworks;
+use keys_core::{AllowedNetworks, ExternalId, KeyName, KeyPrefix, Scope, ScopeSet, Timestamp};
+use serde_json::Value;
+
+use crate::refusal::{FieldError, Refusal};
+
+/// What a dialect calls the members that a key is made from.
+pub(crate) struct FieldNames {
+    pub(crate) allowed_networks: &'static str,
+    pub(crate) expires_at: &'static str,
+    pub(crate) prefix: &'static str,
+    pub(crate) scopes: &'static str,
+    pub(crate) ttl_seconds: &'static str,
+}
+
+/// Gathers what is wrong with a body, so that a client hears all of it at once.
+#[derive(Default)]
+pub(crate) struct Faults(Vec<FieldError>);
+
+impl Faults {
+    /// The value, or its default for the time being: [`finish`](Self::finish) will not let it through.
+    pub(crate) fn note<T: Default>(&mut self, read: Result<T, FieldError>) -> T {
+        read.unwrap_or_else(|fault| {
+            self.0.push(fault);
+            T::default()
+        })
+    }
+
+    pub(crate) fn note_all<T: Default>(&mut self, read: Result<T, Vec<FieldError>>) -> T {
+        read.unwrap_or_else(|faults| {
+            self.0.extend(faults);
+            T::default()
+        })
+    }
+
+    pub(crate) fn finish(self) -> Result<(), Refusal> {
+        if self.0.is_empty() {
+            Ok(())
+        } else {
+            Err(Refusal::Invalid(self.0))
+        }
+    }
+}
+
+/// A string; `null` is as good as absent.
+pub(crate) fn text(field: &str, value: Option<Value>) -> Result<Option<String>, FieldError> {
+    match value {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text)),
+        Some(_) => Err(FieldError::new(field, "must be a string")),
+    }
+}
+
+/// A name of at least one character.
+pub(crate) fn name(field: &str, text: &str) -> Result<KeyName, FieldError> {
+    KeyName::from_name(text).map_err(|error| invalid_name(field, error))
+}
+
+/// A memo; the empty one is none.
+pub(crate) fn memo(field: &str, value: Option<Value>) -> Result<Option<KeyName>, FieldError> {
+    let text = text(field, value)?.unwrap_or_default();
+    KeyName::from_memo(&text).map_err(|error| invalid_name(field, error))
+}
+
+fn invalid_name(field: &str, error: InvalidName) -> FieldError {
+    FieldError::new(field, error.to_string())
+}
+
+/// A moment as RFC 3339 writes it.
+pub(crate) fn moment(field: &str, value: Option<Value>) -> Result<Option<Timestamp>, FieldError> {
+    text(field, value)?
+        .map(|text| Timestamp::parse_rfc3339(&text))
+        .transpose()
+        .map_err(|_| {
+            FieldError::new(
+                field,
+                "must be an RFC 3339 time with an offset, such as 2030-12-31T23:59:59Z",
+            )
+        })
+}
+
+/// An address list, and where each of its entries stands in the request.
+#[derive(Default)]
+pub(crate) struct Networks {
+    pub(crate) list: AllowedNetworks,
+    entries: Vec<AllowedNetworks>,
+}
+
+impl Networks {
+    /// Where the request first has the entry at `index` of the list, which keeps repeated entries once.
+    pub(crate) fn position(&self, index: usize) -> usize {
+        let wanted = self.list.as_slice().get(index..=index);
+        let position = |wanted| {
+            let mut entries = self.entries.iter();
+            entries.position(|entry| entry.as_slice() == wanted)
+        };
+        wanted.and_then(position).unwrap_or(index)
+    }
+}
+
+/// A list of addresses and networks; `null` and `[]` are as good as absent.
+pub(crate) fn networks(field: &str, value: Option<Value>) -> Result<Networks, Vec<FieldError>> {
+    let entries = match value {
+        None | Some(Value::Null) => Vec::new(),
+        Some(Value::Array(entries)) => entries,
+        Some(_) => return Err(vec![FieldError::new(field, "must be a list of strings")]),
+    };
+    if entries.len() > AllowedNetworks::MAX_LEN {
+        let message = InvalidNetworks::TooMany.to_string();
+        return Err(vec![FieldError::new(field, message)]);
+    }
+    let mut faults = Vec::new();
+    let mut parsed = Vec::with_capacity(entries.len());
+    for (index, entry) in entries.iter().enumerate() {
+        let fault = |message: &str| FieldError::new(format!("{field}.{index}"), message);
+        match entry.as_str().map(|text| AllowedNetworks::parse([text])) {
+            Some(Ok(network)) => parsed.push(network),
+            Some(Err(_)) => faults.push(fault("must be an IPv4 or IPv6 address or CIDR network")),
+            None => faults.push(fault("must be a string")),
+        }
+    }
+    if !faults.is_empty() {
+        return Err(faults);
+    }
+    let texts = entries.iter().filter_map(Value::as_str);
+    match AllowedNetworks::parse(texts) {
+        Ok(list) => Ok(Networks {
+            list,
+            entries: parsed,
+        }),
+        Err(error) => Err(vec![FieldError::new(field, error.to_string())]),
+    }
+}
+
+/// What the host system calls an account.
+pub(crate) fn external_id(
+    field: &str,
+    value: Option<Value>,
+) -> Result<Option<ExternalId>, FieldError> {
+    let text = text(field, value)?;
+    text.map(|text| parse(field, &text, EXTERNAL_ID))
+        .transpose()
+}
+
+/// The label a key starts with.
+pub(crate) fn prefix(field: &str, value: Option<Value>) -> Result<Option<KeyPrefix>, FieldError> {
+    let text = text(field, value)?;
+    text.map(|text| parse(field, &text, PREFIX)).transpose()
+}
+
+pub(crate) const EXTERNAL_ID: &str =
+    "must be 1 to 255 characters, none of them a control character";
+const PREFIX: &str = "must be 2 to 20 lower-case letters and digits in groups joined by single underscores, starting with a letter";
+const SCOPE: &str =
+    "must be 1 to 64 lower-case letters, digits and `:._-`, starting with a letter or digit";
+
+/// A value that has but one thing to be.
+pub(crate) fn parse<T: FromStr>(
+    field: &str,
+    text: &str,
+    expectation: &str,
+) -> Result<T, FieldError> {
+    text.parse()
+        .map_err(|_| FieldError::new(field, expectation))
+}
+
+/// A list of scopes.
+pub(crate) fn scopes(
+    field: &str,
+    value: Option<Value>,
+) -> Result<Option<ScopeSet>, Vec<FieldError>> {
+    let entries = match value {
+        None | Some(Value::Null) => return Ok(None),
+        Some(Value::Array(entries)) => entries,
+        Some(_) => return Err(vec![FieldError::new(field, "must be a list of strings")]),
+    };
+    if entries.len() > ScopeSet::MAX_LEN {
+        let message = format!("must have at most {} entries", ScopeSet::MAX_LEN);
+        return Err(vec![FieldError::new(field, message)]);
+    }
+    let mut faults = Vec::new();
+    let mut scopes = Vec::with_capacity(entries.len());
+    for (index, entry) in entries.iter().enumerate() {
+        let field = format!("{field}.{index}");
+        match entry
+            .as_str()
+            .map(|text| parse::<Scope>(&field, text, SCOPE))
+        {
+            Some(Ok(scope)) => scopes.push(scope),
+            Some(Err(fault)) => faults.push(fault),
+            None => faults.push(FieldError::new(field, "must be a string")),
+        }
+    }
+    if !faults.is_empty() {
+        return Err(faults);
+    }
+    ScopeSet::parse(scopes.iter().map(Scope::as_str))
+        .map(Some)
+        .map_err(|error| vec![FieldError::new(field, error.to_string())])
+}

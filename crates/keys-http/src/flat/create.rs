@@ -1,0 +1,65 @@
+//! `POST /api/api-keys`
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use keys_core::{KeyName, Operation};
+use keys_service::KeyDraft;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::view::CreatedView;
+use crate::fields::{self, FieldNames, Networks};
+use crate::guard::KeyIdentity;
+use crate::refusal::{FieldError, Refusal};
+use crate::surface::Surface;
+use crate::{body, idempotency};
+
+/// The members that are read. Whatever else the body has is ignored.
+#[derive(Deserialize)]
+struct Members {
+    name: Option<Value>,
+}
+
+/// A body of this dialect names none of these, so none of them can be at fault.
+const NAMES: FieldNames = FieldNames {
+    allowed_networks: "allowedIps",
+    expires_at: "expiresAt",
+    prefix: "prefix",
+    scopes: "scopes",
+    ttl_seconds: "ttlSeconds",
+};
+
+pub(super) async fn create(
+    surface: web::Data<Surface>,
+    identity: KeyIdentity,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> HttpResponse {
+    surface
+        .manage(&identity, Operation::Create, async |manager| {
+            let idempotency_key = idempotency::key(&request)?;
+            let body = body::read(&request, payload).await?;
+            let draft = KeyDraft {
+                name: Some(name(body::parse(&body)?)?),
+                gate: surface.gate,
+                ..KeyDraft::new(manager.account_id, surface.mount.key_prefix.clone())
+            };
+            let operation = format!("POST {}", surface.mount.path);
+            let idempotent =
+                idempotency::idempotent(idempotency_key, manager.account_id, operation, &body);
+            let issued = surface
+                .service
+                .issue_key(&manager.actor, draft, idempotent)
+                .await
+                .map_err(|error| Refusal::not_issued(error, &NAMES, &Networks::default()))?;
+            Ok(HttpResponse::Created().json(CreatedView::from(&issued)))
+        })
+        .await
+}
+
+fn name(members: Members) -> Result<KeyName, Refusal> {
+    let read = fields::text("name", members.name).and_then(|text| match text {
+        Some(text) => fields::name("name", &text),
+        None => Err(FieldError::new("name", "is required")),
+    });
+    read.map_err(|fault| Refusal::Invalid(vec![fault]))
+}

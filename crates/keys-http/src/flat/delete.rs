@@ -1,0 +1,33 @@
+//! `DELETE /api/api-keys/{id}`
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use keys_core::{KeyId, Operation};
+use keys_service::KeyOwner;
+
+use super::view::Success;
+use crate::guard::KeyIdentity;
+use crate::refusal::Refusal;
+use crate::surface::Surface;
+
+pub(super) async fn delete(
+    surface: web::Data<Surface>,
+    identity: KeyIdentity,
+    request: HttpRequest,
+) -> HttpResponse {
+    surface
+        .manage(&identity, Operation::Delete, async |manager| {
+            let id = request.match_info().query("id");
+            let id: KeyId = id.parse().map_err(|_| Refusal::KeyNotFound)?;
+            let owner = Some(KeyOwner::Account(manager.account_id));
+            if surface
+                .service
+                .revoke_key(&manager.actor, owner, id)
+                .await?
+            {
+                Ok(HttpResponse::Ok().json(Success { success: true }))
+            } else {
+                Err(Refusal::KeyNotFound)
+            }
+        })
+        .await
+}

@@ -1,0 +1,23 @@
+//! `GET /api/api-keys`
+
+use actix_web::{HttpResponse, web};
+use keys_core::Operation;
+use keys_service::KeyOwner;
+
+use super::view::KeyView;
+use crate::guard::KeyIdentity;
+use crate::surface::Surface;
+
+/// The most keys in a list, the newest: this dialect has no pages, and no answer may grow without bound.
+const KEYS_MAX: u32 = 1_000;
+
+pub(super) async fn list(surface: web::Data<Surface>, identity: KeyIdentity) -> HttpResponse {
+    surface
+        .manage(&identity, Operation::List, async |manager| {
+            let owner = KeyOwner::Account(manager.account_id);
+            let page = surface.service.list_keys(owner, 0, KEYS_MAX).await?;
+            let views: Vec<_> = page.keys.iter().map(KeyView::from).collect();
+            Ok(HttpResponse::Ok().json(views))
+        })
+        .await
+}

@@ -1,0 +1,60 @@
+//! What the flat dialect shows of keys.
+
+use keys_core::{ApiKey, KeyName, Timestamp};
+use keys_service::Issued;
+use serde::Serialize;
+
+/// A new key with its secret: the one place where this dialect shows it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct CreatedView<'a> {
+    id: String,
+    name: &'a str,
+    key: &'a str,
+    key_prefix: &'a str,
+    created_at: String,
+}
+
+impl<'a> From<&'a Issued> for CreatedView<'a> {
+    fn from(Issued { key, secret }: &'a Issued) -> Self {
+        Self {
+            id: key.id.to_string(),
+            name: name(key),
+            key: secret.expose(),
+            key_prefix: key.shown_prefix.as_str(),
+            created_at: key.created_at.to_string(),
+        }
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct KeyView<'a> {
+    id: String,
+    name: &'a str,
+    key_prefix: &'a str,
+    last_used_at: Option<String>,
+    created_at: String,
+}
+
+impl<'a> From<&'a ApiKey> for KeyView<'a> {
+    fn from(key: &'a ApiKey) -> Self {
+        Self {
+            id: key.id.to_string(),
+            name: name(key),
+            key_prefix: key.shown_prefix.as_str(),
+            last_used_at: key.last_used_at.as_ref().map(Timestamp::to_string),
+            created_at: key.created_at.to_string(),
+        }
+    }
+}
+
+/// A key made without a memo through the other dialect has the empty name in this one.
+fn name(key: &ApiKey) -> &str {
+    key.name.as_ref().map_or("", KeyName::as_str)
+}
+
+#[derive(Serialize)]
+pub(super) struct Success {
+    pub(super) success: bool,
+}

@@ -1,0 +1,40 @@
+//! The header `Idempotency-Key` (draft-ietf-httpapi-idempotency-key-header).
+
+use std::fmt::Display;
+
+use actix_web::HttpRequest;
+use actix_web::http::header::HeaderName;
+use keys_service::{IdempotencyKey, Idempotent};
+
+use crate::refusal::Refusal;
+
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// The request's idempotency key, if it has one. The same value twice is one.
+pub(crate) fn key(request: &HttpRequest) -> Result<Option<IdempotencyKey>, Refusal> {
+    let mut values = request.headers().get_all(IDEMPOTENCY_KEY);
+    let Some(first) = values.next() else {
+        return Ok(None);
+    };
+    if values.any(|other| other != first) {
+        return Err(Refusal::InvalidIdempotencyKey);
+    }
+    let text = first.to_str().ok();
+    let key = text.and_then(|text| text.parse().ok());
+    key.map(Some).ok_or(Refusal::InvalidIdempotencyKey)
+}
+
+/// What makes a repetition of this request recognisable, if its sender asked for that.
+pub(crate) fn idempotent(
+    key: Option<IdempotencyKey>,
+    owner: impl Display,
+    operation: impl Into<String>,
+    body: &[u8],
+) -> Option<Idempotent> {
+    Some(Idempotent {
+        key: key?,
+        owner: owner.to_string(),
+        operation: operation.into(),
+        body: body.to_vec(),
+    })
+}

@@ -1,0 +1,29 @@
+//! The headers that tell a client about its limit (draft-ietf-httpapi-ratelimit-headers).
+
+use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
+use keys_service::Decision;
+
+use crate::refusal::whole_seconds;
+
+const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
+const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+
+/// Adds `RateLimit-Policy: "create";q=10;w=60` and `RateLimit: "create";r=7;t=18`.
+pub(crate) fn show(decision: &Decision, headers: &mut HeaderMap) {
+    let Decision {
+        limit,
+        quota,
+        remaining,
+        reset,
+        ..
+    } = decision;
+    let (requests, seconds) = (quota.requests, quota.period_seconds);
+    let policy = format!(r#""{limit}";q={requests};w={seconds}"#);
+    let state = format!(r#""{limit}";r={remaining};t={}"#, whole_seconds(*reset));
+    for (name, value) in [(RATELIMIT_POLICY, policy), (RATELIMIT, state)] {
+        // Names of limits are lower-case letters, digits, `-` and `_`, so this never fails.
+        if let Ok(value) = HeaderValue::try_from(value) {
+            headers.insert(name, value);
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! `POST /v1/accounts`
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use keys_service::{Actor, NewAccount};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::answer;
+use super::view::AccountView;
+use crate::api::Api;
+use crate::fields::{self, Faults};
+use crate::guard::KeyIdentity;
+use crate::refusal::{FieldError, Refusal};
+use crate::{body, idempotency};
+
+#[derive(Deserialize)]
+struct Members {
+    external_id: Option<Value>,
+    plan: Option<Value>,
+}
+
+pub(super) async fn create_account(
+    api: web::Data<Api>,
+    identity: KeyIdentity,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> HttpResponse {
+    let create = async || {
+        let idempotency_key = idempotency::key(&request)?;
+        let body = body::read(&request, payload).await?;
+        let new = new_account(body::parse(&body)?)?;
+        let owner = identity.key.id;
+        let idempotent =
+            idempotency::idempotent(idempotency_key, owner, "POST /v1/accounts", &body);
+        let actor = Actor::operator(&identity);
+        let account = api
+            .service()
+            .create_account(&actor, new, idempotent)
+            .await?;
+        Ok(HttpResponse::Created().json(AccountView::from(&account)))
+    };
+    answer(create().await)
+}
+
+fn new_account(members: Members) -> Result<NewAccount, Refusal> {
+    let mut faults = Faults::default();
+    let external_id = faults.note(fields::external_id("external_id", members.external_id));
+    let plan = faults.note(
+        fields::text("plan", members.plan).and_then(|plan| match plan {
+            Some(plan) => Ok(plan),
+            None => Err(FieldError::new("plan", "is required")),
+        }),
+    );
+    faults.finish()?;
+    // A name that no plan can have is simply that of no plan.
+    let plan = plan.parse().map_err(|_| Refusal::UnknownPlan)?;
+    Ok(NewAccount { external_id, plan })
+}

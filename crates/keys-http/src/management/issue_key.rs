@@ -1,0 +1,100 @@
+//! `POST /v1/accounts/{account_id}/keys`
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use keys_core::{AccountId, KeyName, KeyPrefix, ScopeSet, Timestamp};
+use keys_service::{Actor, KeyDraft};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::view::IssuedView;
+use super::{NAMES, account_id, answer};
+use crate::api::Api;
+use crate::fields::{self, Faults, Networks};
+use crate::guard::KeyIdentity;
+use crate::mount::Mount;
+use crate::refusal::Refusal;
+use crate::{body, idempotency};
+
+#[derive(Deserialize)]
+struct Members {
+    name: Option<Value>,
+    prefix: Option<Value>,
+    allowed_ips: Option<Value>,
+    scopes: Option<Value>,
+    expires_at: Option<Value>,
+}
+
+struct Wanted {
+    name: Option<KeyName>,
+    prefix: Option<KeyPrefix>,
+    networks: Networks,
+    scopes: Option<ScopeSet>,
+    expires_at: Option<Timestamp>,
+}
+
+impl TryFrom<Members> for Wanted {
+    type Error = Refusal;
+
+    fn try_from(members: Members) -> Result<Self, Refusal> {
+        let mut faults = Faults::default();
+        let name = fields::text("name", members.name).and_then(|text| {
+            let name = text.map(|text| fields::name("name", &text));
+            name.transpose()
+        });
+        let wanted = Self {
+            name: faults.note(name),
+            prefix: faults.note(fields::prefix(NAMES.prefix, members.prefix)),
+            networks: faults.note_all(fields::networks(
+                NAMES.allowed_networks,
+                members.allowed_ips,
+            )),
+            scopes: faults.note_all(fields::scopes(NAMES.scopes, members.scopes)),
+            expires_at: faults.note(fields::moment(NAMES.expires_at, members.expires_at)),
+        };
+        faults.finish()?;
+        Ok(wanted)
+    }
+}
+
+pub(super) async fn issue_key(
+    api: web::Data<Api>,
+    identity: KeyIdentity,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> HttpResponse {
+    let issue = async || {
+        let account_id = account_id(&request)?;
+        let idempotency_key = idempotency::key(&request)?;
+        let body = body::read(&request, payload).await?;
+        let wanted = Wanted::try_from(body::parse::<Members>(&body)?)?;
+        let operation = format!("POST /v1/accounts/{account_id}/keys");
+        let idempotent =
+            idempotency::idempotent(idempotency_key, identity.key.id, operation, &body);
+        let issued = api
+            .service()
+            .issue_key(
+                &Actor::operator(&identity),
+                draft(&api, account_id, &wanted),
+                idempotent,
+            )
+            .await
+            .map_err(|error| Refusal::not_issued(error, &NAMES, &wanted.networks))?;
+        Ok(HttpResponse::Created().json(IssuedView::from(&issued)))
+    };
+    answer(issue().await)
+}
+
+/// Keys that operators make look like those that accounts make for themselves, unless they ask for something else.
+fn draft(api: &Api, account_id: AccountId, wanted: &Wanted) -> KeyDraft {
+    let usual = || {
+        let flat = api.inner.flat.clone().unwrap_or_else(Mount::flat);
+        flat.key_prefix
+    };
+    KeyDraft {
+        name: wanted.name.clone(),
+        allowed_networks: wanted.networks.list.clone(),
+        scopes: wanted.scopes.clone(),
+        expires_at: wanted.expires_at,
+        ..KeyDraft::new(account_id, wanted.prefix.clone().unwrap_or_else(usual))
+    }
+}

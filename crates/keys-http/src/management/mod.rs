@@ -1,0 +1,81 @@
+//! The management surface for operators: `/v1`, `snake_case`, errors as RFC 9457 has them.
+
+mod create_account;
+mod issue_key;
+mod list_accounts;
+mod open_session;
+mod read_account;
+mod update_account;
+mod view;
+
+use actix_web::dev::HttpServiceFactory;
+use actix_web::http::header::CACHE_CONTROL;
+use actix_web::middleware::DefaultHeaders;
+use actix_web::{HttpRequest, HttpResponse, web};
+use keys_core::{AccountId, ScopeSet};
+use keys_service::Requirement;
+
+use crate::api::Api;
+use crate::fields::FieldNames;
+use crate::guard::RequireKey;
+use crate::refusal::Refusal;
+use crate::{fallback, problem};
+
+const NAMES: FieldNames = FieldNames {
+    allowed_networks: "allowed_ips",
+    expires_at: "expires_at",
+    prefix: "prefix",
+    scopes: "scopes",
+    ttl_seconds: "ttl_seconds",
+};
+
+pub(crate) fn scope(api: &Api) -> impl HttpServiceFactory + use<> {
+    let resource = |path, allow| fallback::resource(path, allow, problem::render);
+    let requires = |scopes: &[&str]| {
+        let scopes = ScopeSet::parse(scopes).expect("the scopes of operators are legal");
+        RequireKey::new(api).requirement(Requirement::operator(scopes))
+    };
+    let reads = || requires(&["accounts:read"]);
+    let writes = || requires(&["accounts:write"]);
+    let accounts = resource("/accounts", "GET, POST")
+        .route(web::get().to(list_accounts::list_accounts).wrap(reads()))
+        .route(
+            web::post()
+                .to(create_account::create_account)
+                .wrap(writes()),
+        );
+    let account = resource("/accounts/{account_id}", "GET, PATCH")
+        .route(web::get().to(read_account::read_account).wrap(reads()))
+        .route(
+            web::patch()
+                .to(update_account::update_account)
+                .wrap(writes()),
+        );
+    // A session lists, creates and deletes keys, so whoever opens one must be able to do all of that.
+    let opens = requires(&["keys:read", "keys:write"]);
+    let sessions = resource("/accounts/{account_id}/sessions", "POST")
+        .route(web::post().to(open_session::open_session).wrap(opens));
+    let keys = resource("/accounts/{account_id}/keys", "POST").route(
+        web::post()
+            .to(issue_key::issue_key)
+            .wrap(requires(&["keys:write"])),
+    );
+    web::scope("/v1")
+        .wrap(DefaultHeaders::new().add((CACHE_CONTROL, "no-store")))
+        .app_data(web::Data::new(api.clone()))
+        .service(accounts)
+        .service(account)
+        .service(sessions)
+        .service(keys)
+        .default_service(web::to(fallback::unknown_path_in(problem::render)))
+}
+
+fn answer(result: Result<HttpResponse, Refusal>) -> HttpResponse {
+    result.unwrap_or_else(|refusal| refusal.respond(problem::render))
+}
+
+/// The account in the path. A malformed id is one that no account has.
+fn account_id(request: &HttpRequest) -> Result<AccountId, Refusal> {
+    let id = request.match_info().query("account_id");
+    id.parse().map_err(|_| Refusal::AccountNotFound)
+}

@@ -1,0 +1,58 @@
+//! `POST /v1/accounts/{account_id}/sessions`
+
+use std::time::Duration;
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use keys_service::Actor;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::view::SessionView;
+use super::{NAMES, account_id, answer};
+use crate::api::Api;
+use crate::fields::Networks;
+use crate::guard::KeyIdentity;
+use crate::refusal::Refusal;
+use crate::{body, idempotency};
+
+#[derive(Deserialize)]
+struct Members {
+    ttl_seconds: Option<Value>,
+}
+
+pub(super) async fn open_session(
+    api: web::Data<Api>,
+    identity: KeyIdentity,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> HttpResponse {
+    let open = async || {
+        let account_id = account_id(&request)?;
+        let idempotency_key = idempotency::key(&request)?;
+        let body = body::read(&request, payload).await?;
+        let ttl = ttl(&body::parse(&body)?)?;
+        let operation = format!("POST /v1/accounts/{account_id}/sessions");
+        let idempotent =
+            idempotency::idempotent(idempotency_key, identity.key.id, operation, &body);
+        let issued = api
+            .service()
+            .open_session(&Actor::operator(&identity), account_id, ttl, idempotent)
+            .await
+            .map_err(|error| Refusal::not_issued(error, &NAMES, &Networks::default()))?;
+        Ok(HttpResponse::Created().json(SessionView::from(&issued)))
+    };
+    answer(open().await)
+}
+
+/// Any whole number: how long is too long is for the service to say.
+fn ttl(members: &Members) -> Result<Duration, Refusal> {
+    let seconds = match &members.ttl_seconds {
+        None | Some(Value::Null) => Err("is required"),
+        Some(value) => value
+            .as_u64()
+            .ok_or("must be a whole number from 1 to 86400"),
+    };
+    seconds
+        .map(Duration::from_secs)
+        .map_err(|message| Refusal::field(NAMES.ttl_seconds, message))
+}

@@ -1,0 +1,17 @@
+//! `GET /v1/accounts/{account_id}`
+
+use actix_web::{HttpRequest, HttpResponse, web};
+
+use super::view::AccountView;
+use super::{account_id, answer};
+use crate::api::Api;
+use crate::refusal::Refusal;
+
+pub(super) async fn read_account(api: web::Data<Api>, request: HttpRequest) -> HttpResponse {
+    let read = async || {
+        let found = api.service().find_account(account_id(&request)?).await?;
+        let account = found.ok_or(Refusal::AccountNotFound)?;
+        Ok(HttpResponse::Ok().json(AccountView::from(&account)))
+    };
+    answer(read().await)
+}

@@ -1,0 +1,74 @@
+//! `PATCH /v1/accounts/{account_id}`
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use keys_service::{AccountPatch, Actor};
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
+
+use super::view::AccountView;
+use super::{account_id, answer};
+use crate::api::Api;
+use crate::body;
+use crate::fields::{self, Faults};
+use crate::guard::KeyIdentity;
+use crate::refusal::{FieldError, Refusal};
+
+/// The members that are read. Here `null` says something else than absence.
+#[derive(Deserialize)]
+struct Members {
+    #[serde(default, deserialize_with = "present")]
+    plan: Option<Value>,
+    #[serde(default, deserialize_with = "present")]
+    disabled: Option<Value>,
+    #[serde(default, deserialize_with = "present")]
+    external_id: Option<Value>,
+}
+
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
+    Value::deserialize(deserializer).map(Some)
+}
+
+pub(super) async fn update_account(
+    api: web::Data<Api>,
+    identity: KeyIdentity,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> HttpResponse {
+    let update = async || {
+        let id = account_id(&request)?;
+        let body = body::read(&request, payload).await?;
+        let patch = account_patch(body::parse(&body)?)?;
+        let actor = Actor::operator(&identity);
+        let account = api.service().update_account(&actor, id, patch).await?;
+        Ok(HttpResponse::Ok().json(AccountView::from(&account)))
+    };
+    answer(update().await)
+}
+
+fn account_patch(members: Members) -> Result<AccountPatch, Refusal> {
+    let mut faults = Faults::default();
+    let plan = faults.note(members.plan.as_ref().map(text).transpose());
+    let disabled = faults.note(members.disabled.as_ref().map(boolean).transpose());
+    let external_id = members
+        .external_id
+        .map(|value| fields::external_id("external_id", Some(value)));
+    let external_id = faults.note(external_id.transpose());
+    faults.finish()?;
+    // A name that no plan can have is simply that of no plan.
+    let plan = plan.map(str::parse).transpose();
+    Ok(AccountPatch {
+        plan: plan.map_err(|_| Refusal::UnknownPlan)?,
+        disabled,
+        external_id,
+    })
+}
+
+fn text(plan: &Value) -> Result<&str, FieldError> {
+    let text = plan.as_str();
+    text.ok_or_else(|| FieldError::new("plan", "must be a string"))
+}
+
+fn boolean(disabled: &Value) -> Result<bool, FieldError> {
+    let disabled = disabled.as_bool();
+    disabled.ok_or_else(|| FieldError::new("disabled", "must be true or false"))
+}

@@ -1,0 +1,89 @@
+//! What operators are shown.
+
+use keys_core::{Account, AccountId, ExternalId, KeyName, Timestamp};
+use keys_service::{AccountPage, Issued};
+use serde::Serialize;
+
+#[derive(Serialize)]
+pub(super) struct AccountView<'a> {
+    id: String,
+    external_id: Option<&'a str>,
+    plan: &'a str,
+    disabled: bool,
+    created_at: String,
+}
+
+impl<'a> From<&'a Account> for AccountView<'a> {
+    fn from(account: &'a Account) -> Self {
+        Self {
+            id: account.id.to_string(),
+            external_id: account.external_id.as_ref().map(ExternalId::as_str),
+            plan: account.plan.as_str(),
+            disabled: account.disabled,
+            created_at: account.created_at.to_string(),
+        }
+    }
+}
+
+#[derive(Serialize)]
+pub(super) struct AccountPageView<'a> {
+    data: Vec<AccountView<'a>>,
+    next_cursor: Option<String>,
+}
+
+impl<'a> From<&'a AccountPage> for AccountPageView<'a> {
+    fn from(page: &'a AccountPage) -> Self {
+        Self {
+            data: page.accounts.iter().map(AccountView::from).collect(),
+            next_cursor: page.next.as_ref().map(AccountId::to_string),
+        }
+    }
+}
+
+/// A new key with its secret: the one place where this surface shows it.
+#[derive(Serialize)]
+pub(super) struct IssuedView<'a> {
+    id: String,
+    account_id: Option<String>,
+    name: Option<&'a str>,
+    key: &'a str,
+    key_prefix: &'a str,
+    allowed_ips: Vec<String>,
+    scopes: Vec<&'a str>,
+    expires_at: Option<String>,
+    last_used_at: Option<String>,
+    created_at: String,
+}
+
+impl<'a> From<&'a Issued> for IssuedView<'a> {
+    fn from(Issued { key, secret }: &'a Issued) -> Self {
+        Self {
+            id: key.id.to_string(),
+            account_id: key.account_id.as_ref().map(AccountId::to_string),
+            name: key.name.as_ref().map(KeyName::as_str),
+            key: secret.expose(),
+            key_prefix: key.shown_prefix.as_str(),
+            allowed_ips: key.allowed_networks.to_strings(),
+            scopes: key.scopes.iter().map(keys_core::Scope::as_str).collect(),
+            expires_at: key.expires_at.as_ref().map(Timestamp::to_string),
+            last_used_at: key.last_used_at.as_ref().map(Timestamp::to_string),
+            created_at: key.created_at.to_string(),
+        }
+    }
+}
+
+/// A new session with its token: the one time it is shown.
+#[derive(Serialize)]
+pub(super) struct SessionView<'a> {
+    token: &'a str,
+    expires_at: Option<String>,
+}
+
+impl<'a> From<&'a Issued> for SessionView<'a> {
+    fn from(Issued { key, secret }: &'a Issued) -> Self {
+        Self {
+            token: secret.expose(),
+            expires_at: key.expires_at.as_ref().map(Timestamp::to_string),
+        }
+    }
+}

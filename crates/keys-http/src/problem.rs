@@ -1,0 +1,46 @@
+//! Refusals as RFC 9457 writes them: the dialect of everything that is not one of the two contracts.
+
+use actix_web::HttpResponse;
+use serde::Serialize;
+
+use crate::refusal::{FieldError, Refusal};
+
+const PROBLEM_JSON: &str = "application/problem+json";
+
+#[derive(Serialize)]
+struct Problem<'a> {
+    title: &'a str,
+    status: u16,
+    code: &'a str,
+    detail: &'a str,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    errors: Vec<FieldView<'a>>,
+}
+
+#[derive(Serialize)]
+struct FieldView<'a> {
+    field: &'a str,
+    message: &'a str,
+}
+
+impl<'a> From<&'a FieldError> for FieldView<'a> {
+    fn from(error: &'a FieldError) -> Self {
+        Self {
+            field: &error.field,
+            message: &error.message,
+        }
+    }
+}
+
+pub(crate) fn render(refusal: &Refusal) -> HttpResponse {
+    let status = refusal.status();
+    HttpResponse::build(status)
+        .content_type(PROBLEM_JSON)
+        .json(Problem {
+            title: status.canonical_reason().unwrap_or_default(),
+            status: status.as_u16(),
+            code: refusal.code(),
+            detail: &refusal.message(),
+            errors: refusal.fields().iter().map(FieldView::from).collect(),
+        })
+}

@@ -1,0 +1,47 @@
+//! Parameters of a query. None of them is ever a credential.
+
+use actix_web::HttpRequest;
+use actix_web::web;
+
+use crate::refusal::FieldError;
+
+/// The decoded pairs of a query.
+pub(crate) struct Query(Vec<(String, String)>);
+
+impl Query {
+    pub(crate) fn of(request: &HttpRequest) -> Self {
+        let pairs = web::Query::<Vec<(String, String)>>::from_query(request.query_string());
+        Self(pairs.map(web::Query::into_inner).unwrap_or_default())
+    }
+
+    /// The value of `name`. Given twice it is refused: which of the two was meant?
+    pub(crate) fn one(&self, name: &str) -> Result<Option<&str>, FieldError> {
+        let mut values = self.0.iter().filter(|(known, _)| known == name);
+        let first = values.next().map(|(_, value)| value.as_str());
+        match values.next() {
+            Some(_) => Err(FieldError::new(name, "must be given once")),
+            None => Ok(first),
+        }
+    }
+
+    /// The whole number `name`, which is at least 1 and at most `max`.
+    pub(crate) fn number(&self, name: &str, default: u64, max: u64) -> Result<u64, FieldError> {
+        let Some(text) = self.one(name)? else {
+            return Ok(default);
+        };
+        // The parser of integers would take a plus sign.
+        let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+        let number = text.parse().ok().filter(|_| digits);
+        number
+            .filter(|number| (1..=max).contains(number))
+            .ok_or_else(|| FieldError::new(name, expectation(max)))
+    }
+}
+
+fn expectation(max: u64) -> String {
+    if max == u64::MAX {
+        "must be a whole number of at least 1".to_owned()
+    } else {
+        format!("must be a whole number from 1 to {max}")
+    }
+}

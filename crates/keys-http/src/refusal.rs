@@ -1,0 +1,376 @@
+//! What every surface may answer instead of what was asked for. Each surface writes it in its own dialect.
+
+use std::borrow::Cow;
+use std::error::Error;
+use std::time::Duration;
+
+use actix_web::HttpResponse;
+use actix_web::http::StatusCode;
+use actix_web::http::header::{ALLOW, HeaderMap, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use keys_core::Denial;
+use keys_service::entropy::EntropyError;
+use keys_service::{
+    AccountError, Decision, IdempotencyError, IssueError, LimiterError, RevokeError, StoreError,
+    Wider,
+};
+
+use crate::fields::{FieldNames, Networks};
+
+/// Writes a refusal in the dialect of a surface: status and body. Headers that every dialect shares are added to it.
+pub type Render = fn(&Refusal) -> HttpResponse;
+
+/// Why a request was not granted, whatever the dialect.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// Nothing is served at this path.
+    UnknownPath,
+    /// Something is, but not by this method.
+    MethodNotAllowed {
+        /// The methods it is served by, as in the header `Allow`.
+        allow: &'static str,
+    },
+    /// Two different credentials were presented.
+    ConflictingCredentials,
+    /// No credential, or none that is known and alive.
+    Unauthenticated {
+        /// Whether something was presented.
+        presented: bool,
+    },
+    /// Whoever asked is known and may not.
+    Denied(Denial),
+    /// Too many requests.
+    RateLimited(Decision),
+    /// The `Idempotency-Key` is not one, or there are several.
+    InvalidIdempotencyKey,
+    /// The body, or its type, is not JSON in UTF-8 without content coding.
+    UnsupportedMediaType,
+    /// The body is longer than any request needs.
+    BodyTooLarge,
+    /// The body did not arrive in time.
+    BodyTimeout,
+    /// The body is not a JSON object.
+    MalformedBody(Cow<'static, str>),
+    /// Members of the body, or parameters of the query, are at fault.
+    Invalid(Vec<FieldError>),
+    /// There is no plan of the name in the body.
+    UnknownPlan,
+    /// The account has no such key.
+    KeyNotFound,
+    /// There is no such account.
+    AccountNotFound,
+    /// Another account has the external id in the body.
+    ExternalIdTaken,
+    /// The account has as many usable keys as its plan allows.
+    KeyLimitReached {
+        /// That many.
+        max: u32,
+    },
+    /// The `Idempotency-Key` was used with another body.
+    IdempotencyBodyDiffers,
+    /// The first request with this `Idempotency-Key` is still being worked on.
+    IdempotencyInFlight,
+    /// Something the service depends on is away. Says nothing about any key.
+    Unavailable,
+}
+
+/// One member of a body or query that is at fault.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FieldError {
+    /// Its name; entries of a list are named by their index from 0, as in `allowedIps.0`.
+    pub field: String,
+    /// What is wrong with it, without its name.
+    pub message: String,
+}
+
+impl FieldError {
+    pub(crate) fn new(field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self {
+            field: field.into(),
+            message: message.into(),
+        }
+    }
+}
+
+impl Refusal {
+    /// The status of the answer.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::ConflictingCredentials
+            | Self::InvalidIdempotencyKey
+            | Self::MalformedBody(_)
+            | Self::Invalid(_)
+            | Self::UnknownPlan => StatusCode::BAD_REQUEST,
+            Self::Unauthenticated { .. } => StatusCode::UNAUTHORIZED,
+            Self::Denied(_) | Self::KeyLimitReached { .. } => StatusCode::FORBIDDEN,
+            Self::UnknownPath | Self::KeyNotFound | Self::AccountNotFound => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
+            Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::ExternalIdTaken | Self::IdempotencyInFlight => StatusCode::CONFLICT,
+            Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::IdempotencyBodyDiffers => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::RateLimited(_) => StatusCode::TOO_MANY_REQUESTS,
+            Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    /// The stable name of this refusal; `docs/api/errors.md` lists them all.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::UnknownPath => "not_found",
+            Self::MethodNotAllowed { .. } => "method_not_allowed",
+            Self::ConflictingCredentials => "conflicting_credentials",
+            Self::Unauthenticated { .. } => "unauthorized",
+            Self::Denied(denial) => denial.code(),
+            Self::RateLimited(_) => "rate_limited",
+            Self::InvalidIdempotencyKey => "invalid_idempotency_key",
+            Self::UnsupportedMediaType => "unsupported_media_type",
+            Self::BodyTooLarge => "body_too_large",
+            Self::BodyTimeout => "body_timeout",
+            Self::MalformedBody(_) => "malformed_body",
+            Self::Invalid(_) => "invalid_request",
+            Self::UnknownPlan => "unknown_plan",
+            Self::KeyNotFound => "key_not_found",
+            Self::AccountNotFound => "account_not_found",
+            Self::ExternalIdTaken => "external_id_taken",
+            Self::KeyLimitReached { .. } => "key_limit_reached",
+            Self::IdempotencyBodyDiffers => "idempotency_body_differs",
+            Self::IdempotencyInFlight => "idempotency_in_flight",
+            Self::Unavailable => "unavailable",
+        }
+    }
+
+    /// What it says to people.
+    #[must_use]
+    pub fn message(&self) -> Cow<'static, str> {
+        Cow::Borrowed(match self {
+            Self::UnknownPath => "Not found",
+            Self::MethodNotAllowed { .. } => "Method not allowed",
+            Self::ConflictingCredentials => "Two different credentials were presented",
+            Self::Unauthenticated { .. } => "Unauthorized",
+            Self::Denied(denial) => denial_message(*denial),
+            Self::RateLimited(_) => "Too many requests",
+            Self::InvalidIdempotencyKey => {
+                "Idempotency-Key must be one value of 1 to 255 visible ASCII characters"
+            }
+            Self::UnsupportedMediaType => "The body must be sent as application/json",
+            Self::BodyTooLarge => "The body must not be longer than 64 KiB",
+            Self::BodyTimeout => "The body did not arrive in time",
+            Self::MalformedBody(message) => return message.clone(),
+            Self::Invalid(fields) => {
+                return fields.first().map_or("Invalid request".into(), |first| {
+                    format!("{} {}", first.field, first.message).into()
+                });
+            }
+            Self::UnknownPlan => "plan is not the name of a plan",
+            Self::KeyNotFound => "API key not found",
+            Self::AccountNotFound => "Account not found",
+            Self::ExternalIdTaken => "Another account has this external_id",
+            Self::KeyLimitReached { max } => {
+                return format!("Maximum {max} API keys per account").into();
+            }
+            Self::IdempotencyBodyDiffers => "This Idempotency-Key was used with another body",
+            Self::IdempotencyInFlight => "A request with this Idempotency-Key is still in flight",
+            Self::Unavailable => "The service is temporarily unavailable",
+        })
+    }
+
+    /// The members of the body or query at fault, if any are.
+    #[must_use]
+    pub fn fields(&self) -> Cow<'_, [FieldError]> {
+        match self {
+            Self::Invalid(fields) => Cow::Borrowed(fields),
+            Self::UnknownPlan => vec![FieldError::new("plan", "is not the name of a plan")].into(),
+            _ => Cow::Borrowed(&[]),
+        }
+    }
+
+    /// The whole answer: as the dialect writes it, with the headers that belong to it in any dialect.
+    #[must_use]
+    pub fn respond(&self, render: Render) -> HttpResponse {
+        let mut response = render(self);
+        self.put_headers(response.headers_mut());
+        response
+    }
+
+    fn put_headers(&self, headers: &mut HeaderMap) {
+        if let Some(challenge) = self.challenge() {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+        }
+        if let Self::MethodNotAllowed { allow } = self {
+            headers.insert(ALLOW, HeaderValue::from_static(allow));
+        }
+        if let Some(seconds) = self.retry_after_seconds() {
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+    }
+
+    /// RFC 6750, section 3: which error to name, and none when nothing was presented.
+    fn challenge(&self) -> Option<&'static str> {
+        match self {
+            Self::Unauthenticated { presented: false } => Some(r#"Bearer realm="keys""#),
+            Self::Unauthenticated { presented: true } => {
+                Some(r#"Bearer realm="keys", error="invalid_token""#)
+            }
+            Self::Denied(Denial::InsufficientScope) => {
+                Some(r#"Bearer realm="keys", error="insufficient_scope""#)
+            }
+            _ => None,
+        }
+    }
+
+    fn retry_after_seconds(&self) -> Option<u64> {
+        match self {
+            Self::RateLimited(decision) => Some(whole_seconds(decision.retry_after).max(1)),
+            Self::IdempotencyInFlight | Self::Unavailable => Some(1),
+            _ => None,
+        }
+    }
+
+    /// The refusal of a credential: unknown is 401, known and forbidden is 403.
+    pub(crate) fn denied(denial: Denial) -> Self {
+        if denial.is_unauthenticated() {
+            Self::Unauthenticated { presented: true }
+        } else {
+            Self::Denied(denial)
+        }
+    }
+
+    pub(crate) fn field(field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::Invalid(vec![FieldError::new(field, message)])
+    }
+
+    /// Why a key or session was not issued, where the members of the request's body are called `names`.
+    pub(crate) fn not_issued(error: IssueError, names: &FieldNames, networks: &Networks) -> Self {
+        match error {
+            IssueError::ExpiryNotInFuture => Self::field(names.expires_at, "must be in the future"),
+            IssueError::SessionTtl => {
+                Self::field(names.ttl_seconds, "must be a whole number from 1 to 86400")
+            }
+            IssueError::ReservedPrefix => {
+                Self::field(names.prefix, "is reserved for another kind of credential")
+            }
+            IssueError::Wider(Wider::ExpiresAt) => Self::field(
+                names.expires_at,
+                "must not be later than the expiry of the key that creates it",
+            ),
+            IssueError::Wider(Wider::AllowedNetworks(index)) => Self::field(
+                format!("{}.{}", names.allowed_networks, networks.position(index)),
+                "must be within the addresses of the key that creates it",
+            ),
+            IssueError::Wider(_) => {
+                Self::field(names.scopes, "must be held by the key that creates it")
+            }
+            IssueError::CallerDenied(denial) => Self::denied(denial),
+            IssueError::AccountNotFound => Self::AccountNotFound,
+            IssueError::AccountDenied(denial) => Self::Denied(denial),
+            IssueError::CapReached { max } => Self::KeyLimitReached { max },
+            IssueError::Idempotency(error) => error.into(),
+            IssueError::Entropy(error) => error.into(),
+            IssueError::Store(error) => error.into(),
+            error => unexpected(&error),
+        }
+    }
+}
+
+fn denial_message(denial: Denial) -> &'static str {
+    match denial {
+        Denial::KindNotAllowed => "This kind of credential cannot be used here",
+        Denial::AccountDisabled => "The account is disabled",
+        Denial::PlanForbidden => "API keys not available on your plan",
+        Denial::IpNotAllowed => "This API key cannot be used from this address",
+        Denial::InsufficientScope => "This API key lacks a required scope",
+        _ => "Forbidden",
+    }
+}
+
+/// Rounded up: a client that waits that long has waited long enough.
+pub(crate) fn whole_seconds(duration: Duration) -> u64 {
+    duration
+        .as_secs()
+        .saturating_add(u64::from(duration.subsec_nanos() > 0))
+}
+
+// The conversions below are where faults end: each is logged here, once, with its causes.
+
+impl From<StoreError> for Refusal {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Unavailable(_) => {
+                tracing::warn!(error = chain(&error), "the database is not available");
+                Self::Unavailable
+            }
+            error => unexpected(&error),
+        }
+    }
+}
+
+impl From<LimiterError> for Refusal {
+    fn from(error: LimiterError) -> Self {
+        tracing::warn!(error = chain(&error), "the rate limiter is not available");
+        Self::Unavailable
+    }
+}
+
+impl From<EntropyError> for Refusal {
+    fn from(error: EntropyError) -> Self {
+        unexpected(&error)
+    }
+}
+
+impl From<IdempotencyError> for Refusal {
+    fn from(error: IdempotencyError) -> Self {
+        match error {
+            IdempotencyError::BodyDiffers => Self::IdempotencyBodyDiffers,
+            IdempotencyError::InFlight => Self::IdempotencyInFlight,
+            error => unexpected(&error),
+        }
+    }
+}
+
+impl From<RevokeError> for Refusal {
+    fn from(error: RevokeError) -> Self {
+        match error {
+            RevokeError::CallerDenied(denial) => Self::denied(denial),
+            RevokeError::Entropy(error) => error.into(),
+            RevokeError::Store(error) => error.into(),
+            error => unexpected(&error),
+        }
+    }
+}
+
+impl From<AccountError> for Refusal {
+    fn from(error: AccountError) -> Self {
+        match error {
+            AccountError::UnknownPlan => Self::UnknownPlan,
+            AccountError::NotFound => Self::AccountNotFound,
+            AccountError::ExternalIdTaken => Self::ExternalIdTaken,
+            AccountError::CallerDenied(denial) => Self::denied(denial),
+            AccountError::Idempotency(error) => error.into(),
+            AccountError::Entropy(error) => error.into(),
+            AccountError::Store(error) => error.into(),
+            error => unexpected(&error),
+        }
+    }
+}
+
+/// Something that should not be possible. The client cannot do anything about it but try again.
+fn unexpected(error: &(dyn Error + 'static)) -> Refusal {
+    tracing::error!(error = chain(error), "a request failed unexpectedly");
+    Refusal::Unavailable
+}
+
+/// An error with its causes in one line.
+pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,80 @@
+//! What both contracts do around each operation on an account's keys.
+
+use actix_web::HttpResponse;
+use keys_core::{AccountId, Denial, Operation};
+use keys_service::{Actor, Gate, KeyService, Requirement};
+
+use crate::api::Api;
+use crate::guard::{KeyIdentity, RequireKey};
+use crate::limits;
+use crate::mount::Mount;
+use crate::refusal::{Refusal, Render};
+
+/// One of the two contracts, where it is mounted.
+pub(crate) struct Surface {
+    pub(crate) service: KeyService,
+    pub(crate) mount: Mount,
+    pub(crate) gate: Gate,
+    render: Render,
+}
+
+/// Who manages keys, and of which account.
+pub(crate) struct Manager {
+    pub(crate) actor: Actor,
+    pub(crate) account_id: AccountId,
+}
+
+impl Surface {
+    pub(crate) fn new(api: &Api, mount: &Mount, render: Render) -> Self {
+        Self {
+            service: api.inner.service.clone(),
+            gate: Gate {
+                plan: mount.plan_gate,
+                cap: mount.cap,
+                management: api.inner.key_management,
+            },
+            mount: mount.clone(),
+            render,
+        }
+    }
+
+    /// The guard of its routes. The plan is asked only after the limit, by [`manage`](Self::manage).
+    pub(crate) fn guard(&self, api: &Api) -> RequireKey {
+        RequireKey::new(api)
+            .requirement(Requirement::account_holder())
+            .render(self.render)
+            .without_recording()
+    }
+
+    /// Does `work` if the limit, the plan and the kind of credential permit it. The answer shows the limit either way.
+    pub(crate) async fn manage(
+        &self,
+        identity: &KeyIdentity,
+        operation: Operation,
+        work: impl AsyncFnOnce(Manager) -> Result<HttpResponse, Refusal>,
+    ) -> HttpResponse {
+        let decision = match self.service.count_operation(identity, operation).await {
+            Ok(decision) => decision,
+            Err(error) => return Refusal::from(error).respond(self.render),
+        };
+        let result = match &decision {
+            Some(decision) if !decision.allowed => Err(Refusal::RateLimited(decision.clone())),
+            _ => match self.manager(identity, operation) {
+                Ok(manager) => work(manager).await,
+                Err(denial) => Err(Refusal::denied(denial)),
+            },
+        };
+        let mut response = result.unwrap_or_else(|refusal| refusal.respond(self.render));
+        if let Some(decision) = &decision {
+            limits::show(decision, response.headers_mut());
+        }
+        response
+    }
+
+    fn manager(&self, identity: &KeyIdentity, operation: Operation) -> Result<Manager, Denial> {
+        let account_id = identity.key.account_id.ok_or(Denial::KindNotAllowed)?;
+        let actor = self.service.manager(identity, operation, &self.gate)?;
+        self.service.record_success(identity);
+        Ok(Manager { actor, account_id })
+    }
+}
