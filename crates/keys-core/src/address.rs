@@ -154,15 +154,17 @@ mod tests {
         .map(|address| address.to_string())
     }
 
-    fn some(address: &str) -> Option<String> {
-        Some(address.to_owned())
+    macro_rules! some {
+        ($address:expr) => {
+            Some(String::from($address))
+        };
     }
 
     #[test]
     fn untrusted_peer_cannot_claim_another_address() {
         assert_eq!(
             client("192.0.2.9", &["for=10.1.1.1"], &["10.1.1.1"]),
-            some("192.0.2.9")
+            some!("192.0.2.9")
         );
     }
 
@@ -170,21 +172,24 @@ mod tests {
     fn walks_from_the_right_past_trusted_hops() {
         assert_eq!(
             client(PEER, &[], &["1.1.1.1, 203.0.113.9, 10.0.0.7"]),
-            some("203.0.113.9")
+            some!("203.0.113.9")
         );
         assert_eq!(
             client(PEER, &[], &["1.1.1.1", "203.0.113.9", "10.0.0.7,10.0.0.8"]),
-            some("203.0.113.9")
+            some!("203.0.113.9")
         );
-        assert_eq!(client(PEER, &[], &["10.0.0.7, 10.0.0.8"]), some("10.0.0.7"));
-        assert_eq!(client(PEER, &[], &[]), some(PEER));
+        assert_eq!(
+            client(PEER, &[], &["10.0.0.7, 10.0.0.8"]),
+            some!("10.0.0.7")
+        );
+        assert_eq!(client(PEER, &[], &[]), some!(PEER));
     }
 
     #[test]
     fn mapped_addresses_are_ipv4_everywhere() {
         assert_eq!(
             client("::ffff:10.0.0.1", &[], &["::ffff:203.0.113.9"]),
-            some("203.0.113.9")
+            some!("203.0.113.9")
         );
     }
 
@@ -196,11 +201,11 @@ mod tests {
                 &[r#"for=1.1.1.1, for="[2001:db8::9]:443";proto=https, For=10.0.0.3"#],
                 &["8.8.8.8"]
             ),
-            some("2001:db8::9")
+            some!("2001:db8::9")
         );
         assert_eq!(
             client(PEER, &["for=203.0.113.9:80"], &[]),
-            some("203.0.113.9")
+            some!("203.0.113.9")
         );
     }
 

@@ -27,7 +27,7 @@ impl FromStr for Scope {
         let bytes = text.as_bytes();
         if bytes.len() <= Self::MAX_LEN
             && bytes.first().is_some_and(alphanumeric)
-            && bytes.iter().all(|byte| legal(byte))
+            && bytes.iter().all(legal)
         {
             Ok(Self(text.into()))
         } else {
@@ -107,6 +107,7 @@ impl ScopeSet {
     }
 
     /// The scopes, sorted.
+    #[must_use]
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &Scope> {
         self.0.iter()
     }

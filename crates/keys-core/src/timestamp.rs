@@ -81,6 +81,10 @@ impl Timestamp {
 
     /// The same moment as chrono writes it.
     #[must_use]
+    #[expect(
+        clippy::missing_panics_doc,
+        reason = "every value of this type is in chrono's range"
+    )]
     pub fn to_chrono(self) -> DateTime<Utc> {
         DateTime::from_timestamp_micros(self.0)
             .expect("every moment between MIN and MAX has a date")

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use keys_core::{Denial, KeyKind, LimitName, Operation, Quota, ScopeSet, SecretKey};
+use keys_core::{Denial, KeyKind, Operation, Quota, ScopeSet, SecretKey};
 
 use crate::actor::{Actor, Identity};
 use crate::limiter::{Bucket, Decision, LimiterError, Subject};
@@ -170,10 +170,9 @@ impl KeyService {
         address: Option<IpAddr>,
         quota: Quota,
     ) -> Result<Decision, LimiterError> {
-        let limit: LimitName = "unauthenticated".parse().expect("the name is legal");
         let bucket = Bucket {
             subject: Subject::of_address(address),
-            limit,
+            limit: self.inner.unauthenticated.clone(),
         };
         self.inner
             .limiter

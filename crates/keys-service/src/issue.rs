@@ -24,7 +24,7 @@ pub const OPERATOR_PREFIX: &str = "operator";
 pub const SESSION_PREFIX: &str = "session";
 
 /// The longest a session may live: a person signs in again after a day.
-pub const SESSION_TTL_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+pub const SESSION_TTL_MAX: Duration = Duration::from_hours(24);
 
 /// A key to be issued to an account.
 #[derive(Debug, Clone)]

@@ -316,7 +316,7 @@ impl KeyStore for MemoryStore {
         state.check_caller(&change)?;
         state.check_admission(&key, change.at)?;
         let id = key.key.id;
-        let digest = (key.digest.pepper.clone(), *key.digest.digest.as_bytes());
+        let digest = (key.digest.pepper, *key.digest.digest.as_bytes());
         if state.keys.contains_key(&id) || state.digests.contains_key(&digest) {
             return Err(unexpected("a key of this id or digest exists").into());
         }
@@ -393,32 +393,28 @@ impl KeyStore for MemoryStore {
             let answer = state.answers.get(lookup)?;
             (reservation.at < answer.until).then_some((*lookup, answer))
         });
-        match live {
-            Some((lookup, answer)) => {
-                Ok(answer
-                    .sealed
-                    .as_ref()
-                    .map_or(Reserved::Pending, |sealed| Reserved::Done {
-                        body_digest: answer.body_digest,
-                        lookup,
-                        sealed: sealed.clone(),
-                    }))
-            }
-            None => {
-                // The attempt taken over may be kept under a former pepper: it must not find its reservation again.
-                for lookup in &reservation.lookups {
-                    state.answers.remove(lookup);
-                }
-                let answer = Answer {
-                    token: reservation.token,
-                    body_digest: reservation.body_digest,
-                    sealed: None,
-                    until: reservation.pending_until,
-                };
-                state.answers.insert(current, answer);
-                Ok(Reserved::New)
-            }
+        if let Some((lookup, answer)) = live {
+            return Ok(match &answer.sealed {
+                None => Reserved::Pending,
+                Some(sealed) => Reserved::Done {
+                    body_digest: answer.body_digest,
+                    lookup,
+                    sealed: sealed.clone(),
+                },
+            });
         }
+        // The attempt taken over may be kept under a former pepper: it must not find its reservation again.
+        for lookup in &reservation.lookups {
+            state.answers.remove(lookup);
+        }
+        let answer = Answer {
+            token: reservation.token,
+            body_digest: reservation.body_digest,
+            sealed: None,
+            until: reservation.pending_until,
+        };
+        state.answers.insert(current, answer);
+        Ok(Reserved::New)
     }
 
     async fn release(&self, lookup: [u8; 32], token: EventId) -> Result<(), StoreError> {
@@ -446,7 +442,7 @@ impl KeyStore for MemoryStore {
             .values()
             .filter(|row| row.key.revoked_at.is_none());
         let ids: HashSet<&PepperId> = living.map(|row| &row.pepper).collect();
-        Ok(ids.into_iter().cloned().collect())
+        Ok(ids.into_iter().copied().collect())
     }
 
     async fn ready(&self) -> Result<(), StoreError> {

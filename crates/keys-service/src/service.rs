@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use keys_core::{AccountId, EventId, KeyId, PepperRing, PlanName, Plans, Timestamp};
+use keys_core::{AccountId, EventId, KeyId, LimitName, PepperRing, PlanName, Plans, Timestamp};
 use parking_lot::Mutex;
 use rand_core::CryptoRng;
 
@@ -53,6 +53,8 @@ pub(crate) struct Inner {
     pub(crate) peppers: PepperRing,
     pub(crate) plans: Arc<Plans>,
     pub(crate) limiter: Arc<dyn RateLimiter>,
+    /// The name of the limit that failed authentications count against.
+    pub(crate) unauthenticated: LimitName,
     pub(crate) uses: Uses,
     clock: Arc<dyn Clock>,
     entropy: Entropy,
@@ -95,7 +97,7 @@ impl KeyService {
     /// # Errors
     /// When the store cannot answer.
     pub async fn missing_peppers(&self) -> Result<Vec<keys_core::PepperId>, StoreError> {
-        let known: HashSet<_> = self.inner.peppers.ids().cloned().collect();
+        let known: HashSet<_> = self.inner.peppers.ids().copied().collect();
         let used = self.inner.store.pepper_ids().await?;
         Ok(used.into_iter().filter(|id| !known.contains(id)).collect())
     }
@@ -232,6 +234,7 @@ impl KeyServiceBuilder {
 
     /// The service.
     #[must_use]
+    #[expect(clippy::missing_panics_doc, reason = "a constant name is legal")]
     pub fn build(self) -> KeyService {
         let limiter = self
             .limiter
@@ -242,6 +245,7 @@ impl KeyServiceBuilder {
                 peppers: self.peppers,
                 plans: Arc::new(self.plans),
                 limiter,
+                unauthenticated: "unauthenticated".parse().expect("the name is legal"),
                 uses: Uses::default(),
                 clock: self.clock,
                 entropy: self.entropy,

@@ -347,4 +347,4 @@ pub trait KeyStore: Send + Sync + 'static {
 pub const RESERVATION_PENDING: Duration = Duration::from_secs(30);
 
 /// How long an idempotent answer is kept.
-pub const RESERVATION_KEPT: Duration = Duration::from_secs(10 * 60);
+pub const RESERVATION_KEPT: Duration = Duration::from_mins(10);

@@ -15,14 +15,14 @@ const KEYS_MAX: usize = 1_000_000;
 pub(crate) struct Uses(Mutex<HashMap<KeyId, (Timestamp, u64)>>);
 
 impl Uses {
-    pub(crate) fn record(&self, used: KeyUse) {
+    pub(crate) fn record(&self, new: KeyUse) {
         let mut uses = self.0.lock();
-        if uses.len() >= KEYS_MAX && !uses.contains_key(&used.key_id) {
+        if uses.len() >= KEYS_MAX && !uses.contains_key(&new.key_id) {
             return;
         }
-        let (last, count) = uses.entry(used.key_id).or_insert((used.last_used_at, 0));
-        *last = (*last).max(used.last_used_at);
-        *count = count.saturating_add(used.count);
+        let (last, count) = uses.entry(new.key_id).or_insert((new.last_used_at, 0));
+        *last = (*last).max(new.last_used_at);
+        *count = count.saturating_add(new.count);
     }
 
     /// Takes all uses out, ordered by key.

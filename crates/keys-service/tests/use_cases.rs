@@ -1,6 +1,7 @@
 //! The use cases over the store in memory, at times and with randomness that the tests decide.
+#![expect(clippy::unwrap_used, reason = "a test that unwraps nothing has failed")]
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use keys_core::{
@@ -17,7 +18,7 @@ use keys_testkit::clock::FakeClock;
 use keys_testkit::data::{NOON, pepper_ring};
 use keys_testkit::rng::seeded;
 
-const HOUR: Duration = Duration::from_secs(3_600);
+const HOUR: Duration = Duration::from_hours(1);
 
 struct Fixture {
     service: KeyService,
@@ -69,7 +70,7 @@ impl Fixture {
         self.service
             .authenticate(
                 issued.secret.expose(),
-                localhost(),
+                LOCALHOST,
                 &Requirement::account_holder(),
             )
             .await
@@ -86,7 +87,7 @@ impl Fixture {
     async fn denial(&self, issued: &Issued, requirement: &Requirement) -> Option<Denial> {
         match self
             .service
-            .authenticate(issued.secret.expose(), localhost(), requirement)
+            .authenticate(issued.secret.expose(), LOCALHOST, requirement)
             .await
         {
             Ok(_) => None,
@@ -108,9 +109,7 @@ impl Fixture {
     }
 }
 
-fn localhost() -> Option<IpAddr> {
-    Some(IpAddr::from([127, 0, 0, 1]))
-}
+const LOCALHOST: Option<IpAddr> = Some(IpAddr::V4(Ipv4Addr::LOCALHOST));
 
 fn networks(entries: &[&str]) -> AllowedNetworks {
     AllowedNetworks::parse(entries).unwrap()
@@ -123,13 +122,13 @@ fn to_plan(name: &str) -> AccountPatch {
     }
 }
 
-fn idempotent(key: &str, body: &str) -> Option<Idempotent> {
-    Some(Idempotent {
+fn idempotent(key: &str, body: &str) -> Idempotent {
+    Idempotent {
         key: key.parse().unwrap(),
         owner: "owner".to_owned(),
         operation: "create".to_owned(),
         body: body.as_bytes().to_vec(),
-    })
+    }
 }
 
 #[tokio::test]
@@ -433,7 +432,7 @@ async fn repetition_gets_the_same_key_and_makes_nothing_new() {
         };
         fixture
             .service
-            .issue_key(&system, draft, idempotent(key, body))
+            .issue_key(&system, draft, Some(idempotent(key, body)))
     };
     let first = create("k", "body").await.unwrap();
     fixture.clock.advance(Duration::from_secs(599));
@@ -459,7 +458,7 @@ async fn refused_attempt_leaves_its_idempotency_key_free() {
     let create = || {
         fixture
             .service
-            .issue_key(&system, fixture.draft(), idempotent("k", "body"))
+            .issue_key(&system, fixture.draft(), Some(idempotent("k", "body")))
     };
     assert!(matches!(
         create().await,
@@ -480,8 +479,12 @@ async fn accounts_are_repeated_too_and_external_ids_are_unique() {
         };
         fixture.service.create_account(&system, new, idempotent)
     };
-    let first = create("user-2", idempotent("k", "body")).await.unwrap();
-    let again = create("user-2", idempotent("k", "body")).await.unwrap();
+    let first = create("user-2", Some(idempotent("k", "body")))
+        .await
+        .unwrap();
+    let again = create("user-2", Some(idempotent("k", "body")))
+        .await
+        .unwrap();
     assert_eq!(first, again);
     assert!(matches!(
         create("user-2", None).await,
@@ -531,9 +534,9 @@ async fn failures_are_counted_per_address() {
         counted.unwrap().allowed
     };
     let other = Some(IpAddr::from([192, 0, 2, 1]));
-    assert!(fail(localhost()).await);
-    assert!(fail(localhost()).await);
-    assert!(!fail(localhost()).await);
+    assert!(fail(LOCALHOST).await);
+    assert!(fail(LOCALHOST).await);
+    assert!(!fail(LOCALHOST).await);
     assert!(fail(other).await);
 }
 
