@@ -348,6 +348,13 @@ pub fn find_binaries() -> Option<Binaries> {
     }))
 }
 
+/// As [`find_binaries`], if the client programs that tests need are here too.
+#[must_use]
+pub fn find_installed() -> Option<Binaries> {
+    let runs = |name: &str| Command::new(tool(name)).arg("--version").output().is_ok();
+    find_binaries().filter(|_| runs("psql") && runs("pg_dump"))
+}
+
 fn newest(found: impl Iterator<Item = Binaries>) -> Option<Binaries> {
     found
         .filter(|binaries| binaries.version >= VERSION_MIN)
@@ -414,10 +421,12 @@ fn is_executable(path: &Path) -> bool {
 
 /// A client program: the one that belongs to the server, or whatever `PATH` has.
 fn tool(name: &str) -> PathBuf {
-    static FOLDER: OnceLock<Option<PathBuf>> = OnceLock::new();
-    let folder = FOLDER.get_or_init(|| find_binaries().map(|binaries| binaries.folder));
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    let folder = FOLDER.get().cloned().or_else(|| {
+        let folder = find_binaries()?.folder;
+        Some(FOLDER.get_or_init(|| folder).clone())
+    });
     folder
-        .as_ref()
         .map(|folder| folder.join(name))
         .filter(|path| is_executable(path))
         .unwrap_or_else(|| name.into())

@@ -1,2 +1,156 @@
-//! x
-fn main() {}
+//! The project's commands: `cargo xtask test` and its parts.
+
+mod install;
+mod step;
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+use keys_testkit::postgres::{Cluster, URL_VARIABLE};
+
+use crate::step::Step;
+
+/// The project's commands.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Check and test everything, as CI does
+    ///
+    /// Finds the PostgreSQL server that the tests need, or installs it by the system's package manager, and starts a
+    /// throw-away instance on a free port in a temporary folder. Then checks the format, runs clippy, all tests on all
+    /// stores, the doc tests, and builds the documentation, with warnings as errors. Stops at the first failure, and
+    /// takes down what it started whatever happens.
+    ///
+    /// If `KEYS_TEST_POSTGRES_URL` names a server, as a superuser, that one is used and none is started. Tests run under
+    /// cargo-nextest where it is installed.
+    Test,
+    /// Format all code
+    Fmt,
+    /// Run clippy on everything, with warnings as errors
+    Lint,
+    /// Build the documentation, with warnings as errors
+    Docs {
+        /// Open it in a browser
+        #[arg(long)]
+        open: bool,
+    },
+    /// Run the benchmarks
+    Bench {
+        /// Only benchmarks whose name contains this
+        filter: Option<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    let done = match Arguments::parse().command {
+        Command::Test => test(),
+        Command::Fmt => step::all(&[format()]),
+        Command::Lint => step::all(&[lint()]),
+        Command::Docs { open } => step::all(&[docs().arguments(open.then_some("--open"))]),
+        Command::Bench { filter } => step::all(&[bench().arguments(filter.as_deref())]),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("\nfailed: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn test() -> anyhow::Result<()> {
+    let start = Instant::now();
+    install::components()?;
+    let (postgres_url, cluster) = postgres()?;
+
+    let steps = [
+        format().name("format check").arguments(["--check"]),
+        lint(),
+        tests().environment(URL_VARIABLE, &postgres_url),
+        doc_tests(),
+        docs(),
+    ];
+    step::all(&steps)?;
+    drop(cluster);
+
+    let names: Vec<&str> = steps.iter().map(Step::title).collect();
+    let elapsed = step::show(start.elapsed());
+    println!("\nall passed in {elapsed}: {}", names.join(", "));
+    Ok(())
+}
+
+/// The server that the tests use, and what keeps it running if it is our own.
+fn postgres() -> anyhow::Result<(String, Option<Cluster>)> {
+    step::heading("PostgreSQL");
+    install::postgres()?;
+    if let Ok(url) = std::env::var(URL_VARIABLE) {
+        println!("using the server that {URL_VARIABLE} names");
+        return Ok((url, None));
+    }
+    let cluster = Cluster::start()
+        .map_err(anyhow::Error::msg)
+        .context("a PostgreSQL of its own for the tests")?;
+    println!(
+        "started on {}, in {}",
+        cluster.url(),
+        cluster.folder().display()
+    );
+    Ok((cluster.url().to_owned(), Some(cluster)))
+}
+
+fn format() -> Step {
+    Step::cargo("format", ["fmt", "--all"])
+}
+
+fn lint() -> Step {
+    let arguments = [
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--",
+        "-D",
+        "warnings",
+    ];
+    Step::cargo("clippy", arguments)
+}
+
+fn tests() -> Step {
+    if step::succeeds("cargo", &["nextest", "--version"]) {
+        Step::cargo("tests under nextest", ["nextest", "run", "--workspace"])
+    } else {
+        // Not `--all-targets`: that would run the benchmarks too.
+        let arguments = [
+            "test",
+            "--workspace",
+            "--lib",
+            "--bins",
+            "--tests",
+            "--examples",
+        ];
+        Step::cargo("tests", arguments).arguments(["--no-fail-fast"])
+    }
+}
+
+fn doc_tests() -> Step {
+    Step::cargo("doc tests", ["test", "--workspace", "--doc"])
+}
+
+fn docs() -> Step {
+    Step::cargo("documentation", ["doc", "--workspace", "--no-deps"])
+        .environment("RUSTDOCFLAGS", "-Dwarnings")
+}
+
+fn bench() -> Step {
+    Step::cargo(
+        "benchmarks",
+        ["bench", "--package", "keys-core", "--bench", "keys", "--"],
+    )
+}

@@ -1,0 +1,183 @@
+//! One step after the other, each with a heading, its time, and a sentence if it fails.
+
+use std::ffi::OsString;
+use std::num::NonZeroUsize;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use keys_testkit::process::Watch;
+
+/// A cargo command to run.
+#[derive(Debug)]
+pub(crate) struct Step {
+    title: String,
+    arguments: Vec<OsString>,
+    environment: Vec<(&'static str, String)>,
+}
+
+impl Step {
+    /// Runs cargo with these arguments.
+    pub(crate) fn cargo<'a>(title: &str, arguments: impl IntoIterator<Item = &'a str>) -> Self {
+        Self {
+            title: title.to_owned(),
+            arguments: arguments.into_iter().map(OsString::from).collect(),
+            environment: Vec::new(),
+        }
+    }
+
+    /// Under another title.
+    pub(crate) fn name(mut self, title: &str) -> Self {
+        title.clone_into(&mut self.title);
+        self
+    }
+
+    /// With more arguments.
+    pub(crate) fn arguments<'a>(mut self, arguments: impl IntoIterator<Item = &'a str>) -> Self {
+        self.arguments
+            .extend(arguments.into_iter().map(OsString::from));
+        self
+    }
+
+    /// With this environment variable.
+    pub(crate) fn environment(mut self, name: &'static str, value: &str) -> Self {
+        self.environment.push((name, value.to_owned()));
+        self
+    }
+
+    /// What it is called.
+    pub(crate) fn title(&self) -> &str {
+        &self.title
+    }
+
+    fn shown(&self) -> String {
+        let mut words = vec!["cargo".to_owned()];
+        words.extend(self.arguments.iter().map(|word| word.display().to_string()));
+        words.join(" ")
+    }
+
+    fn run(&self) -> anyhow::Result<()> {
+        let shown = self.shown();
+        heading(&format!("{}: {shown}", self.title));
+        let start = Instant::now();
+        let mut command = cargo();
+        command
+            .args(&self.arguments)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null())
+            // A group of its own, so that everything it starts can be ended with it.
+            .process_group(0);
+        if std::env::var_os("CARGO_BUILD_JOBS").is_none() {
+            command.env("CARGO_BUILD_JOBS", jobs().to_string());
+        }
+        let mut child = command.spawn().with_context(|| shown.clone())?;
+        // If this process is interrupted or killed, the whole group goes with it.
+        let watch = Watch::over_group(child.id()).context("a shell cannot be started")?;
+        let status = child.wait().with_context(|| shown.clone())?;
+        watch.disarm();
+        anyhow::ensure!(
+            status.success(),
+            "{} after {}: `{shown}` ended with {status}",
+            self.title,
+            show(start.elapsed())
+        );
+        println!("-- {} passed in {}", self.title, show(start.elapsed()));
+        Ok(())
+    }
+}
+
+/// Runs all steps, up to the first that fails.
+pub(crate) fn all(steps: &[Step]) -> anyhow::Result<()> {
+    steps.iter().try_for_each(Step::run)
+}
+
+/// Says what begins.
+pub(crate) fn heading(text: &str) {
+    println!("\n== {text}");
+}
+
+/// `5.1 s`, `2 min 5 s`.
+pub(crate) fn show(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    if seconds < 60 {
+        format!("{:.1} s", duration.as_secs_f64())
+    } else {
+        format!("{} min {} s", seconds / 60, seconds % 60)
+    }
+}
+
+/// Whether a program can be run and ends well.
+pub(crate) fn succeeds(program: &str, arguments: &[&str]) -> bool {
+    let mut command = match program {
+        "cargo" => cargo(),
+        _ => Command::new(program),
+    };
+    command
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
+}
+
+/// The cargo that runs this program.
+fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    // What cargo tells this program about this program would only confuse the builds below.
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+            command.env_remove(&name);
+        }
+    }
+    command
+}
+
+/// As many compilers as the machine has cores for, and memory: linking takes about 1.5 GB at its peak.
+fn jobs() -> NonZeroUsize {
+    const KILOBYTES_PER_JOB: usize = 1_500_000;
+    let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+    let available = std::fs::read_to_string("/proc/meminfo")
+        .ok()
+        .and_then(|text| available_kilobytes(&text));
+    let by_memory = available.map_or(usize::MAX, |kilobytes| kilobytes / KILOBYTES_PER_JOB);
+    NonZeroUsize::new(by_memory).map_or(NonZeroUsize::MIN, |jobs| jobs.min(cores))
+}
+
+fn available_kilobytes(meminfo: &str) -> Option<usize> {
+    let line = meminfo
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn available_memory_is_read() {
+        let meminfo = "MemTotal:       24574224 kB\nMemAvailable:   23110120 kB\n";
+        assert_eq!(available_kilobytes(meminfo), Some(23_110_120));
+        assert_eq!(available_kilobytes("MemTotal: 1 kB\n"), None);
+    }
+
+    #[test]
+    fn failed_step_is_named_and_ends_the_sequence() {
+        let steps = [
+            Step::cargo("works", ["--version"]),
+            Step::cargo("breaks", ["no-such-command"]),
+            Step::cargo("never", ["--version"]),
+        ];
+        let error = all(&steps).unwrap_err().to_string();
+        assert!(error.starts_with("breaks after "), "{error}");
+        assert!(error.contains("`cargo no-such-command`"), "{error}");
+    }
+
+    #[test]
+    fn times_are_short_to_read() {
+        assert_eq!(show(Duration::from_millis(5_120)), "5.1 s");
+        assert_eq!(show(Duration::from_secs(125)), "2 min 5 s");
+    }
+}

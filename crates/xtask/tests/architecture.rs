@@ -1,0 +1,246 @@
+//! Dependencies point inward, and some never appear. Read from cargo itself, as built for this machine.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
+
+use cargo_metadata::{DependencyKind, Metadata, MetadataCommand};
+
+/// The siblings that each crate may use as a normal dependency.
+const SIBLINGS: [(&str, &[&str]); 8] = [
+    ("keys-core", &[]),
+    ("keys-service", &["keys-core"]),
+    ("keys-store", &["keys-core", "keys-service"]),
+    ("keys-http", &["keys-core", "keys-service"]),
+    ("keys-tower", &["keys-core", "keys-service"]),
+    (
+        "keys-server",
+        &[
+            "keys-core",
+            "keys-service",
+            "keys-store",
+            "keys-http",
+            "keys-tower",
+        ],
+    ),
+    ("keys-testkit", &["keys-core", "keys-service"]),
+    ("xtask", &["keys-testkit"]),
+];
+
+/// Crates for asynchronous code, input and output, or the outside world.
+const IO: [&str; 9] = [
+    "tokio",
+    "async-trait",
+    "futures-util",
+    "mio",
+    "socket2",
+    "hyper",
+    "reqwest",
+    "tracing",
+    "getrandom",
+];
+const DATABASE: [&str; 6] = [
+    "diesel",
+    "diesel-async",
+    "diesel_migrations",
+    "tokio-postgres",
+    "libsqlite3-sys",
+    "rusqlite",
+];
+const ACTIX: [&str; 3] = ["actix-web", "actix-http", "actix-rt"];
+const TOWER: [&str; 3] = ["axum", "tower", "tower-service"];
+
+/// What a crate never sees, not even through others.
+fn never_seen(name: &str) -> Vec<&'static [&'static str]> {
+    match name {
+        "keys-core" => vec![
+            &IO,
+            &DATABASE,
+            &ACTIX,
+            &TOWER,
+            &["serde_json", "config", "clap"],
+        ],
+        "keys-service" => vec![
+            &DATABASE,
+            &ACTIX,
+            &TOWER,
+            &["hyper", "reqwest", "config", "clap"],
+        ],
+        "keys-store" => vec![&ACTIX, &TOWER, &["hyper", "reqwest", "config", "clap"]],
+        "keys-http" => vec![&DATABASE, &TOWER, &["hyper", "reqwest", "config", "clap"]],
+        "keys-tower" => vec![&DATABASE, &ACTIX, &["reqwest", "config", "clap"]],
+        "keys-server" => vec![&["reqwest", "keys-testkit"]],
+        _ => vec![],
+    }
+}
+
+/// C libraries that the system would have to have, and crates that are not acceptable.
+const BANNED: [(&str, &str); 8] = [
+    ("pq-sys", "is libpq"),
+    ("postgres-openssl", "is OpenSSL"),
+    ("mysqlclient-sys", "is a C library of the system"),
+    ("openssl-sys", "is OpenSSL; TLS is done by rustls"),
+    ("native-tls", "is the system's TLS; TLS is done by rustls"),
+    ("actix-governor", "is GPL-3.0"),
+    ("fred", "is unmaintained"),
+    (
+        "aws-lc-sys",
+        "is a second set of cryptography; rustls uses ring",
+    ),
+];
+
+const MANIFEST: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../Cargo.toml");
+
+/// What a program prints.
+fn output_of(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program)
+        .args(arguments)
+        .output()
+        .expect("the toolchain is installed");
+    assert!(
+        output.status.success(),
+        "{program} {arguments:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout).expect("the toolchain prints UTF-8")
+}
+
+fn metadata() -> Metadata {
+    // Crates for other systems may not have been downloaded, and need not be.
+    let version = output_of("rustc", &["-vV"]);
+    let host = version
+        .lines()
+        .find_map(|line| line.strip_prefix("host: "))
+        .expect("rustc says which system it builds for");
+    MetadataCommand::new()
+        .manifest_path(MANIFEST)
+        .other_options(["--filter-platform".to_owned(), host.to_owned()])
+        .exec()
+        .expect("the workspace can be read")
+}
+
+/// What a package is built with, itself and through others; build dependencies count, those of tests do not.
+///
+/// By `cargo tree` rather than from the metadata, which knows the features of the whole workspace only: there a crate
+/// would seem to use what merely another crate switches on.
+fn all_dependencies(package: &str) -> BTreeSet<String> {
+    let tree = ["tree", "--manifest-path", MANIFEST, "--package", package];
+    let shape = [
+        "--edges",
+        "normal,build",
+        "--prefix",
+        "none",
+        "--format",
+        "{p}",
+    ];
+    let lines = output_of(env!("CARGO"), &[&tree[..], &shape].concat());
+    lines
+        .lines()
+        .filter_map(|line| line.split_whitespace().next())
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn crates_use_only_the_siblings_they_may() {
+    let metadata = metadata();
+    let table: BTreeMap<_, _> = SIBLINGS.into();
+    let members = metadata.workspace_packages();
+    let names: BTreeSet<&str> = members.iter().map(|member| member.name.as_str()).collect();
+    for member in &members {
+        let name = member.name.as_str();
+        let allowed = table.get(name).unwrap_or_else(|| {
+            panic!("{name} is not in the table of siblings: decide what it may use")
+        });
+        for dependency in &member.dependencies {
+            let sibling = dependency.name.as_str();
+            if dependency.kind != DependencyKind::Development && names.contains(sibling) {
+                assert!(allowed.contains(&sibling), "{name} may not use {sibling}");
+            }
+        }
+    }
+    assert!(names.contains("keys-core"), "the workspace was read");
+}
+
+#[test]
+fn crates_never_see_what_lies_outside_of_them() {
+    let metadata = metadata();
+    for member in metadata.workspace_packages() {
+        let name = member.name.as_str();
+        let seen = all_dependencies(name);
+        for outside in never_seen(name).into_iter().flatten() {
+            assert!(
+                !seen.contains(*outside),
+                "{name} must not see {outside}: cargo tree -p {name} -e no-dev -i {outside}"
+            );
+        }
+    }
+}
+
+#[test]
+fn server_is_built_of_all_layers() {
+    // The other tests would pass on an empty graph.
+    let seen = all_dependencies("keys-server");
+    for layer in [
+        "keys-core",
+        "keys-service",
+        "keys-store",
+        "keys-http",
+        "diesel",
+        "actix-web",
+        "tokio",
+    ] {
+        assert!(seen.contains(layer), "{layer}");
+    }
+}
+
+#[test]
+fn banned_crates_are_not_there() {
+    let metadata = metadata();
+    for package in &metadata.packages {
+        for (name, reason) in BANNED {
+            assert_ne!(package.name.as_str(), name, "{name} {reason}");
+        }
+        // RUSTSEC-2026-0258 has no fix in that line.
+        let is_old_h2 = package.name.as_str() == "h2"
+            && package.version.major == 0
+            && package.version.minor <= 3;
+        assert!(!is_old_h2, "h2 {} is vulnerable", package.version);
+    }
+}
+
+#[test]
+fn every_license_is_a_permissive_one() {
+    for package in metadata().packages {
+        let name = package.name.as_str();
+        if let Some(license) = &package.license {
+            assert!(is_permissive(license), "{name} is licensed {license}");
+        } else {
+            assert!(package.license_file.is_some(), "{name} states no license");
+        }
+    }
+}
+
+/// Whether an expression leaves a choice without a copyleft license. `AND` binds tighter than `OR`.
+fn is_permissive(expression: &str) -> bool {
+    const COPYLEFT: [&str; 4] = ["GPL", "MPL-1", "CDDL", "EUPL"];
+    expression
+        .replace('/', " OR ")
+        .split(" OR ")
+        .any(|choice| COPYLEFT.iter().all(|license| !choice.contains(license)))
+}
+
+#[test]
+fn copyleft_is_recognized() {
+    for (expression, permissive) in [
+        ("MIT", true),
+        ("MIT/Apache-2.0", true),
+        ("MIT OR Apache-2.0 OR LGPL-2.1-or-later", true),
+        ("(MIT OR Apache-2.0) AND Unicode-3.0", true),
+        ("GPL-3.0-or-later", false),
+        ("AGPL-3.0", false),
+        ("LGPL-2.1 OR GPL-2.0", false),
+        ("MIT AND GPL-3.0", false),
+    ] {
+        assert_eq!(is_permissive(expression), permissive, "{expression}");
+    }
+}
