@@ -1,2 +1,55 @@
-//! x
-fn main() {}
+//! The API-key service: one binary, on embedded SQLite or on PostgreSQL.
+
+mod arguments;
+mod commands;
+mod config;
+mod open;
+mod output;
+mod peppers;
+mod serve;
+mod telemetry;
+mod welcome;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::arguments::{Arguments, Command};
+use crate::config::Settings;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // The whole chain on one line: a cause without its context helps nobody.
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let command = match arguments.command {
+        Some(Command::Completions { shell }) => {
+            commands::completions(shell);
+            return Ok(());
+        }
+        Some(command) => command,
+        None => Command::Serve,
+    };
+    let settings = Settings::load(arguments.config.as_deref())?;
+    telemetry::start(&settings.log)?;
+    // This runtime owns the connections to the database; the threads that answer requests have one each of their own,
+    // and a connection opened there would end with it.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("keys")
+        .build()?;
+    let result = match command {
+        Command::Serve => serve::run(&runtime, settings),
+        command => runtime.block_on(commands::run(command, &settings)),
+    };
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    result
+}

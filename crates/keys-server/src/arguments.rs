@@ -1,0 +1,179 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use keys_core::{AccountId, ExternalId, KeyId, KeyName, KeyPrefix, PlanName, Scope, Timestamp};
+
+#[expect(clippy::doc_markdown, reason = "the text is shown in a terminal")]
+/// Issues, lists, verifies and revokes API keys.
+///
+/// Without a command it serves, on an embedded database under ./data unless configured otherwise. Settings come from
+/// the file named by --config or KEYS_CONFIG, then from the environment: KEYS_HTTP__LISTEN for `http.listen`.
+///
+/// Results go to standard output, everything else to standard error. The exit code is 0, 1 for a refusal or a
+/// failure, 2 for wrong usage.
+#[derive(Debug, Parser)]
+#[command(name = "keys-server", version, max_term_width = 100)]
+pub(crate) struct Arguments {
+    /// A file of settings, in TOML.
+    #[arg(long, env = "KEYS_CONFIG", global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Serve HTTP until told to stop by SIGTERM or Ctrl-C. The default.
+    Serve,
+    /// Bring the database's schema up to date.
+    Migrate,
+    /// Operators' keys: what /v1 is used with.
+    #[command(subcommand)]
+    OperatorKey(OperatorKeyCommand),
+    /// Accounts, which hold keys.
+    #[command(subcommand)]
+    Account(AccountCommand),
+    /// Keys.
+    #[command(subcommand)]
+    Key(KeyCommand),
+    /// Print a completion script for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum OperatorKeyCommand {
+    /// Make an operator's key and print it, once.
+    Create {
+        /// What it is called.
+        #[arg(long, value_parser = KeyName::from_name)]
+        name: KeyName,
+        /// Address or CIDR network it may be used from. Repeat for more; without, any.
+        #[arg(long = "ip", value_name = "CIDR")]
+        ips: Vec<String>,
+        /// What it may manage. Repeat for more; without, everything: accounts:read, accounts:write, keys:read,
+        /// keys:write, keys:verify.
+        #[arg(long = "scope", value_name = "SCOPE")]
+        scopes: Vec<Scope>,
+        /// When it expires, as 2027-12-31T23:59:59Z. Without, never.
+        #[arg(long, value_name = "TIME", value_parser = Timestamp::parse_rfc3339)]
+        expires: Option<Timestamp>,
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AccountCommand {
+    /// Create an account and print its id.
+    Create {
+        /// Its plan, one of `plans.*` in the settings.
+        #[arg(long)]
+        plan: PlanName,
+        /// What your own system calls it. Unique.
+        #[arg(long, value_name = "ID")]
+        external_id: Option<ExternalId>,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// List accounts, oldest first.
+    List {
+        /// Only the account with this external id.
+        #[arg(long, value_name = "ID")]
+        external_id: Option<ExternalId>,
+        /// At most this many.
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        limit: u32,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Put an account on another plan. Takes effect on the next request.
+    SetPlan {
+        /// The account.
+        #[arg(long, value_name = "ID")]
+        account: AccountId,
+        /// The plan.
+        #[arg(long)]
+        plan: PlanName,
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeyCommand {
+    /// Make a key for an account and print it, once.
+    Create {
+        /// The account.
+        #[arg(long, value_name = "ID")]
+        account: AccountId,
+        /// What it is called.
+        #[arg(long, value_parser = KeyName::from_name)]
+        name: Option<KeyName>,
+        /// What it starts with.
+        #[arg(long, default_value = "sk_live")]
+        prefix: KeyPrefix,
+        /// Address or CIDR network it may be used from. Repeat for more; without, any.
+        #[arg(long = "ip", value_name = "CIDR")]
+        ips: Vec<String>,
+        /// What it may be used for. Repeat for more.
+        #[arg(long = "scope", value_name = "SCOPE")]
+        scopes: Vec<Scope>,
+        /// When it expires, as 2027-12-31T23:59:59Z. Without, never.
+        #[arg(long, value_name = "TIME", value_parser = Timestamp::parse_rfc3339)]
+        expires: Option<Timestamp>,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// List keys, newest first.
+    List {
+        #[command(flatten)]
+        owner: Owner,
+        /// At most this many.
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        limit: u32,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Revoke a key of any kind, for good.
+    Revoke {
+        /// The key's id (not the key itself).
+        id: KeyId,
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct Owner {
+    /// The keys of this account.
+    #[arg(long, value_name = "ID")]
+    pub account: Option<AccountId>,
+    /// Operators' keys.
+    #[arg(long)]
+    pub operators: bool,
+}
+
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct Output {
+    /// Print everything there is to say, as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+}

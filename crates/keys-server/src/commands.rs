@@ -1,0 +1,233 @@
+//! The commands other than serving.
+
+use anyhow::{Context as _, bail};
+use clap::CommandFactory as _;
+use keys_core::{AllowedNetworks, Scope, ScopeSet};
+use keys_service::{
+    AccountPatch, AccountQuery, Actor, Issued, KeyDraft, KeyOwner, NewAccount, OperatorKeyDraft,
+};
+use serde_json::{Value, json};
+
+use crate::arguments::{
+    AccountCommand, Arguments, Command, KeyCommand, OperatorKeyCommand, Output, Owner,
+};
+use crate::config::Settings;
+use crate::open;
+use crate::output;
+
+/// Everything an operator's key may manage.
+const OPERATOR_SCOPES: [&str; 5] = [
+    "accounts:read",
+    "accounts:write",
+    "keys:read",
+    "keys:write",
+    "keys:verify",
+];
+
+/// Prints the completion script of a shell.
+pub(crate) fn completions(shell: clap_complete::Shell) {
+    let mut command = Arguments::command();
+    let name = command.get_name().to_owned();
+    clap_complete::generate(shell, &mut command, name, &mut std::io::stdout());
+}
+
+/// Runs one command.
+pub(crate) async fn run(command: Command, settings: &Settings) -> anyhow::Result<()> {
+    match command {
+        Command::Serve | Command::Completions { .. } => Ok(()),
+        Command::Migrate => {
+            open::migrate(settings).await?;
+            eprintln!("the database is up to date");
+            Ok(())
+        }
+        Command::OperatorKey(command) => operator_key(command, settings).await,
+        Command::Account(command) => account(command, settings).await,
+        Command::Key(command) => key(command, settings).await,
+    }
+}
+
+/// The scopes of an operator's key: those named, or all there are.
+pub(crate) fn operator_scopes(named: &[Scope]) -> anyhow::Result<ScopeSet> {
+    if let Some(unknown) = named
+        .iter()
+        .find(|scope| !OPERATOR_SCOPES.contains(&scope.as_str()))
+    {
+        bail!(
+            "--scope {unknown}: an operator's scopes are {}",
+            OPERATOR_SCOPES.join(", ")
+        );
+    }
+    let named: Vec<_> = named.iter().map(Scope::as_str).collect();
+    let scopes = if named.is_empty() {
+        &OPERATOR_SCOPES
+    } else {
+        named.as_slice()
+    };
+    Ok(ScopeSet::parse(scopes)?)
+}
+
+async fn operator_key(command: OperatorKeyCommand, settings: &Settings) -> anyhow::Result<()> {
+    let OperatorKeyCommand::Create {
+        name,
+        ips,
+        scopes,
+        expires,
+        output,
+    } = command;
+    let draft = OperatorKeyDraft {
+        name,
+        allowed_networks: networks(&ips)?,
+        scopes: operator_scopes(&scopes)?,
+        expires_at: expires,
+    };
+    let service = open::open(settings).await?.service;
+    let issued = service
+        .issue_operator_key(&Actor::system(), draft)
+        .await
+        .context("the key was not made")?;
+    print_issued(&issued, output)
+}
+
+async fn account(command: AccountCommand, settings: &Settings) -> anyhow::Result<()> {
+    let service = open::open(settings).await?.service;
+    match command {
+        AccountCommand::Create {
+            plan,
+            external_id,
+            output,
+        } => {
+            let context = format!("--plan {plan}: the account was not created");
+            let new = NewAccount { external_id, plan };
+            let account = service
+                .create_account(&Actor::system(), new, None)
+                .await
+                .context(context)?;
+            print(output, &account.id.to_string(), || {
+                output::account(&account)
+            })
+        }
+        AccountCommand::List {
+            external_id,
+            limit,
+            output,
+        } => {
+            let query = AccountQuery {
+                external_id,
+                after: None,
+                limit,
+            };
+            let page = service.list_accounts(query).await?;
+            if page.next.is_some() {
+                eprintln!("there are more than {limit} accounts: raise --limit to see them");
+            }
+            print(output, &output::account_table(&page.accounts), || {
+                page.accounts.iter().map(output::account).collect()
+            })
+        }
+        AccountCommand::SetPlan {
+            account,
+            plan,
+            output,
+        } => {
+            let context = format!("--account {account} --plan {plan}: nothing was changed");
+            let patch = AccountPatch {
+                plan: Some(plan),
+                ..AccountPatch::default()
+            };
+            let account = service
+                .update_account(&Actor::system(), account, patch)
+                .await
+                .context(context)?;
+            print(
+                output,
+                &format!("{} is on plan {}", account.id, account.plan),
+                || output::account(&account),
+            )
+        }
+    }
+}
+
+async fn key(command: KeyCommand, settings: &Settings) -> anyhow::Result<()> {
+    match command {
+        KeyCommand::Create {
+            account,
+            name,
+            prefix,
+            ips,
+            scopes,
+            expires,
+            output,
+        } => {
+            let draft = KeyDraft {
+                name,
+                allowed_networks: networks(&ips)?,
+                scopes: Some(ScopeSet::parse(scopes.iter().map(Scope::as_str)).context("--scope")?),
+                expires_at: expires,
+                ..KeyDraft::new(account, prefix)
+            };
+            let service = open::open(settings).await?.service;
+            let issued = service
+                .issue_key(&Actor::system(), draft, None)
+                .await
+                .with_context(|| format!("--account {account}: the key was not made"))?;
+            print_issued(&issued, output)
+        }
+        KeyCommand::List {
+            owner,
+            limit,
+            output,
+        } => {
+            let owner = match owner {
+                Owner {
+                    account: Some(account),
+                    ..
+                } => KeyOwner::Account(account),
+                Owner { account: None, .. } => KeyOwner::Operators,
+            };
+            let service = open::open(settings).await?.service;
+            let page = service.list_keys(owner, 0, limit).await?;
+            if page.total > u64::from(limit) {
+                eprintln!(
+                    "these are {limit} of {} keys: raise --limit to see more",
+                    page.total
+                );
+            }
+            print(output, &output::key_table(&page.keys), || {
+                page.keys.iter().map(output::key).collect()
+            })
+        }
+        KeyCommand::Revoke { id, output } => {
+            let service = open::open(settings).await?.service;
+            if !service.revoke_key(&Actor::system(), None, id).await? {
+                bail!("{id}: there is no such key, or it is revoked already");
+            }
+            print(
+                output,
+                &format!("{id} is revoked"),
+                || json!({ "id": id.to_string(), "revoked": true }),
+            )
+        }
+    }
+}
+
+fn networks(ips: &[String]) -> anyhow::Result<AllowedNetworks> {
+    AllowedNetworks::parse(ips).context("--ip")
+}
+
+/// Prints the bare secret, or everything.
+fn print_issued(issued: &Issued, output: Output) -> anyhow::Result<()> {
+    print(output, issued.secret.expose(), || {
+        let mut value = output::key(&issued.key);
+        value["key"] = issued.secret.expose().into();
+        value
+    })
+}
+
+fn print(output: Output, text: &str, json: impl FnOnce() -> Value) -> anyhow::Result<()> {
+    if output.json {
+        output::line(&serde_json::to_string_pretty(&json())?)?;
+    } else {
+        output::line(text)?;
+    }
+    Ok(())
+}

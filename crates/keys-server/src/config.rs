@@ -1,0 +1,543 @@
+//! Settings: embedded defaults, then a file, then the environment.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::path::Path;
+
+use anyhow::{Context as _, bail};
+use config::{Config, ConfigError, Environment, File, FileFormat};
+use ipnet::IpNet;
+use keys_core::{KeyPrefix, LimitName, Operation, PepperId, Plan, PlanName, Plans, Quota};
+use keys_service::KeyManagement;
+use serde::Deserialize;
+use zeroize::Zeroizing;
+
+/// What the program ships with.
+const DEFAULTS: &str = include_str!("../../../config/default.toml");
+
+/// All settings, checked.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    pub database: Database,
+    pub http: Http,
+    pub peppers: Peppers,
+    pub log: Log,
+    pub plans: Plans,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Database {
+    /// May hold a password.
+    pub url: Zeroizing<String>,
+    pub connections_max: NonZeroU32,
+    pub auto_migrate: bool,
+}
+
+impl fmt::Debug for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Database(<redacted>)")
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Http {
+    pub listen: SocketAddr,
+    /// 0 is one for each processor.
+    pub workers: usize,
+    pub trusted_proxies: Vec<IpNet>,
+    pub key_management: KeyManagement,
+    pub unauthenticated: Quota,
+    pub flat: Mount,
+    pub account: Mount,
+    pub management: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct Mount {
+    pub enabled: bool,
+    pub path: String,
+    pub key_prefix: KeyPrefix,
+    pub plan_gate: bool,
+    pub cap: bool,
+}
+
+/// Configured peppers: base64, or `file:PATH`.
+pub(crate) struct Peppers {
+    pub current: Option<PepperId>,
+    pub keys: BTreeMap<PepperId, Zeroizing<String>>,
+}
+
+impl fmt::Debug for Peppers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.keys.keys()).finish()
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Log {
+    pub filter: String,
+    pub format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogFormat {
+    Text,
+    Json,
+}
+
+impl Settings {
+    /// Reads them all, `file` between the defaults and the environment.
+    pub(crate) fn load(file: Option<&Path>) -> anyhow::Result<Self> {
+        Self::layered(
+            file,
+            std::env::vars_os().filter_map(|(name, value)| {
+                Some((name.into_string().ok()?, value.into_string().ok()?))
+            }),
+        )
+    }
+
+    fn layered(
+        file: Option<&Path>,
+        environment: impl Iterator<Item = (String, String)>,
+    ) -> anyhow::Result<Self> {
+        // Every setting has a level above it. What has none is somebody else's: Kubernetes, for one, sets KEYS_PORT
+        // for a service that is called "keys".
+        let environment = environment
+            .filter(|(name, _)| name.starts_with("KEYS_") && name.contains("__"))
+            .collect();
+        let environment = Environment::with_prefix("KEYS")
+            .prefix_separator("_")
+            .separator("__")
+            .try_parsing(true)
+            .list_separator(",")
+            .with_list_parse_key("http.trusted_proxies")
+            .source(Some(environment));
+        let mut layers = Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
+        if let Some(path) = file {
+            // Read here: the library's own error does not say which file is missing.
+            let text = std::fs::read_to_string(path).with_context(|| {
+                format!("settings file {} (--config or KEYS_CONFIG)", path.display())
+            })?;
+            layers = layers.add_source(File::from_str(&text, FileFormat::Toml));
+        }
+        layers
+            .add_source(environment)
+            .build()
+            .and_then(Config::try_deserialize::<Raw>)
+            .map_err(|error| explain(&error, file))?
+            .check()
+    }
+}
+
+/// Says which setting is at fault, without the value of one that is secret.
+fn explain(error: &ConfigError, file: Option<&Path>) -> anyhow::Error {
+    let whence = file.map_or_else(
+        || "the environment".to_owned(),
+        |path| format!("{} or the environment", path.display()),
+    );
+    match error {
+        ConfigError::FileParse { cause, .. } => {
+            // The first line says where; the others quote the text, which may be that of a pepper.
+            let cause = cause.to_string();
+            let place = cause.lines().next().unwrap_or_default();
+            anyhow::anyhow!(
+                "{}: {place}",
+                file.unwrap_or(Path::new("defaults")).display()
+            )
+        }
+        error => anyhow::anyhow!("{} (in {whence})", fault(error, None)),
+    }
+}
+
+fn fault(error: &ConfigError, key: Option<&str>) -> String {
+    match (error, key) {
+        (ConfigError::At { error, key: at, .. }, key) => fault(error, at.as_deref().or(key)),
+        (ConfigError::Type { key: Some(at), .. }, None) => fault(error, Some(at)),
+        (ConfigError::NotFound(setting), _) => format!("setting `{setting}` is missing"),
+        (_, Some(key)) if key.starts_with("peppers") || key.starts_with("database") => {
+            format!("setting `{key}` has a value of the wrong kind")
+        }
+        (
+            ConfigError::Type {
+                expected,
+                unexpected,
+                ..
+            },
+            Some(key),
+        ) => {
+            format!("setting `{key}` must be {expected}, not {unexpected}")
+        }
+        (error, Some(key)) => format!("setting `{key}`: {error}"),
+        (ConfigError::Type { expected, .. }, None) => format!("a setting must be {expected}"),
+        (error, None) => error.to_string(),
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Raw {
+    database: Database,
+    http: RawHttp,
+    peppers: RawPeppers,
+    log: Log,
+    plans: BTreeMap<String, RawPlan>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawHttp {
+    listen: String,
+    workers: usize,
+    trusted_proxies: Vec<String>,
+    key_management: String,
+    unauthenticated: RawQuota,
+    flat: RawMount,
+    account: RawMount,
+    management: RawManagement,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawMount {
+    enabled: bool,
+    path: String,
+    key_prefix: String,
+    plan_gate: bool,
+    cap: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawManagement {
+    enabled: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawPeppers {
+    current: Option<String>,
+    #[serde(default)]
+    keys: BTreeMap<String, Zeroizing<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawPlan {
+    keys: bool,
+    keys_max: u32,
+    limits: BTreeMap<String, RawQuota>,
+}
+
+#[derive(Deserialize, Clone, Copy)]
+#[serde(deny_unknown_fields)]
+struct RawQuota {
+    requests: NonZeroU32,
+    period_seconds: NonZeroU32,
+}
+
+impl From<RawQuota> for Quota {
+    fn from(raw: RawQuota) -> Self {
+        Self {
+            requests: raw.requests,
+            period_seconds: raw.period_seconds,
+        }
+    }
+}
+
+impl Raw {
+    fn check(self) -> anyhow::Result<Settings> {
+        Ok(Settings {
+            database: self.database,
+            http: self.http.check()?,
+            peppers: self.peppers.check()?,
+            log: self.log,
+            plans: self
+                .plans
+                .into_iter()
+                .map(|(name, plan)| plan.check(&name))
+                .collect::<anyhow::Result<Vec<_>>>()
+                .map(Plans::new)?,
+        })
+    }
+}
+
+impl RawHttp {
+    fn check(self) -> anyhow::Result<Http> {
+        let trusted_proxies = self
+            .trusted_proxies
+            .iter()
+            .map(|text| text.trim())
+            .filter(|text| !text.is_empty())
+            .map(|text| {
+                keys_core::AllowedNetworks::parse([text])
+                    .map(|networks| networks.as_slice()[0])
+                    .with_context(|| format!("setting `http.trusted_proxies`: {text:?}"))
+            })
+            .collect::<anyhow::Result<_>>()?;
+        let key_management = match self.key_management.as_str() {
+            "any" => KeyManagement::Any,
+            "session_only" => KeyManagement::SessionOnly,
+            other => bail!(
+                "setting `http.key_management` must be \"any\" or \"session_only\", not {other:?}"
+            ),
+        };
+        let http = Http {
+            listen: self.listen.parse().with_context(|| {
+                format!(
+                    "setting `http.listen` must be ADDRESS:PORT, not {:?}",
+                    self.listen
+                )
+            })?,
+            workers: self.workers,
+            trusted_proxies,
+            key_management,
+            unauthenticated: self.unauthenticated.into(),
+            flat: self.flat.check("http.flat")?,
+            account: self.account.check("http.account")?,
+            management: self.management.enabled,
+        };
+        if http.flat.enabled && http.account.enabled && http.flat.path == http.account.path {
+            bail!("settings `http.flat.path` and `http.account.path` are the same");
+        }
+        Ok(http)
+    }
+}
+
+impl RawMount {
+    fn check(self, setting: &str) -> anyhow::Result<Mount> {
+        let path = self.path.trim_end_matches('/');
+        let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"/-_.".contains(&byte);
+        if !path.starts_with('/') || path.contains("//") || !path.bytes().all(legal) {
+            bail!(
+                "setting `{setting}.path` must be a path such as /api/api-keys, not {:?}",
+                self.path
+            );
+        }
+        Ok(Mount {
+            enabled: self.enabled,
+            path: path.to_owned(),
+            key_prefix: self.key_prefix.parse().with_context(|| {
+                format!("setting `{setting}.key_prefix`: {:?}", self.key_prefix)
+            })?,
+            plan_gate: self.plan_gate,
+            cap: self.cap,
+        })
+    }
+}
+
+impl RawPeppers {
+    fn check(self) -> anyhow::Result<Peppers> {
+        let parse = |id: &str| {
+            id.parse::<PepperId>()
+                .with_context(|| format!("setting `peppers.keys.{id}`"))
+        };
+        let keys = self
+            .keys
+            .into_iter()
+            .map(|(id, value)| Ok((parse(&id)?, value)))
+            .collect::<anyhow::Result<BTreeMap<_, _>>>()?;
+        let current = match self.current {
+            Some(id) if !keys.keys().any(|known| known.as_str() == id) => {
+                bail!("setting `peppers.current` names {id:?}, but there is no `peppers.keys.{id}`")
+            }
+            Some(id) => Some(parse(&id)?),
+            None if keys.len() > 1 => bail!(
+                "setting `peppers.current` must say which of the {} peppers new keys are made under",
+                keys.len()
+            ),
+            None => None,
+        };
+        Ok(Peppers { current, keys })
+    }
+}
+
+impl RawPlan {
+    fn check(self, name: &str) -> anyhow::Result<(PlanName, Plan)> {
+        let plan_name = name
+            .parse()
+            .with_context(|| format!("setting `plans.{name}`"))?;
+        for operation in Operation::ALL.map(Operation::as_str) {
+            if !self.limits.contains_key(operation) {
+                bail!(
+                    "setting `plans.{name}.limits.{operation}` is missing: \
+                     set it to {{ requests = .., period_seconds = .. }}"
+                );
+            }
+        }
+        let limits = self
+            .limits
+            .iter()
+            .map(|(limit, quota)| {
+                let limit: LimitName = limit
+                    .parse()
+                    .with_context(|| format!("setting `plans.{name}.limits.{limit}`"))?;
+                Ok((limit, Quota::from(*quota)))
+            })
+            .collect::<anyhow::Result<_>>()?;
+        let plan = Plan {
+            keys: self.keys,
+            keys_max: self.keys_max,
+            limits,
+        };
+        Ok((plan_name, plan))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(environment: &[(&str, &str)]) -> anyhow::Result<Settings> {
+        load_file(None, environment)
+    }
+
+    fn load_file(file: Option<&Path>, environment: &[(&str, &str)]) -> anyhow::Result<Settings> {
+        Settings::layered(
+            file,
+            environment
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned())),
+        )
+    }
+
+    fn refusal(environment: &[(&str, &str)]) -> String {
+        format!("{:#}", load(environment).expect_err("must be refused"))
+    }
+
+    #[test]
+    fn defaults_are_the_documented_ones() {
+        let settings = load(&[]).unwrap();
+        assert_eq!(settings.plans, Plans::documented());
+        assert_eq!(settings.http.listen.to_string(), "127.0.0.1:8080");
+        assert_eq!(settings.database.url.as_str(), "sqlite://data/keys.db");
+        assert_eq!(settings.http.unauthenticated.requests.get(), 60);
+        assert!(settings.http.trusted_proxies.is_empty());
+        assert!(settings.peppers.keys.is_empty());
+    }
+
+    #[test]
+    fn environment_overrides_the_file_which_overrides_the_defaults() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("keys.toml");
+        std::fs::write(
+            &path,
+            "[http]\nlisten = \"0.0.0.0:1\"\nworkers = 3\n[plans.big]\nkeys = true\nkeys_max = 99\nlimits = { create = { requests = 1, period_seconds = 1 }, list = { requests = 1, period_seconds = 1 }, delete = { requests = 1, period_seconds = 1 } }\n",
+        )
+        .unwrap();
+        let settings = load_file(
+            Some(&path),
+            &[
+                ("KEYS_HTTP__LISTEN", "127.0.0.1:2"),
+                ("KEYS_HTTP__TRUSTED_PROXIES", "10.0.0.0/8, ::1"),
+                ("KEYS_PLANS__PRO__KEYS_MAX", "12"),
+            ],
+        )
+        .unwrap();
+        assert_eq!(settings.http.listen.port(), 2);
+        assert_eq!(settings.http.workers, 3);
+        assert_eq!(settings.http.trusted_proxies.len(), 2);
+        let plan = |name: &str| {
+            settings
+                .plans
+                .find(&name.parse().unwrap())
+                .unwrap()
+                .keys_max
+        };
+        assert_eq!((plan("big"), plan("pro"), plan("business")), (99, 12, 10));
+    }
+
+    #[test]
+    fn one_trusted_proxy_is_a_list_of_one() {
+        let settings = load(&[("KEYS_HTTP__TRUSTED_PROXIES", "10.0.0.0/8")]).unwrap();
+        assert_eq!(settings.http.trusted_proxies.len(), 1);
+    }
+
+    #[test]
+    fn variables_of_others_are_left_alone() {
+        assert!(
+            load(&[
+                ("KEYS_PORT", "tcp://10.0.0.1:80"),
+                ("KEYS_SERVICE_HOST", "x")
+            ])
+            .is_ok()
+        );
+    }
+
+    #[test]
+    fn every_fault_names_its_setting() {
+        for (name, value, setting) in [
+            ("KEYS_HTTP__LISTEN", "8080", "http.listen"),
+            ("KEYS_HTTP__LISTENS", "127.0.0.1:1", "listens"),
+            ("KEYS_HTTP__WORKERS", "many", "http.workers"),
+            (
+                "KEYS_HTTP__TRUSTED_PROXIES",
+                "localhost",
+                "http.trusted_proxies",
+            ),
+            ("KEYS_HTTP__KEY_MANAGEMENT", "nobody", "http.key_management"),
+            ("KEYS_HTTP__FLAT__PATH", "api", "http.flat.path"),
+            ("KEYS_HTTP__FLAT__KEY_PREFIX", "SK", "http.flat.key_prefix"),
+            (
+                "KEYS_HTTP__FLAT__PATH",
+                "/api/account/api-keys",
+                "http.account.path",
+            ),
+            ("KEYS_PLANS__PRO__KEYS_MAX", "-1", "keys_max"),
+            ("KEYS_PLANS__NEW__KEYS", "true", "keys_max"),
+            ("KEYS_PLANS__PRO__LIMITS__LIST__REQUESTS", "0", "requests"),
+            ("KEYS_PEPPERS__CURRENT", "p1", "peppers.current"),
+            ("KEYS_LOG__FORMAT", "xml", "log.format"),
+        ] {
+            let message = refusal(&[(name, value)]);
+            assert!(message.contains(setting), "{name}={value}: {message}");
+        }
+    }
+
+    #[test]
+    fn missing_file_is_named() {
+        let message = format!(
+            "{:#}",
+            load_file(Some(Path::new("/nowhere/keys.toml")), &[]).unwrap_err()
+        );
+        assert!(message.contains("/nowhere/keys.toml"), "{message}");
+    }
+
+    #[test]
+    fn secrets_show_in_no_error_and_no_debug_output() {
+        const SECRET: &str = "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LXNlY3JldA==";
+        let message = refusal(&[("KEYS_PEPPERS__KEYS", SECRET)]);
+        assert!(!message.contains(SECRET), "{message}");
+        assert!(message.contains("peppers.keys"), "{message}");
+        let settings = load(&[
+            ("KEYS_PEPPERS__KEYS__P1", SECRET),
+            ("KEYS_DATABASE__URL", "postgres://u:hunter2@h/d"),
+        ])
+        .unwrap();
+        let shown = format!("{settings:?}");
+        assert!(
+            !shown.contains(SECRET) && !shown.contains("hunter2"),
+            "{shown}"
+        );
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("keys.toml");
+        std::fs::write(&path, format!("[peppers.keys]\np1 = \"{SECRET}\n")).unwrap();
+        let message = format!("{:#}", load_file(Some(&path), &[]).unwrap_err());
+        assert!(!message.contains(SECRET), "{message}");
+    }
+
+    #[test]
+    fn several_peppers_need_a_current_one() {
+        let two = [
+            ("KEYS_PEPPERS__KEYS__P1", "a"),
+            ("KEYS_PEPPERS__KEYS__P2", "b"),
+        ];
+        assert!(refusal(&two).contains("peppers.current"));
+        let settings = load(&[two[0], two[1], ("KEYS_PEPPERS__CURRENT", "p2")]).unwrap();
+        assert_eq!(settings.peppers.current.unwrap().as_str(), "p2");
+    }
+}

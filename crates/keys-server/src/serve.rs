@@ -1,0 +1,140 @@
+//! Serving HTTP until told to stop.
+
+use std::time::Duration;
+
+use actix_web::dev::ServerHandle;
+use actix_web::{App, HttpServer};
+use anyhow::Context as _;
+use keys_core::address::TrustedProxies;
+use keys_http::{Api, Mount};
+use keys_service::KeyService;
+use tokio::runtime::Runtime;
+
+use crate::config::{self, Http, Settings};
+use crate::open::{Opened, open};
+use crate::welcome;
+
+/// How long requests under way may take after the signal to stop. With the last flush it stays below ten seconds.
+const DRAIN: Duration = Duration::from_secs(7);
+
+/// How long the last flush of uses may take.
+const LAST_FLUSH: Duration = Duration::from_secs(2);
+
+/// How long a client may take to send the head of a request, against clients that keep connections busy with nothing.
+const CLIENT_REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long an idle connection is kept: longer than the usual 60 s of load balancers, or they would find it closed.
+const KEEP_ALIVE: Duration = Duration::from_secs(75);
+
+/// Opens everything and serves. Returns when all has been drained and written.
+pub(crate) fn run(runtime: &Runtime, settings: Settings) -> anyhow::Result<()> {
+    let Opened {
+        service,
+        is_new_embedded,
+    } = runtime.block_on(open(&settings))?;
+    let maintenance = runtime.spawn({
+        let service = service.clone();
+        async move { service.maintain().await }
+    });
+    let http = settings.http;
+    let served = actix_web::rt::System::new().block_on(async {
+        let (server, address) = bind(&service, &http)?;
+        eprintln!(
+            "keys-server {} listening on http://{address}",
+            env!("CARGO_PKG_VERSION")
+        );
+        if is_new_embedded {
+            welcome::print(&service, address, &http).await?;
+        } else {
+            welcome::hint(&service, is_embedded(&settings.database.url)).await?;
+        }
+        actix_web::rt::spawn(stop_on_signal(server.handle()));
+        server.await.context("serving")
+    });
+    maintenance.abort();
+    flush(runtime, &service);
+    served
+}
+
+fn is_embedded(url: &str) -> bool {
+    url.starts_with("sqlite")
+}
+
+fn bind(
+    service: &KeyService,
+    http: &Http,
+) -> anyhow::Result<(actix_web::dev::Server, std::net::SocketAddr)> {
+    let api = api(service, http);
+    let mut server = HttpServer::new(move || {
+        App::new()
+            .wrap(api.log_requests())
+            .configure(|app| api.configure(app))
+    })
+    .client_request_timeout(CLIENT_REQUEST_TIMEOUT)
+    .keep_alive(KEEP_ALIVE)
+    .shutdown_timeout(DRAIN.as_secs())
+    .disable_signals();
+    if http.workers > 0 {
+        server = server.workers(http.workers);
+    }
+    let server = server
+        .bind(http.listen)
+        .with_context(|| format!("setting `http.listen`: cannot listen on {}", http.listen))?;
+    let address = *server.addrs().first().unwrap_or(&http.listen);
+    Ok((server.run(), address))
+}
+
+fn api(service: &KeyService, http: &Http) -> Api {
+    Api::builder(service.clone())
+        .trusted_proxies(TrustedProxies::new(http.trusted_proxies.iter().copied()))
+        .unauthenticated_quota(http.unauthenticated)
+        .key_management(http.key_management)
+        .flat(mount(&http.flat))
+        .account(mount(&http.account))
+        .management(http.management)
+        .build()
+}
+
+fn mount(mount: &config::Mount) -> Option<Mount> {
+    mount.enabled.then(|| Mount {
+        path: mount.path.clone(),
+        key_prefix: mount.key_prefix.clone(),
+        plan_gate: mount.plan_gate,
+        cap: mount.cap,
+    })
+}
+
+/// Stops gracefully on SIGTERM, which service managers send, and on Ctrl-C.
+async fn stop_on_signal(server: ServerHandle) {
+    let interrupt = tokio::signal::ctrl_c();
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        match signal(SignalKind::terminate()) {
+            Ok(mut terminate) => {
+                tokio::select! {
+                    _ = interrupt => {}
+                    _ = terminate.recv() => {}
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, "SIGTERM cannot be listened for; only Ctrl-C stops gracefully");
+                let _ = interrupt.await;
+            }
+        }
+    }
+    #[cfg(not(unix))]
+    let _ = interrupt.await;
+    tracing::info!("stopping: no new connections, requests under way are finished");
+    server.stop(true).await;
+}
+
+fn flush(runtime: &Runtime, service: &KeyService) {
+    let flushed =
+        runtime.block_on(async { tokio::time::timeout(LAST_FLUSH, service.flush_uses()).await });
+    match flushed {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::error!(%error, "the last uses of keys could not be written"),
+        Err(_) => tracing::error!("the last uses of keys could not be written in time"),
+    }
+}
