@@ -1,1 +1,29 @@
-//! x
+//! Keeps keys and accounts in PostgreSQL or in an embedded SQLite, behind the port
+//! [`KeyStore`](keys_service::KeyStore).
+//!
+//! Every query is written once. Own SQL types name what a value means and each database stores it natively; row
+//! locks, connections and the like, which truly differ, have one module per database.
+
+mod accounts;
+mod audit;
+mod authority;
+mod connection;
+mod error;
+mod idempotency;
+mod keys;
+mod migrate;
+mod options;
+mod postgres;
+mod rows;
+mod schema;
+mod sqlite;
+mod store;
+mod tls;
+mod types;
+mod url;
+
+pub use migrate::{MigrateError, SchemaError};
+pub use options::StoreOptions;
+pub use store::{OpenError, Store};
+pub use tls::TlsError;
+pub use url::{DatabaseUrl, InvalidUrl};

@@ -1,0 +1,149 @@
+//! Accounts.
+
+use diesel::prelude::*;
+use diesel_async::RunQueryDsl;
+use keys_core::{Account, AccountId, ExternalId};
+use keys_service::store::{AccountPatch, AccountQuery, Change, ChangeError, StoreError};
+use uuid::Uuid;
+
+use crate::connection::{Connection, Pools, query};
+use crate::error::{QueryError, optional};
+use crate::rows::AccountRow;
+use crate::schema::account;
+use crate::types::DbId;
+use crate::{audit, authority, idempotency, postgres};
+
+pub(crate) async fn find(pools: Pools, id: AccountId) -> Result<Option<Account>, StoreError> {
+    find_in(&mut pools.read().await?, id).await
+}
+
+pub(crate) async fn list(pools: Pools, wanted: AccountQuery) -> Result<Vec<Account>, StoreError> {
+    let mut connection = pools.read().await?;
+    // No account has the nil UUID, so every account comes after it.
+    let after = DbId(wanted.after.map_or(Uuid::nil(), AccountId::as_uuid));
+    let limit = i64::from(wanted.limit);
+    let rows = match wanted.external_id {
+        Some(external_id) => query!(&mut connection, |open| account::table
+            .filter(account::external_id.eq(external_id.as_str()))
+            .filter(account::id.gt(after))
+            .order(account::id)
+            .limit(limit)
+            .select(AccountRow::as_select())
+            .load(open)),
+        None => query!(&mut connection, |open| account::table
+            .filter(account::id.gt(after))
+            .order(account::id)
+            .limit(limit)
+            .select(AccountRow::as_select())
+            .load(open)),
+    }?;
+    let accounts = rows.into_iter().map(Account::try_from);
+    Ok(accounts.collect::<Result<_, _>>()?)
+}
+
+pub(crate) async fn insert(
+    pools: Pools,
+    account: Account,
+    change: Change,
+) -> Result<(), ChangeError> {
+    let mut connection = pools.begin().await?;
+    let outcome = insert_in(&mut connection, &account, &change).await;
+    connection.finish(outcome).await
+}
+
+async fn insert_in(
+    connection: &mut Connection,
+    account: &Account,
+    change: &Change,
+) -> Result<(), ChangeError> {
+    authority::check(connection, change).await?;
+    let row = AccountRow::from(account);
+    let inserted = query!(connection, |open| diesel::insert_into(account::table)
+        .values(row)
+        .on_conflict(account::external_id)
+        .do_nothing()
+        .execute(open))?;
+    if inserted == 0 {
+        return Err(ChangeError::ExternalIdTaken);
+    }
+    audit::record(connection, change, "account.created", account.id.as_uuid()).await?;
+    idempotency::complete(connection, change).await
+}
+
+pub(crate) async fn update(
+    pools: Pools,
+    id: AccountId,
+    patch: AccountPatch,
+    change: Change,
+) -> Result<Account, ChangeError> {
+    let mut connection = pools.begin().await?;
+    let outcome = update_in(&mut connection, id, patch, &change).await;
+    connection.finish(outcome).await
+}
+
+async fn update_in(
+    connection: &mut Connection,
+    id: AccountId,
+    patch: AccountPatch,
+    change: &Change,
+) -> Result<Account, ChangeError> {
+    let locked = lock(connection, id).await?;
+    authority::check(connection, change).await?;
+    let mut account = locked.ok_or(ChangeError::AccountNotFound)?;
+    if let Some(plan) = patch.plan {
+        account.plan = plan;
+    }
+    if let Some(disabled) = patch.disabled {
+        account.disabled = disabled;
+    }
+    if let Some(external_id) = patch.external_id {
+        account.external_id = external_id;
+    }
+    let updated = query!(connection, |open| diesel::update(
+        account::table.find(DbId(id.as_uuid()))
+    )
+    .set((
+        account::plan.eq(account.plan.as_str()),
+        account::disabled.eq(account.disabled),
+        account::external_id.eq(account.external_id.as_ref().map(ExternalId::as_str)),
+    ))
+    .execute(open));
+    match updated {
+        Ok(1) => {}
+        Ok(_) => return Err(ChangeError::AccountNotFound),
+        // The identifier itself is not set, so only the external one can collide.
+        Err(error) if error.is_unique_violation() => return Err(ChangeError::ExternalIdTaken),
+        Err(error) => return Err(error.into()),
+    }
+    audit::record(connection, change, "account.updated", id.as_uuid()).await?;
+    idempotency::complete(connection, change).await?;
+    Ok(account)
+}
+
+/// The account, which nobody else changes or gives keys until the transaction ends.
+pub(crate) async fn lock(
+    connection: &mut Connection,
+    id: AccountId,
+) -> Result<Option<Account>, StoreError> {
+    match connection {
+        Connection::Postgres(lease) => {
+            let outcome = postgres::lock_account(lease.enter(), DbId(id.as_uuid())).await;
+            let row = optional(lease.leave(outcome))?;
+            Ok(row.map(Account::try_from).transpose()?)
+        }
+        // An immediate transaction has locked everything.
+        Connection::Sqlite(_) => find_in(connection, id).await,
+    }
+}
+
+pub(crate) async fn find_in(
+    connection: &mut Connection,
+    id: AccountId,
+) -> Result<Option<Account>, StoreError> {
+    let found: Result<AccountRow, QueryError> = query!(connection, |open| account::table
+        .find(DbId(id.as_uuid()))
+        .select(AccountRow::as_select())
+        .first(open));
+    let row = optional(found)?;
+    Ok(row.map(Account::try_from).transpose()?)
+}

@@ -1,0 +1,87 @@
+//! Failed queries, and which of them may succeed later.
+
+use diesel::result::{DatabaseErrorKind, Error};
+use keys_service::store::{ChangeError, StoreError};
+
+/// A query failed.
+#[derive(Debug, thiserror::Error)]
+#[error("a query failed")]
+pub(crate) struct QueryError(#[from] Error);
+
+impl QueryError {
+    /// Whether nothing is wrong with the query itself, so that it may succeed later.
+    pub(crate) fn is_transient(&self) -> bool {
+        is_transient(&self.0)
+    }
+
+    pub(crate) fn is_unique_violation(&self) -> bool {
+        matches!(
+            self.0,
+            Error::DatabaseError(DatabaseErrorKind::UniqueViolation, _)
+        )
+    }
+}
+
+impl From<QueryError> for StoreError {
+    fn from(error: QueryError) -> Self {
+        if error.is_transient() {
+            Self::Unavailable(Box::new(error))
+        } else {
+            Self::Unexpected(Box::new(error))
+        }
+    }
+}
+
+impl From<QueryError> for ChangeError {
+    fn from(error: QueryError) -> Self {
+        Self::Store(error.into())
+    }
+}
+
+/// Turns "no row" into `None`.
+pub(crate) fn optional<T>(outcome: Result<T, QueryError>) -> Result<Option<T>, QueryError> {
+    match outcome {
+        Ok(found) => Ok(Some(found)),
+        Err(QueryError(Error::NotFound)) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// What PostgreSQL and SQLite say when they are overloaded, shutting down or full. Neither driver hands on the codes
+/// of these errors, so a PostgreSQL set to another language is understood less well: what it says about its own state then
+/// counts as unexpected. A lost connection is noticed in any case.
+const TRANSIENT_MESSAGES: [&str; 14] = [
+    "canceling statement due to",
+    "terminating connection",
+    "deadlock detected",
+    "the database system is",
+    "sorry, too many clients",
+    "remaining connection slots",
+    "too many connections",
+    "could not extend file",
+    "No space left on device",
+    "database is locked",
+    "database table is locked",
+    "database or disk is full",
+    "disk I/O error",
+    "unable to open database file",
+];
+
+fn is_transient(error: &Error) -> bool {
+    match error {
+        Error::DatabaseError(kind, information) => match kind {
+            DatabaseErrorKind::UnableToSendCommand
+            | DatabaseErrorKind::ClosedConnection
+            | DatabaseErrorKind::SerializationFailure
+            // The server was demoted to a replica; its successor is found by connecting again.
+            | DatabaseErrorKind::ReadOnlyTransaction => true,
+            DatabaseErrorKind::Unknown => TRANSIENT_MESSAGES
+                .iter()
+                .any(|message| information.message().contains(message)),
+            _ => false,
+        },
+        Error::RollbackErrorOnCommit { commit_error, .. } => is_transient(commit_error),
+        Error::BrokenTransactionManager => true,
+        _ => false,
+    }
+}

@@ -1,0 +1,320 @@
+//! Keys.
+
+use std::collections::BTreeMap;
+
+use diesel::dsl::min;
+use diesel::prelude::*;
+use diesel_async::RunQueryDsl;
+use keys_core::pepper::PepperedDigest;
+use keys_core::{Account, AccountId, ApiKey, KeyId, KeyKind, PepperId, Timestamp};
+use keys_service::store::{
+    Authority, Change, ChangeError, KeyOwner, KeyPage, KeyUse, NewKey, StoreError, StoredKey,
+};
+
+use crate::connection::{Connection, Pools, query};
+use crate::error::QueryError;
+use crate::rows::{AccountRow, KeyRow, NewKeyRow, kind_code, stored_key};
+use crate::schema::{account, api_key};
+use crate::types::{DbId, DbTimestamp};
+use crate::{accounts, audit, authority, idempotency, postgres, sqlite};
+
+const OPERATOR: i16 = kind_code(KeyKind::Operator);
+const ACCOUNT: i16 = kind_code(KeyKind::Account);
+
+pub(crate) async fn find_by_digests(
+    pools: Pools,
+    digests: Vec<PepperedDigest>,
+) -> Result<Option<StoredKey>, StoreError> {
+    let mut connection = pools.read().await?;
+    let wanted: Vec<&[u8]> = digests
+        .iter()
+        .map(|digest| digest.digest.as_bytes().as_slice())
+        .collect();
+    let rows: Vec<(Vec<u8>, String, KeyRow, Option<AccountRow>)> =
+        query!(&mut connection, |open| api_key::table
+            .left_join(account::table)
+            .filter(api_key::digest.eq_any(wanted))
+            .select((
+                api_key::digest,
+                api_key::pepper_id,
+                KeyRow::as_select(),
+                Option::<AccountRow>::as_select(),
+            ))
+            .load(open))?;
+    for (digest, pepper_id, key, account) in rows {
+        // A digest counts only under the pepper that it was made with.
+        let is_wanted = digests.iter().any(|wanted| {
+            wanted.digest.as_bytes().as_slice() == digest && wanted.pepper.as_str() == pepper_id
+        });
+        if is_wanted {
+            return Ok(Some(stored_key(key, account)?));
+        }
+    }
+    Ok(None)
+}
+
+pub(crate) async fn insert(pools: Pools, new: NewKey, change: Change) -> Result<(), ChangeError> {
+    let mut connection = pools.begin().await?;
+    let outcome = insert_in(&mut connection, &new, &change).await;
+    connection.finish(outcome).await
+}
+
+async fn insert_in(
+    connection: &mut Connection,
+    new: &NewKey,
+    change: &Change,
+) -> Result<(), ChangeError> {
+    // The lock comes first and in a statement of its own: only a statement that begins after the lock was granted
+    // sees every key that was made under it before.
+    let account = match new.key.account_id {
+        Some(id) => Some(accounts::lock(connection, id).await?),
+        None => None,
+    };
+    authority::check(connection, change).await?;
+    if let Some(account) = account {
+        let account = account.ok_or(ChangeError::AccountNotFound)?;
+        admit(connection, new, &account, change.at).await?;
+    }
+    let row = NewKeyRow::new(&new.key, &new.digest);
+    query!(connection, |open| diesel::insert_into(api_key::table)
+        .values(row)
+        .execute(open))?;
+    audit::record(connection, change, "key.created", new.key.id.as_uuid()).await?;
+    idempotency::complete(connection, change).await
+}
+
+async fn admit(
+    connection: &mut Connection,
+    new: &NewKey,
+    account: &Account,
+    now: Timestamp,
+) -> Result<(), ChangeError> {
+    let max = new
+        .admission
+        .keys_max(account)
+        .map_err(ChangeError::AccountDenied)?;
+    if let Some(max) = max
+        && new.key.kind == KeyKind::Account
+        && count_usable(connection, account.id, now).await? >= i64::from(max)
+    {
+        return Err(ChangeError::CapReached { max });
+    }
+    Ok(())
+}
+
+async fn count_usable(
+    connection: &mut Connection,
+    account_id: AccountId,
+    now: Timestamp,
+) -> Result<i64, QueryError> {
+    query!(connection, |open| api_key::table
+        .filter(api_key::account_id.eq(DbId(account_id.as_uuid())))
+        .filter(api_key::kind.eq(ACCOUNT))
+        .filter(api_key::revoked_at.is_null())
+        .filter(
+            api_key::expires_at
+                .is_null()
+                .or(api_key::expires_at.gt(DbTimestamp(now)))
+        )
+        .count()
+        .get_result(open))
+}
+
+pub(crate) async fn list(
+    pools: Pools,
+    owner: KeyOwner,
+    offset: u64,
+    limit: u32,
+) -> Result<KeyPage, StoreError> {
+    // `account_id = x` and `account_id is null` use the same index, but only if they are written as such.
+    macro_rules! page {
+        ($connection:expr, $owned:expr, $kind:expr) => {{
+            let total: i64 = query!(&mut *$connection, |open| api_key::table
+                .filter($owned)
+                .filter(api_key::kind.eq($kind))
+                .filter(api_key::revoked_at.is_null())
+                .count()
+                .get_result(open))?;
+            let rows: Vec<KeyRow> = query!(&mut *$connection, |open| api_key::table
+                .filter($owned)
+                .filter(api_key::kind.eq($kind))
+                .filter(api_key::revoked_at.is_null())
+                // The owner is the same in all rows. PostgreSQL reads them in order only if it is asked for every
+                // column of the index; otherwise it sorts all of the operators' keys.
+                .order((
+                    api_key::account_id,
+                    api_key::created_at.desc(),
+                    api_key::id.desc()
+                ))
+                .offset(i64::try_from(offset).unwrap_or(i64::MAX))
+                .limit(i64::from(limit))
+                .select(KeyRow::as_select())
+                .load(open))?;
+            (total, rows)
+        }};
+    }
+    let connection = &mut pools.read().await?;
+    let (total, rows) = match owner {
+        KeyOwner::Account(id) => {
+            page!(
+                connection,
+                api_key::account_id.eq(DbId(id.as_uuid())),
+                ACCOUNT
+            )
+        }
+        KeyOwner::Operators => page!(connection, api_key::account_id.is_null(), OPERATOR),
+    };
+    let keys = rows.into_iter().map(ApiKey::try_from);
+    Ok(KeyPage {
+        keys: keys.collect::<Result<_, _>>()?,
+        total: u64::try_from(total).unwrap_or(0),
+    })
+}
+
+pub(crate) async fn revoke(
+    pools: Pools,
+    owner: Option<KeyOwner>,
+    id: KeyId,
+    change: Change,
+) -> Result<bool, ChangeError> {
+    let mut connection = pools.begin().await?;
+    let outcome = revoke_in(&mut connection, owner, id, &change).await;
+    connection.finish(outcome).await
+}
+
+async fn revoke_in(
+    connection: &mut Connection,
+    owner: Option<KeyOwner>,
+    id: KeyId,
+    change: &Change,
+) -> Result<bool, ChangeError> {
+    if let Some(KeyOwner::Account(account_id)) = owner {
+        accounts::lock(connection, account_id).await?;
+    }
+    if let Connection::Postgres(lease) = connection {
+        let mut ids = vec![DbId(id.as_uuid())];
+        if let Authority::Caller(caller) = &change.authority {
+            ids.push(DbId(caller.key_id.as_uuid()));
+        }
+        let outcome = postgres::lock_keys(lease.enter(), ids).await;
+        lease.leave(outcome)?;
+    }
+    authority::check(connection, change).await?;
+    if mark_revoked(connection, owner, id, change.at).await? == 0 {
+        return Ok(false);
+    }
+    audit::record(connection, change, "key.revoked", id.as_uuid()).await?;
+    idempotency::complete(connection, change).await?;
+    Ok(true)
+}
+
+async fn mark_revoked(
+    connection: &mut Connection,
+    owner: Option<KeyOwner>,
+    id: KeyId,
+    now: Timestamp,
+) -> Result<usize, QueryError> {
+    let revoked = api_key::revoked_at.eq(DbTimestamp(now));
+    let id = DbId(id.as_uuid());
+    match owner {
+        None => query!(connection, |open| diesel::update(api_key::table.find(id))
+            .filter(api_key::revoked_at.is_null())
+            .set(revoked)
+            .execute(open)),
+        Some(KeyOwner::Account(account_id)) => {
+            query!(connection, |open| diesel::update(api_key::table.find(id))
+                .filter(api_key::revoked_at.is_null())
+                .filter(api_key::account_id.eq(DbId(account_id.as_uuid())))
+                .filter(api_key::kind.eq(ACCOUNT))
+                .set(revoked)
+                .execute(open))
+        }
+        Some(KeyOwner::Operators) => {
+            query!(connection, |open| diesel::update(api_key::table.find(id))
+                .filter(api_key::revoked_at.is_null())
+                .filter(api_key::kind.eq(OPERATOR))
+                .set(revoked)
+                .execute(open))
+        }
+    }
+}
+
+pub(crate) async fn record_uses(pools: Pools, uses: Vec<KeyUse>) -> Result<(), StoreError> {
+    let uses = merge(uses);
+    if uses.is_empty() {
+        return Ok(());
+    }
+    // All or nothing: whoever tries again after a fault must not count some of them twice.
+    let mut connection = pools.begin().await?;
+    let outcome = match &mut connection {
+        Connection::Postgres(lease) => {
+            let outcome = postgres::record_uses(lease.enter(), &uses).await;
+            lease.leave(outcome)
+        }
+        Connection::Sqlite(lease) => {
+            let outcome = sqlite::record_uses(lease.enter(), uses).await;
+            lease.leave(outcome)
+        }
+    };
+    connection.finish(outcome.map_err(StoreError::from)).await
+}
+
+/// One entry for each key, in order: an update takes one of several, and locks taken in order cannot deadlock.
+fn merge(uses: Vec<KeyUse>) -> Vec<KeyUse> {
+    let mut merged = BTreeMap::<KeyId, KeyUse>::new();
+    for one in uses {
+        merged
+            .entry(one.key_id)
+            .and_modify(|sum| {
+                sum.last_used_at = sum.last_used_at.max(one.last_used_at);
+                sum.count = sum.count.saturating_add(one.count);
+            })
+            .or_insert(one);
+    }
+    merged.into_values().collect()
+}
+
+pub(crate) async fn pepper_ids(pools: Pools) -> Result<Vec<PepperId>, StoreError> {
+    let mut connection = pools.read().await?;
+    let mut found = Vec::<PepperId>::new();
+    // Steps from one value to the next through the index: `distinct` would read every key.
+    loop {
+        let last = found.last().map_or("", PepperId::as_str);
+        let next: Option<String> = query!(&mut connection, |open| api_key::table
+            .filter(api_key::revoked_at.is_null())
+            .filter(api_key::pepper_id.gt(last))
+            .select(min(api_key::pepper_id))
+            .first(open))?;
+        match next {
+            Some(next) => found.push(
+                next.parse()
+                    .map_err(|error| StoreError::Unexpected(Box::new(error)))?,
+            ),
+            None => return Ok(found),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use uuid::Uuid;
+
+    #[test]
+    fn uses_of_one_key_become_one() {
+        let one = |key: u128, at, count| KeyUse {
+            key_id: KeyId::from_uuid(Uuid::from_u128(key)),
+            last_used_at: Timestamp::from_unix_micros(at),
+            count,
+        };
+        assert_eq!(
+            merge(vec![
+                one(2, 5, 1),
+                one(1, 9, u64::MAX),
+                one(2, 3, 2),
+                one(1, 1, 1)
+            ]),
+            [one(1, 9, u64::MAX), one(2, 5, 3)]
+        );
+    }
+}

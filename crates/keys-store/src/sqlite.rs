@@ -1,0 +1,221 @@
+//! What only SQLite does: files, pragmas, immediate transactions, blocking calls.
+
+use std::fs::{DirBuilder, OpenOptions};
+use std::future::Future;
+use std::io;
+#[cfg(unix)]
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use diesel::Connection as _;
+use diesel::connection::SimpleConnection as _;
+use diesel::sql_types::BigInt;
+use diesel::{QueryResult, sql_query};
+use diesel_async::AsyncConnection as _;
+use diesel_async::sync_connection_wrapper::{SpawnBlocking, SyncConnectionWrapper};
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use keys_service::store::KeyUse;
+use tokio::runtime::Handle;
+
+use crate::connection::ConnectError;
+use crate::options::StoreOptions;
+use crate::types::{DbId, DbTimestamp, Id, Moment};
+
+/// A connection whose calls block threads set aside for that.
+pub(crate) type SqliteConnection = SyncConnectionWrapper<diesel::SqliteConnection, BlockingThreads>;
+
+/// Runs blocking calls on the runtime's threads for them. Unlike the default of `diesel-async`, it does not wait for
+/// a call that nobody awaits any more, which would block a worker and panic on a single-threaded runtime.
+pub(crate) struct BlockingThreads(Handle);
+
+impl SpawnBlocking for BlockingThreads {
+    fn spawn_blocking<'a, R>(
+        &mut self,
+        task: impl FnOnce() -> R + Send + 'static,
+    ) -> BoxFuture<'a, Result<R, Box<dyn std::error::Error + Send + Sync>>>
+    where
+        R: Send + 'static,
+    {
+        self.0
+            .spawn_blocking(task)
+            .map(|outcome| outcome.map_err(Into::into))
+            .boxed()
+    }
+
+    fn get_runtime() -> Self {
+        Self(Handle::current())
+    }
+}
+
+/// What a connection is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    Read,
+    ReadWrite,
+}
+
+/// Makes connections.
+pub(crate) struct SqliteConnector {
+    path: String,
+    busy_timeout: Duration,
+}
+
+impl SqliteConnector {
+    /// Creates the file if it is missing, readable by its owner alone, and so the folder it is in.
+    pub(crate) fn new(path: &Path, options: &StoreOptions) -> io::Result<Self> {
+        // An absolute path is never mistaken for one of SQLite's special names or URIs.
+        let path = std::path::absolute(path)?;
+        create(&path)?;
+        let path = PathBuf::into_os_string(path);
+        Ok(Self {
+            path: path.into_string().map_err(|_| {
+                io::Error::new(io::ErrorKind::InvalidInput, "the path is not UTF-8")
+            })?,
+            busy_timeout: options.statement_timeout,
+        })
+    }
+
+    pub(crate) async fn connect(&self, access: Access) -> Result<SqliteConnection, ConnectError> {
+        let mut connection = SqliteConnection::establish(&self.path).await?;
+        let pragmas = self.pragmas(access);
+        connection
+            .spawn_blocking(move |open| open.batch_execute(&pragmas))
+            .await?;
+        Ok(connection)
+    }
+
+    /// A connection for migrations, which run on a thread of their own.
+    pub(crate) fn connect_to_migrate(&self) -> Result<diesel::SqliteConnection, ConnectError> {
+        let mut connection = diesel::SqliteConnection::establish(&self.path)?;
+        connection.batch_execute(&self.pragmas(Access::ReadWrite))?;
+        Ok(connection)
+    }
+
+    fn pragmas(&self, access: Access) -> String {
+        // `full` makes a revocation that was answered survive a loss of power: in WAL mode `normal` does not.
+        // A file with a schema of unknown origin must not make us call its functions: `trusted_schema`.
+        let common = format!(
+            "pragma busy_timeout = {}; pragma journal_mode = wal; pragma synchronous = full; \
+             pragma foreign_keys = on; pragma trusted_schema = off;",
+            self.busy_timeout.as_millis()
+        );
+        match access {
+            Access::ReadWrite => common,
+            Access::Read => format!("{common} pragma query_only = on;"),
+        }
+    }
+}
+
+pub(crate) async fn begin(connection: &mut SqliteConnection) -> QueryResult<()> {
+    // A deferred transaction that writes after having read ends in "busy" when another one wrote in between.
+    connection
+        .spawn_blocking(|open| {
+            diesel::connection::AnsiTransactionManager::begin_transaction_sql(
+                open,
+                "begin immediate",
+            )
+        })
+        .await
+}
+
+/// Records uses, all in one visit to the blocking thread.
+pub(crate) fn record_uses(
+    connection: &mut SqliteConnection,
+    uses: Vec<KeyUse>,
+) -> impl Future<Output = QueryResult<()>> + use<> {
+    use diesel::RunQueryDsl as _;
+
+    connection.spawn_blocking(move |open| {
+        for one in uses {
+            sql_query(
+                "update api_key set \
+                 last_used_at = max(coalesce(last_used_at, ?1), ?1), \
+                 use_count = use_count + min(?2, 9223372036854775807 - use_count) \
+                 where id = ?3",
+            )
+            .bind::<Moment, _>(DbTimestamp(one.last_used_at))
+            .bind::<BigInt, _>(i64::try_from(one.count).unwrap_or(i64::MAX))
+            .bind::<Id, _>(DbId(one.key_id.as_uuid()))
+            .execute(open)?;
+        }
+        Ok(())
+    })
+}
+
+/// Forgets changes that every cache has seen or has given up on.
+pub(crate) async fn prune_changes(
+    connection: &mut SqliteConnection,
+    kept: Duration,
+) -> QueryResult<usize> {
+    use diesel_async::RunQueryDsl as _;
+
+    sql_query(
+        "delete from key_change where at < (cast(strftime('%s', 'now') as integer) - ?) * 1000000",
+    )
+    .bind::<BigInt, _>(i64::try_from(kept.as_secs()).unwrap_or(i64::MAX))
+    .execute(connection)
+    .await
+}
+
+fn create(path: &Path) -> io::Result<()> {
+    if let Some(folder) = path.parent() {
+        let mut builder = DirBuilder::new();
+        builder.recursive(true);
+        #[cfg(unix)]
+        builder.mode(0o700);
+        builder.create(folder)?;
+    }
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    // SQLite gives its -wal and -shm files the mode of the database.
+    #[cfg(unix)]
+    options.mode(0o600);
+    match options.open(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use diesel::QueryableByName;
+    use diesel_async::RunQueryDsl as _;
+
+    #[derive(QueryableByName)]
+    struct Row {
+        #[diesel(sql_type = BigInt)]
+        number: i64,
+    }
+
+    async fn number(connection: &mut SqliteConnection, query: &str) -> i64 {
+        let query = sql_query(format!("select ({query}) as number"));
+        query.get_result::<Row>(connection).await.unwrap().number
+    }
+
+    #[tokio::test]
+    async fn connections_are_durable_and_readers_only_read() {
+        const FULL: i64 = 2;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("keys.db");
+        let connector = SqliteConnector::new(&path, &StoreOptions::default()).unwrap();
+        for (access, query_only) in [(Access::ReadWrite, 0), (Access::Read, 1)] {
+            let mut open = connector.connect(access).await.unwrap();
+            for (query, expected) in [
+                ("select synchronous from pragma_synchronous", FULL),
+                ("select foreign_keys from pragma_foreign_keys", 1),
+                ("select journal_mode = 'wal' from pragma_journal_mode", 1),
+                ("select timeout from pragma_busy_timeout", 5_000),
+                ("select query_only from pragma_query_only", query_only),
+            ] {
+                assert_eq!(
+                    number(&mut open, query).await,
+                    expected,
+                    "{access:?} {query}"
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! The store: the port's methods, each run to its end on the store's own runtime.
+
+use std::error::Error;
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use keys_core::pepper::PepperedDigest;
+use keys_core::{Account, AccountId, EventId, KeyId, PepperId, Timestamp};
+use keys_service::store::{
+    AccountPatch, AccountQuery, Change, ChangeError, KeyOwner, KeyPage, KeyStore, KeyUse, NewKey,
+    Reservation, Reserved, StoreError, StoredKey,
+};
+use tokio::runtime::Handle;
+
+use crate::connection::{Connection, Pools};
+use crate::migrate::{self, MigrateError};
+use crate::options::StoreOptions;
+use crate::postgres::{self, PostgresConnector};
+use crate::sqlite::{self, Access, SqliteConnector};
+use crate::tls::TlsError;
+use crate::url::{DatabaseUrl, Location};
+use crate::{accounts, idempotency, keys};
+
+/// How long the rows that tell caches what changed are kept. Whoever has not read them by then starts afresh.
+const CHANGES_KEPT: Duration = Duration::from_mins(10);
+
+/// Keeps keys and accounts in PostgreSQL or SQLite.
+///
+/// Cheap to clone; all clones share their connections. Every operation runs on the runtime that the store was opened
+/// on, whichever runtime asks: connections outlive the workers of a web server, and a change goes on to its end even
+/// when nobody waits for it any more. That runtime must outlive the store, and should be multi-threaded.
+///
+/// ```
+/// use keys_service::KeyStore as _;
+/// use keys_store::{DatabaseUrl, Store};
+///
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("keys.db");
+/// let store = Store::open(&DatabaseUrl::sqlite(path)).await?;
+/// store.ready().await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Store(Arc<Inner>);
+
+struct Inner {
+    pools: Pools,
+    connector: Connector,
+    runtime: Handle,
+    operation_timeout: Duration,
+    /// Whether the schema was once found to be the right one. Later migrations by newer programs are made so that
+    /// this one can go on, so it does not look again.
+    schema_known: AtomicBool,
+}
+
+enum Connector {
+    Postgres(Arc<PostgresConnector>),
+    Sqlite(Arc<SqliteConnector>),
+}
+
+/// Why a store could not be opened. Never repeats the URL.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// Called outside a Tokio runtime.
+    #[error("a store is opened inside a Tokio runtime")]
+    NoRuntime,
+    /// The SQLite file cannot be created or its path not be used.
+    #[error("the SQLite file cannot be created")]
+    File(#[source] std::io::Error),
+    /// TLS cannot be set up.
+    #[error("TLS to PostgreSQL cannot be set up")]
+    Tls(#[source] TlsError),
+    /// The database does not let us in, or is not there.
+    #[error("the database cannot be reached")]
+    Connect(#[source] Box<dyn Error + Send + Sync>),
+    /// The database could not be brought up to date.
+    #[error("the database cannot be brought up to date")]
+    Migrate(#[source] MigrateError),
+}
+
+impl Store {
+    /// Opens the database with the default options and brings its schema up to date: all that an embedding program
+    /// needs.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect) and [`migrate`](Self::migrate).
+    pub async fn open(url: &DatabaseUrl) -> Result<Self, OpenError> {
+        let store = Self::connect(url, StoreOptions::default()).await?;
+        store.migrate().await.map_err(OpenError::Migrate)?;
+        Ok(store)
+    }
+
+    /// Opens the database as it is, and makes sure that it can be reached. A SQLite file that is missing is created,
+    /// with its folder, for its owner alone.
+    ///
+    /// # Errors
+    /// When it cannot be reached, or not be trusted.
+    pub async fn connect(url: &DatabaseUrl, options: StoreOptions) -> Result<Self, OpenError> {
+        let runtime = Handle::try_current().map_err(|_| OpenError::NoRuntime)?;
+        let (pools, connector) = match &url.0 {
+            Location::Postgres(location) => {
+                let connector =
+                    PostgresConnector::new(location, &options).map_err(OpenError::Tls)?;
+                let connector = Arc::new(connector);
+                connector.connect().await.map_err(OpenError::Connect)?;
+                let pools = Pools::postgres(Arc::clone(&connector), &options);
+                (pools, Connector::Postgres(connector))
+            }
+            Location::Sqlite(path) => {
+                let connector = SqliteConnector::new(path, &options).map_err(OpenError::File)?;
+                let connector = Arc::new(connector);
+                let opened = connector.connect(Access::ReadWrite).await;
+                opened.map_err(OpenError::Connect)?;
+                let pools = Pools::sqlite(&connector, &options);
+                (pools, Connector::Sqlite(connector))
+            }
+        };
+        Ok(Self(Arc::new(Inner {
+            pools,
+            connector,
+            runtime,
+            operation_timeout: options.operation_timeout,
+            schema_known: AtomicBool::new(false),
+        })))
+    }
+
+    /// Brings the schema up to date. May be called from any runtime, and by several instances at once: one migrates,
+    /// the others wait for it, for a minute at most.
+    ///
+    /// # Errors
+    /// When a migration fails, or the database is newer than this program.
+    pub async fn migrate(&self) -> Result<(), MigrateError> {
+        match &self.0.connector {
+            Connector::Postgres(connector) => {
+                migrate::postgres(&self.0.runtime, Arc::clone(connector)).await
+            }
+            Connector::Sqlite(connector) => migrate::sqlite(Arc::clone(connector)).await,
+        }
+    }
+
+    fn pools(&self) -> Pools {
+        self.0.pools.clone()
+    }
+
+    /// Runs `work` on the store's runtime, whether or not the caller goes on waiting.
+    async fn run<T, E>(
+        &self,
+        work: impl Future<Output = Result<T, E>> + Send + 'static,
+    ) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+    {
+        let timeout = self.0.operation_timeout;
+        let task = self.0.runtime.spawn(async move {
+            match tokio::time::timeout(timeout, work).await {
+                Ok(outcome) => outcome,
+                Err(elapsed) => Err(StoreError::Unavailable(Box::new(elapsed)).into()),
+            }
+        });
+        task.await.unwrap_or_else(|error| {
+            Err(if error.is_panic() {
+                StoreError::Unexpected(Box::new(error)).into()
+            } else {
+                StoreError::Unavailable(Box::new(error)).into()
+            })
+        })
+    }
+}
+
+/// Says which kind of database it is, and nothing of where.
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0.connector {
+            Connector::Postgres(_) => "Store(postgres)",
+            Connector::Sqlite(_) => "Store(sqlite)",
+        })
+    }
+}
+
+#[async_trait]
+impl KeyStore for Store {
+    async fn find_by_digests(
+        &self,
+        digests: Vec<PepperedDigest>,
+    ) -> Result<Option<StoredKey>, StoreError> {
+        self.run(keys::find_by_digests(self.pools(), digests)).await
+    }
+
+    async fn find_account(&self, id: AccountId) -> Result<Option<Account>, StoreError> {
+        self.run(accounts::find(self.pools(), id)).await
+    }
+
+    async fn accounts(&self, query: AccountQuery) -> Result<Vec<Account>, StoreError> {
+        self.run(accounts::list(self.pools(), query)).await
+    }
+
+    async fn insert_account(&self, account: Account, change: Change) -> Result<(), ChangeError> {
+        self.run(accounts::insert(self.pools(), account, change))
+            .await
+    }
+
+    async fn update_account(
+        &self,
+        id: AccountId,
+        patch: AccountPatch,
+        change: Change,
+    ) -> Result<Account, ChangeError> {
+        self.run(accounts::update(self.pools(), id, patch, change))
+            .await
+    }
+
+    async fn insert_key(&self, key: NewKey, change: Change) -> Result<(), ChangeError> {
+        self.run(keys::insert(self.pools(), key, change)).await
+    }
+
+    async fn keys(&self, owner: KeyOwner, offset: u64, limit: u32) -> Result<KeyPage, StoreError> {
+        self.run(keys::list(self.pools(), owner, offset, limit))
+            .await
+    }
+
+    async fn revoke_key(
+        &self,
+        owner: Option<KeyOwner>,
+        id: KeyId,
+        change: Change,
+    ) -> Result<bool, ChangeError> {
+        self.run(keys::revoke(self.pools(), owner, id, change))
+            .await
+    }
+
+    async fn record_uses(&self, uses: Vec<KeyUse>) -> Result<(), StoreError> {
+        self.run(keys::record_uses(self.pools(), uses)).await
+    }
+
+    async fn reserve(&self, reservation: Reservation) -> Result<Reserved, StoreError> {
+        self.run(idempotency::reserve(self.pools(), reservation))
+            .await
+    }
+
+    async fn release(&self, lookup: [u8; 32], token: EventId) -> Result<(), StoreError> {
+        self.run(idempotency::release(self.pools(), lookup, token))
+            .await
+    }
+
+    async fn sweep(&self, now: Timestamp) -> Result<u64, StoreError> {
+        self.run(sweep(self.pools(), now)).await
+    }
+
+    async fn pepper_ids(&self) -> Result<Vec<PepperId>, StoreError> {
+        self.run(keys::pepper_ids(self.pools())).await
+    }
+
+    async fn ready(&self) -> Result<(), StoreError> {
+        let inner = Arc::clone(&self.0);
+        self.run(async move { ready(&inner).await }).await
+    }
+}
+
+async fn sweep(pools: Pools, now: Timestamp) -> Result<u64, StoreError> {
+    let mut connection = pools.begin().await?;
+    let outcome = sweep_in(&mut connection, now).await;
+    connection.finish(outcome).await
+}
+
+async fn sweep_in(connection: &mut Connection, now: Timestamp) -> Result<u64, StoreError> {
+    match connection {
+        Connection::Postgres(lease) => {
+            let outcome = postgres::prune_changes(lease.enter(), CHANGES_KEPT).await;
+            lease.leave(outcome)?;
+        }
+        Connection::Sqlite(lease) => {
+            let outcome = sqlite::prune_changes(lease.enter(), CHANGES_KEPT).await;
+            lease.leave(outcome)?;
+        }
+    }
+    Ok(idempotency::delete_expired(connection, now).await?)
+}
+
+async fn ready(inner: &Inner) -> Result<(), StoreError> {
+    let mut connection = inner.pools.read().await?;
+    let applied = migrate::applied(&mut connection).await?;
+    if inner.schema_known.load(Ordering::Relaxed) {
+        return Ok(());
+    }
+    applied
+        .and_then(|applied| migrate::check(&connection, &applied))
+        .map_err(|error| StoreError::Unexpected(Box::new(error)))?;
+    inner.schema_known.store(true, Ordering::Relaxed);
+    Ok(())
+}

@@ -1,0 +1,265 @@
+//! What must hold on both databases, written once: against SQL as a person would type it, and against time.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use keys_core::{Account, ApiKey};
+use keys_service::KeyStore;
+use keys_service::store::{KeyUse, NewKey, StoreError};
+use keys_store::Store;
+use keys_testkit::data::{NOON, a_change, a_key, an_account, noon_plus};
+
+/// A database as someone beside the service sees it.
+pub(crate) trait Sql {
+    /// Runs statements, and says what the database said against them.
+    async fn run(&self, statements: &str) -> Result<(), String>;
+
+    /// The one number that a query gives.
+    async fn number(&self, query: &str) -> i64;
+}
+
+pub(crate) async fn add_account(store: &Store) -> Account {
+    let account = an_account().build();
+    let added = store.insert_account(account.clone(), a_change().build());
+    added.await.unwrap();
+    account
+}
+
+pub(crate) async fn add_key(store: &Store, key: NewKey) -> ApiKey {
+    let record = key.key.clone();
+    store.insert_key(key, a_change().build()).await.unwrap();
+    record
+}
+
+pub(crate) async fn revoke(store: &Store, key: &ApiKey) {
+    let revoked = store.revoke_key(None, key.id, a_change().build()).await;
+    assert!(revoked.unwrap());
+}
+
+/// Two operators' keys and two of an account, one of which is revoked.
+async fn populate(store: &Store) -> [ApiKey; 4] {
+    let account = add_account(store).await;
+    let keys = [
+        add_key(store, a_key().build_new()).await,
+        add_key(store, a_key().build_new()).await,
+        add_key(store, a_key().of(&account).build_new()).await,
+        add_key(store, a_key().of(&account).build_new()).await,
+    ];
+    revoke(store, &keys[3]).await;
+    keys
+}
+
+/// What must never be, not even by hand. `other_digest` is an expression that gives some 32 bytes.
+pub(crate) async fn rules_hold_against_typed_sql(
+    store: &Store,
+    sql: &impl Sql,
+    other_digest: &str,
+) {
+    populate(store).await;
+    let fixed = "what a key is and whose it is never changes";
+    let refused = [
+        (
+            "update api_key set revoked_at = null where revoked_at is not null",
+            "a revocation is final",
+        ),
+        (
+            "update api_key set revoked_at = expires_at where revoked_at is not null",
+            "a revocation is final",
+        ),
+        ("update api_key set kind = 3 where kind = 2", fixed),
+        (
+            "update api_key set kind = 1, account_id = null where kind = 2",
+            fixed,
+        ),
+        ("update api_key set pepper_id = 'other'", fixed),
+        ("update audit_event set action = 'nothing'", "append-only"),
+        ("delete from audit_event", "append-only"),
+        // Keys still belong to it. Each database words this differently.
+        ("delete from account", ""),
+    ];
+    for (statement, message) in refused {
+        let said = sql.run(statement).await.expect_err(statement);
+        assert!(said.contains(message), "{statement}: {said}");
+    }
+    let statement = format!("update api_key set digest = {other_digest}");
+    let said = sql.run(&statement).await.expect_err(&statement);
+    assert!(said.contains(fixed), "{said}");
+
+    // Revoking by hand is allowed, once.
+    let revoke = "update api_key set revoked_at = created_at where kind = 1";
+    sql.run(revoke).await.unwrap();
+    let unrevoke = "update api_key set revoked_at = null where kind = 1";
+    assert!(sql.run(unrevoke).await.is_err());
+}
+
+/// Every change leaves a row for the caches, whoever makes it; recording uses leaves none.
+pub(crate) async fn changes_are_noted(store: &Store, sql: &impl Sql) {
+    let noted = async |kind: i64| {
+        sql.number(&format!(
+            "select count(*) from key_change where kind = {kind}"
+        ))
+        .await
+    };
+    let keys = populate(store).await;
+    // Four keys made and one revoked; one account made.
+    assert_eq!((noted(1).await, noted(2).await), (5, 1));
+
+    let uses = keys.iter().map(|key| KeyUse {
+        key_id: key.id,
+        last_used_at: NOON,
+        count: 3,
+    });
+    store.record_uses(uses.collect()).await.unwrap();
+    assert_eq!(
+        sql.number("select sum(use_count) from api_key").await,
+        3 * 4
+    );
+    sql.run("update api_key set last_used_at = created_at, use_count = use_count + 1")
+        .await
+        .unwrap();
+    assert_eq!((noted(1).await, noted(2).await), (5, 1));
+
+    for (statement, keys, accounts) in [
+        ("update account set disabled = not disabled", 0, 1),
+        ("update account set plan = 'other'", 0, 1),
+        ("update account set external_id = 'other'", 0, 1),
+        ("update api_key set shown_prefix = 'other'", 4, 0),
+        ("update api_key set name = 'other'", 4, 0),
+        ("update api_key set expires_at = created_at", 4, 0),
+        (
+            "update api_key set revoked_at = created_at where kind = 1",
+            2,
+            0,
+        ),
+        ("delete from api_key", 4, 0),
+        ("delete from account", 0, 1),
+    ] {
+        let before = (noted(1).await, noted(2).await);
+        sql.run(statement).await.expect(statement);
+        let after = (noted(1).await, noted(2).await);
+        assert_eq!(
+            (after.0 - before.0, after.1 - before.1),
+            (keys, accounts),
+            "{statement}"
+        );
+    }
+    assert_eq!(
+        sql.number("select count(*) from key_change where (ref is null) <> (kind = 3)")
+            .await,
+        0
+    );
+}
+
+/// Sweeping forgets old rows for the caches and keeps young ones.
+pub(crate) async fn old_notes_are_pruned(store: &Store, sql: &impl Sql, make_old: &str) {
+    populate(store).await;
+    let notes = sql.number("select count(*) from key_change").await;
+    assert_eq!(store.sweep(NOON).await.unwrap(), 0);
+    assert_eq!(sql.number("select count(*) from key_change").await, notes);
+    sql.run(make_old).await.unwrap();
+    store.sweep(NOON).await.unwrap();
+    assert_eq!(sql.number("select count(*) from key_change").await, 0);
+}
+
+/// A use count at the end of its range stays there instead of failing the batch for ever.
+pub(crate) async fn use_count_saturates(store: &Store, sql: &impl Sql) {
+    let key = add_key(store, a_key().build_new()).await;
+    for count in [u64::MAX, 1, u64::MAX] {
+        let one = KeyUse {
+            key_id: key.id,
+            last_used_at: noon_plus(1),
+            count,
+        };
+        store.record_uses(vec![one]).await.unwrap();
+    }
+    assert_eq!(sql.number("select use_count from api_key").await, i64::MAX);
+}
+
+/// Migrating again, and many at once, changes nothing.
+pub(crate) async fn migrating_is_repeatable_and_concurrent(stores: Vec<Store>, sql: &impl Sql) {
+    let stores = Arc::new(stores);
+    assert!(matches!(
+        stores[0].ready().await,
+        Err(StoreError::Unexpected(_))
+    ));
+    let tasks: Vec<_> = (0..stores.len())
+        .map(|index| {
+            let stores = Arc::clone(&stores);
+            tokio::spawn(async move { stores[index].migrate().await })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap().unwrap();
+    }
+    stores[0].migrate().await.unwrap();
+    for store in stores.iter() {
+        store.ready().await.unwrap();
+    }
+    let versions = "select count(*) from __diesel_schema_migrations";
+    assert_eq!(sql.number(versions).await, 1);
+}
+
+/// A database that a newer program migrated is refused, and named as the reason.
+pub(crate) async fn newer_schema_is_refused(store: &Store, sql: &impl Sql) {
+    sql.run("insert into __diesel_schema_migrations (version) values ('29991231000000')")
+        .await
+        .unwrap();
+    let said = [
+        chain(&store.migrate().await.unwrap_err()),
+        chain(&store.ready().await.unwrap_err()),
+    ];
+    for said in said {
+        assert!(said.contains("29991231000000"), "{said}");
+        assert!(said.contains("newer than this program"), "{said}");
+    }
+}
+
+/// The future of a change is dropped at once; the change is made all the same.
+pub(crate) async fn abandoned_change_is_made(store: &Store) {
+    let account = an_account().build();
+    {
+        let mut change = Box::pin(store.insert_account(account.clone(), a_change().build()));
+        // One look at the future is enough to set it going.
+        let _ = tokio::time::timeout(Duration::ZERO, &mut change).await;
+    }
+    for _ in 0..500 {
+        if store.find_account(account.id).await.unwrap().is_some() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("the change was not made");
+}
+
+/// Connections made for a request on one runtime serve others after that runtime has ended.
+pub(crate) fn runtimes_may_come_and_go(open: impl Future<Output = Store>) {
+    let own = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    let store = own.block_on(open);
+    for _ in 0..3 {
+        let passing = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
+        passing.block_on(async {
+            let account = add_account(&store).await;
+            let found = store.find_account(account.id).await.unwrap();
+            assert_eq!(found, Some(account));
+        });
+    }
+    own.block_on(async { drop(store) });
+}
+
+/// Everything an error says, causes included.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

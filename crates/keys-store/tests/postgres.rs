@@ -1,0 +1,526 @@
+//! The store on PostgreSQL.
+#![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
+
+mod common;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use keys_core::{AccountId, EventId, KeyId, Timestamp};
+use keys_service::KeyStore;
+use keys_service::memory::{AuditEvent, AuditSubject};
+use keys_service::store::{KeyUse, StoreError};
+use keys_store::{OpenError, Store, StoreOptions};
+use keys_testkit::contract::AuditedStore;
+use keys_testkit::data::{NOON, a_caller, a_change, a_key};
+use keys_testkit::postgres::Database;
+use tokio::task::JoinSet;
+use tokio_postgres::NoTls;
+
+use common::{Sql, add_account, add_key, chain};
+
+keys_testkit::store_contract!(contract, fixture());
+keys_testkit::store_audit_contract!(audit_contract, audited());
+
+async fn fixture() -> (Arc<dyn KeyStore>, Database) {
+    let database = Database::create().await;
+    (Arc::new(open(&database).await), database)
+}
+
+async fn audited() -> AuditedStore {
+    let database = Database::create().await;
+    let store = open(&database).await;
+    AuditedStore::new(Arc::new(store), move || trail(&database))
+}
+
+async fn open(database: &Database) -> Store {
+    Store::open(&database.url().parse().unwrap()).await.unwrap()
+}
+
+async fn connect(database: &Database, options: StoreOptions) -> Store {
+    let url = database.url().parse().unwrap();
+    Store::connect(&url, options).await.unwrap()
+}
+
+/// A connection beside the service's own.
+async fn by_hand(url: &str) -> tokio_postgres::Client {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client
+}
+
+impl Sql for Database {
+    async fn run(&self, statements: &str) -> Result<(), String> {
+        let ran = by_hand(&self.url()).await.batch_execute(statements).await;
+        ran.map_err(|error| chain(&error))
+    }
+
+    async fn number(&self, query: &str) -> i64 {
+        let query = format!("select ({query})::bigint");
+        let row = by_hand(&self.url()).await.query_one(&query, &[]).await;
+        row.unwrap().get(0)
+    }
+}
+
+fn trail(database: &Database) -> Vec<AuditEvent> {
+    let text = database.sql(
+        "select id, (extract(epoch from at) * 1000000)::bigint, actor_kind, actor_id, action, subject_id, \
+         host(address) from audit_event order by at, id",
+    );
+    let events = text.lines().map(|line| {
+        let fields: Vec<&str> = line.split('|').collect();
+        let [id, at, actor_kind, actor_id, action, subject, address] = fields[..] else {
+            panic!("{line}");
+        };
+        let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+        let subject = subject.parse().unwrap();
+        AuditEvent {
+            id: EventId::from_uuid(id.parse().unwrap()),
+            at: Timestamp::from_unix_micros(at.parse().unwrap()),
+            actor_kind: actor_kind.to_owned(),
+            actor_id: some(actor_id).map(|id| KeyId::from_uuid(id.parse().unwrap())),
+            action: action.to_owned(),
+            subject: if action.starts_with("account.") {
+                AuditSubject::Account(AccountId::from_uuid(subject))
+            } else {
+                AuditSubject::Key(KeyId::from_uuid(subject))
+            },
+            address: some(address).map(|address| address.parse().unwrap()),
+        }
+    });
+    events.collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rules_hold_against_typed_sql() {
+    let database = Database::create().await;
+    let store = open(&database).await;
+    common::rules_hold_against_typed_sql(&store, &database, "sha256(digest)").await;
+    let said = database.run("truncate audit_event").await.unwrap_err();
+    assert!(said.contains("append-only"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_are_noted() {
+    let database = Database::create().await;
+    common::changes_are_noted(&open(&database).await, &database).await;
+
+    // Emptying tables is a change of everything.
+    database.run("truncate account, api_key").await.unwrap();
+    let everything = "select count(*) from key_change where kind = 3 and ref is null";
+    assert_eq!(database.number(everything).await, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_are_noted_under_any_search_path() {
+    let database = Database::create().await;
+    database.run("create schema apart").await.unwrap();
+    let url = format!("{}?options=-c%20search_path%3Dapart", database.url());
+    let store = Store::open(&url.parse().unwrap()).await.unwrap();
+    add_key(&store, a_key().build_new()).await;
+    database
+        .run("set search_path = pg_catalog; update apart.api_key set name = 'by hand'")
+        .await
+        .unwrap();
+    let notes = "select count(*) from apart.key_change where kind = 1";
+    assert_eq!(database.number(notes).await, 2);
+}
+
+/// Rows are numbered by transactions, so that "everything since" misses none that commits late.
+#[tokio::test(flavor = "multi_thread")]
+async fn notes_of_one_transaction_carry_its_number() {
+    let database = Database::create().await;
+    let store = open(&database).await;
+    add_key(&store, a_key().build_new()).await;
+    add_key(&store, a_key().build_new()).await;
+    database
+        .run("truncate key_change; update api_key set name = 'x'")
+        .await
+        .unwrap();
+    let distinct = "select count(distinct xid) from key_change";
+    assert_eq!(database.number(distinct).await, 1);
+    assert_eq!(database.number("select count(*) from key_change").await, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn old_notes_are_pruned() {
+    let database = Database::create().await;
+    let store = open(&database).await;
+    let make_old = "update key_change set at = at - interval '11 minutes'";
+    common::old_notes_are_pruned(&store, &database, make_old).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn use_count_saturates() {
+    let database = Database::create().await;
+    common::use_count_saturates(&open(&database).await, &database).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn migrating_is_repeatable_and_concurrent() {
+    let database = Database::create().await;
+    let mut stores = Vec::new();
+    for _ in 0..4 {
+        stores.push(connect(&database, StoreOptions::default()).await);
+    }
+    common::migrating_is_repeatable_and_concurrent(stores, &database).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn newer_schema_is_refused() {
+    let database = Database::create().await;
+    common::newer_schema_is_refused(&open(&database).await, &database).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn abandoned_change_is_made() {
+    let database = Database::create().await;
+    common::abandoned_change_is_made(&open(&database).await).await;
+}
+
+#[tokio::test]
+async fn single_threaded_runtime_will_do() {
+    let database = Database::create().await;
+    common::abandoned_change_is_made(&open(&database).await).await;
+}
+
+#[test]
+fn runtimes_may_come_and_go() {
+    let database = Database::create_blocking();
+    common::runtimes_may_come_and_go(open(&database));
+}
+
+const TERMINATE_OTHERS: &str = "select pg_terminate_backend(pid) from pg_stat_activity \
+                                where datname = current_database() and pid <> pg_backend_pid()";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn terminated_connections_are_replaced() {
+    let database = Database::create().await;
+    let store = open(&database).await;
+    let account = add_account(&store).await;
+    for _ in 0..3 {
+        // Several connections, so that more than one dead one waits in the pool.
+        let mut reads = JoinSet::new();
+        for _ in 0..8 {
+            let (store, id) = (store.clone(), account.id);
+            reads.spawn(async move { store.find_account(id).await });
+        }
+        while let Some(read) = reads.join_next().await {
+            read.unwrap().unwrap();
+        }
+        database.run(TERMINATE_OTHERS).await.unwrap();
+        // The news of the closed sockets takes a moment.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(store.find_account(account.id).await.unwrap().is_some());
+        store.ready().await.unwrap();
+        add_account(&store).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connection_lost_during_a_change_is_unavailable_and_changes_nothing() {
+    let database = Database::create().await;
+    let store = open(&database).await;
+    let account = add_account(&store).await;
+    let blocker = by_hand(&database.url()).await;
+    blocker
+        .batch_execute("begin; lock table api_key in access exclusive mode")
+        .await
+        .unwrap();
+    let insert = {
+        let (store, key) = (store.clone(), a_key().of(&account).build_new());
+        tokio::spawn(async move { store.insert_key(key, a_change().build()).await })
+    };
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    database
+        .run(
+            "select pg_terminate_backend(pid) from pg_stat_activity \
+             where datname = current_database() and application_name = 'keys'",
+        )
+        .await
+        .unwrap();
+    let error = insert.await.unwrap().unwrap_err();
+    assert!(
+        matches!(
+            error,
+            keys_service::store::ChangeError::Store(StoreError::Unavailable(_))
+        ),
+        "{error:?}"
+    );
+    blocker.batch_execute("rollback").await.unwrap();
+    assert_eq!(database.number("select count(*) from api_key").await, 0);
+    add_key(&store, a_key().of(&account).build_new()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_statements_and_operations_are_given_up() {
+    let database = Database::create().await;
+    open(&database).await;
+    let second = Duration::from_secs(1);
+    for (statement_timeout, operation_timeout) in
+        [(second / 5, second * 10), (second * 10, second / 5)]
+    {
+        let store = connect(
+            &database,
+            StoreOptions {
+                statement_timeout,
+                operation_timeout,
+                ..StoreOptions::default()
+            },
+        )
+        .await;
+        let account = add_account(&store).await;
+        let blocker = by_hand(&database.url()).await;
+        blocker
+            .batch_execute("begin; lock table account in access exclusive mode")
+            .await
+            .unwrap();
+        let started = tokio::time::Instant::now();
+        let refused = store.find_account(account.id).await;
+        assert!(
+            matches!(refused, Err(StoreError::Unavailable(_))),
+            "{refused:?}"
+        );
+        assert!(started.elapsed() < second * 3);
+        blocker.batch_execute("rollback").await.unwrap();
+        assert!(store.find_account(account.id).await.unwrap().is_some());
+    }
+}
+
+/// A change that is given up lets go of its locks at once, not when its connection is next needed.
+#[tokio::test(flavor = "multi_thread")]
+async fn change_given_up_holds_no_lock() {
+    let database = Database::create().await;
+    let patient = open(&database).await;
+    let account = add_account(&patient).await;
+    let options = StoreOptions {
+        operation_timeout: Duration::from_millis(200),
+        ..StoreOptions::default()
+    };
+    let hasty = connect(&database, options).await;
+    let blocker = by_hand(&database.url()).await;
+    blocker
+        .batch_execute("begin; lock table audit_event in exclusive mode")
+        .await
+        .unwrap();
+    let refused = hasty
+        .insert_key(a_key().of(&account).build_new(), a_change().build())
+        .await;
+    assert!(refused.is_err());
+    blocker.batch_execute("rollback").await.unwrap();
+    add_key(&patient, a_key().of(&account).build_new()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn exhausted_pool_is_unavailable_within_its_time() {
+    let database = Database::create().await;
+    open(&database).await;
+    let store = connect(
+        &database,
+        StoreOptions {
+            connections_max: std::num::NonZeroU32::MIN,
+            pool_wait: Duration::from_millis(200),
+            ..StoreOptions::default()
+        },
+    )
+    .await;
+    let account = add_account(&store).await;
+    let blocker = by_hand(&database.url()).await;
+    blocker
+        .batch_execute("begin; lock table account in access exclusive mode")
+        .await
+        .unwrap();
+    let waiting = {
+        let (store, id) = (store.clone(), account.id);
+        tokio::spawn(async move { store.find_account(id).await })
+    };
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let started = tokio::time::Instant::now();
+    assert!(matches!(
+        store.ready().await,
+        Err(StoreError::Unavailable(_))
+    ));
+    assert!(started.elapsed() < Duration::from_secs(1));
+    blocker.batch_execute("rollback").await.unwrap();
+    assert!(waiting.await.unwrap().unwrap().is_some());
+}
+
+/// Each locks both keys in the same order; otherwise some of these would end as deadlocks.
+#[tokio::test(flavor = "multi_thread")]
+async fn operators_revoking_each_other_do_not_deadlock() {
+    let database = Database::create().await;
+    let store = open(&database).await;
+    for _ in 0..20 {
+        let one = add_key(&store, a_key().build_new()).await;
+        let other = add_key(&store, a_key().build_new()).await;
+        let mut revocations = JoinSet::new();
+        for (caller, target) in [(&one, &other), (&other, &one), (&one, &one)] {
+            let (store, target) = (store.clone(), target.id);
+            let change = a_change().by(&a_caller(caller)).build();
+            revocations.spawn(async move { store.revoke_key(None, target, change).await });
+        }
+        while let Some(outcome) = revocations.join_next().await {
+            let outcome = outcome.unwrap();
+            assert!(
+                !matches!(outcome, Err(keys_service::store::ChangeError::Store(_))),
+                "{outcome:?}"
+            );
+        }
+    }
+}
+
+/// The costs that do not grow with the tables are those of an index; this asks the planner.
+#[tokio::test(flavor = "multi_thread")]
+async fn hot_queries_use_an_index() {
+    let database = Database::create().await;
+    open(&database).await;
+    let client = by_hand(&database.url()).await;
+    client
+        .batch_execute(
+            "insert into account (id, plan, created_at) \
+               select gen_random_uuid(), 'pro', now() from generate_series(1, 2000); \
+             insert into api_key (id, account_id, kind, digest, pepper_id, shown_prefix, created_at) \
+               select gen_random_uuid(), id, 2, sha256(id::text::bytea || n::text::bytea), 'p1', 'sk', now() \
+               from account, generate_series(1, 5) n; \
+             insert into api_key (id, kind, digest, pepper_id, shown_prefix, created_at) \
+               select gen_random_uuid(), 1, sha256(n::text::bytea), 'p1', 'sk', now() \
+               from generate_series(1, 5000) n; \
+             analyze",
+        )
+        .await
+        .unwrap();
+    let id = "(select id from account limit 1)";
+    let usable = "kind = 2 and revoked_at is null and (expires_at is null or expires_at > now())";
+    for (query, index) in [
+        (
+            "select * from api_key where digest = any(array[sha256('a'), sha256('b')])".to_owned(),
+            "api_key_digest_key",
+        ),
+        (
+            format!("select count(*) from api_key where account_id = {id} and {usable}"),
+            "api_key_owner",
+        ),
+        (
+            format!(
+                "select * from api_key where account_id = {id} and kind = 2 and revoked_at is null \
+                 order by account_id, created_at desc, id desc limit 50"
+            ),
+            "api_key_owner",
+        ),
+        (
+            "select * from api_key where account_id is null and kind = 1 and revoked_at is null \
+             order by account_id, created_at desc, id desc limit 50"
+                .to_owned(),
+            "api_key_owner",
+        ),
+        (
+            "select min(pepper_id) from api_key where revoked_at is null and pepper_id > 'p0'"
+                .to_owned(),
+            "api_key_pepper",
+        ),
+    ] {
+        let rows = client.query(&format!("explain {query}"), &[]).await;
+        let lines = rows.unwrap();
+        let plan: Vec<&str> = lines.iter().map(|row| row.get(0)).collect();
+        let plan = plan.join("\n");
+        assert!(plan.contains(index), "{query}\n{plan}");
+        assert!(!plan.contains("Seq Scan on api_key"), "{query}\n{plan}");
+        // There are many operator keys here: sorting them to show the first page would be felt.
+        let is_long = query.contains("account_id is null");
+        assert!(!(is_long && plan.contains("Sort")), "{query}\n{plan}");
+    }
+}
+
+/// Uses are recorded without touching any index, so that they stay cheap however many indexes there are.
+#[tokio::test(flavor = "multi_thread")]
+async fn recording_uses_rewrites_no_index() {
+    let database = Database::create().await;
+    let store = open(&database).await;
+    let mut keys = Vec::new();
+    for _ in 0..20 {
+        keys.push(add_key(&store, a_key().build_new()).await);
+    }
+    // A page has room for new versions of some of its rows at a time, not of all.
+    for keys in keys.chunks(5).cycle().take(12) {
+        let uses = keys.iter().map(|key| KeyUse {
+            key_id: key.id,
+            last_used_at: NOON,
+            count: 1,
+        });
+        store.record_uses(uses.collect()).await.unwrap();
+    }
+    // The statistics arrive after a while.
+    for _ in 0..100 {
+        let updated = "select n_tup_upd from pg_stat_user_tables where relname = 'api_key'";
+        if database.number(updated).await == 60 {
+            let hot = "select n_tup_hot_upd from pg_stat_user_tables where relname = 'api_key'";
+            // Some find their page full; were an index in the way, it would be all.
+            assert!(database.number(hot).await >= 30);
+            return;
+        }
+        // Other connections report when they end.
+        database.run(TERMINATE_OTHERS).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("no statistics");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_of_connections_are_the_safe_ones() {
+    let database = Database::create().await;
+    let url = format!(
+        "{}?options=-c%20synchronous_commit%3Doff%20-c%20statement_timeout%3D0",
+        database.url()
+    );
+    let store = Store::open(&url.parse().unwrap()).await.unwrap();
+    add_account(&store).await;
+    // What the connections were started with shows in a trigger of this test's own.
+    database
+        .run(
+            "create table seen (name text, value text); \
+             create function see() returns trigger language plpgsql as $$ begin \
+               insert into seen values \
+                 ('synchronous_commit', current_setting('synchronous_commit')), \
+                 ('isolation', current_setting('transaction_isolation')), \
+                 ('timeout', current_setting('statement_timeout')); return null; end $$; \
+             create trigger see after insert on account execute function see()",
+        )
+        .await
+        .unwrap();
+    add_account(&store).await;
+    let seen = database.sql("select name || '=' || value from seen order by name");
+    assert_eq!(
+        seen.lines().collect::<Vec<_>>(),
+        [
+            "isolation=read committed",
+            "synchronous_commit=on",
+            "timeout=5s"
+        ]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn errors_never_repeat_a_password() {
+    let database = Database::create().await;
+    let (address, name) = database.url().rsplit_once('/').map_or_else(
+        || unreachable!("it has a name"),
+        |(left, right)| (left.to_owned(), right.to_owned()),
+    );
+    let host = address.rsplit_once('@').unwrap().1;
+    for url in [
+        format!("postgres://nobody:hunter2@{host}/{name}"),
+        format!("postgres://postgres:hunter2@{host}/there_is_no_such_database"),
+        format!("postgres://postgres:hunter2@127.0.0.1:1/{name}"),
+        format!("postgres://postgres:hunter2@{host}/{name}?sslmode=require"),
+    ] {
+        let url = url.parse().unwrap();
+        let error = Store::connect(&url, StoreOptions::default())
+            .await
+            .unwrap_err();
+        assert!(matches!(error, OpenError::Connect(_) | OpenError::Tls(_)));
+        let said = format!("{} {error:?} {url:?}", chain(&error));
+        assert!(!said.contains("hunter2"), "{said}");
+    }
+    let store = open(&database).await;
+    assert_eq!(format!("{store:?}"), "Store(postgres)");
+}

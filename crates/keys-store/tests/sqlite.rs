@@ -1,0 +1,376 @@
+//! The store on SQLite.
+#![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
+
+mod common;
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use diesel::connection::SimpleConnection as _;
+use diesel::sql_types::{BigInt, Nullable, Text};
+use diesel::{Connection as _, QueryableByName, RunQueryDsl as _, SqliteConnection, sql_query};
+use keys_core::{AccountId, EventId, KeyId, Timestamp};
+use keys_service::KeyStore;
+use keys_service::memory::{AuditEvent, AuditSubject};
+use keys_service::store::{KeyOwner, StoreError};
+use keys_store::{DatabaseUrl, OpenError, Store, StoreOptions};
+use keys_testkit::contract::AuditedStore;
+use keys_testkit::data::{a_key, an_account};
+use tempfile::TempDir;
+
+use common::{Sql, add_account, add_key};
+
+keys_testkit::store_contract!(contract, fixture());
+keys_testkit::store_audit_contract!(audit_contract, audited());
+
+async fn fixture() -> (Arc<dyn KeyStore>, TempDir) {
+    let file = File::new();
+    (Arc::new(file.open().await), file.folder)
+}
+
+async fn audited() -> AuditedStore {
+    let file = File::new();
+    let store = file.open().await;
+    AuditedStore::new(Arc::new(store), move || trail(&file.path()))
+}
+
+struct File {
+    folder: TempDir,
+}
+
+impl File {
+    fn new() -> Self {
+        Self {
+            folder: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("keys.db")
+    }
+
+    async fn open(&self) -> Store {
+        Store::open(&DatabaseUrl::sqlite(self.path()))
+            .await
+            .unwrap()
+    }
+
+    async fn connect(&self) -> Store {
+        let url = DatabaseUrl::sqlite(self.path());
+        Store::connect(&url, StoreOptions::default()).await.unwrap()
+    }
+
+    fn by_hand(&self) -> SqliteConnection {
+        by_hand(&self.path())
+    }
+
+    fn text(&self, query: &str) -> String {
+        #[derive(QueryableByName)]
+        struct Row {
+            #[diesel(sql_type = Text)]
+            text: String,
+        }
+        let query = sql_query(format!("select ({query}) as text"));
+        query.get_result::<Row>(&mut self.by_hand()).unwrap().text
+    }
+}
+
+fn by_hand(path: &Path) -> SqliteConnection {
+    let mut connection = SqliteConnection::establish(path.to_str().unwrap()).unwrap();
+    connection
+        .batch_execute("pragma busy_timeout = 5000; pragma foreign_keys = on")
+        .unwrap();
+    connection
+}
+
+impl Sql for File {
+    async fn run(&self, statements: &str) -> Result<(), String> {
+        let ran = self.by_hand().batch_execute(statements);
+        ran.map_err(|error| error.to_string())
+    }
+
+    async fn number(&self, query: &str) -> i64 {
+        #[derive(QueryableByName)]
+        struct Row {
+            #[diesel(sql_type = BigInt)]
+            number: i64,
+        }
+        let query = format!("select ({query}) as number");
+        let row: Row = sql_query(query).get_result(&mut self.by_hand()).unwrap();
+        row.number
+    }
+}
+
+fn trail(path: &Path) -> Vec<AuditEvent> {
+    #[derive(QueryableByName)]
+    struct Row {
+        #[diesel(sql_type = Text)]
+        id: String,
+        #[diesel(sql_type = BigInt)]
+        at: i64,
+        #[diesel(sql_type = Text)]
+        actor_kind: String,
+        #[diesel(sql_type = Nullable<Text>)]
+        actor_id: Option<String>,
+        #[diesel(sql_type = Text)]
+        action: String,
+        #[diesel(sql_type = Text)]
+        subject_id: String,
+        #[diesel(sql_type = Nullable<Text>)]
+        address: Option<String>,
+    }
+    let rows: Vec<Row> = sql_query(
+        "select hex(id) as id, at, actor_kind, iif(actor_id is null, null, hex(actor_id)) as actor_id, \
+         action, hex(subject_id) as subject_id, address from audit_event order by at, id",
+    )
+    .load(&mut by_hand(path))
+    .unwrap();
+    let events = rows.into_iter().map(|row| {
+        let subject = row.subject_id.parse().unwrap();
+        AuditEvent {
+            id: EventId::from_uuid(row.id.parse().unwrap()),
+            at: Timestamp::from_unix_micros(row.at),
+            actor_kind: row.actor_kind,
+            actor_id: row.actor_id.map(|id| KeyId::from_uuid(id.parse().unwrap())),
+            subject: if row.action.starts_with("account.") {
+                AuditSubject::Account(AccountId::from_uuid(subject))
+            } else {
+                AuditSubject::Key(KeyId::from_uuid(subject))
+            },
+            action: row.action,
+            address: row.address.map(|address| address.parse().unwrap()),
+        }
+    });
+    events.collect()
+}
+
+fn mode(path: &Path) -> u32 {
+    path.metadata().unwrap().permissions().mode() & 0o777
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rules_hold_against_typed_sql() {
+    let file = File::new();
+    let store = file.open().await;
+    common::rules_hold_against_typed_sql(&store, &file, "randomblob(32)").await;
+    let replace = "insert or replace into audit_event select * from audit_event";
+    assert!(file.run(replace).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_are_noted() {
+    let file = File::new();
+    common::changes_are_noted(&file.open().await, &file).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn old_notes_are_pruned() {
+    let file = File::new();
+    let store = file.open().await;
+    let make_old = "update key_change set at = at - 11 * 60 * 1000000";
+    common::old_notes_are_pruned(&store, &file, make_old).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn use_count_saturates() {
+    let file = File::new();
+    common::use_count_saturates(&file.open().await, &file).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn migrating_is_repeatable_and_concurrent() {
+    let file = File::new();
+    let mut stores = Vec::new();
+    for _ in 0..4 {
+        stores.push(file.connect().await);
+    }
+    common::migrating_is_repeatable_and_concurrent(stores, &file).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_may_open_a_missing_file_at_once() {
+    let file = Arc::new(File::new());
+    let tasks: Vec<_> = (0..8)
+        .map(|_| {
+            let file = Arc::clone(&file);
+            tokio::spawn(async move { file.open().await.ready().await })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn newer_schema_is_refused() {
+    let file = File::new();
+    common::newer_schema_is_refused(&file.open().await, &file).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn abandoned_change_is_made() {
+    common::abandoned_change_is_made(&File::new().open().await).await;
+}
+
+#[tokio::test]
+async fn single_threaded_runtime_will_do() {
+    let file = File::new();
+    let store = file.open().await;
+    let account = add_account(&store).await;
+    assert!(store.find_account(account.id).await.unwrap().is_some());
+    common::abandoned_change_is_made(&store).await;
+}
+
+#[test]
+fn runtimes_may_come_and_go() {
+    let file = File::new();
+    common::runtimes_may_come_and_go(file.open());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_are_for_their_owner_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("new").join("er").join("keys.db");
+    let store = Store::open(&DatabaseUrl::sqlite(&path)).await.unwrap();
+    add_account(&store).await;
+    for suffix in ["", "-wal", "-shm"] {
+        let path = PathBuf::from(format!("{}{suffix}", path.display()));
+        assert_eq!(mode(&path), 0o600, "{}", path.display());
+    }
+    assert_eq!(mode(path.parent().unwrap()), 0o700);
+    assert_eq!(mode(&folder.path().join("new")), 0o700);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_is_there_after_opening_again() {
+    let file = File::new();
+    let store = file.open().await;
+    let account = add_account(&store).await;
+    let key = add_key(&store, a_key().of(&account).build_new()).await;
+    drop(store);
+    let store = file.open().await;
+    let page = store.keys(KeyOwner::Account(account.id), 0, 10).await;
+    assert_eq!(page.unwrap().keys, [key]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn foreign_values_are_an_error_not_a_key() {
+    let file = File::new();
+    let store = file.open().await;
+    add_key(&store, a_key().build_new()).await;
+    for (column, value) in [
+        ("allowed_networks", r#"'["10.0.0.0/99"]'"#),
+        ("allowed_networks", r"'[1, null]'"),
+        ("scopes", r#"'["Not A Scope"]'"#),
+        ("shown_prefix", "'ä'"),
+    ] {
+        let was = file.text(&format!("select {column} from api_key"));
+        let set = format!("update api_key set {column} = {value}");
+        file.run(&set).await.unwrap();
+        let page = store.keys(KeyOwner::Operators, 0, 10).await;
+        assert!(matches!(page, Err(StoreError::Unexpected(_))), "{set}");
+        file.run(&format!("update api_key set {column} = '{was}'"))
+            .await
+            .unwrap();
+        assert_eq!(
+            store.keys(KeyOwner::Operators, 0, 10).await.unwrap().total,
+            1
+        );
+    }
+    // What is no list at all is not even stored.
+    for value in ["'{}'", "'x'", "'null'", "''"] {
+        let set = format!("update api_key set scopes = {value}");
+        assert!(file.run(&set).await.is_err(), "{set}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn busy_file_is_unavailable_and_then_available_again() {
+    let file = File::new();
+    file.open().await;
+    let options = StoreOptions {
+        statement_timeout: Duration::from_millis(200),
+        ..StoreOptions::default()
+    };
+    let store = Store::connect(&DatabaseUrl::sqlite(file.path()), options)
+        .await
+        .unwrap();
+    let mut other = file.by_hand();
+    other.batch_execute("begin immediate").unwrap();
+    let refused = store
+        .insert_account(an_account().build(), keys_testkit::data::a_change().build())
+        .await;
+    assert!(
+        matches!(
+            refused,
+            Err(keys_service::store::ChangeError::Store(
+                StoreError::Unavailable(_)
+            ))
+        ),
+        "{refused:?}"
+    );
+    // Reading goes on meanwhile.
+    store.ready().await.unwrap();
+    other.batch_execute("rollback").unwrap();
+    add_account(&store).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn operation_that_takes_too_long_frees_the_writer() {
+    let file = File::new();
+    file.open().await;
+    let options = StoreOptions {
+        statement_timeout: Duration::from_secs(1),
+        operation_timeout: Duration::from_millis(200),
+        ..StoreOptions::default()
+    };
+    let store = Store::connect(&DatabaseUrl::sqlite(file.path()), options)
+        .await
+        .unwrap();
+    let mut other = file.by_hand();
+    other.batch_execute("begin immediate").unwrap();
+    let started = tokio::time::Instant::now();
+    let refused = store
+        .record_uses(vec![keys_service::store::KeyUse {
+            key_id: a_key().build().id,
+            last_used_at: keys_testkit::data::NOON,
+            count: 1,
+        }])
+        .await;
+    assert!(matches!(refused, Err(StoreError::Unavailable(_))));
+    assert!(started.elapsed() < Duration::from_millis(900));
+    other.batch_execute("rollback").unwrap();
+    add_account(&store).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn path_that_cannot_be_used_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let url = DatabaseUrl::sqlite(folder.path());
+    let refused = Store::connect(&url, StoreOptions::default()).await;
+    assert!(matches!(refused, Err(OpenError::Connect(_))));
+
+    let path = folder.path().join("text.db");
+    std::fs::write(
+        &path,
+        "this is no database, though it is long enough to be one",
+    )
+    .unwrap();
+    let refused = Store::connect(&DatabaseUrl::sqlite(path), StoreOptions::default()).await;
+    assert!(matches!(refused, Err(OpenError::Connect(_))));
+}
+
+#[test]
+fn opening_outside_a_runtime_is_refused() {
+    let file = File::new();
+    let url = DatabaseUrl::sqlite(file.path());
+    let mut opening = Box::pin(Store::open(&url));
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    let polled = opening.as_mut().poll(&mut context);
+    assert!(matches!(
+        polled,
+        std::task::Poll::Ready(Err(OpenError::NoRuntime))
+    ));
+}
