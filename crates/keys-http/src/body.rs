@@ -5,7 +5,7 @@ use std::time::Duration;
 use actix_web::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use actix_web::web::{Bytes, Payload};
 use actix_web::{HttpMessage, HttpRequest, mime, rt};
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::error::Category;
 
 use crate::refusal::Refusal;
@@ -41,19 +41,22 @@ pub(crate) async fn read(request: &HttpRequest, payload: Payload) -> Result<Byte
 
 /// Reads the members of a JSON object. Members that `T` does not have are ignored.
 pub(crate) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
-    match body.trim_ascii_start().first() {
+    // What is ignored is not decoded, so this has to be asked of the whole.
+    let text = std::str::from_utf8(body)
+        .map_err(|_| Refusal::MalformedBody("The body is not UTF-8".into()))?;
+    match text.trim_ascii_start().bytes().next() {
         None => return Err(missing()),
         // A struct is also read from an array, which no document speaks of.
         Some(b'{') => {}
         Some(_) => {
             // Syntax is judged before shape.
-            serde_json::from_slice::<serde::de::IgnoredAny>(body).map_err(malformed)?;
+            serde_json::from_str::<IgnoredAny>(text).map_err(malformed)?;
             return Err(Refusal::MalformedBody(
                 "The body must be a JSON object".into(),
             ));
         }
     }
-    serde_json::from_slice(body).map_err(malformed)
+    serde_json::from_str(text).map_err(malformed)
 }
 
 fn missing() -> Refusal {

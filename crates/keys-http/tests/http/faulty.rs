@@ -1,0 +1,155 @@
+//! A store that fails when told to.
+
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use keys_core::pepper::PepperedDigest;
+use keys_core::{Account, AccountId, Denial, EventId, KeyId, PepperId, Timestamp};
+use keys_service::MemoryStore;
+use keys_service::store::{
+    AccountPatch, AccountQuery, Change, ChangeError, KeyOwner, KeyPage, KeyStore, KeyUse, NewKey,
+    Reservation, Reserved, StoreError, StoredKey,
+};
+
+/// What goes wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// Nothing can be read or written.
+    Unavailable,
+    /// Everything is answered with nonsense.
+    Unexpected,
+    /// Between authentication and change the caller's key was revoked.
+    CallerRevoked,
+    /// Between authentication and change the caller's account was disabled.
+    CallerDisabled,
+    /// Another request with the same idempotency key is being worked on.
+    InFlight,
+}
+
+/// A store in memory that fails when told to. Clones are the same store.
+#[derive(Clone, Default)]
+pub(crate) struct Faulty {
+    store: Arc<MemoryStore>,
+    fault: Arc<Mutex<Option<Fault>>>,
+}
+
+impl Faulty {
+    pub(crate) fn fails_with(&self, fault: Fault) {
+        *self
+            .fault
+            .lock()
+            .expect("no test panics while it holds this") = Some(fault);
+    }
+
+    fn fault(&self) -> Option<Fault> {
+        *self
+            .fault
+            .lock()
+            .expect("no test panics while it holds this")
+    }
+
+    fn reads(&self) -> Result<(), StoreError> {
+        match self.fault() {
+            Some(Fault::Unavailable) => Err(StoreError::Unavailable("connection refused".into())),
+            Some(Fault::Unexpected) => Err(StoreError::Unexpected("no such column".into())),
+            _ => Ok(()),
+        }
+    }
+
+    fn changes(&self) -> Result<(), ChangeError> {
+        self.reads()?;
+        match self.fault() {
+            Some(Fault::CallerRevoked) => Err(ChangeError::CallerDenied(Denial::Revoked)),
+            Some(Fault::CallerDisabled) => Err(ChangeError::CallerDenied(Denial::AccountDisabled)),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[async_trait]
+impl KeyStore for Faulty {
+    async fn find_by_digests(
+        &self,
+        digests: Vec<PepperedDigest>,
+    ) -> Result<Option<StoredKey>, StoreError> {
+        self.reads()?;
+        self.store.find_by_digests(digests).await
+    }
+
+    async fn find_account(&self, id: AccountId) -> Result<Option<Account>, StoreError> {
+        self.reads()?;
+        self.store.find_account(id).await
+    }
+
+    async fn accounts(&self, query: AccountQuery) -> Result<Vec<Account>, StoreError> {
+        self.reads()?;
+        self.store.accounts(query).await
+    }
+
+    async fn insert_account(&self, account: Account, change: Change) -> Result<(), ChangeError> {
+        self.changes()?;
+        self.store.insert_account(account, change).await
+    }
+
+    async fn update_account(
+        &self,
+        id: AccountId,
+        patch: AccountPatch,
+        change: Change,
+    ) -> Result<Account, ChangeError> {
+        self.changes()?;
+        self.store.update_account(id, patch, change).await
+    }
+
+    async fn insert_key(&self, key: NewKey, change: Change) -> Result<(), ChangeError> {
+        self.changes()?;
+        self.store.insert_key(key, change).await
+    }
+
+    async fn keys(&self, owner: KeyOwner, offset: u64, limit: u32) -> Result<KeyPage, StoreError> {
+        self.reads()?;
+        self.store.keys(owner, offset, limit).await
+    }
+
+    async fn revoke_key(
+        &self,
+        owner: Option<KeyOwner>,
+        id: KeyId,
+        change: Change,
+    ) -> Result<bool, ChangeError> {
+        self.changes()?;
+        self.store.revoke_key(owner, id, change).await
+    }
+
+    async fn record_uses(&self, uses: Vec<KeyUse>) -> Result<(), StoreError> {
+        self.reads()?;
+        self.store.record_uses(uses).await
+    }
+
+    async fn reserve(&self, reservation: Reservation) -> Result<Reserved, StoreError> {
+        self.reads()?;
+        if self.fault() == Some(Fault::InFlight) {
+            return Ok(Reserved::Pending);
+        }
+        self.store.reserve(reservation).await
+    }
+
+    async fn release(&self, lookup: [u8; 32], token: EventId) -> Result<(), StoreError> {
+        self.reads()?;
+        self.store.release(lookup, token).await
+    }
+
+    async fn sweep(&self, now: Timestamp) -> Result<u64, StoreError> {
+        self.reads()?;
+        self.store.sweep(now).await
+    }
+
+    async fn pepper_ids(&self) -> Result<Vec<PepperId>, StoreError> {
+        self.reads()?;
+        self.store.pepper_ids().await
+    }
+
+    async fn ready(&self) -> Result<(), StoreError> {
+        self.reads()
+    }
+}

@@ -1,0 +1,147 @@
+//! `RequireKey` around the routes of another application.
+
+use actix_web::{App, HttpResponse, test, web};
+use keys_core::ScopeSet;
+use keys_http::{KeyIdentity, Refusal, RequireKey};
+use keys_service::{KeyDraft, Requirement};
+
+use crate::exchange::{Answer, Exchange, Request, get, post};
+use crate::rows::{FLAT, NOBODYS_KEY, PROBLEM_401};
+use crate::support::{CLIENT, World, answer, draft, test_request};
+
+/// An application of its own, guarded by the keys of a world.
+struct Shop<'a>(&'a World);
+
+async fn orders(identity: KeyIdentity) -> HttpResponse {
+    let account = identity.account.as_ref().map(|account| account.id);
+    HttpResponse::Ok().json(account.map(|id| id.to_string()))
+}
+
+fn plain(refusal: &Refusal) -> HttpResponse {
+    HttpResponse::build(refusal.status()).json(refusal.code())
+}
+
+impl Exchange for Shop<'_> {
+    async fn exchange(&self, request: Request) -> Answer {
+        let api = &self.0.api;
+        let scoped = |scope| {
+            let scopes = ScopeSet::parse([scope]).expect("the scope is legal");
+            RequireKey::new(api).scopes(scopes)
+        };
+        let operators = Requirement::operator(ScopeSet::default());
+        let app = App::new()
+            .service(
+                web::resource("/orders")
+                    .wrap(scoped("orders:read"))
+                    .get(orders),
+            )
+            .service(
+                web::scope("/shop")
+                    .wrap(RequireKey::new(api).render(plain))
+                    .route("/stock", web::get().to(orders))
+                    .route(
+                        "/orders",
+                        web::post().to(orders).wrap(scoped("orders:write")),
+                    ),
+            )
+            .route(
+                "/admin",
+                web::get()
+                    .to(orders)
+                    .wrap(RequireKey::new(api).requirement(operators)),
+            )
+            .route("/forgotten", web::get().to(orders));
+        let service = test::init_service(app).await;
+        let response = test::call_service(&service, test_request(&request, CLIENT)).await;
+        answer(response).await
+    }
+}
+
+#[actix_web::test]
+async fn strangers_are_refused() {
+    let world = World::new();
+    let shop = Shop(&world);
+    let answer = get("/orders").expect(&shop, 401, PROBLEM_401).await;
+    let challenge = answer.header("www-authenticate");
+    assert_eq!(challenge, Some(r#"Bearer realm="keys""#));
+    let unknown = get("/orders").bearer(NOBODYS_KEY);
+    let answer = unknown.expect(&shop, 401, PROBLEM_401).await;
+    assert_eq!(
+        answer.header("www-authenticate"),
+        Some(r#"Bearer realm="keys", error="invalid_token""#)
+    );
+    assert_eq!(
+        answer.header("ratelimit"),
+        Some(r#""unauthenticated";r=58;t=2"#)
+    );
+    // In the application's own words, with the headers all the same.
+    let answer = get("/shop/stock").expect(&shop, 401, r#""unauthorized""#);
+    assert!(answer.await.header("www-authenticate").is_some());
+}
+
+#[actix_web::test]
+async fn key_needs_the_scopes_the_right_kind_and_a_plan_with_keys() {
+    let world = World::new();
+    let shop = Shop(&world);
+    let account = world.account("pro").await;
+    let reader = world
+        .issue(KeyDraft {
+            scopes: Some(ScopeSet::parse(["orders:read"]).unwrap()),
+            ..draft(account.id)
+        })
+        .await;
+    let reader = reader.secret.expose();
+    let id = format!(r#""{}""#, account.id);
+    let accepted = get("/orders").bearer(reader);
+    accepted.expect(&shop, 200, &id).await;
+    let accepted = get("/shop/stock").bearer(reader);
+    accepted.expect(&shop, 200, &id).await;
+    let refused = post("/shop/orders").bearer(reader);
+    assert_eq!(
+        shop.exchange(refused).await.text("/code"),
+        "insufficient_scope"
+    );
+
+    let session = world.session(&account).await;
+    let refused = get("/shop/stock").bearer(&session);
+    refused.expect(&shop, 403, r#""kind_not_allowed""#).await;
+    let refused = get("/admin").bearer(reader);
+    assert_eq!(
+        shop.exchange(refused).await.text("/code"),
+        "kind_not_allowed"
+    );
+    let operator = world.operator(&[]).await;
+    let accepted = get("/admin").bearer(&operator);
+    accepted.expect(&shop, 200, "null").await;
+
+    let operator = world.root().await;
+    let downgrade = Request::new("PATCH", format!("/v1/accounts/{}", account.id));
+    let downgrade = downgrade.bearer(&operator).json(r#"{"plan":"free"}"#);
+    assert_eq!(world.exchange(downgrade).await.status, 200);
+    let refused = get("/shop/stock").bearer(reader);
+    refused.expect(&shop, 403, r#""plan_forbidden""#).await;
+}
+
+#[actix_web::test]
+async fn use_through_the_guard_is_a_use() {
+    let world = World::new();
+    let shop = Shop(&world);
+    let key = world.pro_key().await;
+    world.advance(5);
+    let used = shop.exchange(get("/shop/stock").bearer(&key)).await;
+    assert_eq!(used.status, 200);
+    world.service.flush_uses().await.unwrap();
+    let listed = world.exchange(get(FLAT).bearer(&key)).await;
+    assert_eq!(listed.text("/0/lastUsedAt"), "2026-01-01T12:00:05.000Z");
+}
+
+#[actix_web::test]
+async fn route_without_the_guard_has_no_identity_to_give() {
+    let world = World::new();
+    let key = world.pro_key().await;
+    let answer = Shop(&world).exchange(get("/forgotten").bearer(&key)).await;
+    assert_eq!(
+        (answer.status, &*answer.text("/code")),
+        (503, "unavailable")
+    );
+}

@@ -1,0 +1,29 @@
+//! The surfaces, seen by clients. One file per route and surface; refusals first.
+
+mod exchange;
+mod faulty;
+mod rows;
+#[expect(
+    clippy::unwrap_used,
+    reason = "set-up panics: that is how a test fails"
+)]
+mod support;
+
+mod access_log;
+mod account_create;
+mod account_delete;
+mod account_list;
+mod client_address;
+mod contract;
+mod credentials;
+mod faults;
+mod flat_create;
+mod flat_delete;
+mod flat_list;
+mod guard;
+mod health;
+mod idempotency;
+mod limits;
+mod management_accounts;
+mod management_keys;
+mod management_sessions;
