@@ -1,28 +1,24 @@
 //! What is logged of requests.
 
+use std::cell::RefCell;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
 
-use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::filter::LevelFilter;
 
 use crate::exchange::{Exchange as _, Request, delete, get, post};
 use crate::rows::FLAT;
 use crate::support::{CLIENT, World};
 
-#[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
-
-impl Lines {
-    fn text(&self) -> String {
-        let bytes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        String::from_utf8_lossy(&bytes).into_owned()
-    }
+thread_local! {
+    /// Each test has a thread of its own.
+    static LOGGED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-impl io::Write for Lines {
+struct ToThisThread;
+
+impl io::Write for ToThisThread {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        lines.extend_from_slice(bytes);
+        LOGGED.with_borrow_mut(|logged| logged.extend_from_slice(bytes));
         Ok(bytes.len())
     }
 
@@ -31,23 +27,14 @@ impl io::Write for Lines {
     }
 }
 
-impl<'a> MakeWriter<'a> for Lines {
-    type Writer = Self;
-
-    fn make_writer(&'a self) -> Self {
-        self.clone()
-    }
-}
-
 #[actix_web::test]
 async fn requests_are_logged_without_anything_a_client_wrote() {
-    let lines = Lines::default();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing_subscriber::filter::LevelFilter::TRACE)
+    // For all threads: whether an event is logged at all is decided once, by whichever thread gets there first.
+    tracing_subscriber::fmt()
+        .with_max_level(LevelFilter::TRACE)
         .with_ansi(false)
-        .with_writer(lines.clone())
-        .finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
+        .with_writer(|| ToThisThread)
+        .init();
     let world = World::new();
     let key = world.pro_key().await;
     let secret = &key["sk_live_".len()..];
@@ -64,7 +51,7 @@ async fn requests_are_logged_without_anything_a_client_wrote() {
     let method = Request::new("CANARY", FLAT).bearer(&key);
     world.exchange(method).await;
 
-    let text = lines.text();
+    let text = LOGGED.with_borrow(|logged| String::from_utf8_lossy(logged).into_owned());
     for expected in [
         "POST /api/api-keys answered 201 in ",
         "GET /api/api-keys answered 401 in ",

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use keys_core::Quota;
 use keys_service::{Bucket, Decision, LimiterError, MemoryStore, RateLimiter};
 
-use crate::exchange::{Exchange as _, Request, delete, get, patch, post};
+use crate::exchange::{Request, delete, get, patch, post};
 use crate::faulty::{Fault, Faulty};
 use crate::rows::{ACCOUNT, FLAT};
 use crate::support::World;

@@ -98,7 +98,7 @@ impl World {
     }
 
     pub(crate) async fn session(&self, account: &Account) -> String {
-        let ttl = Duration::from_secs(60);
+        let ttl = Duration::from_mins(1);
         let system = Actor::system();
         let opened = self.service.open_session(&system, account.id, ttl, None);
         opened.await.unwrap().secret.expose().to_owned()
