@@ -1,10 +1,10 @@
 //! From settings to a service on an open, migrated database.
 
-use std::path::Path;
+use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
 use keys_core::PepperRing;
-use keys_service::KeyService;
+use keys_service::{KeyService, KeyStore as _};
 use keys_store::{DatabaseUrl, Store, StoreOptions};
 
 use crate::config::Settings;
@@ -13,25 +13,34 @@ use crate::peppers;
 /// A service on an open database.
 pub(crate) struct Opened {
     pub service: KeyService,
-    /// Whether this start made an embedded database.
+    /// Whether this start made an embedded database, or its pepper.
     pub is_new_embedded: bool,
 }
 
 /// Opens the database, brings its schema up to date if that is wanted, and checks that no key lacks its pepper.
 pub(crate) async fn open(settings: &Settings) -> anyhow::Result<Opened> {
     let url = database_url(settings)?;
-    let (ring, is_new_embedded) = ring(settings, &url)?;
+    let source = pepper_source(settings, &url)?;
+    let made_now = url.sqlite_path().is_some_and(|path| !path.exists());
     let store = connect(settings, &url).await?;
     if settings.database.auto_migrate {
         store.migrate().await.context("migrating the database")?;
     }
-    let service = KeyService::builder(store, ring)
-        .plans(settings.plans.clone())
-        .build();
-    service
+    store
         .ready()
         .await
         .context("the database of setting `database.url` is not ready")?;
+    let (ring, is_new_embedded) = match source {
+        PepperSource::Settings(ring) => (*ring, made_now),
+        // `migrate` makes a database without one, so that the file is missing does not say that it was lost.
+        PepperSource::File(path) => {
+            let keys_exist = !store.pepper_ids().await?.is_empty();
+            peppers::embedded(&path, keys_exist)?
+        }
+    };
+    let service = KeyService::builder(store, ring)
+        .plans(settings.plans.clone())
+        .build();
     let missing = service.missing_peppers().await?;
     if let Some(id) = missing.first() {
         bail!(
@@ -70,35 +79,20 @@ async fn connect(settings: &Settings, url: &DatabaseUrl) -> anyhow::Result<Store
         .context("setting `database.url`: opening the database")
 }
 
-/// The configured peppers, or the one beside an embedded database.
-fn ring(settings: &Settings, url: &DatabaseUrl) -> anyhow::Result<(PepperRing, bool)> {
-    let configured = peppers::configured(&settings.peppers)?;
-    let Some(database) = url.sqlite_path() else {
-        let ring = configured.context(
-            "a pepper is needed with PostgreSQL: set `peppers.keys.p1` \
-             (KEYS_PEPPERS__KEYS__P1) to the output of `openssl rand -base64 32`, \
-             or to file:PATH, and keep it as safe as the database: without it no key can be verified",
-        )?;
-        return Ok((ring, false));
-    };
-    let exists = database.exists();
-    let ring = if let Some(ring) = configured {
-        ring
-    } else {
-        let folder = database.parent().unwrap_or(Path::new(""));
-        create_folder(folder).with_context(|| format!("folder {}", folder.display()))?;
-        peppers::embedded(&folder.join("pepper"), exists)?
-    };
-    Ok((ring, !exists))
+enum PepperSource {
+    Settings(Box<PepperRing>),
+    /// Beside an embedded database.
+    File(PathBuf),
 }
 
-fn create_folder(folder: &Path) -> std::io::Result<()> {
-    if folder.as_os_str().is_empty() || folder.is_dir() {
-        return Ok(());
+fn pepper_source(settings: &Settings, url: &DatabaseUrl) -> anyhow::Result<PepperSource> {
+    if let Some(ring) = peppers::configured(&settings.peppers)? {
+        return Ok(PepperSource::Settings(Box::new(ring)));
     }
-    let mut builder = std::fs::DirBuilder::new();
-    builder.recursive(true);
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(folder)
+    let database = url.sqlite_path().context(
+        "a pepper is needed with PostgreSQL: set `peppers.keys.p1` \
+         (KEYS_PEPPERS__KEYS__P1) to the output of `openssl rand -base64 32`, \
+         or to file:PATH, and keep it as safe as the database: without it no key can be verified",
+    )?;
+    Ok(PepperSource::File(database.with_file_name("pepper")))
 }

@@ -56,14 +56,13 @@ fn read_file(path: &Path) -> anyhow::Result<Pepper> {
     Pepper::from_base64(&text).with_context(|| format!("{shown}"))
 }
 
-/// The ring of the pepper beside an embedded database, which is made if the database is new.
+/// The ring of the pepper beside an embedded database, and whether it had to be made.
 ///
-/// `database_exists` tells whether there may already be keys: a new pepper would then make all of them useless, so
-/// that is refused.
-pub(crate) fn embedded(path: &Path, database_exists: bool) -> anyhow::Result<PepperRing> {
+/// Where `keys_exist`, a new pepper would make all of them useless, so that is refused.
+pub(crate) fn embedded(path: &Path, keys_exist: bool) -> anyhow::Result<(PepperRing, bool)> {
     let id: PepperId = EMBEDDED_ID.parse()?;
     let missing = matches!(fs::metadata(path), Err(error) if error.kind() == ErrorKind::NotFound);
-    if missing && database_exists {
+    if missing && keys_exist {
         bail!(
             "the pepper file {} is missing, and the keys in the database cannot be verified without it: \
              put it back, or set `peppers.keys.{id}`",
@@ -73,7 +72,7 @@ pub(crate) fn embedded(path: &Path, database_exists: bool) -> anyhow::Result<Pep
     if missing {
         create(path).with_context(|| format!("pepper file {}", path.display()))?;
     }
-    Ok(PepperRing::new(id, read_file(path)?))
+    Ok((PepperRing::new(id, read_file(path)?), missing))
 }
 
 fn create(path: &Path) -> anyhow::Result<()> {
@@ -145,9 +144,11 @@ mod tests {
     fn embedded_pepper_is_made_once_and_for_its_owner_only() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("pepper");
-        embedded(&path, false).unwrap();
+        let (_, made_now) = embedded(&path, false).unwrap();
+        assert!(made_now);
         let made = fs::read_to_string(&path).unwrap();
-        embedded(&path, true).unwrap();
+        let (_, made_now) = embedded(&path, true).unwrap();
+        assert!(!made_now);
         assert_eq!(fs::read_to_string(&path).unwrap(), made);
         #[cfg(unix)]
         {
@@ -162,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn lost_pepper_of_an_existing_database_is_refused() {
+    fn lost_pepper_of_existing_keys_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let error = embedded(&folder.path().join("pepper"), true).unwrap_err();
         assert!(error.to_string().contains("put it back"), "{error}");
