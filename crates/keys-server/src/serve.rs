@@ -1,5 +1,6 @@
 //! Serving HTTP until told to stop.
 
+use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
 use actix_web::dev::ServerHandle;
@@ -28,6 +29,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(75);
 
 /// Opens everything and serves. Returns when all has been drained and written.
 pub(crate) fn run(runtime: &Runtime, settings: Settings) -> anyhow::Result<()> {
+    // Asked first: what a first start prints would be lost for good if it failed after it had made the database.
+    TcpListener::bind(settings.http.listen).with_context(|| cannot_listen(settings.http.listen))?;
     let Opened {
         service,
         is_new_embedded,
@@ -60,10 +63,7 @@ fn is_embedded(url: &str) -> bool {
     url.starts_with("sqlite")
 }
 
-fn bind(
-    service: &KeyService,
-    http: &Http,
-) -> anyhow::Result<(actix_web::dev::Server, std::net::SocketAddr)> {
+fn bind(service: &KeyService, http: &Http) -> anyhow::Result<(actix_web::dev::Server, SocketAddr)> {
     let api = api(service, http);
     let mut server = HttpServer::new(move || {
         App::new()
@@ -79,9 +79,13 @@ fn bind(
     }
     let server = server
         .bind(http.listen)
-        .with_context(|| format!("setting `http.listen`: cannot listen on {}", http.listen))?;
+        .with_context(|| cannot_listen(http.listen))?;
     let address = *server.addrs().first().unwrap_or(&http.listen);
     Ok((server.run(), address))
+}
+
+fn cannot_listen(address: SocketAddr) -> String {
+    format!("setting `http.listen`: cannot listen on {address}")
 }
 
 fn api(service: &KeyService, http: &Http) -> Api {
