@@ -3,7 +3,18 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use keys_core::{AccountId, ExternalId, KeyId, KeyName, KeyPrefix, PlanName, Scope, Timestamp};
+use keys_core::{
+    AccountId, AllowedNetworks, ExternalId, KeyId, KeyName, KeyPrefix, PlanName, Scope, Timestamp,
+};
+
+/// Everything an operator's key may manage.
+pub(crate) const OPERATOR_SCOPES: [&str; 5] = [
+    "accounts:read",
+    "accounts:write",
+    "keys:read",
+    "keys:write",
+    "keys:verify",
+];
 
 #[expect(clippy::doc_markdown, reason = "the text is shown in a terminal")]
 /// Issues, lists, verifies and revokes API keys.
@@ -54,11 +65,11 @@ pub(crate) enum OperatorKeyCommand {
         #[arg(long, value_parser = KeyName::from_name)]
         name: KeyName,
         /// Address or CIDR network it may be used from. Repeat for more; without, any.
-        #[arg(long = "ip", value_name = "CIDR")]
+        #[arg(long = "ip", value_name = "CIDR", value_parser = network)]
         ips: Vec<String>,
         /// What it may manage. Repeat for more; without, everything: accounts:read, accounts:write, keys:read,
         /// keys:write, keys:verify.
-        #[arg(long = "scope", value_name = "SCOPE")]
+        #[arg(long = "scope", value_name = "SCOPE", value_parser = operator_scope)]
         scopes: Vec<Scope>,
         /// When it expires, as 2027-12-31T23:59:59Z. Without, never.
         #[arg(long, value_name = "TIME", value_parser = Timestamp::parse_rfc3339)]
@@ -119,7 +130,7 @@ pub(crate) enum KeyCommand {
         #[arg(long, default_value = "sk_live")]
         prefix: KeyPrefix,
         /// Address or CIDR network it may be used from. Repeat for more; without, any.
-        #[arg(long = "ip", value_name = "CIDR")]
+        #[arg(long = "ip", value_name = "CIDR", value_parser = network)]
         ips: Vec<String>,
         /// What it may be used for. Repeat for more.
         #[arg(long = "scope", value_name = "SCOPE")]
@@ -165,6 +176,21 @@ pub(crate) struct Output {
     /// Print everything there is to say, as JSON.
     #[arg(long)]
     pub json: bool,
+}
+
+/// One entry of an address list.
+fn network(text: &str) -> Result<String, &'static str> {
+    match AllowedNetworks::parse([text]) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(_) => Err("not an IPv4 or IPv6 address or CIDR network"),
+    }
+}
+
+/// One scope of an operator.
+fn operator_scope(text: &str) -> Result<Scope, String> {
+    let known = OPERATOR_SCOPES.contains(&text);
+    let scope = text.parse().ok().filter(|_| known);
+    scope.ok_or_else(|| format!("an operator's scopes are {}", OPERATOR_SCOPES.join(", ")))
 }
 
 #[cfg(test)]

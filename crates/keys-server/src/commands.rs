@@ -1,28 +1,23 @@
 //! The commands other than serving.
 
+use std::error::Error;
+
 use anyhow::{Context as _, bail};
 use clap::CommandFactory as _;
 use keys_core::{AllowedNetworks, Scope, ScopeSet};
 use keys_service::{
-    AccountPatch, AccountQuery, Actor, Issued, KeyDraft, KeyOwner, NewAccount, OperatorKeyDraft,
+    AccountError, AccountPatch, AccountQuery, Actor, IssueError, Issued, KeyDraft, KeyOwner,
+    NewAccount, OperatorKeyDraft,
 };
 use serde_json::{Value, json};
 
 use crate::arguments::{
-    AccountCommand, Arguments, Command, KeyCommand, OperatorKeyCommand, Output, Owner,
+    AccountCommand, Arguments, Command, KeyCommand, OPERATOR_SCOPES, OperatorKeyCommand, Output,
+    Owner,
 };
 use crate::config::Settings;
 use crate::open;
 use crate::output;
-
-/// Everything an operator's key may manage.
-const OPERATOR_SCOPES: [&str; 5] = [
-    "accounts:read",
-    "accounts:write",
-    "keys:read",
-    "keys:write",
-    "keys:verify",
-];
 
 /// Prints the completion script of a shell.
 pub(crate) fn completions(shell: clap_complete::Shell) {
@@ -48,15 +43,6 @@ pub(crate) async fn run(command: Command, settings: &Settings) -> anyhow::Result
 
 /// The scopes of an operator's key: those named, or all there are.
 pub(crate) fn operator_scopes(named: &[Scope]) -> anyhow::Result<ScopeSet> {
-    if let Some(unknown) = named
-        .iter()
-        .find(|scope| !OPERATOR_SCOPES.contains(&scope.as_str()))
-    {
-        bail!(
-            "--scope {unknown}: an operator's scopes are {}",
-            OPERATOR_SCOPES.join(", ")
-        );
-    }
     let named: Vec<_> = named.iter().map(Scope::as_str).collect();
     let scopes = if named.is_empty() {
         &OPERATOR_SCOPES
@@ -84,7 +70,7 @@ async fn operator_key(command: OperatorKeyCommand, settings: &Settings) -> anyho
     let issued = service
         .issue_operator_key(&Actor::system(), draft)
         .await
-        .context("the key was not made")?;
+        .map_err(not_made)?;
     print_issued(&issued, output)
 }
 
@@ -96,12 +82,16 @@ async fn account(command: AccountCommand, settings: &Settings) -> anyhow::Result
             external_id,
             output,
         } => {
-            let context = format!("--plan {plan}: the account was not created");
             let new = NewAccount { external_id, plan };
             let account = service
                 .create_account(&Actor::system(), new, None)
                 .await
-                .context(context)?;
+                .map_err(|error| match error {
+                    AccountError::UnknownPlan => at_fault("--plan", error),
+                    AccountError::ExternalIdTaken => at_fault("--external-id", error),
+                    error => error.into(),
+                })
+                .context("the account was not created")?;
             print(output, &account.id.to_string(), || {
                 output::account(&account)
             })
@@ -129,7 +119,6 @@ async fn account(command: AccountCommand, settings: &Settings) -> anyhow::Result
             plan,
             output,
         } => {
-            let context = format!("--account {account} --plan {plan}: nothing was changed");
             let patch = AccountPatch {
                 plan: Some(plan),
                 ..AccountPatch::default()
@@ -137,7 +126,12 @@ async fn account(command: AccountCommand, settings: &Settings) -> anyhow::Result
             let account = service
                 .update_account(&Actor::system(), account, patch)
                 .await
-                .context(context)?;
+                .map_err(|error| match error {
+                    AccountError::UnknownPlan => at_fault("--plan", error),
+                    AccountError::NotFound => at_fault("--account", error),
+                    error => error.into(),
+                })
+                .context("nothing was changed")?;
             print(
                 output,
                 &format!("{} is on plan {}", account.id, account.plan),
@@ -169,7 +163,7 @@ async fn key(command: KeyCommand, settings: &Settings) -> anyhow::Result<()> {
             let issued = service
                 .issue_key(&Actor::system(), draft, None)
                 .await
-                .with_context(|| format!("--account {account}: the key was not made"))?;
+                .map_err(not_made)?;
             print_issued(&issued, output)
         }
         KeyCommand::List {
@@ -212,6 +206,23 @@ async fn key(command: KeyCommand, settings: &Settings) -> anyhow::Result<()> {
 
 fn networks(ips: &[String]) -> anyhow::Result<AllowedNetworks> {
     AllowedNetworks::parse(ips).context("--ip")
+}
+
+/// Says which argument it is that was refused.
+fn at_fault(argument: &'static str, error: impl Error + Send + Sync + 'static) -> anyhow::Error {
+    anyhow::Error::new(error).context(argument)
+}
+
+fn not_made(error: IssueError) -> anyhow::Error {
+    let error = match error {
+        IssueError::ExpiryNotInFuture => at_fault("--expires", error),
+        IssueError::ReservedPrefix => at_fault("--prefix", error),
+        IssueError::AccountNotFound
+        | IssueError::AccountDenied(_)
+        | IssueError::CapReached { .. } => at_fault("--account", error),
+        error => error.into(),
+    };
+    error.context("the key was not made")
 }
 
 /// Prints the bare secret, or everything.
