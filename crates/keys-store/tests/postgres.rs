@@ -167,9 +167,37 @@ async fn migrating_is_repeatable_and_concurrent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn migration_can_be_undone_and_done_again() {
+    let database = Database::create().await;
+    open(&database).await;
+    let down = include_str!("../migrations/postgres/2026-11-21-000000_initial/down.sql");
+    let left = "select count(*) from pg_class join pg_namespace on pg_namespace.oid = relnamespace \
+                where nspname = 'public' and relname not like '\\_\\_diesel%'";
+    database.run(down).await.unwrap();
+    database
+        .run("delete from __diesel_schema_migrations")
+        .await
+        .unwrap();
+    assert_eq!(database.number(left).await, 0);
+    add_account(&open(&database).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn newer_schema_is_refused() {
     let database = Database::create().await;
     common::newer_schema_is_refused(&open(&database).await, &database).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn instances_share_the_database() {
+    let database = Database::create().await;
+    let stores = [
+        open(&database).await,
+        open(&database).await,
+        open(&database).await,
+    ];
+    common::cap_holds_across_instances(&stores).await;
+    common::reservations_hold_across_instances(&stores).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -204,9 +204,33 @@ async fn many_may_open_a_missing_file_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn migration_can_be_undone_and_done_again() {
+    let file = File::new();
+    file.open().await;
+    let down = include_str!("../migrations/sqlite/2026-11-21-000000_initial/down.sql");
+    let left = "select count(*) from sqlite_schema \
+                where name not like '\\_\\_diesel%' escape '\\' and name not like 'sqlite%'
+                and tbl_name not like '\\_\\_diesel%' escape '\\'";
+    file.run(down).await.unwrap();
+    file.run("delete from __diesel_schema_migrations")
+        .await
+        .unwrap();
+    assert_eq!(file.number(left).await, 0);
+    add_account(&file.open().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn newer_schema_is_refused() {
     let file = File::new();
     common::newer_schema_is_refused(&file.open().await, &file).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn instances_share_the_file() {
+    let file = File::new();
+    let stores = [file.open().await, file.open().await, file.open().await];
+    common::cap_holds_across_instances(&stores).await;
+    common::reservations_hold_across_instances(&stores).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

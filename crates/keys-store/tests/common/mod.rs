@@ -6,9 +6,12 @@ use std::time::Duration;
 
 use keys_core::{Account, ApiKey};
 use keys_service::KeyStore;
-use keys_service::store::{KeyUse, NewKey, StoreError};
+use keys_service::store::{
+    ChangeError, KeyOwner, KeyUse, NewKey, Reservation, Reserved, StoreError,
+};
 use keys_store::Store;
-use keys_testkit::data::{NOON, a_change, a_key, an_account, noon_plus};
+use keys_testkit::data::{NOON, a_change, a_key, an_account, an_event_id, noon_plus};
+use tokio::task::JoinSet;
 
 /// A database as someone beside the service sees it.
 pub(crate) trait Sql {
@@ -212,6 +215,58 @@ pub(crate) async fn newer_schema_is_refused(store: &Store, sql: &impl Sql) {
     for said in said {
         assert!(said.contains("29991231000000"), "{said}");
         assert!(said.contains("newer than this program"), "{said}");
+    }
+}
+
+/// Several instances share the database: the cap holds for all of them together.
+pub(crate) async fn cap_holds_across_instances(stores: &[Store]) {
+    const CAP: usize = 10;
+    let account = add_account(&stores[0]).await;
+    let mut creates = JoinSet::new();
+    for store in stores.iter().cycle().take(40) {
+        let (store, key) = (store.clone(), a_key().of(&account).build_new());
+        creates.spawn(async move { store.insert_key(key, a_change().build()).await });
+    }
+    let mut made = 0;
+    while let Some(outcome) = creates.join_next().await {
+        match outcome.unwrap() {
+            Ok(()) => made += 1,
+            Err(ChangeError::CapReached { max: 10 }) => {}
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+    assert_eq!(made, CAP);
+    let page = stores[0].keys(KeyOwner::Account(account.id), 0, 100).await;
+    assert_eq!(page.unwrap().total, CAP as u64);
+}
+
+/// While peppers are rotated, instances know the same ones but disagree on which is current; still one attempt alone is
+/// the first.
+pub(crate) async fn reservations_hold_across_instances(stores: &[Store]) {
+    for round in 0..10 {
+        let (former, current) = ([round; 32], [100 + round; 32]);
+        let mut attempts = JoinSet::new();
+        for (index, store) in stores.iter().cycle().take(8).enumerate() {
+            let lookups = match index % 2 {
+                0 => vec![former, current],
+                _ => vec![current, former],
+            };
+            let reservation = Reservation {
+                lookups,
+                body_digest: [1; 32],
+                token: an_event_id(),
+                at: NOON,
+                pending_until: noon_plus(30),
+            };
+            let store = store.clone();
+            attempts.spawn(async move { store.reserve(reservation).await });
+        }
+        let outcomes = attempts.join_all().await;
+        let new = outcomes
+            .iter()
+            .filter(|outcome| matches!(outcome, Ok(Reserved::New)))
+            .count();
+        assert_eq!(new, 1, "{outcomes:?}");
     }
 }
 
