@@ -11,6 +11,7 @@
 use std::any::Any;
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use keys_core::{Account, ApiKey};
 use keys_service::memory::AuditEvent;
@@ -234,7 +235,7 @@ where
 {
     let runtime = runtime();
     let Fixture { store, guard } = runtime.block_on(fixture).into();
-    runtime.block_on(case(store));
+    runtime.block_on(in_time(case(store)));
     // A database is dropped when nothing is connected to it any more.
     drop(runtime);
     drop(guard);
@@ -249,7 +250,14 @@ pub fn run_audited<F>(
 {
     let runtime = runtime();
     let store = runtime.block_on(fixture);
-    runtime.block_on(case(store));
+    runtime.block_on(in_time(case(store)));
+}
+
+/// A store that locks itself up, or never refuses what a case waits to be refused, fails rather than hangs.
+async fn in_time(case: impl Future<Output = ()>) {
+    const AT_MOST: Duration = Duration::from_mins(2);
+    let ended = tokio::time::timeout(AT_MOST, case).await;
+    ended.expect("the case ends within two minutes");
 }
 
 fn runtime() -> tokio::runtime::Runtime {

@@ -7,6 +7,7 @@
 //! it, even if that is killed: a small supervisor waits for the end of a pipe that only that process holds.
 
 use std::ffi::OsStr;
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt as _, chown};
@@ -14,7 +15,6 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 /// The environment variable that names a cluster to use, as a superuser: `postgres://postgres@127.0.0.1:5432`.
 pub const URL_VARIABLE: &str = "KEYS_TEST_POSTGRES_URL";
@@ -51,11 +51,10 @@ impl Database {
     /// When there is no PostgreSQL and none can be started, saying what to do.
     #[must_use]
     pub fn create_blocking() -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(1);
         let cluster_url = cluster_url();
-        // Other processes may use the same cluster: each has another number.
-        let (process, number) = (std::process::id(), NEXT.fetch_add(1, Relaxed));
-        let name = format!("keys_test_{process}_{number}");
+        // Other processes, and other machines, may use the same cluster. This is how std draws a random number.
+        let random = RandomState::new().build_hasher().finish();
+        let name = format!("keys_test_{random:016x}");
         // Nobody may be connected to a template while it is copied, and nobody can connect to `template0`.
         psql(
             &url(&cluster_url, "postgres"),
