@@ -53,3 +53,8 @@ pub use api::{Api, ApiBuilder};
 pub use guard::{KeyIdentity, RequireKey};
 pub use mount::{InvalidMount, Mount};
 pub use refusal::{FieldError, Refusal, Render};
+
+/// Compiles the examples of the page about the guard.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/api/guard.md")]
+struct GuardPage;

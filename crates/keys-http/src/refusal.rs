@@ -374,3 +374,76 @@ pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use keys_core::Quota;
+    use std::collections::BTreeSet;
+
+    fn all() -> Vec<Refusal> {
+        let decision = Decision {
+            limit: "create".parse().unwrap(),
+            quota: Quota::per_minute(10.try_into().unwrap()),
+            allowed: false,
+            remaining: 0,
+            reset: Duration::from_secs(60),
+            retry_after: Duration::ZERO,
+        };
+        let denials = [
+            Denial::KindNotAllowed,
+            Denial::AccountDisabled,
+            Denial::PlanForbidden,
+            Denial::IpNotAllowed,
+            Denial::InsufficientScope,
+        ];
+        let mut all = vec![
+            Refusal::UnknownPath,
+            Refusal::MethodNotAllowed { allow: "GET" },
+            Refusal::ConflictingCredentials,
+            Refusal::Unauthenticated { presented: true },
+            Refusal::RateLimited(decision),
+            Refusal::InvalidIdempotencyKey,
+            Refusal::UnsupportedMediaType,
+            Refusal::BodyTooLarge,
+            Refusal::BodyTimeout,
+            Refusal::MalformedBody("says what, and where".into()),
+            Refusal::field("names", "the first field at fault"),
+            Refusal::UnknownPlan,
+            Refusal::KeyNotFound,
+            Refusal::AccountNotFound,
+            Refusal::ExternalIdTaken,
+            Refusal::KeyLimitReached { max: 10 },
+            Refusal::IdempotencyBodyDiffers,
+            Refusal::IdempotencyInFlight,
+            Refusal::Unavailable,
+        ];
+        all.extend(denials.map(Refusal::Denied));
+        all
+    }
+
+    #[test]
+    fn every_code_is_documented_once() {
+        let document = include_str!("../../../docs/api/errors.md");
+        let rows = document.lines().filter(|line| line.starts_with("| `"));
+        let rows: BTreeSet<_> = rows.map(str::to_owned).collect();
+        let all = all();
+        for refusal in &all {
+            let (code, status) = (refusal.code(), refusal.status().as_u16());
+            let row = format!("| `{code}` | {status} | {} |", refusal.message());
+            let documented = rows.iter().filter(|line| line.starts_with(&row));
+            assert_eq!(documented.count(), 1, "{row}");
+        }
+        assert_eq!(rows.len(), all.len());
+    }
+
+    #[test]
+    fn waiting_is_at_least_a_second_and_rounded_up() {
+        for refusal in all() {
+            let seconds = refusal.retry_after_seconds();
+            assert!(seconds.is_none_or(|seconds| seconds >= 1), "{refusal:?}");
+        }
+        assert_eq!(whole_seconds(Duration::from_millis(5_001)), 6);
+        assert_eq!(whole_seconds(Duration::from_secs(5)), 5);
+    }
+}

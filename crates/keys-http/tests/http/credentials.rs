@@ -156,3 +156,8 @@ async fn no_header_makes_the_surfaces_fail() {
         }
     }
 }
+
+#[test]
+fn key_that_nobody_has_is_well_formed() {
+    assert!(keys_core::SecretKey::parse(NOBODYS_KEY).is_ok());
+}

@@ -23,7 +23,7 @@ pub(crate) const ACCOUNT_PLAN_403: &str =
 pub(crate) const FLAT_CREATED: &str = r#"{"id":"*","name":"Production Server","key":"sk_live_*","keyPrefix":"sk_live_*","createdAt":"*Z"}"#;
 
 /// Well-formed, and nobody's.
-pub(crate) const NOBODYS_KEY: &str = "sk_live_0000000000000000000000000042ZVfG";
+pub(crate) const NOBODYS_KEY: &str = "sk_live_000000000000000000000000003vSKjy";
 
 /// Runs every row.
 pub(crate) async fn every_row(server: &impl Exchange, operator: &str) {
