@@ -257,6 +257,7 @@ pub async fn accounts_are_listed_by_id(store: Arc<dyn KeyStore>) {
                 break;
             }
             joined.extend(page);
+            assert!(joined.len() <= accounts.len(), "pages of {limit} repeat");
         }
         assert_eq!(joined, accounts, "pages of {limit}");
     }
