@@ -387,7 +387,7 @@ mod tests {
             quota: Quota::per_minute(10.try_into().unwrap()),
             allowed: false,
             remaining: 0,
-            reset: Duration::from_secs(60),
+            reset: Duration::from_mins(1),
             retry_after: Duration::ZERO,
         };
         let denials = [
