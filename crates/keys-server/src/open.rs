@@ -26,10 +26,11 @@ pub(crate) async fn open(settings: &Settings) -> anyhow::Result<Opened> {
     if settings.database.auto_migrate {
         store.migrate().await.context("migrating the database")?;
     }
-    store
-        .ready()
-        .await
-        .context("the database of setting `database.url` is not ready")?;
+    store.ready().await.context(if settings.database.auto_migrate {
+        "the database of setting `database.url` is not ready"
+    } else {
+        "the database of setting `database.url` is not ready; run `keys-server migrate` if its schema is missing or old"
+    })?;
     let (ring, is_new_embedded) = match source {
         PepperSource::Settings(ring) => (*ring, made_now),
         // `migrate` makes a database without one, so that the file is missing does not say that it was lost.
