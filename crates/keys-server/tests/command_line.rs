@@ -1,0 +1,1003 @@
+//! Every command, on SQLite and on PostgreSQL: results on standard output, everything else on standard error, exit
+//! codes, and errors that name the setting or argument at fault.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on says so by panicking"
+)]
+
+mod support {
+    #[expect(dead_code, reason = "the tests of starts and stops use more of it")]
+    pub(crate) mod program;
+}
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use keys_core::SecretKey;
+use keys_testkit::postgres::Database;
+use keys_testkit::server::{PEPPER, Server};
+use serde_json::{Value, json};
+
+use support::program::{BINARY, Place, Program, Ran};
+
+/// Makes of each function two tests of its name, one for each database.
+macro_rules! on_both_databases {
+    ($($name:ident),+ $(,)?) => {
+        mod on_sqlite {
+            $(#[test]
+            fn $name() {
+                super::$name(super::Place::Sqlite);
+            })+
+        }
+
+        mod on_postgres {
+            $(#[test]
+            fn $name() {
+                super::$name(super::Place::Postgres);
+            })+
+        }
+    };
+}
+
+on_both_databases![
+    a_lost_pepper_id_is_refused_and_named,
+    a_key_that_is_revoked_cannot_be_revoked_again,
+    a_schema_that_is_missing_is_refused_where_it_may_not_be_made,
+    account_create_prints_the_bare_id,
+    accounts_are_listed_in_aligned_columns,
+    bad_peppers_are_refused_by_name_and_never_shown,
+    creates_print_all_there_is_as_json,
+    creates_print_the_bare_secret_alone,
+    faulty_settings_are_refused_by_name,
+    keys_are_listed_in_aligned_columns_without_their_secrets,
+    lists_say_on_standard_error_that_they_are_cut_off,
+    migrate_prints_no_result_and_may_be_repeated,
+    refusals_name_the_argument_at_fault,
+    set_plan_takes_effect_at_once,
+    trace_logs_hold_no_secret_and_leave_results_alone,
+    wrong_usage_names_the_argument_at_fault,
+];
+
+/// An id that nothing has.
+const UNKNOWN_ID: &str = "AAAAAAAAAAAAAAAAAAAAAA";
+
+/// Another pepper than that of the fixture.
+const OTHER_PEPPER: &str = "YW5vdGhlciBwZXBwZXIsIGFsc28gZm9yIHRoZSB0ZXN0cw==";
+
+/// A password that no error and no log may repeat.
+const PASSWORD: &str = "hunter2-correct-horse";
+
+impl Program {
+    fn account(&self, plan: &str) -> String {
+        self.line(&["account", "create", "--plan", plan])
+    }
+
+    fn key(&self, account: &str) -> String {
+        self.line(&["key", "create", "--account", account])
+    }
+
+    /// What an account's list of keys says, or that of the operators.
+    fn keys(&self, owner: &[&str]) -> Vec<Value> {
+        let arguments = [&["key", "list", "--json"], owner].concat();
+        let ran = self.run(&arguments).succeeded();
+        ran.json().as_array().unwrap().clone()
+    }
+}
+
+fn migrate_prints_no_result_and_may_be_repeated(place: Place) {
+    let program = Program::new(place);
+    for _ in 0..2 {
+        let ran = program.run(&["migrate"]);
+        assert_eq!(ran.code, Some(0), "{ran:#?}");
+        assert_eq!(ran.stdout, "");
+        assert_eq!(ran.stderr, "the database is up to date\n");
+    }
+    // What it made is used by the next command, which makes what else is needed.
+    program.key(&program.account("pro"));
+}
+
+#[test]
+fn migrate_needs_no_pepper() {
+    let program = Program::new(Place::Postgres).without("KEYS_PEPPERS__KEYS__P1");
+    let ran = program.run(&["migrate"]);
+    assert_eq!(ran.code, Some(0), "{ran:#?}");
+}
+
+fn creates_print_the_bare_secret_alone(place: Place) {
+    let program = Program::new(place);
+    let operator = program.line(&["operator-key", "create", "--name", "billing backend"]);
+    let account = program.account("pro");
+    let usual = program.key(&account);
+    let asked = program.line(&[
+        "key",
+        "create",
+        "--account",
+        &account,
+        "--prefix",
+        "acme",
+        "--name",
+        "CI",
+        "--ip",
+        "10.0.0.0/8",
+        "--ip",
+        "::1",
+        "--scope",
+        "orders:read",
+        "--expires",
+        "2099-12-31T23:59:59+01:00",
+    ]);
+    for (secret, prefix) in [
+        (operator, "operator_"),
+        (usual, "sk_live_"),
+        (asked, "acme_"),
+    ] {
+        assert!(secret.starts_with(prefix), "{secret}");
+        SecretKey::parse(&secret).unwrap();
+    }
+}
+
+fn creates_print_all_there_is_as_json(place: Place) {
+    let program = Program::new(place);
+    let operator = program
+        .run(&[
+            "operator-key",
+            "create",
+            "--json",
+            "--name",
+            "reader",
+            "--ip",
+            "10.1.2.3/8",
+            "--scope",
+            "keys:read",
+            "--scope",
+            "accounts:read",
+            "--expires",
+            "2099-12-31T23:59:59+01:00",
+        ])
+        .succeeded()
+        .json();
+    let secret = operator["key"].as_str().unwrap();
+    SecretKey::parse(secret).unwrap();
+    let expected = json!({
+        "id": operator["id"],
+        "kind": "operator",
+        "account_id": null,
+        "name": "reader",
+        "key": secret,
+        "key_prefix": secret[..13],
+        "allowed_ips": ["10.0.0.0/8"],
+        "scopes": ["accounts:read", "keys:read"],
+        "expires_at": "2099-12-31T22:59:59.000Z",
+        "last_used_at": null,
+        "created_at": operator["created_at"],
+    });
+    assert_eq!(operator, expected);
+    assert_eq!(operator["id"].as_str().unwrap().len(), UNKNOWN_ID.len());
+
+    let account = program.run(&[
+        "account",
+        "create",
+        "--json",
+        "--plan",
+        "pro",
+        "--external-id",
+        "crm 17",
+    ]);
+    let account = account.succeeded().json();
+    let expected = json!({
+        "id": account["id"],
+        "external_id": "crm 17",
+        "plan": "pro",
+        "disabled": false,
+        "created_at": account["created_at"],
+    });
+    assert_eq!(account, expected);
+
+    let id = account["id"].as_str().unwrap();
+    let key = program
+        .run(&["key", "create", "--json", "--account", id])
+        .succeeded()
+        .json();
+    let secret = key["key"].as_str().unwrap();
+    let expected = json!({
+        "id": key["id"],
+        "kind": "account",
+        "account_id": id,
+        "name": null,
+        "key": secret,
+        "key_prefix": secret[..12],
+        "allowed_ips": [],
+        "scopes": [],
+        "expires_at": null,
+        "last_used_at": null,
+        "created_at": key["created_at"],
+    });
+    assert_eq!(key, expected);
+}
+
+fn account_create_prints_the_bare_id(place: Place) {
+    let program = Program::new(place);
+    let id = program.account("pro");
+    let accounts = program.run(&["account", "list", "--json"]).succeeded();
+    assert_eq!(accounts.json()[0]["id"], id);
+}
+
+/// Asserts that `table` has these columns, each of them starting in one place, and returns its cells.
+fn cells<const N: usize>(table: &str, columns: [&str; N]) -> Vec<[String; N]> {
+    let lines: Vec<&str> = table.lines().collect();
+    let mut starts = columns.map(|column| lines[0].find(column).unwrap());
+    // "ID" is also the end of another name.
+    starts[0] = 0;
+    assert!(starts.is_sorted(), "{table}");
+    for line in &lines {
+        assert_eq!(*line, line.trim_end(), "{table}");
+        for start in starts.into_iter().skip(1) {
+            assert_eq!(&line[start - 2..start], "  ", "{table}");
+            assert_ne!(line.as_bytes()[start], b' ', "{table}");
+        }
+    }
+    let row = |line: &str| {
+        std::array::from_fn(|column| {
+            let end = starts.get(column + 1).copied().unwrap_or(line.len());
+            line[starts[column]..end].trim_end().to_owned()
+        })
+    };
+    assert_eq!(row(lines[0]), columns.map(str::to_owned));
+    lines[1..].iter().map(|line| row(line)).collect()
+}
+
+fn accounts_are_listed_in_aligned_columns(place: Place) {
+    const COLUMNS: [&str; 5] = ["ID", "EXTERNAL ID", "PLAN", "DISABLED", "CREATED"];
+    let program = Program::new(place);
+    let empty = program.run(&["account", "list"]).succeeded();
+    assert!(cells(&empty.stdout, COLUMNS).is_empty());
+
+    let named = "a rather long external id, of the kind that moves columns";
+    let first = program.account("business");
+    let second = program.line(&["account", "create", "--plan", "pro", "--external-id", named]);
+    let table = program.run(&["account", "list"]).succeeded().stdout;
+    let rows = cells(&table, COLUMNS);
+    let rows: Vec<_> = rows
+        .iter()
+        .map(|row| row.each_ref().map(String::as_str))
+        .collect();
+    assert_eq!(rows[0][..4], [first.as_str(), "-", "business", "no"]);
+    assert_eq!(rows[1][..4], [second.as_str(), named, "pro", "no"]);
+    assert_eq!(rows.len(), 2);
+
+    let found = program.run(&["account", "list", "--external-id", named]);
+    let rows = cells(&found.succeeded().stdout, COLUMNS);
+    assert_eq!(rows.len(), 1);
+    assert_eq!(rows[0][0], second);
+}
+
+fn keys_are_listed_in_aligned_columns_without_their_secrets(place: Place) {
+    const COLUMNS: [&str; 7] = [
+        "ID",
+        "NAME",
+        "PREFIX",
+        "ADDRESSES",
+        "EXPIRES",
+        "LAST USED",
+        "CREATED",
+    ];
+    let program = Program::new(place);
+    let account = program.account("pro");
+    let empty = program.run(&["key", "list", "--account", &account]);
+    assert!(cells(&empty.succeeded().stdout, COLUMNS).is_empty());
+
+    let plain = program.key(&account);
+    let rich = program.line(&[
+        "key",
+        "create",
+        "--account",
+        &account,
+        "--name",
+        "a name with spaces",
+        "--ip",
+        "10.0.0.1",
+        "--ip",
+        "2001:db8::/32",
+        "--expires",
+        "2099-12-31T23:59:59Z",
+    ]);
+    let table = program
+        .run(&["key", "list", "--account", &account])
+        .succeeded()
+        .stdout;
+    let rows = cells(&table, COLUMNS);
+    let shown = |secret: &str| format!("{}..", &secret[..12]);
+    // The newest first.
+    let (first, second) = (shown(&rich), shown(&plain));
+    assert_eq!(
+        rows[0][1..6],
+        [
+            "a name with spaces",
+            first.as_str(),
+            "10.0.0.1 2001:db8::/32",
+            "2099-12-31T23:59:59.000Z",
+            "never",
+        ]
+    );
+    assert_eq!(
+        rows[1][1..6],
+        ["-", second.as_str(), "any", "never", "never"]
+    );
+    assert_eq!(rows.len(), 2);
+
+    let operator = program.line(&["operator-key", "create", "--name", "ops"]);
+    let table = program.run(&["key", "list", "--operators"]).succeeded();
+    let rows = cells(&table.stdout, COLUMNS);
+    assert_eq!(rows.len(), 1);
+    assert_eq!(rows[0][2], format!("{}..", &operator[..13]));
+
+    let all = program.run(&["key", "list", "--account", &account, "--json"]);
+    let said = format!("{}{}{}", table.stdout, all.stdout, all.stderr);
+    for secret in [plain, rich, operator] {
+        assert!(!said.contains(&secret[12..24]), "{said}");
+    }
+    assert_eq!(all.json().as_array().unwrap().len(), 2);
+    assert!(all.json()[0].get("key").is_none());
+}
+
+fn lists_say_on_standard_error_that_they_are_cut_off(place: Place) {
+    let program = Program::new(place);
+    let account = program.account("pro");
+    program.account("pro");
+    program.key(&account);
+    program.key(&account);
+    for list in [
+        vec!["account", "list"],
+        vec!["key", "list", "--account", &account],
+    ] {
+        let cut = program.run(&[list.clone(), vec!["--limit", "1"]].concat());
+        assert_eq!(cut.code, Some(0));
+        assert_eq!(cut.stdout.lines().count(), 2, "{cut:#?}");
+        assert!(cut.stderr.contains("--limit"), "{cut:#?}");
+        let whole = program.run(&[list, vec!["--limit", "2"]].concat());
+        assert_eq!(whole.succeeded().stdout.lines().count(), 3);
+    }
+}
+
+fn set_plan_takes_effect_at_once(place: Place) {
+    let program = Program::new(place);
+    let account = program.account("free");
+    let create = ["key", "create", "--account", &account];
+    program.run(&create).refused(1, &["--account", "plan"]);
+    let set = ["account", "set-plan", "--account", &account, "--plan"];
+    let line = program.line(&[&set[..], &["pro"]].concat());
+    assert_eq!(line, format!("{account} is on plan pro"));
+    program.key(&account);
+    let ran = program.run(&[&set[..], &["business", "--json"]].concat());
+    let changed = ran.succeeded().json();
+    assert_eq!(
+        (&changed["id"], &changed["plan"]),
+        (&json!(account), &json!("business"))
+    );
+}
+
+fn a_key_that_is_revoked_cannot_be_revoked_again(place: Place) {
+    let program = Program::new(place);
+    let account = program.account("pro");
+    program.key(&account);
+    program.key(&account);
+    let listed = program.keys(&["--account", &account]);
+    let ids: Vec<_> = listed
+        .iter()
+        .map(|key| key["id"].as_str().unwrap())
+        .collect();
+
+    assert_eq!(
+        program.line(&["key", "revoke", ids[0]]),
+        format!("{} is revoked", ids[0])
+    );
+    program
+        .run(&["key", "revoke", ids[0]])
+        .refused(1, &[ids[0], "revoked already"]);
+    let json = program
+        .run(&["key", "revoke", "--json", ids[1]])
+        .succeeded();
+    assert_eq!(json.json(), json!({"id": ids[1], "revoked": true}));
+    assert!(program.keys(&["--account", &account]).is_empty());
+
+    // An operator's key goes the same way.
+    program.line(&["operator-key", "create", "--name", "ops"]);
+    let operator = program.keys(&["--operators"])[0]["id"].clone();
+    program.line(&["key", "revoke", operator.as_str().unwrap()]);
+    assert!(program.keys(&["--operators"]).is_empty());
+    program
+        .run(&["key", "revoke", UNKNOWN_ID])
+        .refused(1, &[UNKNOWN_ID, "no such key"]);
+}
+
+fn refusals_name_the_argument_at_fault(place: Place) {
+    let program = Program::new(place);
+    let free = program.account("free");
+    let pro = program.account("pro");
+    program.line(&[
+        "account",
+        "create",
+        "--plan",
+        "pro",
+        "--external-id",
+        "taken",
+    ]);
+    for _ in 0..10 {
+        program.key(&pro);
+    }
+    let past = "2020-01-01T00:00:00Z";
+    for (line, words) in [
+        (
+            format!("operator-key create --name x --expires {past}"),
+            ["--expires", "future"],
+        ),
+        (
+            "account create --plan platinum".to_owned(),
+            ["--plan", "no plan"],
+        ),
+        (
+            "account create --plan pro --external-id taken".to_owned(),
+            ["--external-id", "another"],
+        ),
+        (
+            format!("account set-plan --account {pro} --plan platinum"),
+            ["--plan", "no plan"],
+        ),
+        (
+            format!("account set-plan --account {UNKNOWN_ID} --plan pro"),
+            ["--account", "no such"],
+        ),
+        (
+            format!("key create --account {UNKNOWN_ID}"),
+            ["--account", "no such"],
+        ),
+        (
+            format!("key create --account {free}"),
+            ["--account", "plan"],
+        ),
+        (
+            format!("key create --account {pro}"),
+            ["--account", "10 keys"],
+        ),
+        (
+            format!("key create --account {pro} --expires {past}"),
+            ["--expires", "future"],
+        ),
+        (
+            format!("key create --account {pro} --prefix operator"),
+            ["--prefix", "reserved"],
+        ),
+        (
+            format!("key create --account {pro} --prefix session"),
+            ["--prefix", "reserved"],
+        ),
+    ] {
+        let arguments: Vec<_> = line.split(' ').collect();
+        let ran = program.run(&arguments).refused(1, &words);
+        assert_eq!(ran.stderr.lines().count(), 1, "{ran:#?}");
+        assert!(
+            !ran.stderr.contains("--account") || words[0] == "--account",
+            "{ran:#?}"
+        );
+    }
+    // Nothing of it was done.
+    assert_eq!(program.keys(&["--account", &pro]).len(), 10);
+    assert!(program.keys(&["--operators"]).is_empty());
+}
+
+fn wrong_usage_names_the_argument_at_fault(place: Place) {
+    let program = Program::new(place);
+    let ip = [
+        "10.0.0.1:80",
+        "localhost",
+        "010.0.0.1",
+        "10.0.0.0/33",
+        "fe80::1%eth0",
+        "",
+    ];
+    for ip in ip {
+        for create in [
+            vec!["operator-key", "create", "--name", "x"],
+            vec!["key", "create", "--account", UNKNOWN_ID],
+        ] {
+            let arguments = [create, vec!["--ip", "10.0.0.1", "--ip", ip]].concat();
+            program.run(&arguments).refused(2, &["--ip"]);
+        }
+    }
+    for (line, word) in [
+        ("nonsense", "nonsense"),
+        ("--nonsense", "--nonsense"),
+        ("serve nonsense", "nonsense"),
+        ("operator-key", "Usage:"),
+        ("operator-key create", "--name"),
+        ("operator-key create --name", "--name"),
+        ("operator-key create --name x --scope keys:own", "--scope"),
+        (
+            "operator-key create --name x --expires 2099-12-31",
+            "--expires",
+        ),
+        (
+            "operator-key create --name x --expires tomorrow",
+            "--expires",
+        ),
+        ("account", "Usage:"),
+        ("account create", "--plan"),
+        ("account create --plan Pro!", "--plan"),
+        ("account create --plan pro --external-id=", "--external-id"),
+        ("account list --limit 0", "--limit"),
+        ("account list --limit 10001", "--limit"),
+        ("account set-plan --plan pro", "--account"),
+        ("account set-plan --account x --plan pro", "--account"),
+        ("key create", "--account"),
+        ("key create --account x", "--account"),
+        (
+            "key create --account AAAAAAAAAAAAAAAAAAAAAA --prefix SK",
+            "--prefix",
+        ),
+        (
+            "key create --account AAAAAAAAAAAAAAAAAAAAAA --name=",
+            "--name",
+        ),
+        (
+            "key create --account AAAAAAAAAAAAAAAAAAAAAA --scope A",
+            "--scope",
+        ),
+        (
+            "key create --account AAAAAAAAAAAAAAAAAAAAAA --expires never",
+            "--expires",
+        ),
+        ("key list", "--operators"),
+        (
+            "key list --operators --account AAAAAAAAAAAAAAAAAAAAAA",
+            "--operators",
+        ),
+        ("key list --operators --limit x", "--limit"),
+        ("key revoke", "ID"),
+        ("key revoke x", "ID"),
+        ("completions", "SHELL"),
+        ("completions cobol", "SHELL"),
+    ] {
+        let arguments: Vec<_> = line.split(' ').collect();
+        program.run(&arguments).refused(2, &[word]);
+    }
+    assert!(
+        !program.folder().join("data").exists(),
+        "nothing was opened"
+    );
+}
+
+fn faulty_settings_are_refused_by_name(place: Place) {
+    let program = Program::new(place);
+    for (name, value, words) in [
+        ("KEYS_HTTP__LISTEN", "8080", ["http.listen", "8080"]),
+        ("KEYS_HTTP__WORKERS", "many", ["http.workers", "many"]),
+        ("KEYS_HTTP__NONSENSE", "1", ["nonsense", "environment"]),
+        (
+            "KEYS_HTTP__TRUSTED_PROXIES",
+            "proxy",
+            ["http.trusted_proxies", "proxy"],
+        ),
+        (
+            "KEYS_HTTP__KEY_MANAGEMENT",
+            "all",
+            ["http.key_management", "session_only"],
+        ),
+        ("KEYS_LOG__FILTER", "==", ["log.filter", "=="]),
+        ("KEYS_LOG__FORMAT", "xml", ["log.format", "xml"]),
+        ("KEYS_PLANS__PRO__KEYS_MAX", "-1", ["keys_max", "-1"]),
+        ("KEYS_PEPPERS__CURRENT", "p9", ["peppers.current", "p9"]),
+        (
+            "KEYS_DATABASE__CONNECTIONS_MAX",
+            "0",
+            ["database.connections_max", ""],
+        ),
+        (
+            "KEYS_DATABASE__URL",
+            "mysql://localhost/keys",
+            ["database.url", "postgres://"],
+        ),
+        (
+            "KEYS_DATABASE__URL",
+            "sqlite::memory:",
+            ["database.url", "file"],
+        ),
+        (
+            "KEYS_DATABASE__URL",
+            "sqlite:///dev/null/keys.db",
+            ["database.url", "SQLite file"],
+        ),
+        (
+            "KEYS_CONFIG",
+            "/nowhere/keys.toml",
+            ["/nowhere/keys.toml", "KEYS_CONFIG"],
+        ),
+    ] {
+        let program = Program::new(place).with(name, value);
+        for command in [vec![], vec!["serve"], vec!["account", "list"]] {
+            program.run(&command).refused(1, &words);
+        }
+    }
+    let file = program.folder().join("keys.toml");
+    std::fs::write(&file, "[http]\nlisten = 80\nlisten = 81\n").unwrap();
+    let config = ["account", "list", "--config", "keys.toml"];
+    program.run(&config).refused(1, &["keys.toml"]);
+    std::fs::write(&file, "[plans.pro]\nkeys_max = \"x\"\n").unwrap();
+    program.run(&config).refused(1, &["keys.toml", "keys_max"]);
+    std::fs::write(&file, "[plans.pro]\nkeys_max = 3\n").unwrap();
+    program.run(&config).succeeded();
+}
+
+#[test]
+fn postgres_without_a_pepper_is_refused_and_the_setting_named() {
+    let program = Program::new(Place::Postgres).without("KEYS_PEPPERS__KEYS__P1");
+    for command in every_use_of_keys() {
+        program
+            .run(&command)
+            .refused(1, &["KEYS_PEPPERS__KEYS__P1", "peppers.keys.p1"]);
+    }
+    let tables = "select count(*) from pg_tables where schemaname = 'public'";
+    assert_eq!(program.database().sql(tables), "0\n", "nothing was touched");
+    assert!(!program.folder().join("data").exists());
+}
+
+/// A command line for everything that works with keys, serving among it.
+fn every_use_of_keys() -> Vec<Vec<&'static str>> {
+    [
+        "",
+        "serve",
+        "operator-key create --name x",
+        "account create --plan pro",
+        "account list",
+        "account set-plan --plan pro --account AAAAAAAAAAAAAAAAAAAAAA",
+        "key create --account AAAAAAAAAAAAAAAAAAAAAA",
+        "key list --operators",
+        "key revoke AAAAAAAAAAAAAAAAAAAAAA",
+    ]
+    .into_iter()
+    .map(|line| line.split_whitespace().collect())
+    .collect()
+}
+
+fn bad_peppers_are_refused_by_name_and_never_shown(place: Place) {
+    let program = Program::new(place);
+    let folder = program.folder();
+    std::fs::write(folder.join("short"), "c2hvcnQ=\n").unwrap();
+    std::fs::write(folder.join("long"), "A".repeat(5_000)).unwrap();
+    let short = format!("file:{}", folder.join("short").display());
+    let long = format!("file:{}", folder.join("long").display());
+    let zeros = "A".repeat(43) + "=";
+    for (pepper, secret, word) in [
+        // 31 bytes; the example of the documentation; 32 times the same byte; no base64.
+        (
+            "MTIzNDU2Nzg5MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMQ==",
+            "MTIzNDU2",
+            "32",
+        ),
+        (
+            keys_core::pepper::DOCUMENTED_PEPPER,
+            keys_core::pepper::DOCUMENTED_PEPPER,
+            "document",
+        ),
+        (&zeros, "AAAAAAAA", ""),
+        (
+            "correct horse battery staple, and more of it",
+            "battery",
+            "base64",
+        ),
+        ("file:/nowhere/pepper", "nothing", "/nowhere/pepper"),
+        (&short, "c2hvcnQ", "/short"),
+        (&long, "AAAAAAAA", "/long"),
+    ] {
+        let program = Program::new(place)
+            .with("KEYS_PEPPERS__KEYS__P1", pepper)
+            .with("KEYS_LOG__FILTER", "trace");
+        for command in [&[][..], &["operator-key", "create", "--name", "x"]] {
+            let ran = program.run(command).refused(1, &["peppers.keys.p1", word]);
+            assert!(!ran.stderr.contains(secret), "{ran:#?}");
+        }
+    }
+    // Two, and nobody says which is for new keys.
+    Program::new(place)
+        .with("KEYS_PEPPERS__KEYS__P1", PEPPER)
+        .with("KEYS_PEPPERS__KEYS__P2", OTHER_PEPPER)
+        .run(&["account", "list"])
+        .refused(1, &["peppers.current"]);
+}
+
+fn a_lost_pepper_id_is_refused_and_named(place: Place) {
+    let program = Program::new(place).with("KEYS_PEPPERS__KEYS__P1", PEPPER);
+    program.line(&["operator-key", "create", "--name", "old"]);
+    let program = program
+        .without("KEYS_PEPPERS__KEYS__P1")
+        .with("KEYS_PEPPERS__KEYS__P2", OTHER_PEPPER);
+    for command in every_use_of_keys() {
+        program.run(&command).refused(
+            1,
+            &["pepper p1", "peppers.keys.p1", "KEYS_PEPPERS__KEYS__P1"],
+        );
+    }
+    // Both, and old and new keys are there together.
+    let program = program
+        .with("KEYS_PEPPERS__KEYS__P1", PEPPER)
+        .with("KEYS_PEPPERS__CURRENT", "p2");
+    program.line(&["operator-key", "create", "--name", "new"]);
+    let names: Vec<_> = program.keys(&["--operators"]);
+    assert_eq!(names[0]["name"], "new");
+    assert_eq!(names[1]["name"], "old");
+    // The old one is needed no longer than its keys live.
+    program.line(&["key", "revoke", names[1]["id"].as_str().unwrap()]);
+    let program = program.without("KEYS_PEPPERS__KEYS__P1");
+    assert_eq!(program.keys(&["--operators"]).len(), 1);
+}
+
+#[test]
+fn lost_pepper_file_of_an_existing_database_is_refused_and_none_is_made() {
+    let program = Program::new(Place::Sqlite);
+    program.line(&["operator-key", "create", "--name", "first"]);
+    let pepper = program.folder().join("data/pepper");
+    let kept = std::fs::read(&pepper).unwrap();
+    std::fs::remove_file(&pepper).unwrap();
+    for command in every_use_of_keys() {
+        program
+            .run(&command)
+            .refused(1, &["data/pepper", "put it back", "peppers.keys.p1"]);
+        assert!(!pepper.exists());
+    }
+    std::fs::write(&pepper, kept).unwrap();
+    assert_eq!(program.keys(&["--operators"]).len(), 1);
+}
+
+fn a_schema_that_is_missing_is_refused_where_it_may_not_be_made(place: Place) {
+    let program = Program::new(place).with("KEYS_DATABASE__AUTO_MIGRATE", "false");
+    for command in every_use_of_keys() {
+        program
+            .run(&command)
+            .refused(1, &["`keys-server migrate`", "database.url"]);
+    }
+    let ran = program.run(&["migrate"]);
+    assert_eq!(ran.code, Some(0), "{ran:#?}");
+    program.key(&program.account("pro"));
+}
+
+#[test]
+fn database_of_a_newer_program_is_refused() {
+    let program = Program::new(Place::Postgres);
+    assert_eq!(program.run(&["migrate"]).code, Some(0));
+    let later = "insert into __diesel_schema_migrations (version) values ('20990101000000')";
+    assert_eq!(program.database().sql(later), "");
+    let words = ["newer than this program", "20990101000000"];
+    program.run(&["migrate"]).refused(1, &words);
+    program.run(&["serve"]).refused(1, &words);
+    let program = program.with("KEYS_DATABASE__AUTO_MIGRATE", "false");
+    program.run(&["serve"]).refused(1, &words);
+}
+
+#[test]
+fn unreachable_database_is_refused_by_name_and_its_password_never_shown() {
+    for url in [
+        format!("postgres://keys:{PASSWORD}@127.0.0.1:1/keys"),
+        format!("postgres://keys:{PASSWORD}@127.0.0.1:1/keys?sslmode=require"),
+        format!("postgres://keys:{PASSWORD}@host.invalid/keys"),
+        format!("postgres://keys:{PASSWORD}@127.0.0.1:port/keys"),
+        format!("postgres://keys:{PASSWORD}@127.0.0.1/keys?sslmode=perhaps"),
+        format!("postgres://keys:{PASSWORD}@127.0.0.1/keys?nonsense=1"),
+        format!("postgres:/keys:{PASSWORD}@127.0.0.1/keys"),
+        format!("mysql://keys:{PASSWORD}@127.0.0.1/keys"),
+    ] {
+        for format in ["text", "json"] {
+            let program = Program::new(Place::Sqlite)
+                .with("KEYS_DATABASE__URL", &url)
+                .with("KEYS_PEPPERS__KEYS__P1", PEPPER)
+                .with("KEYS_LOG__FILTER", "trace")
+                .with("KEYS_LOG__FORMAT", format);
+            for command in [&[][..], &["migrate"], &["account", "list"]] {
+                let ran = program.run(command).refused(1, &["database.url"]);
+                assert!(!ran.stderr.contains("hunter2"), "{ran:#?}");
+                assert!(!ran.stderr.contains(PEPPER), "{ran:#?}");
+            }
+        }
+    }
+}
+
+fn trace_logs_hold_no_secret_and_leave_results_alone(place: Place) {
+    let mut program = Program::new(place)
+        .with("KEYS_LOG__FILTER", "trace")
+        .with("KEYS_PEPPERS__KEYS__P1", PEPPER);
+    if place == Place::Postgres {
+        // The server asks for none, and takes any.
+        let url = program.database().url();
+        let url = url.replace("postgres@", &format!("postgres:{PASSWORD}@"));
+        program = program.with("KEYS_DATABASE__URL", &url);
+    }
+    for format in ["text", "json"] {
+        program = program.with("KEYS_LOG__FORMAT", format);
+        let run = |arguments: &[&str]| -> Ran {
+            let ran = program.run(arguments);
+            assert_eq!(ran.code, Some(0), "{ran:#?}");
+            assert_eq!(ran.stdout.lines().count(), 1, "{ran:#?}");
+            ran
+        };
+        let operator = run(&["operator-key", "create", "--name", "x"]);
+        let account = run(&["account", "create", "--plan", "pro"]);
+        let key = run(&["key", "create", "--account", account.stdout.trim()]);
+        for ran in [&operator, &account, &key] {
+            for secret in [operator.stdout.trim(), key.stdout.trim(), PASSWORD, PEPPER] {
+                assert!(!ran.stderr.contains(secret), "{ran:#?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_command_has_a_help_text_and_no_other_command_does() {
+    let program = Program::new(Place::Sqlite);
+    let mut found = BTreeSet::new();
+    let mut open = vec![Vec::<String>::new()];
+    while let Some(command) = open.pop() {
+        let mut arguments = command.clone();
+        arguments.push("--help".to_owned());
+        let help = program.run(&arguments).succeeded().stdout;
+        let about = help.lines().next().unwrap_or_default();
+        assert!(about.len() > 3 && !about.starts_with("Usage"), "{help}");
+        let usage = format!(
+            "Usage: {}",
+            ["keys-server".to_owned()]
+                .into_iter()
+                .chain(command.clone())
+                .collect::<Vec<_>>()
+                .join(" ")
+        );
+        assert!(help.contains(&usage), "{help}");
+        let listed = help.split("\nCommands:\n").nth(1).unwrap_or_default();
+        for line in listed.lines().take_while(|line| !line.is_empty()) {
+            let (name, text) = line.trim_start().split_once(' ').unwrap();
+            assert!(!text.trim().is_empty(), "{help}");
+            if name != "help" {
+                open.push([command.clone(), vec![name.to_owned()]].concat());
+            }
+        }
+        found.insert(command.join(" "));
+    }
+    let expected = [
+        "",
+        "account",
+        "account create",
+        "account list",
+        "account set-plan",
+        "completions",
+        "key",
+        "key create",
+        "key list",
+        "key revoke",
+        "migrate",
+        "operator-key",
+        "operator-key create",
+        "serve",
+    ];
+    assert!(found.iter().eq(expected.iter()), "{found:?}");
+    assert!(!program.folder().join("data").exists());
+}
+
+#[test]
+fn version_is_printed_alone() {
+    let version = format!("keys-server {}", env!("CARGO_PKG_VERSION"));
+    assert_eq!(Program::new(Place::Sqlite).line(&["--version"]), version);
+}
+
+#[test]
+fn completions_are_printed_for_every_shell_without_any_setting() {
+    // Not even settings that are wrong get in the way.
+    let program = Program::new(Place::Sqlite).with("KEYS_HTTP__LISTEN", "nowhere");
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let script = program.run(&["completions", shell]).succeeded().stdout;
+        for word in ["keys-server", "operator-key", "set-plan", "external-id"] {
+            assert!(script.contains(word), "{shell}: {word}");
+        }
+        if shell == "bash" {
+            let path = program.folder().join("completions");
+            std::fs::write(&path, &script).unwrap();
+            let checked = std::process::Command::new("bash")
+                .arg("-n")
+                .arg(path)
+                .output();
+            let checked = checked.expect("bash is installed");
+            assert!(checked.status.success(), "{checked:?}");
+        }
+    }
+    assert!(!program.folder().join("data").exists());
+}
+
+#[tokio::test]
+async fn first_operator_key_is_printed_by_the_very_first_start_on_sqlite_alone() {
+    let mut server = Server::builder(BINARY).start().await;
+    let said = server.stdout();
+    let key = said
+        .split_whitespace()
+        .find(|word| word.starts_with("operator_"));
+    let key = key.unwrap().to_owned();
+    SecretKey::parse(&key).unwrap();
+    let answer = server.get("/v1/accounts").bearer(&key).send().await;
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    assert!(!server.stderr().contains(&key[12..]));
+
+    for _ in 0..2 {
+        assert!(server.stop().success());
+        server.start_again().await;
+        assert_eq!(server.stdout(), said, "a later start says nothing there");
+        assert!(
+            !server.stderr().contains("operator_"),
+            "{}",
+            server.stderr()
+        );
+    }
+    // Not even when nobody has an operator's key any more.
+    let ran = server.command(["key", "list", "--operators", "--json"]);
+    let listed: Value = serde_json::from_slice(&ran.stdout).unwrap();
+    assert_eq!(listed.as_array().unwrap().len(), 1);
+    let revoked = server.command(["key", "revoke", listed[0]["id"].as_str().unwrap()]);
+    assert!(revoked.status.success());
+    assert!(server.stop().success());
+    server.start_again().await;
+    assert_eq!(server.stdout(), said);
+    let hint = "keys-server operator-key create";
+    assert!(server.stderr().contains(hint), "{}", server.stderr());
+}
+
+#[tokio::test]
+async fn first_start_after_migrate_prints_the_first_operator_key() {
+    let program = Program::new(Place::Sqlite);
+    assert_eq!(program.run(&["migrate"]).code, Some(0));
+    let url = format!("sqlite://{}/data/keys.db", program.folder().display());
+    let server = Server::builder(BINARY)
+        .env("KEYS_DATABASE__URL", url)
+        .start()
+        .await;
+    assert!(server.stdout().contains("operator_"), "{}", server.stderr());
+}
+
+#[tokio::test]
+async fn no_start_on_postgres_prints_an_operator_key() {
+    let database = Database::create().await;
+    let mut server = Server::builder(BINARY)
+        .postgres(&database.url())
+        .start()
+        .await;
+    let hint = "keys-server operator-key create --name NAME";
+    assert!(server.stderr().contains(hint), "{}", server.stderr());
+    assert_eq!(database.sql("select count(*) from api_key"), "0\n");
+    let key = server.operator_key("the command makes it");
+    assert!(server.stop().success());
+    server.start_again().await;
+    assert_eq!(server.stdout(), "");
+    assert_eq!(server.stderr().matches(hint).count(), 1);
+    assert!(!server.stderr().contains(&key));
+    let answer = server.get("/v1/accounts").bearer(&key).send().await;
+    assert_eq!(answer.status, 200, "{}", answer.body);
+}
+
+/// The permissions of a file or folder.
+fn mode(path: &Path) -> u32 {
+    path.metadata().unwrap().permissions().mode() & 0o777
+}
+
+#[tokio::test]
+async fn data_is_for_its_owner_alone_whatever_the_umask() {
+    let server = Server::builder("/bin/sh")
+        .argument("-c")
+        .argument("umask 000; exec \"$0\"")
+        .argument(BINARY)
+        .start()
+        .await;
+    let data = server.folder().join("data");
+    assert_eq!(mode(&data), 0o700);
+    let mut names = BTreeSet::new();
+    for entry in std::fs::read_dir(&data).unwrap() {
+        let entry = entry.unwrap();
+        assert_eq!(mode(&entry.path()), 0o600, "{entry:?}");
+        names.insert(entry.file_name().into_string().unwrap());
+    }
+    let expected = ["keys.db", "keys.db-shm", "keys.db-wal", "pepper"];
+    assert!(names.iter().eq(expected.iter()), "{names:?}");
+}
