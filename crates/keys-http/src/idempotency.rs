@@ -1,7 +1,5 @@
 //! The header `Idempotency-Key` (draft-ietf-httpapi-idempotency-key-header).
 
-use std::fmt::Display;
-
 use actix_web::HttpRequest;
 use actix_web::http::header::HeaderName;
 use keys_service::{IdempotencyKey, Idempotent};
@@ -27,13 +25,11 @@ pub(crate) fn key(request: &HttpRequest) -> Result<Option<IdempotencyKey>, Refus
 /// What makes a repetition of this request recognisable, if its sender asked for that.
 pub(crate) fn idempotent(
     key: Option<IdempotencyKey>,
-    owner: impl Display,
     operation: impl Into<String>,
     body: &[u8],
 ) -> Option<Idempotent> {
     Some(Idempotent {
         key: key?,
-        owner: owner.to_string(),
         operation: operation.into(),
         body: body.to_vec(),
     })

@@ -64,7 +64,7 @@ fn is_embedded(url: &str) -> bool {
 }
 
 fn bind(service: &KeyService, http: &Http) -> anyhow::Result<(actix_web::dev::Server, SocketAddr)> {
-    let api = api(service, http);
+    let api = api(service, http)?;
     let mut server = HttpServer::new(move || {
         App::new()
             .wrap(api.log_requests())
@@ -88,24 +88,28 @@ fn cannot_listen(address: SocketAddr) -> String {
     format!("setting `http.listen`: cannot listen on {address}")
 }
 
-fn api(service: &KeyService, http: &Http) -> Api {
-    Api::builder(service.clone())
+fn api(service: &KeyService, http: &Http) -> anyhow::Result<Api> {
+    Ok(Api::builder(service.clone())
         .trusted_proxies(TrustedProxies::new(http.trusted_proxies.iter().copied()))
         .unauthenticated_quota(http.unauthenticated)
         .key_management(http.key_management)
-        .flat(mount(&http.flat))
-        .account(mount(&http.account))
+        .flat(mount(&http.flat, "http.flat")?)
+        .account(mount(&http.account, "http.account")?)
         .management(http.management)
-        .build()
+        .build())
 }
 
-fn mount(mount: &config::Mount) -> Option<Mount> {
-    mount.enabled.then(|| Mount {
-        path: mount.path.clone(),
-        key_prefix: mount.key_prefix.clone(),
-        plan_gate: mount.plan_gate,
-        cap: mount.cap,
-    })
+fn mount(configured: &config::Mount, setting: &str) -> anyhow::Result<Option<Mount>> {
+    let mount = Mount {
+        path: configured.path.clone(),
+        key_prefix: configured.key_prefix.clone(),
+        plan_gate: configured.plan_gate,
+        cap: configured.cap,
+    };
+    mount
+        .check()
+        .with_context(|| format!("settings `{setting}.path` and `{setting}.key_prefix`"))?;
+    Ok(configured.enabled.then_some(mount))
 }
 
 /// Stops gracefully on SIGTERM, which service managers send, and on Ctrl-C.

@@ -111,7 +111,7 @@ impl KeyService {
             insert(&account, None).await?;
             return Ok(account);
         };
-        let attempt = Attempt::new(idempotent, &self.inner.peppers, self.event_id(at)?);
+        let attempt = Attempt::new(idempotent, by, &self.inner.peppers, self.event_id(at)?);
         if let Some(answer) = self.reserve(&attempt, at).await? {
             return Ok(SealedAccount::open(&answer).ok_or_else(unreadable)?);
         }

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use keys_core::{Account, ApiKey, KeyKind, Plans, ScopeSet};
+use keys_core::{Account, ApiKey, KeyId, KeyKind, Plans, ScopeSet};
 
 use crate::store::{Authority, Caller};
 
@@ -35,6 +35,14 @@ impl Actor {
         Self {
             authority: Authority::Trusted,
             parent: None,
+        }
+    }
+
+    /// The credential that acts, if one does.
+    pub(crate) fn credential_id(&self) -> Option<KeyId> {
+        match &self.authority {
+            Authority::Trusted => None,
+            Authority::Caller(caller) => Some(caller.key_id),
         }
     }
 

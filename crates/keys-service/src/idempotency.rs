@@ -15,6 +15,7 @@ use rand_core::TryRng;
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
+use crate::actor::Actor;
 use crate::entropy::{Entropy, EntropyError};
 use crate::service::KeyService;
 use crate::store::{
@@ -58,8 +59,6 @@ pub struct InvalidIdempotencyKey;
 pub struct Idempotent {
     /// What the client calls it.
     pub key: IdempotencyKey,
-    /// Whose name for it that is: the same key from someone else is another request.
-    pub owner: String,
     /// Which operation, and on what.
     pub operation: String,
     /// The request's body, byte for byte.
@@ -81,20 +80,31 @@ pub enum IdempotencyError {
 /// One attempt at a request that may be a repetition.
 pub(crate) struct Attempt {
     request: Idempotent,
+    /// Whose request it is: the same idempotency key under another credential is another request, or a narrow key could
+    /// ask for what a wider one of its account was given.
+    owner: String,
     body_digest: [u8; 32],
     lookups: Vec<[u8; 32]>,
     token: EventId,
 }
 
 impl Attempt {
-    pub(crate) fn new(request: Idempotent, ring: &PepperRing, token: EventId) -> Self {
+    pub(crate) fn new(request: Idempotent, by: &Actor, ring: &PepperRing, token: EventId) -> Self {
+        let owner = by
+            .credential_id()
+            .map_or_else(|| "system".to_owned(), |id| id.to_string());
+        Self::of(request, owner, ring, token)
+    }
+
+    fn of(request: Idempotent, owner: String, ring: &PepperRing, token: EventId) -> Self {
         let body_digest = Sha256::new_with_prefix(&request.body).finalize().into();
         let lookups = ring
             .peppers()
-            .map(|(_, pepper)| *derive(pepper, &request, b"look-up"))
+            .map(|(_, pepper)| *derive(pepper, &request, &owner, b"look-up"))
             .collect();
         Self {
             request,
+            owner,
             body_digest,
             lookups,
             token,
@@ -137,7 +147,7 @@ impl Attempt {
         };
         let mut sealed = nonce.to_vec();
         sealed.extend(
-            cipher(pepper, &self.request)
+            cipher(pepper, &self.request, &self.owner)
                 .encrypt(&Nonce::from(nonce), payload)
                 .expect("an answer is far shorter than the cipher's 256 GiB"),
         );
@@ -163,19 +173,24 @@ impl Attempt {
             msg: ciphertext,
             aad: &self.body_digest,
         };
-        cipher(pepper, &self.request)
+        cipher(pepper, &self.request, &self.owner)
             .decrypt(&Nonce::from(*nonce), payload)
             .ok()
             .map(Zeroizing::new)
     }
 }
 
-fn cipher(pepper: &Pepper, request: &Idempotent) -> ChaCha20Poly1305 {
-    ChaCha20Poly1305::new(&(*derive(pepper, request, b"seal")).into())
+fn cipher(pepper: &Pepper, request: &Idempotent, owner: &str) -> ChaCha20Poly1305 {
+    ChaCha20Poly1305::new(&(*derive(pepper, request, owner, b"seal")).into())
 }
 
 /// Derives 32 bytes from a pepper and a request's idempotency key, bound to owner, operation and purpose.
-fn derive(pepper: &Pepper, request: &Idempotent, purpose: &[u8]) -> Zeroizing<[u8; 32]> {
+fn derive(
+    pepper: &Pepper,
+    request: &Idempotent,
+    owner: &str,
+    purpose: &[u8],
+) -> Zeroizing<[u8; 32]> {
     let hkdf = Hkdf::<Sha256>::new(Some(pepper.expose()), request.key.0.as_bytes());
     let mut okm = Zeroizing::new([0; 32]);
     // None of these contains NUL, so no two different requests give the same bytes.
@@ -183,7 +198,7 @@ fn derive(pepper: &Pepper, request: &Idempotent, purpose: &[u8]) -> Zeroizing<[u
         b"idempotency\0",
         purpose,
         b"\0",
-        request.owner.as_bytes(),
+        owner.as_bytes(),
         b"\0",
         request.operation.as_bytes(),
     ];
@@ -249,16 +264,12 @@ mod tests {
     fn attempt(key: &str, owner: &str, body: &str, ring: &PepperRing) -> Attempt {
         let request = Idempotent {
             key: key.parse().unwrap(),
-            owner: owner.to_owned(),
             operation: "create".to_owned(),
             body: body.as_bytes().to_vec(),
         };
         let at = Timestamp::from_unix_micros(0);
-        Attempt::new(
-            request,
-            ring,
-            EventId::generate(at, &mut getrandom::SysRng).unwrap(),
-        )
+        let token = EventId::generate(at, &mut getrandom::SysRng).unwrap();
+        Attempt::of(request, owner.to_owned(), ring, token)
     }
 
     fn sealed() -> Completion {

@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use crate::actor::Actor;
 use crate::authenticate::Gate;
-use crate::entropy::EntropyError;
+use crate::entropy::{Entropy, EntropyError};
 use crate::idempotency::{Attempt, IdempotencyError, Idempotent, ReserveError, unreadable};
 use crate::service::KeyService;
 use crate::store::{Admission, ChangeError, Completion, NewKey, StoreError};
@@ -247,46 +247,49 @@ impl KeyService {
         idempotent: Option<Idempotent>,
     ) -> Result<Issued, IssueError> {
         let at = self.now();
-        if template.expires_at.is_some_and(|end| end <= at) {
-            return Err(IssueError::ExpiryNotInFuture);
-        }
-        let admission = Admission {
-            plans: Arc::clone(&self.inner.plans),
-            plan_gate: template.plan_gate,
-            cap: template.cap,
-        };
-        let issued = template.fill(at, &mut self.entropy())?;
-        let insert = async |issued: &Issued, completion: Option<Completion>| {
-            let new_key = NewKey {
-                key: issued.key.clone(),
-                digest: self.inner.peppers.digest(&issued.secret),
-                admission,
-            };
-            let change = self.change(by, at, completion)?;
-            Ok::<_, IssueError>(self.inner.store.insert_key(new_key, change).await?)
-        };
         let Some(idempotent) = idempotent else {
-            insert(&issued, None).await?;
+            let issued = template.fill(at, &mut self.entropy())?;
+            self.insert(by, &template, &issued, None).await?;
             return Ok(issued);
         };
-        let attempt = Attempt::new(idempotent, &self.inner.peppers, self.event_id(at)?);
+        let attempt = Attempt::new(idempotent, by, &self.inner.peppers, self.event_id(at)?);
         if let Some(answer) = self.reserve(&attempt, at).await? {
             return Ok(SealedKey::open(&answer)?);
         }
-        let completion = attempt.seal(
-            &self.inner.peppers,
-            &SealedKey::seal(&issued)?,
-            at,
-            &mut self.entropy(),
-        );
-        let result = match completion {
-            Ok(completion) => insert(&issued, Some(completion)).await,
-            Err(error) => Err(error.into()),
-        };
+        let result = async {
+            let issued = template.fill(at, &mut self.entropy())?;
+            let answer = SealedKey::seal(&issued)?;
+            let peppers = &self.inner.peppers;
+            let completion = attempt.seal(peppers, &answer, at, &mut self.entropy())?;
+            self.insert(by, &template, &issued, Some(completion))
+                .await?;
+            Ok(issued)
+        }
+        .await;
         if result.is_err() {
             self.release(&attempt).await;
         }
-        result.map(|()| issued)
+        result
+    }
+
+    async fn insert(
+        &self,
+        by: &Actor,
+        template: &Template,
+        issued: &Issued,
+        completion: Option<Completion>,
+    ) -> Result<(), IssueError> {
+        let new_key = NewKey {
+            key: issued.key.clone(),
+            digest: self.inner.peppers.digest(&issued.secret),
+            admission: Admission {
+                plans: Arc::clone(&self.inner.plans),
+                plan_gate: template.plan_gate,
+                cap: template.cap,
+            },
+        };
+        let change = self.change(by, issued.key.created_at, completion)?;
+        Ok(self.inner.store.insert_key(new_key, change).await?)
     }
 }
 
@@ -304,20 +307,19 @@ struct Template {
 }
 
 impl Template {
-    fn fill(
-        self,
-        at: Timestamp,
-        entropy: &mut crate::entropy::Entropy,
-    ) -> Result<Issued, EntropyError> {
+    fn fill(&self, at: Timestamp, entropy: &mut Entropy) -> Result<Issued, IssueError> {
+        if self.expires_at.is_some_and(|end| end <= at) {
+            return Err(IssueError::ExpiryNotInFuture);
+        }
         let secret = SecretKey::generate(&self.prefix, entropy)?;
         let key = ApiKey {
             id: KeyId::generate(at, entropy)?,
             kind: self.kind,
             account_id: self.account_id,
             shown_prefix: secret.shown_prefix(),
-            name: self.name,
-            allowed_networks: self.allowed_networks,
-            scopes: self.scopes,
+            name: self.name.clone(),
+            allowed_networks: self.allowed_networks.clone(),
+            scopes: self.scopes.clone(),
             expires_at: self.expires_at,
             revoked_at: None,
             last_used_at: None,

@@ -108,16 +108,17 @@ impl KeyService {
     /// When the store cannot answer.
     pub async fn flush_uses(&self) -> Result<(), StoreError> {
         let uses = self.inner.uses.take();
-        if uses.is_empty() {
-            return Ok(());
-        }
-        let result = self.inner.store.record_uses(uses.clone()).await;
-        if result.is_err() {
-            for used in uses {
-                self.inner.uses.record(used);
+        let mut batches = uses.chunks(USES_PER_BATCH);
+        for batch in batches.by_ref() {
+            let written = self.inner.store.record_uses(batch.to_vec()).await;
+            if let Err(error) = written {
+                for used in batch.iter().chain(batches.flatten()) {
+                    self.inner.uses.record(*used);
+                }
+                return Err(error);
             }
         }
-        result
+        Ok(())
     }
 
     /// Does what has to be done from time to time, for ever: writes uses, forgets full buckets, deletes expired
@@ -195,6 +196,9 @@ impl fmt::Debug for KeyService {
             .finish_non_exhaustive()
     }
 }
+
+/// Uses written in one transaction: enough to be quick, few enough to be done within a store's time limits.
+const USES_PER_BATCH: usize = 10_000;
 
 /// Builds a [`KeyService`]. Everything has a default that is fit for production.
 #[must_use]

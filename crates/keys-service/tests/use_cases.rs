@@ -125,7 +125,6 @@ fn to_plan(name: &str) -> AccountPatch {
 fn idempotent(key: &str, body: &str) -> Idempotent {
     Idempotent {
         key: key.parse().unwrap(),
-        owner: "owner".to_owned(),
         operation: "create".to_owned(),
         body: body.as_bytes().to_vec(),
     }
@@ -449,6 +448,45 @@ async fn repetition_gets_the_same_key_and_makes_nothing_new() {
     fixture.clock.advance(Duration::from_secs(1));
     let third = create("k", "body").await.unwrap();
     assert_ne!(first.key.id, third.key.id, "ten minutes are over");
+}
+
+#[tokio::test]
+async fn repetition_after_the_keys_expiry_still_gets_the_same_answer() {
+    let fixture = Fixture::on_plan("pro").await;
+    let system = Actor::system();
+    let create = || {
+        let draft = KeyDraft {
+            expires_at: Some(NOON.saturating_add(Duration::from_secs(60))),
+            ..fixture.draft()
+        };
+        fixture
+            .service
+            .issue_key(&system, draft, Some(idempotent("k", "body")))
+    };
+    let first = create().await.unwrap();
+    fixture.clock.advance(Duration::from_secs(61));
+    let second = create().await.unwrap();
+    assert_eq!(first.secret.expose(), second.secret.expose());
+}
+
+#[tokio::test]
+async fn another_credential_does_not_get_what_the_first_was_given() {
+    let fixture = Fixture::on_plan("pro").await;
+    let wide = fixture.manager(&fixture.issue(fixture.draft()).await).await;
+    let narrow = KeyDraft {
+        allowed_networks: networks(&["127.0.0.1"]),
+        ..fixture.draft()
+    };
+    let narrow = fixture.manager(&fixture.issue(narrow).await).await;
+    let create = |by| {
+        let repeated = Some(idempotent("k", "body"));
+        fixture.service.issue_key(by, fixture.draft(), repeated)
+    };
+    let first = create(&wide).await.unwrap();
+    let second = create(&narrow).await.unwrap();
+    assert_ne!(first.secret.expose(), second.secret.expose());
+    assert!(first.key.allowed_networks.is_unrestricted());
+    assert!(!second.key.allowed_networks.is_unrestricted());
 }
 
 #[tokio::test]

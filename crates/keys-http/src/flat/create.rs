@@ -45,7 +45,7 @@ pub(super) async fn create(
             };
             let operation = format!("POST {}", surface.mount.path);
             let idempotent =
-                idempotency::idempotent(idempotency_key, manager.account_id, operation, &body);
+                idempotency::idempotent(idempotency_key, operation, &body);
             let issued = surface
                 .service
                 .issue_key(&manager.actor, draft, idempotent)

@@ -29,9 +29,8 @@ pub(super) async fn create_account(
         let idempotency_key = idempotency::key(&request)?;
         let body = body::read(&request, payload).await?;
         let new = new_account(body::parse(&body)?)?;
-        let owner = identity.key.id;
         let idempotent =
-            idempotency::idempotent(idempotency_key, owner, "POST /v1/accounts", &body);
+            idempotency::idempotent(idempotency_key, "POST /v1/accounts", &body);
         let actor = Actor::operator(&identity);
         let account = api
             .service()

@@ -69,7 +69,7 @@ pub(super) async fn issue_key(
         let wanted = Wanted::try_from(body::parse::<Members>(&body)?)?;
         let operation = format!("POST /v1/accounts/{account_id}/keys");
         let idempotent =
-            idempotency::idempotent(idempotency_key, identity.key.id, operation, &body);
+            idempotency::idempotent(idempotency_key, operation, &body);
         let issued = api
             .service()
             .issue_key(

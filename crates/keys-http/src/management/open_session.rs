@@ -33,7 +33,7 @@ pub(super) async fn open_session(
         let ttl = ttl(&body::parse(&body)?)?;
         let operation = format!("POST /v1/accounts/{account_id}/sessions");
         let idempotent =
-            idempotency::idempotent(idempotency_key, identity.key.id, operation, &body);
+            idempotency::idempotent(idempotency_key, operation, &body);
         let issued = api
             .service()
             .open_session(&Actor::operator(&identity), account_id, ttl, idempotent)
