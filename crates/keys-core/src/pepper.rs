@@ -12,7 +12,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
-use crate::secret::SecretKey;
+use crate::secret::PresentedKey;
 
 /// The name of a pepper, stored beside each digest so that peppers can be rotated without touching the keys.
 ///
@@ -248,14 +248,17 @@ impl PepperRing {
 
     /// The digest under the current pepper: what a new key is stored as.
     #[must_use]
-    pub fn digest(&self, secret: &SecretKey) -> PepperedDigest {
-        self.current.digest(secret.expose().as_bytes())
+    pub fn digest<'a>(&self, key: impl Into<PresentedKey<'a>>) -> PepperedDigest {
+        self.current.digest(key.into().expose().as_bytes())
     }
 
     /// The digests under every live pepper, the current one first: what a presented key may be stored as.
-    pub fn digests(&self, secret: &SecretKey) -> impl Iterator<Item = PepperedDigest> {
-        self.all()
-            .map(|keyed| keyed.digest(secret.expose().as_bytes()))
+    pub fn digests<'a>(
+        &self,
+        key: impl Into<PresentedKey<'a>>,
+    ) -> impl Iterator<Item = PepperedDigest> {
+        let message = key.into().expose().as_bytes();
+        self.all().map(|keyed| keyed.digest(message))
     }
 
     /// The identifier of every live pepper, the current one first.
@@ -299,6 +302,7 @@ impl Keyed {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::secret::SecretKey;
 
     const KEY: &str = "sk_live_0123456789ABCDEFGHIJKLMNOP";
 

@@ -98,6 +98,34 @@ impl Quota {
     }
 }
 
+/// Who shares a bucket of a limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum LimitPer {
+    /// All keys of an account together.
+    #[default]
+    Account,
+    /// Each key by itself.
+    Key,
+}
+
+/// A limit of a plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Limit {
+    /// How much.
+    pub quota: Quota,
+    /// For whom together.
+    pub per: LimitPer,
+}
+
+impl From<Quota> for Limit {
+    fn from(quota: Quota) -> Self {
+        Self {
+            quota,
+            per: LimitPer::Account,
+        }
+    }
+}
+
 /// What an account does with its keys through the two contracts. Each has a limit of its own in every plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Operation {
@@ -138,14 +166,14 @@ pub struct Plan {
     /// How many usable keys an account may have.
     pub keys_max: u32,
     /// Limits by name; those of every [`Operation`] are among them.
-    pub limits: BTreeMap<LimitName, Quota>,
+    pub limits: BTreeMap<LimitName, Limit>,
 }
 
 impl Plan {
     /// The quota of an operation. `None` only if the plan was built without one.
     #[must_use]
     pub fn quota(&self, operation: Operation) -> Option<Quota> {
-        self.limits.get(operation.as_str()).copied()
+        self.limits.get(operation.as_str()).map(|limit| limit.quota)
     }
 }
 
@@ -181,7 +209,7 @@ impl Plans {
                 (Operation::List, list),
                 (Operation::Delete, delete),
             ]
-            .map(|(operation, requests)| (operation.limit_name(), quota(requests)));
+            .map(|(operation, requests)| (operation.limit_name(), quota(requests).into()));
             let plan = Plan {
                 keys,
                 keys_max: if keys { KEYS_MAX } else { 0 },

@@ -97,7 +97,8 @@ pub struct InvalidPrefix;
 
 /// The full key. It cannot print itself, and is wiped from memory when dropped.
 ///
-/// A `SecretKey` is always well-formed: only [`generate`](Self::generate) and [`parse`](Self::parse) make one.
+/// A `SecretKey` is always well-formed: only [`generate`](Self::generate) and [`parse`](Self::parse) make one. To look at
+/// a key that was presented, [`PresentedKey`] does without a copy.
 pub struct SecretKey {
     text: Zeroizing<String>,
 }
@@ -156,6 +157,38 @@ impl SecretKey {
 impl fmt::Debug for SecretKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("SecretKey(<redacted>)")
+    }
+}
+
+/// A presented key that is well-formed, borrowed from the request: nothing of it is copied.
+#[derive(Clone, Copy)]
+pub struct PresentedKey<'a>(&'a str);
+
+impl<'a> PresentedKey<'a> {
+    /// Reads a presented key. Form and checksum decide.
+    ///
+    /// # Errors
+    /// [`Malformed`] when the text was never issued by this format.
+    pub fn parse(text: &'a str) -> Result<Self, Malformed> {
+        check_form(text).map(|()| Self(text))
+    }
+
+    /// Reveals the key.
+    #[must_use]
+    pub const fn expose(self) -> &'a str {
+        self.0
+    }
+}
+
+impl fmt::Debug for PresentedKey<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PresentedKey(<redacted>)")
+    }
+}
+
+impl<'a> From<&'a SecretKey> for PresentedKey<'a> {
+    fn from(secret: &'a SecretKey) -> Self {
+        Self(secret.expose())
     }
 }
 

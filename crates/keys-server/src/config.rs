@@ -9,7 +9,9 @@ use std::path::Path;
 use anyhow::{Context as _, bail};
 use config::{Config, ConfigError, Environment, File, FileFormat};
 use ipnet::IpNet;
-use keys_core::{KeyPrefix, LimitName, Operation, PepperId, Plan, PlanName, Plans, Quota};
+use keys_core::{
+    KeyPrefix, Limit, LimitName, LimitPer, Operation, PepperId, Plan, PlanName, Plans, Quota,
+};
 use keys_service::KeyManagement;
 use serde::Deserialize;
 use zeroize::Zeroizing;
@@ -230,7 +232,39 @@ struct RawPeppers {
 struct RawPlan {
     keys: bool,
     keys_max: u32,
-    limits: BTreeMap<String, RawQuota>,
+    limits: BTreeMap<String, RawLimit>,
+}
+
+#[derive(Deserialize, Clone, Copy)]
+#[serde(deny_unknown_fields)]
+struct RawLimit {
+    requests: NonZeroU32,
+    period_seconds: NonZeroU32,
+    #[serde(default)]
+    per: RawPer,
+}
+
+#[derive(Deserialize, Clone, Copy, Default)]
+#[serde(rename_all = "lowercase")]
+enum RawPer {
+    #[default]
+    Account,
+    Key,
+}
+
+impl From<RawLimit> for Limit {
+    fn from(raw: RawLimit) -> Self {
+        Self {
+            quota: Quota {
+                requests: raw.requests,
+                period_seconds: raw.period_seconds,
+            },
+            per: match raw.per {
+                RawPer::Account => LimitPer::Account,
+                RawPer::Key => LimitPer::Key,
+            },
+        }
+    }
 }
 
 #[derive(Deserialize, Clone, Copy)]
@@ -372,11 +406,11 @@ impl RawPlan {
         let limits = self
             .limits
             .iter()
-            .map(|(limit, quota)| {
-                let limit: LimitName = limit
+            .map(|(limit_name, limit)| {
+                let limit_name: LimitName = limit_name
                     .parse()
-                    .with_context(|| format!("setting `plans.{name}.limits.{limit}`"))?;
-                Ok((limit, Quota::from(*quota)))
+                    .with_context(|| format!("setting `plans.{name}.limits.{limit_name}`"))?;
+                Ok((limit_name, Limit::from(*limit)))
             })
             .collect::<anyhow::Result<_>>()?;
         let plan = Plan {
