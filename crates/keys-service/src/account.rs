@@ -170,7 +170,8 @@ impl KeyService {
             return Err(AccountError::UnknownPlan);
         }
         let change = self.change(by, self.now(), None)?;
-        Ok(self.inner.store.update_account(id, patch, change).await?)
+        let (account, _) = self.inner.store.update_account(id, patch, change).await?;
+        Ok(account)
     }
 }
 

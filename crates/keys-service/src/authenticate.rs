@@ -128,7 +128,10 @@ impl KeyService {
             .find_by_digests(digests)
             .await
             .map_err(AuthenticateError::Store)?
-            .ok_or(AuthenticateError::Denied(Denial::NotFound))?;
+            .into_iter()
+            .next()
+            .ok_or(AuthenticateError::Denied(Denial::NotFound))?
+            .stored;
         let identity = Identity {
             key: stored.key,
             account: stored.account,

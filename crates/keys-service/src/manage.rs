@@ -58,6 +58,7 @@ impl KeyService {
         id: KeyId,
     ) -> Result<bool, RevokeError> {
         let change = self.change(by, self.now(), None)?;
-        Ok(self.inner.store.revoke_key(owner, id, change).await?)
+        let revoked = self.inner.store.revoke_key(owner, id, change).await?;
+        Ok(revoked.is_some())
     }
 }

@@ -1,9 +1,10 @@
 //! A store in memory: for tests of programs that embed the service, and for trying it out. It loses everything at exit.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
 use std::ops::Bound;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use keys_core::pepper::PepperedDigest;
@@ -11,11 +12,19 @@ use keys_core::{
     Account, AccountId, ApiKey, EventId, ExternalId, KeyDigest, KeyId, KeyKind, PepperId, Timestamp,
 };
 use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
 
-use crate::store::{
-    AccountPatch, AccountQuery, Authority, Change, ChangeError, Completion, KeyOwner, KeyPage,
-    KeyStore, KeyUse, NewKey, Reservation, Reserved, StoreError, StoredKey,
+use crate::feed::{
+    CHANGES_MAX, ChangeFeed, Changed, Changes, Commit, POLL_INTERVAL, Place, Readers,
 };
+use crate::store::{
+    AccountPatch, AccountQuery, Authority, BoxFuture, Change, ChangeError, Completion, FoundKey,
+    KeyOwner, KeyPage, KeyStore, KeyUse, NewKey, Reservation, Reserved, StoreError, StoredKey,
+};
+
+/// How long changes are kept for those who follow them.
+const CHANGES_KEPT: Duration = Duration::from_mins(10);
 
 /// Keeps keys and accounts in this process, under one lock.
 ///
@@ -34,6 +43,9 @@ use crate::store::{
 #[derive(Debug, Clone, Default)]
 pub struct MemoryStore {
     state: Arc<Mutex<State>>,
+    /// Says that the log has grown.
+    woken: Arc<watch::Sender<()>>,
+    readers: Readers,
 }
 
 /// One entry of the audit trail: who changed what, when, from where.
@@ -88,6 +100,61 @@ struct State {
     digests: HashMap<(PepperId, [u8; KeyDigest::LEN]), KeyId>,
     answers: HashMap<[u8; 32], Answer>,
     audit: Vec<AuditEvent>,
+    log: Log,
+}
+
+/// What was changed, in order.
+#[derive(Debug, Default)]
+struct Log {
+    last: u64,
+    /// Everything up to this number may be gone.
+    pruned: u64,
+    kept: VecDeque<Note>,
+}
+
+#[derive(Debug)]
+struct Note {
+    number: u64,
+    at: Timestamp,
+    changed: Changed,
+}
+
+impl Log {
+    fn note(&mut self, at: Timestamp, changed: Changed) -> Commit {
+        self.last += 1;
+        self.kept.push_back(Note {
+            number: self.last,
+            at,
+            changed,
+        });
+        Commit::from_number(self.last)
+    }
+
+    fn since(&self, seen: Option<u64>) -> Changes {
+        let Some(seen) = seen.filter(|seen| *seen >= self.pruned) else {
+            return Changes {
+                changed: Vec::new(),
+                reset: true,
+            };
+        };
+        let first = self.kept.partition_point(|note| note.number <= seen);
+        let reset = self.kept.len() - first > CHANGES_MAX;
+        let new = self.kept.iter().skip(first).filter(|_| !reset);
+        Changes {
+            changed: new.map(|note| note.changed).collect(),
+            reset,
+        }
+    }
+
+    fn prune(&mut self, before: Timestamp, up_to: u64) {
+        while let Some(oldest) = self.kept.front()
+            && oldest.at < before
+            && oldest.number <= up_to
+        {
+            self.pruned = oldest.number;
+            self.kept.pop_front();
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -221,17 +288,18 @@ impl KeyStore for MemoryStore {
     async fn find_by_digests(
         &self,
         digests: Vec<PepperedDigest>,
-    ) -> Result<Option<StoredKey>, StoreError> {
+    ) -> Result<Vec<FoundKey>, StoreError> {
         let state = self.state.lock();
-        let found = digests
-            .into_iter()
-            .find_map(|wanted| {
-                state
-                    .digests
-                    .get(&(wanted.pepper, *wanted.digest.as_bytes()))
-            })
-            .and_then(|id| state.keys.get(id));
-        Ok(found.map(|row| state.stored(row)))
+        let mut seen = HashSet::new();
+        let found = digests.into_iter().filter_map(|digest| {
+            let id = state
+                .digests
+                .get(&(digest.pepper, *digest.digest.as_bytes()))?;
+            let row = state.keys.get(id).filter(|_| seen.insert(*id))?;
+            let stored = state.stored(row);
+            Some(FoundKey { digest, stored })
+        });
+        Ok(found.collect())
     }
 
     async fn find_account(&self, id: AccountId) -> Result<Option<Account>, StoreError> {
@@ -268,7 +336,9 @@ impl KeyStore for MemoryStore {
             state.external_ids.insert(external_id.clone(), id);
         }
         state.accounts.insert(id, account);
+        state.log.note(change.at, Changed::Account(id));
         state.record(change, "account.created", AuditSubject::Account(id));
+        self.woken.send_replace(());
         Ok(())
     }
 
@@ -277,7 +347,7 @@ impl KeyStore for MemoryStore {
         id: AccountId,
         patch: AccountPatch,
         change: Change,
-    ) -> Result<Account, ChangeError> {
+    ) -> Result<(Account, Commit), ChangeError> {
         let mut state = self.state.lock();
         state.check_caller(&change)?;
         let before = state
@@ -307,8 +377,10 @@ impl KeyStore for MemoryStore {
             account.external_id = external_id;
         }
         state.accounts.insert(id, account.clone());
+        let commit = state.log.note(change.at, Changed::Account(id));
         state.record(change, "account.updated", AuditSubject::Account(id));
-        Ok(account)
+        self.woken.send_replace(());
+        Ok((account, commit))
     }
 
     async fn insert_key(&self, key: NewKey, change: Change) -> Result<(), ChangeError> {
@@ -332,7 +404,9 @@ impl KeyStore for MemoryStore {
             uses: 0,
         };
         state.keys.insert(id, row);
+        state.log.note(change.at, Changed::Key(id));
         state.record(change, "key.created", AuditSubject::Key(id));
+        self.woken.send_replace(());
         Ok(())
     }
 
@@ -355,22 +429,24 @@ impl KeyStore for MemoryStore {
         owner: Option<KeyOwner>,
         id: KeyId,
         change: Change,
-    ) -> Result<bool, ChangeError> {
+    ) -> Result<Option<Commit>, ChangeError> {
         let mut state = self.state.lock();
         state.check_caller(&change)?;
         let there = state.keys.get(&id).is_some_and(|row| {
             row.key.revoked_at.is_none() && owner.is_none_or(|owner| is_listed(&row.key, owner))
         });
         if !there {
-            return Ok(false);
+            return Ok(None);
         }
         state.check_completion(&change)?;
 
         if let Some(row) = state.keys.get_mut(&id) {
             row.key.revoked_at = Some(change.at);
         }
+        let commit = state.log.note(change.at, Changed::Key(id));
         state.record(change, "key.revoked", AuditSubject::Key(id));
-        Ok(true)
+        self.woken.send_replace(());
+        Ok(Some(commit))
     }
 
     async fn record_uses(&self, uses: Vec<KeyUse>) -> Result<(), StoreError> {
@@ -428,11 +504,35 @@ impl KeyStore for MemoryStore {
         Ok(())
     }
 
+    fn feed(&self) -> Box<dyn ChangeFeed> {
+        Box::new(MemoryFeed {
+            store: self.clone(),
+            woken: self.woken.subscribe(),
+            place: self.readers.join(),
+            polled_at: None,
+            found: None,
+            applied: None,
+        })
+    }
+
+    async fn is_seen_everywhere(&self, commit: &Commit) -> Result<bool, StoreError> {
+        Ok(self.readers.have_applied(commit.number()))
+    }
+
+    fn spawn(&self, future: BoxFuture<'static, ()>) {
+        // Nothing here outlives the caller's runtime, so its own is as good as any.
+        drop(tokio::spawn(future));
+    }
+
     async fn sweep(&self, now: Timestamp) -> Result<u64, StoreError> {
         let mut state = self.state.lock();
-        let before = state.answers.len();
+        let count = state.answers.len();
         state.answers.retain(|_, answer| now < answer.until);
-        Ok((before - state.answers.len()) as u64)
+        let kept = i64::try_from(CHANGES_KEPT.as_micros()).unwrap_or(i64::MAX);
+        let before = Timestamp::from_unix_micros(now.unix_micros().saturating_sub(kept));
+        let up_to = self.readers.slowest().unwrap_or(u64::MAX);
+        state.log.prune(before, up_to);
+        Ok((count - state.answers.len()) as u64)
     }
 
     async fn pepper_ids(&self) -> Result<Vec<PepperId>, StoreError> {
@@ -447,5 +547,50 @@ impl KeyStore for MemoryStore {
 
     async fn ready(&self) -> Result<(), StoreError> {
         Ok(())
+    }
+}
+
+struct MemoryFeed {
+    store: MemoryStore,
+    woken: watch::Receiver<()>,
+    place: Place,
+    polled_at: Option<Instant>,
+    /// How far the last poll saw, until it is applied.
+    found: Option<u64>,
+    applied: Option<u64>,
+}
+
+#[async_trait]
+impl ChangeFeed for MemoryFeed {
+    async fn wait(&mut self) {
+        let Some(polled_at) = self.polled_at else {
+            return;
+        };
+        tokio::select! {
+            // The store that this feed holds keeps the other end open.
+            _ = self.woken.changed() => {}
+            () = sleep_until(polled_at + POLL_INTERVAL) => {}
+        }
+    }
+
+    async fn poll(&mut self) -> Result<Changes, StoreError> {
+        self.polled_at = Some(Instant::now());
+        self.place.heard();
+        // Before the log is read: what comes later must wake.
+        self.woken.mark_unchanged();
+        let state = self.store.state.lock();
+        self.found = Some(state.log.last);
+        Ok(state.log.since(self.applied))
+    }
+
+    async fn applied(&mut self) {
+        if let Some(found) = self.found.take() {
+            self.applied = Some(found);
+            self.place.applied(found);
+        }
+    }
+
+    fn is_live(&self) -> bool {
+        self.polled_at.is_some()
     }
 }

@@ -6,6 +6,7 @@
 //! without its trace.
 
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +17,8 @@ use keys_core::{
     Plans, ScopeSet, Timestamp,
 };
 
+use crate::feed::{ChangeFeed, Commit};
+
 /// A key with the account that holds it, read together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredKey {
@@ -23,6 +26,15 @@ pub struct StoredKey {
     pub key: ApiKey,
     /// Its account; none exactly for an operator's key.
     pub account: Option<Account>,
+}
+
+/// A key that a look-up found, and what it was found by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundKey {
+    /// The one of the wanted digests that it is kept under.
+    pub digest: PepperedDigest,
+    /// The key.
+    pub stored: StoredKey,
 }
 
 /// A key about to be stored.
@@ -283,11 +295,12 @@ pub enum ChangeError {
 /// end even if the returned future is dropped.
 #[async_trait]
 pub trait KeyStore: Send + Sync + 'static {
-    /// The key kept under one of `digests` (digest and pepper both equal), with its account. Revoked keys are found too.
+    /// The keys kept under any of `digests` (digest and pepper both equal), with their accounts, each once and in no
+    /// particular order. Revoked keys are found too. One round trip, however many: a thousand are fine.
     async fn find_by_digests(
         &self,
         digests: Vec<PepperedDigest>,
-    ) -> Result<Option<StoredKey>, StoreError>;
+    ) -> Result<Vec<FoundKey>, StoreError>;
 
     /// The account of that identifier.
     async fn find_account(&self, id: AccountId) -> Result<Option<Account>, StoreError>;
@@ -298,13 +311,13 @@ pub trait KeyStore: Send + Sync + 'static {
     /// Adds an account. Audit action `account.created`.
     async fn insert_account(&self, account: Account, change: Change) -> Result<(), ChangeError>;
 
-    /// Changes an account and returns it as it is then. Audit action `account.updated`.
+    /// Changes an account and returns it as it is then, with the transaction. Audit action `account.updated`.
     async fn update_account(
         &self,
         id: AccountId,
         patch: AccountPatch,
         change: Change,
-    ) -> Result<Account, ChangeError>;
+    ) -> Result<(Account, Commit), ChangeError>;
 
     /// Adds a key. Audit action `key.created`. With an account: it is locked, admitted, its usable keys of kind
     /// [`KeyKind::Account`] are counted (not revoked, and not expired at `change.at`) and compared with the cap, all
@@ -314,14 +327,14 @@ pub trait KeyStore: Send + Sync + 'static {
     /// One page of keys, skipping `offset`.
     async fn keys(&self, owner: KeyOwner, offset: u64, limit: u32) -> Result<KeyPage, StoreError>;
 
-    /// Revokes a key and says whether there was one to revoke. Audit action `key.revoked`. With an `owner`, only a
-    /// key that [`keys`](Self::keys) would list for it; without, a key of any kind.
+    /// Revokes a key and says by which transaction; `None` if there was none to revoke. Audit action `key.revoked`. With
+    /// an `owner`, only a key that [`keys`](Self::keys) would list for it; without, a key of any kind.
     async fn revoke_key(
         &self,
         owner: Option<KeyOwner>,
         id: KeyId,
         change: Change,
-    ) -> Result<bool, ChangeError>;
+    ) -> Result<Option<Commit>, ChangeError>;
 
     /// Records uses: adds the counts, moves each `last_used_at` forward, never back. Not audited.
     async fn record_uses(&self, uses: Vec<KeyUse>) -> Result<(), StoreError>;
@@ -332,7 +345,20 @@ pub trait KeyStore: Send + Sync + 'static {
     /// Gives a reservation back after a refusal, unless another attempt took over.
     async fn release(&self, lookup: [u8; 32], token: EventId) -> Result<(), StoreError>;
 
-    /// Deletes idempotent answers that have expired, and returns how many.
+    /// A feed of all changes of keys and accounts, recorded uses excepted, for one instance. Each is a reader of its
+    /// own, whom others wait for from its first poll on.
+    fn feed(&self) -> Box<dyn ChangeFeed>;
+
+    /// Whether every instance that may still have a cache has applied what `commit` changed. `false` also where the
+    /// store cannot tell: whoever waits for `true` waits no longer than until everything has run out anyway.
+    async fn is_seen_everywhere(&self, commit: &Commit) -> Result<bool, StoreError>;
+
+    /// Runs `future` where the store runs its own work, for as long as that takes: on a runtime that outlives the
+    /// request that asks.
+    fn spawn(&self, future: BoxFuture<'static, ()>);
+
+    /// Deletes idempotent answers that have expired, and returns how many. Also prunes the log of changes, never past a
+    /// feed that is being followed.
     async fn sweep(&self, now: Timestamp) -> Result<u64, StoreError>;
 
     /// The peppers that unrevoked keys are kept under.
@@ -341,6 +367,9 @@ pub trait KeyStore: Send + Sync + 'static {
     /// Whether the database is reachable and its schema is the one this program knows.
     async fn ready(&self) -> Result<(), StoreError>;
 }
+
+/// A future on the heap that may go to another thread.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// How long an attempt under an `Idempotency-Key` may take before another may take over: longer than any request is
 /// allowed to.

@@ -3,6 +3,7 @@
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 use keys_core::{Account, AccountId, ExternalId};
+use keys_service::feed::Commit;
 use keys_service::store::{AccountPatch, AccountQuery, Change, ChangeError, StoreError};
 use uuid::Uuid;
 
@@ -11,7 +12,7 @@ use crate::error::{QueryError, optional};
 use crate::rows::AccountRow;
 use crate::schema::account;
 use crate::types::DbId;
-use crate::{audit, authority, idempotency, postgres};
+use crate::{audit, authority, changes, idempotency, postgres};
 
 pub(crate) async fn find(pools: Pools, id: AccountId) -> Result<Option<Account>, StoreError> {
     find_in(&mut pools.read().await?, id).await
@@ -75,7 +76,7 @@ pub(crate) async fn update(
     id: AccountId,
     patch: AccountPatch,
     change: Change,
-) -> Result<Account, ChangeError> {
+) -> Result<(Account, Commit), ChangeError> {
     let mut connection = pools.begin().await?;
     let outcome = update_in(&mut connection, id, patch, &change).await;
     connection.finish(outcome).await
@@ -86,7 +87,7 @@ async fn update_in(
     id: AccountId,
     patch: AccountPatch,
     change: &Change,
-) -> Result<Account, ChangeError> {
+) -> Result<(Account, Commit), ChangeError> {
     let locked = lock(connection, id).await?;
     authority::check(connection, change).await?;
     let mut account = locked.ok_or(ChangeError::AccountNotFound)?;
@@ -117,7 +118,7 @@ async fn update_in(
     }
     audit::record(connection, change, "account.updated", id.as_uuid()).await?;
     idempotency::complete(connection, change).await?;
-    Ok(account)
+    Ok((account, changes::commit(connection).await?))
 }
 
 /// The account, which nobody else changes or gives keys until the transaction ends.

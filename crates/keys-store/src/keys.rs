@@ -1,22 +1,23 @@
 //! Keys.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use diesel::dsl::min;
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 use keys_core::pepper::PepperedDigest;
 use keys_core::{Account, AccountId, ApiKey, KeyId, KeyKind, PepperId, Timestamp};
+use keys_service::feed::Commit;
 use keys_service::store::{
-    Authority, Change, ChangeError, KeyOwner, KeyPage, KeyUse, NewKey, StoreError, StoredKey,
+    Authority, Change, ChangeError, FoundKey, KeyOwner, KeyPage, KeyUse, NewKey, StoreError,
 };
 
 use crate::connection::{Connection, Pools, query};
 use crate::error::QueryError;
-use crate::rows::{AccountRow, KeyRow, NewKeyRow, kind_code, stored_key};
-use crate::schema::{account, api_key};
+use crate::rows::{KeyRow, NewKeyRow, kind_code, stored_key};
+use crate::schema::api_key;
 use crate::types::{DbId, DbTimestamp};
-use crate::{accounts, audit, authority, idempotency, postgres, sqlite};
+use crate::{accounts, audit, authority, changes, idempotency, postgres, sqlite};
 
 const OPERATOR: i16 = kind_code(KeyKind::Operator);
 const ACCOUNT: i16 = kind_code(KeyKind::Account);
@@ -24,33 +25,44 @@ const ACCOUNT: i16 = kind_code(KeyKind::Account);
 pub(crate) async fn find_by_digests(
     pools: Pools,
     digests: Vec<PepperedDigest>,
-) -> Result<Option<StoredKey>, StoreError> {
+) -> Result<Vec<FoundKey>, StoreError> {
+    if digests.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut distinct: Vec<_> = digests.iter().map(|one| *one.digest.as_bytes()).collect();
+    distinct.sort_unstable();
+    distinct.dedup();
     let mut connection = pools.read().await?;
-    let wanted: Vec<&[u8]> = digests
+    let rows = match &mut connection {
+        Connection::Postgres(lease) => {
+            let outcome = postgres::keys_by_digest(lease.enter(), &distinct).await;
+            lease.leave(outcome)
+        }
+        Connection::Sqlite(lease) => {
+            let outcome = sqlite::keys_by_digest(lease.enter(), distinct).await;
+            lease.leave(outcome)
+        }
+    }?;
+    let wanted: HashMap<_, _> = digests
         .iter()
-        .map(|digest| digest.digest.as_bytes().as_slice())
+        .map(|one| {
+            (
+                (one.digest.as_bytes().as_slice(), one.pepper.as_str()),
+                *one,
+            )
+        })
         .collect();
-    let rows: Vec<(Vec<u8>, String, KeyRow, Option<AccountRow>)> =
-        query!(&mut connection, |open| api_key::table
-            .left_join(account::table)
-            .filter(api_key::digest.eq_any(wanted))
-            .select((
-                api_key::digest,
-                api_key::pepper_id,
-                KeyRow::as_select(),
-                Option::<AccountRow>::as_select(),
-            ))
-            .load(open))?;
+    let mut found = Vec::with_capacity(rows.len());
     for (digest, pepper_id, key, account) in rows {
         // A digest counts only under the pepper that it was made with.
-        let is_wanted = digests.iter().any(|wanted| {
-            wanted.digest.as_bytes().as_slice() == digest && wanted.pepper.as_str() == pepper_id
-        });
-        if is_wanted {
-            return Ok(Some(stored_key(key, account)?));
+        if let Some(digest) = wanted.get(&(digest.as_slice(), pepper_id.as_str())) {
+            found.push(FoundKey {
+                digest: *digest,
+                stored: stored_key(key, account)?,
+            });
         }
     }
-    Ok(None)
+    Ok(found)
 }
 
 pub(crate) async fn insert(pools: Pools, new: NewKey, change: Change) -> Result<(), ChangeError> {
@@ -176,7 +188,7 @@ pub(crate) async fn revoke(
     owner: Option<KeyOwner>,
     id: KeyId,
     change: Change,
-) -> Result<bool, ChangeError> {
+) -> Result<Option<Commit>, ChangeError> {
     let mut connection = pools.begin().await?;
     let outcome = revoke_in(&mut connection, owner, id, &change).await;
     connection.finish(outcome).await
@@ -187,7 +199,7 @@ async fn revoke_in(
     owner: Option<KeyOwner>,
     id: KeyId,
     change: &Change,
-) -> Result<bool, ChangeError> {
+) -> Result<Option<Commit>, ChangeError> {
     if let Some(KeyOwner::Account(account_id)) = owner {
         accounts::lock(connection, account_id).await?;
     }
@@ -201,11 +213,11 @@ async fn revoke_in(
     }
     authority::check(connection, change).await?;
     if mark_revoked(connection, owner, id, change.at).await? == 0 {
-        return Ok(false);
+        return Ok(None);
     }
     audit::record(connection, change, "key.revoked", id.as_uuid()).await?;
     idempotency::complete(connection, change).await?;
-    Ok(true)
+    Ok(Some(changes::commit(connection).await?))
 }
 
 async fn mark_revoked(

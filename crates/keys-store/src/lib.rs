@@ -7,6 +7,7 @@
 mod accounts;
 mod audit;
 mod authority;
+mod changes;
 mod connection;
 mod error;
 mod idempotency;

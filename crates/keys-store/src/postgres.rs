@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use diesel::prelude::*;
-use diesel::sql_types::{Array, BigInt};
+use diesel::sql_types::{Array, BigInt, Text};
 use diesel::{QueryResult, sql_query};
 use diesel_async::{
     AnsiTransactionManager, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection as _,
 };
+use keys_core::KeyDigest;
 use keys_service::store::KeyUse;
 use tokio_postgres::NoTls;
 use tokio_postgres::config::{SslMode, TargetSessionAttrs};
@@ -15,7 +16,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::connection::ConnectError;
 use crate::options::StoreOptions;
-use crate::rows::{AccountRow, KeyRow};
+use crate::rows::{AccountRow, FoundRow, KeyRow};
 use crate::schema::{account, api_key};
 use crate::tls::{self, TlsError};
 use crate::types::{DbId, DbTimestamp, Id, Moment};
@@ -151,6 +152,43 @@ pub(crate) async fn lock_keys(
         .load::<DbId>(connection)
         .await?;
     Ok(())
+}
+
+/// The keys kept under any of these digests, by one prepared statement, however many they are.
+pub(crate) async fn keys_by_digest(
+    connection: &mut AsyncPgConnection,
+    wanted: &[[u8; KeyDigest::LEN]],
+) -> QueryResult<Vec<FoundRow>> {
+    let wanted: Vec<&[u8]> = wanted
+        .iter()
+        .map(<[u8; KeyDigest::LEN]>::as_slice)
+        .collect();
+    api_key::table
+        .left_join(account::table)
+        .filter(api_key::digest.eq_any(wanted))
+        .select((
+            api_key::digest,
+            api_key::pepper_id,
+            KeyRow::as_select(),
+            Option::<AccountRow>::as_select(),
+        ))
+        .load(connection)
+        .await
+}
+
+/// The number of the transaction under way.
+pub(crate) async fn transaction_number(connection: &mut AsyncPgConnection) -> QueryResult<u64> {
+    #[derive(QueryableByName)]
+    struct Row {
+        #[diesel(sql_type = Text)]
+        number: String,
+    }
+    let row: Row = sql_query("select pg_current_xact_id()::text as number")
+        .get_result(connection)
+        .await?;
+    row.number
+        .parse()
+        .map_err(|error| diesel::result::Error::DeserializationError(Box::new(error)))
 }
 
 /// Lets one attempt at a time reserve any of these look-up digests.

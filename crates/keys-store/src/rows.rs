@@ -137,6 +137,9 @@ impl TryFrom<KeyRow> for ApiKey {
     }
 }
 
+/// Digest, pepper, key, account: what a look-up reads.
+pub(crate) type FoundRow = (Vec<u8>, String, KeyRow, Option<AccountRow>);
+
 /// A key with what it is found by.
 #[derive(Insertable)]
 #[diesel(table_name = api_key, treat_none_as_default_value = false)]

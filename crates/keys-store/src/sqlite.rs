@@ -8,19 +8,22 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use diesel::Connection as _;
 use diesel::connection::SimpleConnection as _;
+use diesel::prelude::*;
 use diesel::sql_types::BigInt;
 use diesel::{QueryResult, sql_query};
 use diesel_async::AsyncConnection as _;
 use diesel_async::sync_connection_wrapper::{SpawnBlocking, SyncConnectionWrapper};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
+use keys_core::KeyDigest;
 use keys_service::store::KeyUse;
 use tokio::runtime::Handle;
 
 use crate::connection::ConnectError;
 use crate::options::StoreOptions;
+use crate::rows::{AccountRow, FoundRow, KeyRow};
+use crate::schema::{account, api_key};
 use crate::types::{DbId, DbTimestamp, Id, Moment};
 
 /// A connection whose calls block threads set aside for that.
@@ -120,13 +123,51 @@ pub(crate) async fn begin(connection: &mut SqliteConnection) -> QueryResult<()> 
         .await
 }
 
+/// The keys kept under any of these digests, all in one visit to the blocking thread. A list of any length would have to
+/// be prepared anew each time; stepping through one prepared statement costs microseconds.
+pub(crate) fn keys_by_digest(
+    connection: &mut SqliteConnection,
+    wanted: Vec<[u8; KeyDigest::LEN]>,
+) -> impl Future<Output = QueryResult<Vec<FoundRow>>> + use<> {
+    connection.spawn_blocking(move |open| {
+        let mut found = Vec::new();
+        for digest in &wanted {
+            let row = api_key::table
+                .left_join(account::table)
+                .filter(api_key::digest.eq(digest.as_slice()))
+                .select((
+                    api_key::digest,
+                    api_key::pepper_id,
+                    KeyRow::as_select(),
+                    Option::<AccountRow>::as_select(),
+                ))
+                .first::<FoundRow>(open)
+                .optional()?;
+            found.extend(row);
+        }
+        Ok(found)
+    })
+}
+
+/// The number of the latest change, of this transaction or an earlier one.
+pub(crate) async fn last_change(connection: &mut SqliteConnection) -> QueryResult<u64> {
+    #[derive(QueryableByName)]
+    struct Row {
+        #[diesel(sql_type = BigInt)]
+        number: i64,
+    }
+    // Rows that were pruned keep their numbers, so the table itself may know less.
+    let query =
+        "select coalesce(max(seq), 0) as number from sqlite_sequence where name = 'key_change'";
+    let last = connection.spawn_blocking(move |open| sql_query(query).get_result::<Row>(open));
+    Ok(u64::try_from(last.await?.number).unwrap_or(0))
+}
+
 /// Records uses, all in one visit to the blocking thread.
 pub(crate) fn record_uses(
     connection: &mut SqliteConnection,
     uses: Vec<KeyUse>,
 ) -> impl Future<Output = QueryResult<()>> + use<> {
-    use diesel::RunQueryDsl as _;
-
     connection.spawn_blocking(move |open| {
         for one in uses {
             sql_query(
@@ -149,14 +190,15 @@ pub(crate) async fn prune_changes(
     connection: &mut SqliteConnection,
     kept: Duration,
 ) -> QueryResult<usize> {
-    use diesel_async::RunQueryDsl as _;
-
-    sql_query(
-        "delete from key_change where at < (cast(strftime('%s', 'now') as integer) - ?) * 1000000",
-    )
-    .bind::<BigInt, _>(i64::try_from(kept.as_secs()).unwrap_or(i64::MAX))
-    .execute(connection)
-    .await
+    connection
+        .spawn_blocking(move |open| {
+            sql_query(
+                "delete from key_change where at < (cast(strftime('%s', 'now') as integer) - ?) * 1000000",
+            )
+            .bind::<BigInt, _>(i64::try_from(kept.as_secs()).unwrap_or(i64::MAX))
+            .execute(open)
+        })
+        .await
 }
 
 fn create(path: &Path) -> io::Result<()> {
@@ -181,8 +223,6 @@ fn create(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use diesel::QueryableByName;
-    use diesel_async::RunQueryDsl as _;
 
     #[derive(QueryableByName)]
     struct Row {
@@ -192,7 +232,8 @@ mod tests {
 
     async fn number(connection: &mut SqliteConnection, query: &str) -> i64 {
         let query = sql_query(format!("select ({query}) as number"));
-        query.get_result::<Row>(connection).await.unwrap().number
+        let row = connection.spawn_blocking(|open| query.get_result::<Row>(open));
+        row.await.unwrap().number
     }
 
     #[tokio::test]

@@ -10,9 +10,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use keys_core::pepper::PepperedDigest;
 use keys_core::{Account, AccountId, EventId, KeyId, PepperId, Timestamp};
+use keys_service::feed::{ChangeFeed, Commit};
 use keys_service::store::{
-    AccountPatch, AccountQuery, Change, ChangeError, KeyOwner, KeyPage, KeyStore, KeyUse, NewKey,
-    Reservation, Reserved, StoreError, StoredKey,
+    AccountPatch, AccountQuery, BoxFuture, Change, ChangeError, FoundKey, KeyOwner, KeyPage,
+    KeyStore, KeyUse, NewKey, Reservation, Reserved, StoreError,
 };
 use tokio::runtime::Handle;
 
@@ -191,7 +192,7 @@ impl KeyStore for Store {
     async fn find_by_digests(
         &self,
         digests: Vec<PepperedDigest>,
-    ) -> Result<Option<StoredKey>, StoreError> {
+    ) -> Result<Vec<FoundKey>, StoreError> {
         self.run(keys::find_by_digests(self.pools(), digests)).await
     }
 
@@ -213,7 +214,7 @@ impl KeyStore for Store {
         id: AccountId,
         patch: AccountPatch,
         change: Change,
-    ) -> Result<Account, ChangeError> {
+    ) -> Result<(Account, Commit), ChangeError> {
         self.run(accounts::update(self.pools(), id, patch, change))
             .await
     }
@@ -232,7 +233,7 @@ impl KeyStore for Store {
         owner: Option<KeyOwner>,
         id: KeyId,
         change: Change,
-    ) -> Result<bool, ChangeError> {
+    ) -> Result<Option<Commit>, ChangeError> {
         self.run(keys::revoke(self.pools(), owner, id, change))
             .await
     }
@@ -249,6 +250,18 @@ impl KeyStore for Store {
     async fn release(&self, lookup: [u8; 32], token: EventId) -> Result<(), StoreError> {
         self.run(idempotency::release(self.pools(), lookup, token))
             .await
+    }
+
+    fn feed(&self) -> Box<dyn ChangeFeed> {
+        Box::new(crate::changes::NoFeed)
+    }
+
+    async fn is_seen_everywhere(&self, _commit: &Commit) -> Result<bool, StoreError> {
+        Ok(false)
+    }
+
+    fn spawn(&self, future: BoxFuture<'static, ()>) {
+        drop(self.0.runtime.spawn(future));
     }
 
     async fn sweep(&self, now: Timestamp) -> Result<u64, StoreError> {

@@ -302,7 +302,8 @@ async fn add_key(store: &dyn KeyStore, key: NewKey) -> ApiKey {
 
 async fn revoke(store: &dyn KeyStore, key: &ApiKey) {
     let revoked = store.revoke_key(None, key.id, a_change().build()).await;
-    assert!(revoked.expect("the store answers"), "the key is revoked");
+    let revoked = revoked.expect("the store answers");
+    assert!(revoked.is_some(), "the key is revoked");
 }
 
 async fn update(store: &dyn KeyStore, account: &Account, patch: AccountPatch) -> Account {
@@ -310,13 +311,18 @@ async fn update(store: &dyn KeyStore, account: &Account, patch: AccountPatch) ->
         .update_account(account.id, patch, a_change().build())
         .await
         .expect("the account is updated")
+        .0
 }
 
 async fn find(store: &dyn KeyStore, key: &NewKey) -> Option<StoredKey> {
-    store
+    let found = store
         .find_by_digests(vec![key.digest])
         .await
-        .expect("the store answers")
+        .expect("the store answers");
+    assert!(found.len() <= 1, "{found:?}");
+    let found = found.into_iter().next()?;
+    assert_eq!(found.digest, key.digest);
+    Some(found.stored)
 }
 
 async fn list(store: &dyn KeyStore, owner: KeyOwner) -> KeyPage {

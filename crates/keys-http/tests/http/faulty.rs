@@ -5,11 +5,11 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use keys_core::pepper::PepperedDigest;
 use keys_core::{Account, AccountId, Denial, EventId, KeyId, PepperId, Timestamp};
-use keys_service::MemoryStore;
 use keys_service::store::{
-    AccountPatch, AccountQuery, Change, ChangeError, KeyOwner, KeyPage, KeyStore, KeyUse, NewKey,
-    Reservation, Reserved, StoreError, StoredKey,
+    AccountPatch, AccountQuery, BoxFuture, Change, ChangeError, FoundKey, KeyOwner, KeyPage,
+    KeyStore, KeyUse, NewKey, Reservation, Reserved, StoreError,
 };
+use keys_service::{ChangeFeed, Commit, MemoryStore};
 
 /// What goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,7 +71,7 @@ impl KeyStore for Faulty {
     async fn find_by_digests(
         &self,
         digests: Vec<PepperedDigest>,
-    ) -> Result<Option<StoredKey>, StoreError> {
+    ) -> Result<Vec<FoundKey>, StoreError> {
         self.reads()?;
         self.store.find_by_digests(digests).await
     }
@@ -96,7 +96,7 @@ impl KeyStore for Faulty {
         id: AccountId,
         patch: AccountPatch,
         change: Change,
-    ) -> Result<Account, ChangeError> {
+    ) -> Result<(Account, Commit), ChangeError> {
         self.changes()?;
         self.store.update_account(id, patch, change).await
     }
@@ -116,7 +116,7 @@ impl KeyStore for Faulty {
         owner: Option<KeyOwner>,
         id: KeyId,
         change: Change,
-    ) -> Result<bool, ChangeError> {
+    ) -> Result<Option<Commit>, ChangeError> {
         self.changes()?;
         self.store.revoke_key(owner, id, change).await
     }
@@ -137,6 +137,19 @@ impl KeyStore for Faulty {
     async fn release(&self, lookup: [u8; 32], token: EventId) -> Result<(), StoreError> {
         self.reads()?;
         self.store.release(lookup, token).await
+    }
+
+    fn feed(&self) -> Box<dyn ChangeFeed> {
+        self.store.feed()
+    }
+
+    async fn is_seen_everywhere(&self, commit: &Commit) -> Result<bool, StoreError> {
+        self.reads()?;
+        self.store.is_seen_everywhere(commit).await
+    }
+
+    fn spawn(&self, future: BoxFuture<'static, ()>) {
+        self.store.spawn(future);
     }
 
     async fn sweep(&self, now: Timestamp) -> Result<u64, StoreError> {

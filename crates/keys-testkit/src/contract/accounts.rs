@@ -110,7 +110,7 @@ pub async fn external_id_is_unique_under_concurrent_updates(store: Arc<dyn KeySt
     let results = at_once(updates).await;
     assert_eq!(count_taken(&results), 9);
     for (before, result) in accounts.iter().zip(results) {
-        let expected = result.unwrap_or_else(|_| before.clone());
+        let expected = result.map_or_else(|_| before.clone(), |(account, _)| account);
         assert_eq!(find_account(&*store, before).await, Some(expected));
     }
 }

@@ -1,0 +1,234 @@
+//! The port through which an instance learns what was changed, by itself, by others and by hand.
+//!
+//! A store keeps a log of changes, written in the same transaction as each change. Whoever caches records holds a
+//! [`ChangeFeed`] on it and goes round for ever:
+//!
+//! ```
+//! # use keys_service::feed::{ChangeFeed, Changes};
+//! # fn apply(_: &Changes) {}
+//! # async fn follow(mut feed: Box<dyn ChangeFeed>) {
+//! loop {
+//!     feed.wait().await;
+//!     if let Ok(changes) = feed.poll().await {
+//!         apply(&changes); // to the cache, before anything else
+//!         feed.applied().await;
+//!     }
+//! }
+//! # }
+//! ```
+//!
+//! # What other instances rely on
+//! Whoever made a change may wait until [`is_seen_everywhere`](crate::KeyStore::is_seen_everywhere). That is the truth
+//! only if every instance with a cache keeps to this, by a clock that counts suspended time:
+//!
+//! - It accepts nothing from its cache before the first poll was applied.
+//! - It accepts nothing from its cache later than [`TRUST_MAX`] after the beginning of the last poll that was
+//!   applied, however recently it read the record. Direct reads alone could otherwise keep a cache alive that nobody
+//!   hears of and nobody waits for. Reading the record for each request remains possible without end.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use keys_core::{AccountId, KeyId};
+use parking_lot::Mutex;
+
+use crate::store::StoreError;
+
+/// How long a record may be trusted after it was read, or after everything was known: the published bound.
+pub const REVOCATION_BOUND: Duration = Duration::from_secs(2);
+
+/// How long after the last poll at the latest the next one is due.
+pub const POLL_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How long after the beginning of its last poll an instance may accept anything from its cache: one bound for that
+/// poll, and one for a record that was read directly just before the first ran out.
+pub const TRUST_MAX: Duration = Duration::from_secs(2 * REVOCATION_BOUND.as_secs());
+
+/// How old the last sign of life of an instance is at most when one of its polls begins.
+pub const REPORT_AGE_MAX: Duration = Duration::from_secs(1);
+
+/// How long an instance must have given no sign of life until nobody waits for it: [`TRUST_MAX`], with a percent for
+/// clocks that run at different rates and 50 ms for those that are read late, after the oldest sign of life that a
+/// poll may have begun with.
+///
+/// Longer than it has to be for most instances, which costs little: whoever waits never waits for longer than
+/// [`REVOCATION_BOUND`] and these allowances after its own change, because by then every record that was read before
+/// the change has run out anyway.
+pub const SILENCE_MAX: Duration =
+    Duration::from_millis(TRUST_MAX.as_secs() * 1_010 + 50 + REPORT_AGE_MAX.as_secs() * 1_000);
+
+/// How many changes one poll hands over at most; with more, everything is forgotten instead, which is then cheaper.
+pub const CHANGES_MAX: usize = 10_000;
+
+/// What was changed.
+///
+/// The list is complete: these are all that a cache can hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Changed {
+    /// One key.
+    Key(KeyId),
+    /// One account: of each of its keys the account's share.
+    Account(AccountId),
+    /// Possibly anything.
+    Everything,
+}
+
+/// What one poll found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// What was changed since. The same may come twice, and in any order: applying it is idempotent.
+    pub changed: Vec<Changed>,
+    /// Whether everything is to be forgotten, because it is the first poll or because the log does not reach back to
+    /// the last one.
+    pub reset: bool,
+}
+
+/// Identifies the transaction of a change, to ask later whether everybody has seen it. Means something only to the
+/// store that gave it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Commit(u64);
+
+impl Commit {
+    /// For stores: the number they gave the transaction.
+    #[must_use]
+    pub const fn from_number(number: u64) -> Self {
+        Self(number)
+    }
+
+    /// For stores: the number again.
+    #[must_use]
+    pub const fn number(self) -> u64 {
+        self.0
+    }
+}
+
+/// The changes of a store as one instance follows them.
+///
+/// The module's documentation has the loop, and what the instance owes to the others.
+#[async_trait]
+pub trait ChangeFeed: Send + 'static {
+    /// Resolves when something may have changed, and [`POLL_INTERVAL`] after the last poll at the latest; at once
+    /// while the feed is down. Cancel-safe.
+    async fn wait(&mut self);
+
+    /// Reads what has changed since the last poll that was [`applied`](Self::applied).
+    ///
+    /// Connects, or connects again, as needed, and then pauses between attempts by itself. Bounded in time: about
+    /// three seconds while the store is away, half a second otherwise. May be dropped at any moment; what was not
+    /// applied comes again.
+    ///
+    /// # Errors
+    /// When the feed is down. Call again.
+    async fn poll(&mut self) -> Result<Changes, StoreError>;
+
+    /// Says that what the last poll found has been applied to the cache. Only now do polls go on from there, and may
+    /// others be told: an instance that reported earlier would let them claim what is not yet so.
+    ///
+    /// The report goes out with this call or, if the last one was a moment ago, with the next [`wait`](Self::wait).
+    /// It may be lost, which costs those who wait for it their time.
+    async fn applied(&mut self);
+
+    /// Whether changes are followed: connected, and the last poll succeeded.
+    fn is_live(&self) -> bool;
+}
+
+/// For stores that number their changes in the order of commits: how far the feeds of this process are.
+///
+/// Clones are the same.
+#[derive(Debug, Clone, Default)]
+pub struct Readers(Arc<Mutex<Places>>);
+
+#[derive(Debug, Default)]
+struct Places {
+    next: u64,
+    taken: HashMap<u64, Standing>,
+}
+
+#[derive(Debug)]
+struct Standing {
+    applied: u64,
+    // Does not count suspended time, as the instances should: so it waits for them rather longer.
+    heard_at: Instant,
+    is_gone: bool,
+}
+
+impl Standing {
+    fn is_silent(&self) -> bool {
+        self.heard_at.elapsed() > SILENCE_MAX
+    }
+}
+
+/// The place of one feed among the [`Readers`]. A feed that is dropped is waited for until [`SILENCE_MAX`] has passed:
+/// the cache that it served may still be in use.
+#[derive(Debug)]
+pub struct Place {
+    readers: Readers,
+    id: u64,
+}
+
+impl Readers {
+    /// Takes a place, from which nothing has been seen yet.
+    #[must_use]
+    pub fn join(&self) -> Place {
+        let mut places = self.0.lock();
+        let id = places.next;
+        places.next += 1;
+        let standing = Standing {
+            applied: 0,
+            heard_at: Instant::now(),
+            is_gone: false,
+        };
+        places.taken.insert(id, standing);
+        Place {
+            readers: self.clone(),
+            id,
+        }
+    }
+
+    /// Whether everybody who has to be waited for has applied the change of this number.
+    #[must_use]
+    pub fn have_applied(&self, number: u64) -> bool {
+        let mut places = self.0.lock();
+        places
+            .taken
+            .retain(|_, one| !(one.is_gone && one.is_silent()));
+        places
+            .taken
+            .values()
+            .all(|one| one.applied >= number || one.is_silent())
+    }
+
+    /// The number up to which everybody who is not silent has applied all changes; `None` if there is nobody.
+    #[must_use]
+    pub fn slowest(&self) -> Option<u64> {
+        let places = self.0.lock();
+        let heard = places.taken.values().filter(|one| !one.is_silent());
+        heard.map(|one| one.applied).min()
+    }
+}
+
+impl Place {
+    /// A sign of life, to be given before each poll.
+    pub fn heard(&self) {
+        if let Some(one) = self.readers.0.lock().taken.get_mut(&self.id) {
+            one.heard_at = Instant::now();
+        }
+    }
+
+    /// All changes up to this number have been applied.
+    pub fn applied(&self, number: u64) {
+        if let Some(one) = self.readers.0.lock().taken.get_mut(&self.id) {
+            one.applied = number;
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(one) = self.readers.0.lock().taken.get_mut(&self.id) {
+            one.is_gone = true;
+        }
+    }
+}
