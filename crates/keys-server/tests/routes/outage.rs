@@ -1,0 +1,213 @@
+//! The database is away: 503, never 401, and all is well again by itself.
+
+use std::time::Duration;
+
+use keys_testkit::postgres::Database;
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+
+use crate::dialect::{ACCOUNT, Dialect, FLAT, NOBODYS_KEY, problem};
+use crate::exchange::{Answer, Request};
+use crate::world::{Place, World};
+
+const MESSAGE: &str = "The service is temporarily unavailable";
+
+fn unavailable(dialect: Dialect) -> Value {
+    dialect.error(503, "unavailable", MESSAGE)
+}
+
+/// Every guarded route with a good credential, and what it answers without its database.
+fn requests(world: &World, account: &str, key: &str) -> Vec<(Request, Value)> {
+    let mut requests = Vec::new();
+    for dialect in Dialect::BOTH {
+        for request in [
+            world.get(dialect.path()),
+            world.post(dialect.path()).json(&dialect.draft("key")),
+            world
+                .post(dialect.path())
+                .idempotency_key("a")
+                .json(&dialect.draft("key")),
+            world.delete(&dialect.path_of("AAAAAAAAAAAAAAAAAAAAAA")),
+        ] {
+            requests.push((request.bearer(key), unavailable(dialect)));
+        }
+    }
+    let operator = world.operator();
+    let path = format!("/v1/accounts/{account}");
+    for request in [
+        world.get("/v1/accounts"),
+        world.post("/v1/accounts").text(r#"{"plan":"pro"}"#),
+        world.get(&path),
+        world.patch(&path).text("{}"),
+        world
+            .post(&format!("{path}/sessions"))
+            .text(r#"{"ttl_seconds":60}"#),
+        world.post(&format!("{path}/keys")).text("{}"),
+    ] {
+        let body = problem(503, "unavailable", MESSAGE);
+        requests.push((request.bearer(operator), body));
+    }
+    requests
+}
+
+/// Turns connections to a database away, those that are open and new ones, until dropped.
+struct Away<'a> {
+    database: &'a Database,
+    // Nobody can be connected to the one that is away, not even to bring it back.
+    elsewhere: Database,
+}
+
+impl<'a> Away<'a> {
+    async fn new(database: &'a Database) -> Self {
+        let elsewhere = Database::create().await;
+        let away = Self {
+            database,
+            elsewhere,
+        };
+        away.allow_connections(false);
+        let name = away.name();
+        let _ = away.elsewhere.sql(&format!(
+            "select pg_terminate_backend(pid, 5000) from pg_stat_activity where datname = '{name}'"
+        ));
+        away
+    }
+
+    fn name(&self) -> String {
+        let url = self.database.url();
+        url.rsplit('/').next().unwrap().to_owned()
+    }
+
+    fn allow_connections(&self, allowed: bool) {
+        let name = self.name();
+        let _ = self.elsewhere.sql(&format!(
+            "alter database {name} allow_connections {allowed}"
+        ));
+    }
+}
+
+impl Drop for Away<'_> {
+    fn drop(&mut self) {
+        self.allow_connections(true);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn postgres_away_is_unavailable_on_every_route_and_never_unauthorized() {
+    let world = Place::Postgres.roomy().await;
+    let account = world.account("roomy").await;
+    let key = world.key(&account).await;
+    assert_eq!(world.status(&key).await, 200);
+    let away = Away::new(world.database().unwrap()).await;
+    for (request, body) in requests(&world, &account, &key) {
+        request
+            .expect(503, &body)
+            .await
+            .has("retry-after", "1")
+            .has("www-authenticate", None);
+    }
+    for dialect in Dialect::BOTH {
+        // Whether anybody has that key is not known.
+        let unknown = world.get(dialect.path()).bearer(NOBODYS_KEY);
+        let answer = unknown.expect(503, &unavailable(dialect)).await;
+        answer.has("retry-after", "1").has("ratelimit", None);
+        // Nobody needs the database to see that this is no key.
+        for presented in ["nonsense", &NOBODYS_KEY.replace('v', "w")] {
+            let malformed = world.get(dialect.path()).bearer(presented);
+            malformed.expect(401, &dialect.unauthorized()).await;
+        }
+        let missing = world.get(dialect.path());
+        missing.expect(401, &dialect.unauthorized()).await;
+    }
+    let alive = json!({ "status": "ok" });
+    world.get("/livez").expect(200, &alive).await;
+    let unready = json!({ "status": "unavailable", "database": "unreachable" });
+    let answer = world.get("/readyz").expect(503, &unready).await;
+    answer.has("retry-after", "1");
+
+    drop(away);
+    let mut answer = world.get(FLAT).bearer(&key).send().await;
+    for _ in 0..20 {
+        if answer.status == 200 {
+            break;
+        }
+        assert_eq!(answer.status, 503, "{answer:?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        answer = world.get(FLAT).bearer(&key).send().await;
+    }
+    assert_eq!(answer.status, 200, "{answer:?}");
+    world.get("/readyz").expect(200, &alive).await;
+    // What was refused made nothing, and may be asked for again under the same name.
+    assert_eq!(world.names(&key).await, [""]);
+    let create = world.post(FLAT).bearer(&key).idempotency_key("a");
+    let create = create.json(&Dialect::Flat.draft("key"));
+    create.expect(201, &Dialect::Flat.created("key")).await;
+}
+
+/// Connections that were lost while nobody used them are no outage.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn lost_connections_to_postgres_are_replaced() {
+    let world = Place::Postgres.roomy().await;
+    let key = world.key_on("roomy").await;
+    assert_eq!(world.status(&key).await, 200);
+    drop(Away::new(world.database().unwrap()).await);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    for dialect in Dialect::BOTH {
+        world.create(dialect, &key, "key").await;
+    }
+}
+
+/// SQLite keeps the files it has open, so only requests that need another connection notice that they are gone: many
+/// at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn sqlite_away_is_unavailable_and_never_unauthorized() {
+    const ROUNDS: usize = 100;
+    let world = Place::Sqlite.roomy().await;
+    let key = world.key_on("roomy").await;
+    let data = world.server().folder().join("data");
+    let away = data.with_extension("away");
+    std::fs::rename(&data, &away).unwrap();
+    let mut unavailable_seen = 0;
+    for _ in 0..ROUNDS {
+        unavailable_seen += at_once(&world, &key).await;
+        if unavailable_seen > 0 {
+            break;
+        }
+    }
+    std::fs::rename(&away, &data).unwrap();
+    assert!(unavailable_seen > 0, "no request needed another connection");
+    for _ in 0..3 {
+        assert_eq!(at_once(&world, &key).await, 0);
+    }
+}
+
+/// Lists many times at once; how many were told that the database is away.
+async fn at_once(world: &World, key: &str) -> usize {
+    let mut lists = JoinSet::new();
+    for number in 0..40 {
+        let dialect = Dialect::BOTH[number % 2];
+        let list = world.get(dialect.path()).bearer(key);
+        lists.spawn(async move { (dialect, list.send().await) });
+    }
+    let answers: Vec<(Dialect, Answer)> = lists.join_all().await;
+    let refused = answers
+        .into_iter()
+        .filter(|(_, answer)| answer.status != 200);
+    refused
+        .map(|(dialect, answer)| {
+            let answer = answer.is(503, &unavailable(dialect));
+            answer.has("retry-after", "1").has("www-authenticate", None);
+        })
+        .count()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn server_is_ready_for_others_while_one_database_is_away() {
+    // Two servers share a cluster, not a database.
+    let (one, other) = (Place::Postgres.roomy().await, Place::Postgres.roomy().await);
+    let (key, other_key) = (one.key_on("roomy").await, other.key_on("roomy").await);
+    let away = Away::new(one.database().unwrap()).await;
+    let list = one.get(ACCOUNT).bearer(&key);
+    list.expect(503, &unavailable(Dialect::Account)).await;
+    assert_eq!(other.status(&other_key).await, 200);
+    drop(away);
+}
