@@ -123,7 +123,7 @@ async fn account(command: AccountCommand, settings: &Settings) -> anyhow::Result
                 plan: Some(plan),
                 ..AccountPatch::default()
             };
-            let account = service
+            let (account, _) = service
                 .update_account(&Actor::system(), account, patch)
                 .await
                 .map_err(|error| match error {
@@ -192,7 +192,11 @@ async fn key(command: KeyCommand, settings: &Settings) -> anyhow::Result<()> {
         }
         KeyCommand::Revoke { id, output } => {
             let service = open::open(settings).await?.service;
-            if !service.revoke_key(&Actor::system(), None, id).await? {
+            if service
+                .revoke_key(&Actor::system(), None, id)
+                .await?
+                .is_none()
+            {
                 bail!("{id}: there is no such key, or it is revoked already");
             }
             print(

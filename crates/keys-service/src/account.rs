@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::actor::Actor;
 use crate::entropy::EntropyError;
+use crate::everywhere::Effective;
 use crate::idempotency::{Attempt, IdempotencyError, Idempotent, ReserveError, unreadable};
 use crate::service::KeyService;
 use crate::store::{AccountPatch, AccountQuery, ChangeError, StoreError};
@@ -154,7 +155,7 @@ impl KeyService {
         Ok(AccountPage { accounts, next })
     }
 
-    /// Changes an account. Takes effect on the next request.
+    /// Changes an account, and says when that is effective everywhere. Here it is on the next request.
     ///
     /// # Errors
     /// See [`AccountError`].
@@ -163,15 +164,18 @@ impl KeyService {
         by: &Actor,
         id: AccountId,
         patch: AccountPatch,
-    ) -> Result<Account, AccountError> {
+    ) -> Result<(Account, Effective), AccountError> {
         if let Some(plan) = &patch.plan
             && self.inner.plans.find(plan).is_none()
         {
             return Err(AccountError::UnknownPlan);
         }
         let change = self.change(by, self.now(), None)?;
-        let (account, _) = self.inner.store.update_account(id, patch, change).await?;
-        Ok(account)
+        let (account, commit) = self.inner.store.update_account(id, patch, change).await?;
+        let effective = self.effective(commit);
+        // Before the answer: from then on this instance must judge by the new state.
+        self.inner.cache.account_changed(id);
+        Ok((account, effective))
     }
 }
 

@@ -288,8 +288,12 @@ impl KeyService {
                 cap: template.cap,
             },
         };
+        let digest = *new_key.digest.digest.as_bytes();
         let change = self.change(by, issued.key.created_at, completion)?;
-        Ok(self.inner.store.insert_key(new_key, change).await?)
+        self.inner.store.insert_key(new_key, change).await?;
+        // Before the answer: from then on this instance must know the key.
+        self.inner.cache.key_made(&digest);
+        Ok(())
     }
 }
 

@@ -5,6 +5,7 @@
 //!
 //! | Module | Use case |
 //! |---|---|
+//! | [`verify`] | may this key do this, from there, now? The hot path, from a coherent cache |
 //! | [`authenticate`] | who presents this credential, and may it be used for this? |
 //! | [`issue`] | keys of accounts and operators, sessions |
 //! | [`manage`] | listing and revoking keys |
@@ -14,8 +15,10 @@
 pub mod account;
 pub mod actor;
 pub mod authenticate;
+mod cache;
 pub mod clock;
 pub mod entropy;
+pub mod everywhere;
 pub mod feed;
 pub mod idempotency;
 pub mod issue;
@@ -25,16 +28,20 @@ pub mod memory;
 pub mod service;
 pub mod store;
 mod usage;
+pub mod verify;
 
 pub use account::{AccountError, AccountPage, NewAccount};
 pub use actor::{Actor, Identity};
 pub use authenticate::{AuthenticateError, Gate, KeyManagement, Requirement};
+pub use cache::CacheOptions;
 pub use clock::{Clock, SystemClock};
+pub use everywhere::Effective;
 pub use feed::{ChangeFeed, Changed, Changes, Commit};
 pub use idempotency::{IdempotencyError, IdempotencyKey, Idempotent};
 pub use issue::{IssueError, Issued, KeyDraft, OperatorKeyDraft, Wider};
 pub use limiter::{Bucket, Decision, LimiterError, LocalLimiter, RateLimiter, Subject};
 pub use manage::RevokeError;
 pub use memory::MemoryStore;
-pub use service::{KeyService, KeyServiceBuilder};
+pub use service::{CacheState, KeyService, KeyServiceBuilder};
 pub use store::{AccountPatch, AccountQuery, KeyOwner, KeyPage, KeyStore, StoreError};
+pub use verify::{Freshness, Verdict, VerdictCode, VerifiedKey, VerifyError, VerifyRequest};

@@ -4,6 +4,7 @@ use keys_core::{Denial, KeyId};
 
 use crate::actor::Actor;
 use crate::entropy::EntropyError;
+use crate::everywhere::Effective;
 use crate::service::KeyService;
 use crate::store::{ChangeError, KeyOwner, KeyPage, StoreError};
 
@@ -46,7 +47,7 @@ impl KeyService {
         self.inner.store.keys(owner, offset, limit).await
     }
 
-    /// Revokes a key, for good, and says whether there was one to revoke. With an `owner`, only a key of that owner;
+    /// Revokes a key, for good, and says when that is effective everywhere; `None` if there was none to revoke. With an `owner`, only a key of that owner;
     /// someone else's key is an unknown key.
     ///
     /// # Errors
@@ -56,9 +57,14 @@ impl KeyService {
         by: &Actor,
         owner: Option<KeyOwner>,
         id: KeyId,
-    ) -> Result<bool, RevokeError> {
+    ) -> Result<Option<Effective>, RevokeError> {
         let change = self.change(by, self.now(), None)?;
-        let revoked = self.inner.store.revoke_key(owner, id, change).await?;
-        Ok(revoked.is_some())
+        let Some(commit) = self.inner.store.revoke_key(owner, id, change).await? else {
+            return Ok(None);
+        };
+        let effective = self.effective(commit);
+        // Before the answer: from then on this instance must refuse the key.
+        self.inner.cache.key_revoked(id);
+        Ok(Some(effective))
     }
 }

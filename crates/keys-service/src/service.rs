@@ -10,11 +10,13 @@ use parking_lot::Mutex;
 use rand_core::CryptoRng;
 
 use crate::actor::Actor;
+use crate::cache::loader::Loader;
+use crate::cache::{Cache, CacheOptions, lease};
 use crate::clock::{Clock, SystemClock};
 use crate::entropy::{Entropy, EntropyError};
+use crate::feed::{Changed, Changes};
 use crate::limiter::{LocalLimiter, RateLimiter};
 use crate::store::{Change, Completion, KeyStore, KeyUse, StoreError};
-use crate::usage::Uses;
 
 /// Issues, lists, authenticates and revokes keys. Cheap to clone; all clones are the same service.
 ///
@@ -49,14 +51,16 @@ pub struct KeyService {
 }
 
 pub(crate) struct Inner {
-    pub(crate) store: Box<dyn KeyStore>,
+    pub(crate) store: Arc<dyn KeyStore>,
+    pub(crate) cache: Arc<Cache>,
+    pub(crate) loader: Arc<Loader>,
+    pub(crate) grace: Duration,
     pub(crate) peppers: PepperRing,
     pub(crate) plans: Arc<Plans>,
     pub(crate) limiter: Arc<dyn RateLimiter>,
     /// The name of the limit that failed authentications count against.
     pub(crate) unauthenticated: LimitName,
-    pub(crate) uses: Uses,
-    clock: Arc<dyn Clock>,
+    pub(crate) clock: Arc<dyn Clock>,
     entropy: Entropy,
     /// Plans that accounts have and the configuration has not, each reported once.
     missing_plans: Mutex<HashSet<PlanName>>,
@@ -69,7 +73,9 @@ impl KeyService {
     /// Starts building a service over `store`, with digests under `peppers`.
     pub fn builder(store: impl KeyStore, peppers: PepperRing) -> KeyServiceBuilder {
         KeyServiceBuilder {
-            store: Box::new(store),
+            store: Arc::new(store),
+            cache: CacheOptions::default(),
+            grace: Duration::ZERO,
             peppers,
             plans: Plans::documented(),
             limiter: None,
@@ -82,6 +88,23 @@ impl KeyService {
     #[must_use]
     pub fn plans(&self) -> &Plans {
         &self.inner.plans
+    }
+
+    /// What the cache holds, and how far it is behind.
+    #[must_use]
+    pub fn cache_state(&self) -> CacheState {
+        let inner = &*self.inner;
+        let (entries, bytes) = inner.cache.keys.size();
+        let elapsed = lease::nanos(inner.clock.elapsed());
+        CacheState {
+            entries,
+            bytes,
+            behind: inner
+                .cache
+                .lease
+                .synced_at()
+                .map(|synced_at| Duration::from_nanos(elapsed.saturating_sub(synced_at))),
+        }
     }
 
     /// Whether the store is reachable and of the right schema.
@@ -107,13 +130,13 @@ impl KeyService {
     /// # Errors
     /// When the store cannot answer.
     pub async fn flush_uses(&self) -> Result<(), StoreError> {
-        let uses = self.inner.uses.take();
+        let uses = self.take_uses();
         let mut batches = uses.chunks(USES_PER_BATCH);
         for batch in batches.by_ref() {
             let written = self.inner.store.record_uses(batch.to_vec()).await;
             if let Err(error) = written {
                 for used in batch.iter().chain(batches.flatten()) {
-                    self.inner.uses.record(*used);
+                    self.inner.cache.uses.record(*used);
                 }
                 return Err(error);
             }
@@ -121,9 +144,16 @@ impl KeyService {
         Ok(())
     }
 
-    /// Does what has to be done from time to time, for ever: writes uses, forgets full buckets, deletes expired
-    /// idempotent answers. Run it on a task of its own, and call [`flush_uses`](Self::flush_uses) once more at the end.
+    /// Follows the changes that others make, and does what has to be done from time to time: writes uses, forgets full
+    /// buckets, deletes expired idempotent answers. Never ends: run it on a task of its own, on a runtime with several
+    /// threads, and call [`flush_uses`](Self::flush_uses) once more at the end.
+    ///
+    /// Without it every verification asks the database, since nothing would say what has changed.
     pub async fn maintain(&self) {
+        tokio::join!(self.follow_changes(), self.keep_house());
+    }
+
+    async fn keep_house(&self) {
         const FLUSHES_PER_SWEEP: u64 = 6;
         let mut ticks = tokio::time::interval(Self::FLUSH_INTERVAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -137,6 +167,57 @@ impl KeyService {
                 if let Err(error) = self.inner.store.sweep(self.now()).await {
                     tracing::warn!(%error, "expired idempotent answers could not be deleted");
                 }
+            }
+        }
+    }
+
+    fn take_uses(&self) -> Vec<KeyUse> {
+        self.inner.cache.collect_uses();
+        self.inner.cache.uses.take()
+    }
+
+    /// Follows the changes that others make, for ever. Without it nothing is served from the cache.
+    async fn follow_changes(&self) {
+        let inner = &*self.inner;
+        let mut feed = inner.store.feed();
+        let mut was_live = true;
+        loop {
+            feed.wait().await;
+            // Before the poll is sent: what is committed after this moment may be missing from its answer.
+            let began = lease::nanos(inner.clock.elapsed());
+            match feed.poll().await {
+                Ok(changes) => {
+                    self.apply(&changes);
+                    inner.cache.lease.extend(began);
+                    feed.applied().await;
+                    if !was_live {
+                        tracing::info!("changes are followed again");
+                    }
+                    was_live = true;
+                }
+                Err(error) => {
+                    if was_live {
+                        tracing::warn!(
+                            error = &error as &dyn std::error::Error,
+                            "changes cannot be followed: the database is asked for every key until they can"
+                        );
+                    }
+                    was_live = false;
+                }
+            }
+        }
+    }
+
+    fn apply(&self, changes: &Changes) {
+        let cache = &self.inner.cache;
+        if changes.reset {
+            cache.everything_changed();
+        }
+        for changed in &changes.changed {
+            match *changed {
+                Changed::Key(id) => cache.key_changed(id),
+                Changed::Account(id) => cache.account_changed(id),
+                Changed::Everything => cache.everything_changed(),
             }
         }
     }
@@ -168,7 +249,7 @@ impl KeyService {
     }
 
     pub(crate) fn record_use(&self, key_id: KeyId, at: Timestamp) {
-        self.inner.uses.record(KeyUse {
+        self.inner.cache.uses.record(KeyUse {
             key_id,
             last_used_at: at,
             count: 1,
@@ -197,13 +278,30 @@ impl fmt::Debug for KeyService {
     }
 }
 
+/// The longest grace: beyond five minutes a revocation that was missed is worse than an outage.
+pub const GRACE_MAX: Duration = Duration::from_mins(5);
+
 /// Uses written in one transaction: enough to be quick, few enough to be done within a store's time limits.
 const USES_PER_BATCH: usize = 10_000;
+
+/// What the cache of a [`KeyService`] holds, and how far it is behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CacheState {
+    /// Keys.
+    pub entries: usize,
+    /// Bytes they take beside their fixed part.
+    pub bytes: usize,
+    /// How long ago everything was last known; `None` as long as no changes are followed. Beyond
+    /// [`REVOCATION_BOUND`](crate::feed::REVOCATION_BOUND) the cache is of no use.
+    pub behind: Option<Duration>,
+}
 
 /// Builds a [`KeyService`]. Everything has a default that is fit for production.
 #[must_use]
 pub struct KeyServiceBuilder {
-    store: Box<dyn KeyStore>,
+    store: Arc<dyn KeyStore>,
+    cache: CacheOptions,
+    grace: Duration,
     peppers: PepperRing,
     plans: Plans,
     limiter: Option<Arc<dyn RateLimiter>>,
@@ -221,6 +319,19 @@ impl KeyServiceBuilder {
     /// The limiter; by default one that counts inside this process.
     pub fn limiter(mut self, limiter: impl RateLimiter) -> Self {
         self.limiter = Some(Arc::new(limiter));
+        self
+    }
+
+    /// How much the cache may hold; by default 1,000,000 keys and 256 MiB beside them.
+    pub fn cache(mut self, options: CacheOptions) -> Self {
+        self.cache = options;
+        self
+    }
+
+    /// How long verification goes on with what was valid at the last sync while the database is away: by default not at
+    /// all, at most [`GRACE_MAX`]. Answers say that they are stale.
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.grace = grace.min(GRACE_MAX);
         self
     }
 
@@ -243,14 +354,24 @@ impl KeyServiceBuilder {
         let limiter = self
             .limiter
             .unwrap_or_else(|| Arc::new(LocalLimiter::new(Arc::clone(&self.clock))));
+        let plans = Arc::new(self.plans);
+        let cache = Arc::new(Cache::new(self.cache));
+        let loader = Arc::new(Loader::new(
+            Arc::clone(&self.store),
+            Arc::clone(&self.clock),
+            Arc::clone(&cache),
+            Arc::clone(&plans),
+        ));
         KeyService {
             inner: Arc::new(Inner {
                 store: self.store,
+                cache,
+                loader,
+                grace: self.grace,
                 peppers: self.peppers,
-                plans: Arc::new(self.plans),
+                plans,
                 limiter,
                 unauthenticated: "unauthenticated".parse().expect("the name is legal"),
-                uses: Uses::default(),
                 clock: self.clock,
                 entropy: self.entropy,
                 missing_plans: Mutex::default(),

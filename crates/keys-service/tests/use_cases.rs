@@ -97,7 +97,8 @@ impl Fixture {
     }
 
     async fn put_on(&self, patch: AccountPatch) {
-        self.service
+        let _ = self
+            .service
             .update_account(&Actor::system(), self.account.id, patch)
             .await
             .unwrap();
@@ -344,6 +345,7 @@ async fn a_key_revoked_since_it_was_authenticated_cannot_mint_its_successor() {
             .revoke_key(&Actor::system(), None, issued.key.id)
             .await
             .unwrap()
+            .is_some()
     );
     let refused = fixture.service.issue_key(&by, fixture.draft(), None).await;
     assert!(matches!(
@@ -391,7 +393,7 @@ async fn the_eleventh_key_is_refused_until_one_is_revoked_or_expires() {
         Err(IssueError::CapReached { max: 10 })
     ));
     let id = last.unwrap().key.id;
-    fixture
+    let _ = fixture
         .service
         .revoke_key(&Actor::system(), None, id)
         .await

@@ -23,6 +23,7 @@ pub(super) async fn delete(
                 .service
                 .revoke_key(&manager.actor, owner, id)
                 .await?
+                .is_some()
             {
                 Ok(HttpResponse::Ok().json(Success { success: true }))
             } else {

@@ -39,7 +39,7 @@ pub(super) async fn update_account(
         let body = body::read(&request, payload).await?;
         let patch = account_patch(body::parse(&body)?)?;
         let actor = Actor::operator(&identity);
-        let account = api.service().update_account(&actor, id, patch).await?;
+        let (account, _) = api.service().update_account(&actor, id, patch).await?;
         Ok(HttpResponse::Ok().json(AccountView::from(&account)))
     };
     answer(update().await)

@@ -67,7 +67,7 @@ async fn keys_of_a_disabled_account_are_known_and_forbidden() {
     };
     let system = Actor::system();
     let update = world.service.update_account(&system, account.id, disable);
-    update.await.unwrap();
+    let _ = update.await.unwrap();
     for credential in [&key, &session] {
         let body = r#"{"message":"The account is disabled","code":"account_disabled"}"#;
         let request = get(FLAT).bearer(credential);

@@ -1,0 +1,141 @@
+//! Until when what is cached may be trusted without asking the database.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+pub(crate) use crate::feed::REVOCATION_BOUND;
+use crate::feed::TRUST_MAX;
+
+/// A second net under everything else: no record is served for longer than this without having been read again.
+const AGE_MAX: Duration = Duration::from_mins(5);
+
+/// Time on the clock of intervals, in nanoseconds.
+pub(crate) type Nanos = u64;
+
+/// When this instance last knew everything.
+#[derive(Debug, Default)]
+pub(crate) struct Lease {
+    /// When the last poll for changes began whose every change has been applied; 0 for never.
+    synced_at: AtomicU64,
+}
+
+/// How fresh a record is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Freshness {
+    /// Nothing that was answered longer than the bound ago is missing from it.
+    Current,
+    /// It was valid at the last sync, which is longer ago than the bound and not longer than the grace.
+    Stale,
+    /// It must be read again.
+    Expired,
+}
+
+impl Lease {
+    /// Publishes that every change before `began` has been applied. `began` is taken before the poll is sent; taken later, a
+    /// change that was committed in between would be trusted away.
+    pub(crate) fn extend(&self, began: Nanos) {
+        self.synced_at.fetch_max(began, Ordering::Release);
+    }
+
+    /// When the last complete poll began, if there was one.
+    pub(crate) fn synced_at(&self) -> Option<Nanos> {
+        match self.synced_at.load(Ordering::Acquire) {
+            0 => None,
+            synced_at => Some(synced_at),
+        }
+    }
+
+    /// Judges a record whose load began at `read_at`. To be asked after the work, immediately before the verdict.
+    ///
+    /// An instance that follows no changes trusts nothing that it did not read for the request itself: others would not wait for it.
+    pub(crate) fn freshness(&self, read_at: Nanos, now: Nanos, grace: Duration) -> Freshness {
+        let synced_at = self.synced_at.load(Ordering::Acquire);
+        if synced_at == 0 {
+            return Freshness::Expired;
+        }
+        let unsynced = now.saturating_sub(synced_at);
+        let since = unsynced.min(now.saturating_sub(read_at));
+        let age = now.saturating_sub(read_at);
+        if since < nanos(REVOCATION_BOUND) && unsynced < nanos(TRUST_MAX) && age < nanos(AGE_MAX) {
+            Freshness::Current
+        } else if unsynced < nanos(grace) {
+            Freshness::Stale
+        } else {
+            Freshness::Expired
+        }
+    }
+}
+
+/// A duration in the unit of [`Nanos`]; 584 years fit.
+pub(crate) fn nanos(duration: Duration) -> Nanos {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const T: Nanos = 2_000_000_000;
+    const NO_GRACE: Duration = Duration::ZERO;
+
+    #[test]
+    fn a_record_is_trusted_for_the_bound_and_not_a_nanosecond_longer() {
+        let lease = Lease::default();
+        assert_eq!(
+            lease.freshness(10, 11, NO_GRACE),
+            Freshness::Expired,
+            "not before the first sync"
+        );
+        lease.extend(1);
+        assert_eq!(
+            lease.freshness(10, 10 + T - 1, NO_GRACE),
+            Freshness::Current
+        );
+        assert_eq!(lease.freshness(10, 10 + T, NO_GRACE), Freshness::Expired);
+    }
+
+    #[test]
+    fn a_sync_extends_every_record_from_when_it_began() {
+        let lease = Lease::default();
+        lease.extend(5 * T);
+        assert_eq!(lease.freshness(10, 6 * T - 1, NO_GRACE), Freshness::Current);
+        assert_eq!(lease.freshness(10, 6 * T, NO_GRACE), Freshness::Expired);
+        lease.extend(4 * T);
+        assert_eq!(
+            lease.synced_at(),
+            Some(5 * T),
+            "a late answer takes nothing back"
+        );
+    }
+
+    #[test]
+    fn an_instance_cut_off_from_changes_stops_trusting_what_it_reads_directly() {
+        let lease = Lease::default();
+        lease.extend(1);
+        assert_eq!(lease.freshness(2 * T, 2 * T, NO_GRACE), Freshness::Current);
+        assert_eq!(
+            lease.freshness(2 * T, 2 * T + 1, NO_GRACE),
+            Freshness::Expired
+        );
+    }
+
+    #[test]
+    fn no_record_lives_past_five_minutes_without_being_read() {
+        let lease = Lease::default();
+        let later = nanos(AGE_MAX) + 10;
+        lease.extend(later);
+        assert_eq!(lease.freshness(10, later - 1, NO_GRACE), Freshness::Current);
+        assert_eq!(lease.freshness(10, later, NO_GRACE), Freshness::Expired);
+    }
+
+    #[test]
+    fn within_the_grace_what_was_valid_at_the_last_sync_is_stale() {
+        let lease = Lease::default();
+        lease.extend(T);
+        let grace = Duration::from_secs(10);
+        assert_eq!(lease.freshness(10, 2 * T - 1, grace), Freshness::Current);
+        assert_eq!(lease.freshness(10, 2 * T, grace), Freshness::Stale);
+        assert_eq!(lease.freshness(10, 6 * T - 1, grace), Freshness::Stale);
+        assert_eq!(lease.freshness(10, 6 * T, grace), Freshness::Expired);
+    }
+}

@@ -1,0 +1,293 @@
+//! Reads what the cache lacks. Concurrent misses are gathered: while a few reads are under way, whoever else misses waits for the
+//! next, and all of them share one statement.
+//!
+//! So whoever takes a result arrived before its read began. That is what makes sharing safe: a result that was read before a request
+//! arrived may lack a revocation that was answered in between.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use keys_core::Plans;
+use keys_core::pepper::PepperedDigest;
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use super::Cache;
+use super::generations::Snapshot;
+use super::lease::Nanos;
+use super::map::{Digest, Stored};
+use super::record::{Accounts, Record, account_record_id, key_record_id};
+use crate::clock::Clock;
+use crate::store::{KeyStore, StoreError, StoredKey};
+
+/// Reads under way at once. Few, so that under load they are large: a statement for many keys costs little more than one
+/// for one.
+const READS_MAX: usize = 4;
+
+/// Keys in one read. Measured best between a few dozen and some hundred; beyond, planner and latency suffer.
+const BATCH_MAX: usize = 256;
+
+/// Requests that may wait. Beyond, they are told that the database is not available rather than piling up.
+const WAITING_MAX: usize = 8_192;
+
+/// How long a request waits for its read: with the rest of its work it is answered within a second.
+const PATIENCE: Duration = Duration::from_millis(900);
+
+/// Times a result is read again because something changed meanwhile. After that the row is judged without being kept.
+const RETRIES: u8 = 3;
+
+/// What a read found.
+#[derive(Debug, Clone)]
+pub(crate) enum Loaded {
+    Known(Box<LoadedKey>),
+    Unknown,
+}
+
+/// A key as it was read.
+#[derive(Debug, Clone)]
+pub(crate) struct LoadedKey {
+    pub(crate) key_id: keys_core::KeyId,
+    pub(crate) record: Record,
+    /// When the read began.
+    pub(crate) read_at: Nanos,
+    /// Changes up to here are in it.
+    pub(crate) since: Snapshot,
+}
+
+/// A digest to be looked up: the one it is cached under, and all that the database may know it by.
+#[derive(Debug, Clone)]
+pub(crate) struct Wanted {
+    pub(crate) cached_as: Digest,
+    pub(crate) digests: Vec<PepperedDigest>,
+}
+
+type Outcome = Result<Loaded, Arc<StoreError>>;
+
+/// See the module.
+pub(crate) struct Loader {
+    store: Arc<dyn KeyStore>,
+    clock: Arc<dyn Clock>,
+    cache: Arc<Cache>,
+    plans: Arc<Plans>,
+    queue: Mutex<Queue>,
+}
+
+#[derive(Default)]
+struct Queue {
+    waiting: Vec<Waiting>,
+    reads: usize,
+}
+
+struct Waiting {
+    wanted: Wanted,
+    retries: u8,
+    answer: oneshot::Sender<Outcome>,
+}
+
+impl Loader {
+    pub(crate) fn new(
+        store: Arc<dyn KeyStore>,
+        clock: Arc<dyn Clock>,
+        cache: Arc<Cache>,
+        plans: Arc<Plans>,
+    ) -> Self {
+        Self {
+            store,
+            clock,
+            cache,
+            plans,
+            queue: Mutex::default(),
+        }
+    }
+
+    /// Reads several keys, in order. All of them may share one statement.
+    pub(crate) async fn load(
+        self: &Arc<Self>,
+        wanted: Vec<Wanted>,
+    ) -> Result<Vec<Loaded>, StoreError> {
+        let answers = self.enqueue(wanted)?;
+        let gather = async {
+            let mut loaded = Vec::with_capacity(answers.len());
+            for answer in answers {
+                let outcome = answer
+                    .await
+                    .map_err(|_| unavailable("the read was given up"))?;
+                loaded.push(outcome.map_err(|error| shared(&error))?);
+            }
+            Ok(loaded)
+        };
+        tokio::time::timeout(PATIENCE, gather)
+            .await
+            .map_err(|_| unavailable("the database took too long to answer"))?
+    }
+
+    fn enqueue(
+        self: &Arc<Self>,
+        wanted: Vec<Wanted>,
+    ) -> Result<Vec<oneshot::Receiver<Outcome>>, StoreError> {
+        let mut queue = self.queue.lock();
+        if queue.waiting.len() + wanted.len() > WAITING_MAX {
+            return Err(unavailable("too many requests wait for the database"));
+        }
+        let mut answers = Vec::with_capacity(wanted.len());
+        for wanted in wanted {
+            let (answer, receiver) = oneshot::channel();
+            answers.push(receiver);
+            queue.waiting.push(Waiting {
+                wanted,
+                retries: 0,
+                answer,
+            });
+        }
+        if queue.reads < READS_MAX {
+            queue.reads += 1;
+            drop(queue);
+            let loader = Arc::clone(self);
+            self.store
+                .spawn(Box::pin(async move { loader.drain().await }));
+        }
+        Ok(answers)
+    }
+
+    /// Reads until nobody waits.
+    async fn drain(&self) {
+        loop {
+            let batch = {
+                let mut queue = self.queue.lock();
+                // Whoever has gone away since is not read for.
+                queue.waiting.retain(|waiting| !waiting.answer.is_closed());
+                if queue.waiting.is_empty() {
+                    queue.reads -= 1;
+                    return;
+                }
+                let count = queue.waiting.len().min(BATCH_MAX);
+                queue.waiting.drain(..count).collect::<Vec<_>>()
+            };
+            self.read(batch).await;
+        }
+    }
+
+    async fn read(&self, batch: Vec<Waiting>) {
+        // Both before the read is sent: taken later, a change in between would go unnoticed.
+        let read_at = super::lease::nanos(self.clock.elapsed());
+        let since = self.cache.keys.snapshot();
+        let made: HashMap<Digest, _> = batch
+            .iter()
+            .map(|waiting| {
+                let digest = waiting.wanted.cached_as;
+                (digest, self.cache.unknown.made(&digest))
+            })
+            .collect();
+        let mut digests: Vec<_> = batch
+            .iter()
+            .flat_map(|waiting| waiting.wanted.digests.iter().copied())
+            .collect();
+        digests.sort_unstable_by(|a, b| a.digest.as_bytes().cmp(b.digest.as_bytes()));
+        digests.dedup();
+
+        let rows = match self.store.find_by_digests(digests).await {
+            Ok(rows) => rows,
+            Err(error) => {
+                let error = Arc::new(error);
+                for waiting in batch {
+                    let _ = waiting.answer.send(Err(Arc::clone(&error)));
+                }
+                return;
+            }
+        };
+        let rows: HashMap<[u8; 32], (PepperedDigest, StoredKey)> = rows
+            .into_iter()
+            .map(|found| {
+                (
+                    *found.digest.digest.as_bytes(),
+                    (found.digest, found.stored),
+                )
+            })
+            .collect();
+        let mut again = Vec::new();
+        for waiting in batch {
+            let row = waiting.wanted.digests.iter().find_map(|digest| {
+                let (kept_as, stored) = rows.get(digest.digest.as_bytes())?;
+                (kept_as == digest).then_some(stored)
+            });
+            let digest = &waiting.wanted.cached_as;
+            let Some(stored) = row else {
+                self.cache.unknown.remember(digest, read_at, made[digest]);
+                let _ = waiting.answer.send(Ok(Loaded::Unknown));
+                continue;
+            };
+            let (loaded, kept) = self.keep(digest, stored, read_at, since);
+            if kept || waiting.retries >= RETRIES {
+                let _ = waiting.answer.send(Ok(Loaded::Known(Box::new(loaded))));
+            } else {
+                again.push(Waiting {
+                    retries: waiting.retries + 1,
+                    ..waiting
+                });
+            }
+        }
+        self.queue.lock().waiting.extend(again);
+    }
+
+    /// Puts what was read into the cache, and says whether that was possible.
+    fn keep(
+        &self,
+        digest: &Digest,
+        stored: &StoredKey,
+        read_at: Nanos,
+        since: Snapshot,
+    ) -> (LoadedKey, bool) {
+        let account = stored.account.as_ref();
+        let depends_on = account.map(|account| account_record_id(account.id));
+        // Looked at before the account's cell is taken: an old row must not outdate what a newer one brought.
+        let unchanged = self.cache.keys.is_unchanged(since, depends_on.as_slice());
+        let cell = account.map(|account| {
+            if unchanged {
+                self.cache.accounts.cell(account, &self.plans)
+            } else {
+                Accounts::detached(account, &self.plans)
+            }
+        });
+        let record = Record::new(stored.key.clone(), cell);
+        let id = key_record_id(stored);
+        let stored_in_cache = self.cache.keys.store(
+            digest,
+            id,
+            depends_on.as_slice(),
+            record.clone(),
+            read_at,
+            since,
+        );
+        let kept = match stored_in_cache {
+            Stored::Yes(evicted) => {
+                self.cache.take_uses(evicted);
+                true
+            }
+            Stored::Changed => false,
+        };
+        let loaded = LoadedKey {
+            key_id: stored.key.id,
+            record,
+            read_at,
+            since,
+        };
+        (loaded, kept)
+    }
+}
+
+fn unavailable(why: &'static str) -> StoreError {
+    StoreError::Unavailable(why.into())
+}
+
+/// One failed read fails several requests, and errors cannot be copied.
+fn shared(error: &Arc<StoreError>) -> StoreError {
+    match **error {
+        StoreError::Unavailable(_) => StoreError::Unavailable(Box::new(Shared(Arc::clone(error)))),
+        StoreError::Unexpected(_) => StoreError::Unexpected(Box::new(Shared(Arc::clone(error)))),
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("a read for several requests failed")]
+struct Shared(#[source] Arc<StoreError>);

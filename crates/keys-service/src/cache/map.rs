@@ -1,0 +1,518 @@
+//! A bounded map of records that never serves what it was told to forget. It knows nothing of keys' rules.
+//!
+//! Why our own: the general caches cost 4 to 25 times this per look-up (measured: quick_cache 144 to 168 ns, moka 990 ns,
+//! this 41 ns at 100,000 entries), and none lets a load find out, in the same step that stores its result, that what
+//! it read has changed since. That step is what keeps a revoked key from being put back by a load that began before.
+//!
+//! Records are kept inline in shards, found by a digest whose own bytes choose shard and bucket, since it is as good as
+//! random already. A second index finds a record by its identifier, because that is all a change says.
+//!
+//! # Order of things
+//! A change first bumps the [`Generations`] of the identifier, then looks it up and forgets it. A load first registers
+//! the identifier, then compares generations, then stores, all under the lock of the shard. So either the change finds
+//! the identifier registered, and forgets the record once the lock is free; or the load finds the generation bumped,
+//! and stores nothing.
+
+use hashbrown::HashTable;
+
+use super::generations::{Generations, Snapshot};
+use super::locks::{Lock as _, Locks};
+
+/// A digest, uniformly distributed.
+pub(crate) type Digest = [u8; 32];
+
+/// The identifier of a record, in any distribution.
+pub(crate) type RecordId = [u8; 16];
+
+/// Enough that two threads seldom meet at one lock, and few enough that empty shards cost nothing worth counting.
+const SHARDS: usize = 64;
+
+/// Records that an eviction looks at before it gives up looking for one that was not used lately.
+const EVICTION_STEPS: usize = 32;
+
+/// What a record takes beside the bytes it occupies inline.
+pub(crate) trait Weigh {
+    /// Bytes on the heap that belong to this record alone.
+    fn heap_bytes(&self) -> usize;
+}
+
+/// How much a map may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Bounds {
+    pub(crate) entries_max: usize,
+    pub(crate) bytes_max: usize,
+}
+
+/// See the module.
+pub(crate) struct Map<V, L: Locks> {
+    shards: Box<[Aligned<L::Lock<Shard<V>>>]>,
+    ids: Box<[Aligned<L::Lock<HashTable<Place>>>]>,
+    generations: Generations<L>,
+    per_shard: Bounds,
+}
+
+/// Keeps neighbouring locks off each other's cache line.
+#[repr(align(128))]
+struct Aligned<T>(T);
+
+struct Shard<V> {
+    by_digest: HashTable<u32>,
+    slots: Vec<Slot<V>>,
+    free: Vec<u32>,
+    /// Where the next eviction begins to look: the hand of the clock.
+    hand: usize,
+    heap_bytes: usize,
+}
+
+struct Slot<V> {
+    digest: Digest,
+    id: RecordId,
+    /// When the load that brought it began.
+    read_at: u64,
+    state: State<V>,
+    /// Used since the hand last passed.
+    used: bool,
+    /// Has something to be collected by [`Map::collect`].
+    marked: bool,
+}
+
+enum State<V> {
+    Free,
+    /// Known to be gone for good. Refused without a look at anything, and evicted last.
+    Tombstone,
+    Known(V),
+}
+
+/// Where a record is: shard, slot, and some bits of its identifier to tell it from most others.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Place {
+    tag: u32,
+    slot: u32,
+    shard: u8,
+}
+
+/// What a look-up found.
+pub(crate) enum Found<'a, V> {
+    /// Nothing.
+    Nothing,
+    /// A record known to be gone for good.
+    Tombstone,
+    /// A record, with the time its load began. It may be changed in place, and marked for collection.
+    Known(Hit<'a, V>),
+}
+
+/// A found record.
+pub(crate) struct Hit<'a, V> {
+    pub(crate) value: &'a mut V,
+    pub(crate) read_at: u64,
+    pub(crate) id: RecordId,
+    marked: &'a mut bool,
+}
+
+impl<V> Hit<'_, V> {
+    /// Has the next [`Map::collect`] visit the record.
+    pub(crate) fn mark(&mut self) {
+        *self.marked = true;
+    }
+}
+
+/// What came of storing a record.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Stored<V> {
+    /// It is stored. Marked records that had to make room are handed back, with their identifiers.
+    Yes(Vec<(RecordId, V)>),
+    /// Something it depends on has changed since the load began: nothing is stored.
+    Changed,
+}
+
+/// What is to become of a record that has changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Forget {
+    /// It is loaded anew when it is next asked for.
+    Reload,
+    /// It is gone for good.
+    ForEver,
+}
+
+impl<V: Weigh, L: Locks> Map<V, L> {
+    pub(crate) fn new(bounds: Bounds) -> Self {
+        let per_shard = |max: usize| max.div_ceil(SHARDS).max(1);
+        Self {
+            shards: (0..SHARDS)
+                .map(|_| Aligned(L::Lock::new(Shard::new())))
+                .collect(),
+            ids: (0..SHARDS)
+                .map(|_| Aligned(L::Lock::new(HashTable::new())))
+                .collect(),
+            generations: Generations::new(),
+            per_shard: Bounds {
+                entries_max: per_shard(bounds.entries_max),
+                bytes_max: per_shard(bounds.bytes_max),
+            },
+        }
+    }
+
+    /// Looks a digest up and hands what is found to `visit`, under the lock of its shard: keep it short.
+    pub(crate) fn visit<R>(&self, digest: &Digest, visit: impl FnOnce(Found<'_, V>) -> R) -> R {
+        self.shard(shard_of(digest)).with(|shard| {
+            let Some(slot) = shard.find(digest) else {
+                return visit(Found::Nothing);
+            };
+            slot.used = true;
+            match &mut slot.state {
+                State::Free => visit(Found::Nothing),
+                State::Tombstone => visit(Found::Tombstone),
+                State::Known(value) => visit(Found::Known(Hit {
+                    value,
+                    read_at: slot.read_at,
+                    id: slot.id,
+                    marked: &mut slot.marked,
+                })),
+            }
+        })
+    }
+
+    /// To be taken before a load begins to read.
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        self.generations.snapshot()
+    }
+
+    /// Whether nothing has changed since `since` for any of `ids`.
+    pub(crate) fn is_unchanged(&self, since: Snapshot, ids: &[RecordId]) -> bool {
+        self.generations.is_unchanged(since, ids)
+    }
+
+    /// Stores what a load read, unless the record or one of `depends_on` has changed since `since`, or the record is
+    /// known to be gone for good.
+    pub(crate) fn store(
+        &self,
+        digest: &Digest,
+        id: RecordId,
+        depends_on: &[RecordId],
+        value: V,
+        read_at: u64,
+        since: Snapshot,
+    ) -> Stored<V> {
+        let shard_index = shard_of(digest);
+        self.shard(shard_index).with(|shard| {
+            let (slot_index, is_new) = shard.claim(digest, id);
+            let place = Place::new(&id, shard_index, slot_index);
+            if is_new {
+                // Before the generations are compared: see the module.
+                self.register(&id, place);
+            }
+            let slot = &mut shard.slots[slot_index as usize];
+            let unchanged = self.generations.is_unchanged(since, &[id])
+                && self.generations.is_unchanged(since, depends_on);
+            if !unchanged || (!is_new && matches!(slot.state, State::Tombstone)) {
+                if is_new {
+                    self.unregister(&id, place);
+                    shard.release(slot_index);
+                }
+                return Stored::Changed;
+            }
+            let mut out = Vec::new();
+            slot.read_at = read_at;
+            let added = value.heap_bytes();
+            if let State::Known(old) = std::mem::replace(&mut slot.state, State::Known(value)) {
+                shard.heap_bytes -= old.heap_bytes();
+                if std::mem::take(&mut shard.slots[slot_index as usize].marked) {
+                    out.push((id, old));
+                }
+            }
+            shard.heap_bytes += added;
+            self.make_room(shard, slot_index, &mut out);
+            Stored::Yes(out)
+        })
+    }
+
+    /// Notes that a record has changed, so that loads under way do not store what they read before.
+    pub(crate) fn bump(&self, id: &RecordId) {
+        self.generations.bump(id);
+    }
+
+    /// Notes that a record has changed and forgets it. What was marked is handed back.
+    pub(crate) fn forget(&self, id: &RecordId, how: Forget) -> Option<V> {
+        self.generations.bump(id);
+        let mut handed_back = None;
+        for place in self.places(id) {
+            self.shard(usize::from(place.shard)).with(|shard| {
+                let Some(slot) = shard.slots.get_mut(place.slot as usize) else {
+                    return;
+                };
+                if slot.id != *id || matches!(slot.state, State::Free) {
+                    return;
+                }
+                let marked = std::mem::take(&mut slot.marked);
+                let state = std::mem::replace(&mut slot.state, State::Tombstone);
+                if let State::Known(value) = state {
+                    shard.heap_bytes -= value.heap_bytes();
+                    handed_back = marked.then_some(value);
+                    if how == Forget::Reload {
+                        self.unregister(id, place);
+                        shard.release(place.slot);
+                    }
+                }
+            });
+        }
+        handed_back
+    }
+
+    /// Forgets everything but tombstones, and keeps loads under way from storing anything. Marked records are handed back.
+    pub(crate) fn forget_all(&self) -> Vec<(RecordId, V)> {
+        self.generations.bump_all();
+        let mut out = Vec::new();
+        for shard_index in 0..SHARDS {
+            self.shard(shard_index).with(|shard| {
+                for slot_index in 0..shard.slots.len() {
+                    let slot = &mut shard.slots[slot_index];
+                    if !matches!(slot.state, State::Known(_)) {
+                        continue;
+                    }
+                    let (id, marked) = (slot.id, std::mem::take(&mut slot.marked));
+                    // Slots are counted in u32 from the start.
+                    #[expect(clippy::cast_possible_truncation, reason = "slots are counted in u32")]
+                    let slot_index = slot_index as u32;
+                    self.unregister(&id, Place::new(&id, shard_index, slot_index));
+                    if let State::Known(value) = shard.release(slot_index)
+                        && marked
+                    {
+                        out.push((id, value));
+                    }
+                }
+            });
+        }
+        out
+    }
+
+    /// Visits every marked record once, shard by shard.
+    pub(crate) fn collect(&self, mut visit: impl FnMut(RecordId, &mut V)) {
+        for shard in &self.shards {
+            shard.0.with(|shard| {
+                for slot in &mut shard.slots {
+                    if std::mem::take(&mut slot.marked)
+                        && let State::Known(value) = &mut slot.state
+                    {
+                        visit(slot.id, value);
+                    }
+                }
+            });
+        }
+    }
+
+    /// How many records and tombstones there are, and their bytes on the heap.
+    pub(crate) fn size(&self) -> (usize, usize) {
+        self.shards.iter().fold((0, 0), |(entries, bytes), shard| {
+            shard
+                .0
+                .with(|shard| (entries + shard.by_digest.len(), bytes + shard.heap_bytes))
+        })
+    }
+
+    fn shard(&self, index: usize) -> &L::Lock<Shard<V>> {
+        &self.shards[index % SHARDS].0
+    }
+
+    fn make_room(&self, shard: &mut Shard<V>, keep: u32, out: &mut Vec<(RecordId, V)>) {
+        while shard.by_digest.len() > self.per_shard.entries_max
+            || shard.heap_bytes > self.per_shard.bytes_max
+        {
+            let Some(victim) = shard.victim(keep) else {
+                return;
+            };
+            let slot = &mut shard.slots[victim as usize];
+            let (id, marked) = (slot.id, std::mem::take(&mut slot.marked));
+            // `ids` is locked inside a shard's lock only, never the other way round.
+            let place = Place::new(&id, shard_of(&slot.digest), victim);
+            self.unregister(&id, place);
+            if let State::Known(value) = shard.release(victim)
+                && marked
+            {
+                out.push((id, value));
+            }
+        }
+    }
+
+    fn register(&self, id: &RecordId, place: Place) {
+        self.ids[id_shard(id)].0.with(|places| {
+            places.insert_unique(id_hash(id), place, Place::rehash);
+        });
+    }
+
+    fn unregister(&self, id: &RecordId, place: Place) {
+        self.ids[id_shard(id)].0.with(|places| {
+            if let Ok(entry) = places.find_entry(id_hash(id), |other| *other == place) {
+                entry.remove();
+            }
+        });
+    }
+
+    /// Where the record may be. Places of others with the same tag are among them, rarely; who looks there compares.
+    fn places(&self, id: &RecordId) -> Vec<Place> {
+        let hash = id_hash(id);
+        let tag = tag_of(hash);
+        self.ids[id_shard(id)].0.with(|places| {
+            places
+                .iter_hash(hash)
+                .filter(|place| place.tag == tag)
+                .copied()
+                .collect()
+        })
+    }
+}
+
+impl<V: Weigh> Shard<V> {
+    fn new() -> Self {
+        Self {
+            by_digest: HashTable::new(),
+            slots: Vec::new(),
+            free: Vec::new(),
+            hand: 0,
+            heap_bytes: 0,
+        }
+    }
+
+    fn find(&mut self, digest: &Digest) -> Option<&mut Slot<V>> {
+        let slots = &self.slots;
+        let slot = *self.by_digest.find(digest_hash(digest), |slot| {
+            constant_time_eq::constant_time_eq_32(&slots[*slot as usize].digest, digest)
+        })?;
+        self.slots.get_mut(slot as usize)
+    }
+
+    /// The slot of a digest, and whether it is a new one.
+    fn claim(&mut self, digest: &Digest, id: RecordId) -> (u32, bool) {
+        let slots = &self.slots;
+        let known = self.by_digest.find(digest_hash(digest), |slot| {
+            slots[*slot as usize].digest == *digest
+        });
+        if let Some(slot) = known {
+            return (*slot, false);
+        }
+        let slot = Slot {
+            digest: *digest,
+            id,
+            read_at: 0,
+            state: State::Free,
+            // A record proves itself by its second use: a flood of keys that are used once pushes out no other.
+            used: false,
+            marked: false,
+        };
+        let index = if let Some(index) = self.free.pop() {
+            self.slots[index as usize] = slot;
+            index
+        } else {
+            self.slots.push(slot);
+            u32::try_from(self.slots.len() - 1).expect("a shard is bounded far below 2^32 entries")
+        };
+        let slots = &self.slots;
+        self.by_digest
+            .insert_unique(digest_hash(digest), index, |slot| {
+                digest_hash(&slots[*slot as usize].digest)
+            });
+        (index, true)
+    }
+
+    fn release(&mut self, index: u32) -> State<V> {
+        let digest = self.slots[index as usize].digest;
+        if let Ok(entry) = self
+            .by_digest
+            .find_entry(digest_hash(&digest), |slot| *slot == index)
+        {
+            entry.remove();
+        }
+        let state = std::mem::replace(&mut self.slots[index as usize].state, State::Free);
+        if let State::Known(value) = &state {
+            self.heap_bytes -= value.heap_bytes();
+        }
+        self.free.push(index);
+        state
+    }
+
+    /// A record to give up: one that was not used since the hand last passed, or any record, or else a tombstone.
+    fn victim(&mut self, keep: u32) -> Option<u32> {
+        let count = self.slots.len();
+        let mut any_record = None;
+        let mut any_tombstone = None;
+        for step in 0..count {
+            let index = (self.hand + step) % count;
+            let slot = &mut self.slots[index];
+            if index == keep as usize {
+                continue;
+            }
+            match slot.state {
+                State::Free => {}
+                State::Tombstone => any_tombstone = any_tombstone.or(Some(index)),
+                State::Known(_) if slot.used => {
+                    slot.used = false;
+                    any_record = any_record.or(Some(index));
+                }
+                State::Known(_) => {
+                    any_record = Some(index);
+                    break;
+                }
+            }
+            if step >= EVICTION_STEPS && any_record.is_some() {
+                break;
+            }
+        }
+        let index = any_record.or(any_tombstone)?;
+        self.hand = (index + 1) % count;
+        u32::try_from(index).ok()
+    }
+}
+
+impl Place {
+    fn new(id: &RecordId, shard: usize, slot: u32) -> Self {
+        Self {
+            tag: tag_of(id_hash(id)),
+            slot,
+            shard: u8::try_from(shard % SHARDS).expect("there are fewer shards than a byte counts"),
+        }
+    }
+
+    /// The index keeps only the tag, so that is what it rehashes by: a bucket is chosen by bits that the tag has.
+    fn rehash(place: &Self) -> u64 {
+        spread(place.tag)
+    }
+}
+
+fn shard_of(digest: &Digest) -> usize {
+    usize::from(digest[0]) % SHARDS
+}
+
+fn digest_hash(digest: &Digest) -> u64 {
+    let bytes = digest
+        .last_chunk()
+        .expect("a digest has more than eight bytes");
+    u64::from_le_bytes(*bytes)
+}
+
+/// Identifiers begin with a time, so their bytes are mixed: the finalizer of SplitMix64 (Steele, Lea, Flood 2014).
+fn mix(id: &RecordId) -> u64 {
+    let folded = u128::from_le_bytes(*id);
+    #[expect(clippy::cast_possible_truncation, reason = "both halves go in")]
+    let mut z = (folded as u64) ^ ((folded >> 64) as u64).rotate_left(32);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+fn id_shard(id: &RecordId) -> usize {
+    #[expect(clippy::cast_possible_truncation, reason = "only the low bits matter")]
+    let low = mix(id) as usize;
+    low % SHARDS
+}
+
+fn tag_of(hash: u64) -> u32 {
+    (hash >> 32) as u32
+}
+
+fn id_hash(id: &RecordId) -> u64 {
+    spread((mix(id) >> 32) as u32)
+}
+
+/// A hash whose every part depends on the tag alone, the tag itself in the upper half.
+fn spread(tag: u32) -> u64 {
+    (u64::from(tag) << 32) | u64::from(tag.wrapping_mul(0x9e37_79b1))
+}

@@ -1,0 +1,269 @@
+//! The map by itself, and under a scheduler that tries out how threads may interleave.
+
+use std::sync::Arc;
+
+use shuttle::sync::Mutex;
+use shuttle::sync::atomic::{AtomicU64, Ordering};
+
+use super::locks::{Lock, Locks, ParkingLot};
+use super::map::{Bounds, Digest, Forget, Found, Map, RecordId, Stored, Weigh};
+
+impl Weigh for u64 {
+    fn heap_bytes(&self) -> usize {
+        10
+    }
+}
+
+const ROOMY: Bounds = Bounds {
+    entries_max: 100_000,
+    bytes_max: usize::MAX,
+};
+
+fn digest(number: u64) -> Digest {
+    // As uniform as a real digest, so that shards fill evenly.
+    let mut state = number.wrapping_add(1);
+    std::array::from_fn(|_| {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (state >> 56) as u8
+    })
+}
+
+fn id(number: u64) -> RecordId {
+    let mut id = [0; 16];
+    id[8..].copy_from_slice(&number.to_be_bytes());
+    id
+}
+
+fn value<L: Locks>(map: &Map<u64, L>, number: u64) -> Option<u64> {
+    map.visit(&digest(number), |found| match found {
+        Found::Known(hit) => Some(*hit.value),
+        Found::Nothing | Found::Tombstone => None,
+    })
+}
+
+fn put<L: Locks>(map: &Map<u64, L>, number: u64, value: u64) -> Stored<u64> {
+    map.store(&digest(number), id(number), &[], value, 0, map.snapshot())
+}
+
+fn map(bounds: Bounds) -> Map<u64, ParkingLot> {
+    Map::new(bounds)
+}
+
+#[test]
+fn what_was_stored_is_found_until_it_is_forgotten() {
+    let map = map(ROOMY);
+    for number in 0..1_000 {
+        assert_eq!(put(&map, number, number), Stored::Yes(Vec::new()));
+    }
+    assert_eq!(map.size(), (1_000, 10_000));
+    for number in 0..1_000 {
+        assert_eq!(value(&map, number), Some(number));
+        if number % 2 == 0 {
+            map.forget(&id(number), Forget::Reload);
+            assert_eq!(value(&map, number), None);
+        }
+    }
+    assert_eq!(map.size(), (500, 5_000));
+}
+
+#[test]
+fn a_load_that_began_before_a_change_stores_nothing() {
+    let map = map(ROOMY);
+    let since = map.snapshot();
+    map.forget(&id(1), Forget::Reload);
+    let stored = map.store(&digest(1), id(1), &[], 1, 0, since);
+    assert_eq!(stored, Stored::Changed);
+    assert_eq!(map.size(), (0, 0));
+}
+
+#[test]
+fn a_change_of_what_a_record_depends_on_keeps_it_out() {
+    let map = map(ROOMY);
+    let since = map.snapshot();
+    map.bump(&id(77));
+    let store = |since| map.store(&digest(1), id(1), &[id(77)], 1, 0, since);
+    assert_eq!(store(since), Stored::Changed);
+    assert_eq!(store(map.snapshot()), Stored::Yes(Vec::new()));
+}
+
+#[test]
+fn a_tombstone_is_never_replaced() {
+    let map = map(ROOMY);
+    put(&map, 1, 1);
+    map.forget(&id(1), Forget::ForEver);
+    assert_eq!(put(&map, 1, 2), Stored::Changed);
+    map.forget(&id(1), Forget::Reload);
+    map.forget_all();
+    assert!(map.visit(&digest(1), |found| matches!(found, Found::Tombstone)));
+}
+
+#[test]
+fn forgetting_everything_stops_loads_under_way_too() {
+    let map = map(ROOMY);
+    put(&map, 1, 1);
+    let since = map.snapshot();
+    map.forget_all();
+    assert_eq!(value(&map, 1), None);
+    let stored = map.store(&digest(2), id(2), &[], 2, 0, since);
+    assert_eq!(stored, Stored::Changed);
+}
+
+#[test]
+fn bounds_hold_in_entries_and_in_bytes() {
+    for bounds in [
+        Bounds {
+            entries_max: 640,
+            bytes_max: usize::MAX,
+        },
+        Bounds {
+            entries_max: usize::MAX,
+            bytes_max: 6_400,
+        },
+    ] {
+        let map = map(bounds);
+        for number in 0..10_000 {
+            put(&map, number, number);
+        }
+        let (entries, bytes) = map.size();
+        assert!(entries <= 640 && bytes <= 6_400, "{entries} {bytes}");
+        assert!(entries >= 320, "evicts no more than it must: {entries}");
+    }
+}
+
+#[test]
+fn records_in_use_stay_and_tombstones_go_last() {
+    let map = map(Bounds {
+        entries_max: 6_400,
+        bytes_max: usize::MAX,
+    });
+    for number in 0..100 {
+        put(&map, number, number);
+    }
+    for number in 100..200 {
+        put(&map, number, number);
+        map.forget(&id(number), Forget::ForEver);
+    }
+    for number in 1_000..30_000 {
+        put(&map, number, number);
+        if number % 10 == 0 {
+            for hot in 0..100 {
+                value(&map, hot);
+            }
+        }
+    }
+    let still_hot = (0..100).filter(|hot| value(&map, *hot).is_some()).count();
+    assert!(still_hot >= 90, "{still_hot} of 100 hot records are left");
+    let tombstones = (100..200)
+        .filter(|number| map.visit(&digest(*number), |found| matches!(found, Found::Tombstone)));
+    assert_eq!(tombstones.count(), 100);
+}
+
+#[test]
+fn marked_records_are_collected_once_or_handed_back() {
+    let map = map(Bounds {
+        entries_max: 64,
+        bytes_max: usize::MAX,
+    });
+    let mark = |number| {
+        map.visit(&digest(number), |found| {
+            if let Found::Known(mut hit) = found {
+                *hit.value += 1;
+                hit.mark();
+            }
+        });
+    };
+    put(&map, 1, 10);
+    mark(1);
+    let mut collected = Vec::new();
+    map.collect(|id, value| collected.push((id, *value)));
+    map.collect(|id, value| collected.push((id, *value)));
+    assert_eq!(collected, [(id(1), 11)]);
+
+    mark(1);
+    assert_eq!(map.forget(&id(1), Forget::Reload), Some(12));
+    let mut handed_back = 0;
+    for number in 0..1_000 {
+        if let Stored::Yes(out) = put(&map, number, 0) {
+            handed_back += out.len();
+        }
+        mark(number);
+    }
+    map.collect(|_, _| handed_back += 1);
+    assert_eq!(handed_back, 1_000);
+}
+
+/// Locks that let shuttle's scheduler decide who goes next.
+struct Scheduled;
+
+impl Locks for Scheduled {
+    type Lock<T> = Mutex<T>;
+}
+
+impl<T> Lock<T> for Mutex<T> {
+    fn new(value: T) -> Self {
+        Self::new(value)
+    }
+
+    fn with<R>(&self, critical: impl FnOnce(&mut T) -> R) -> R {
+        critical(&mut self.lock().expect("no test panics under a lock"))
+    }
+}
+
+/// When a load takes its snapshot.
+#[derive(Clone, Copy, PartialEq)]
+enum Snapshot {
+    BeforeReading,
+    /// The mistake to plant: what changes between reading and storing goes unnoticed.
+    AfterReading,
+}
+
+/// Two loads of one record while it changes twice; afterwards nothing older than the last change may be served.
+fn race(snapshot: Snapshot) {
+    let map = Arc::new(Map::<u64, Scheduled>::new(ROOMY));
+    let database = Arc::new(AtomicU64::new(0));
+    let loads: Vec<_> = (0..2)
+        .map(|_| {
+            let (map, database) = (Arc::clone(&map), Arc::clone(&database));
+            shuttle::thread::spawn(move || {
+                let before = map.snapshot();
+                let read = database.load(Ordering::SeqCst);
+                let since = match snapshot {
+                    Snapshot::BeforeReading => before,
+                    Snapshot::AfterReading => map.snapshot(),
+                };
+                map.store(&digest(1), id(1), &[], read, 0, since);
+            })
+        })
+        .collect();
+    for change in 1..=2 {
+        database.store(change, Ordering::SeqCst);
+        map.forget(&id(1), Forget::Reload);
+        // The change is answered here: from now on nothing older may be served.
+        let served = value(&map, 1).unwrap_or(change);
+        assert!(
+            served >= change,
+            "stale: served {served} after change {change}"
+        );
+    }
+    for load in loads {
+        load.join().expect("a load does not panic");
+    }
+    let served = value(&map, 1).unwrap_or(2);
+    assert!(served == 2, "stale: served {served} after the last change");
+}
+
+const INTERLEAVINGS: usize = 2_000;
+
+#[test]
+fn no_interleaving_puts_an_old_record_back() {
+    shuttle::check_random(|| race(Snapshot::BeforeReading), INTERLEAVINGS);
+    shuttle::check_pct(|| race(Snapshot::BeforeReading), INTERLEAVINGS, 3);
+}
+
+#[test]
+#[should_panic(expected = "stale")]
+fn a_snapshot_taken_after_reading_is_caught() {
+    shuttle::check_random(|| race(Snapshot::AfterReading), INTERLEAVINGS);
+}

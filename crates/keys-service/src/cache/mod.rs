@@ -1,0 +1,134 @@
+//! The coherent cache: records of keys that are served from memory and yet never past the published bound.
+//!
+//! | Module | Holds |
+//! |---|---|
+//! | [`map`] | a sharded map that never serves what it was told to forget; knows nothing of keys |
+//! | [`generations`] | which records have changed since when |
+//! | [`lease`] | until when what is cached may be trusted |
+//! | [`record`] | what is kept of a key and of an account |
+//! | [`unknown`] | digests that nobody has |
+//! | [`loader`] | reads what is missing, several keys in one statement |
+
+pub(crate) mod generations;
+pub(crate) mod lease;
+pub(crate) mod loader;
+mod locks;
+pub(crate) mod map;
+#[cfg(test)]
+mod map_tests;
+pub(crate) mod record;
+pub(crate) mod unknown;
+
+use keys_core::{AccountId, KeyId};
+
+use crate::store::KeyUse;
+use crate::usage::Uses;
+use lease::Lease;
+use locks::ParkingLot;
+use map::{Bounds, Digest, Forget, Map, RecordId};
+use record::{Accounts, Record, account_record_id};
+use unknown::Unknown;
+
+/// How much the cache may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CacheOptions {
+    /// Keys at most. At about 200 bytes each, a million take 200 MB.
+    pub entries_max: usize,
+    /// Bytes at most that keys take beside their fixed part, in names, addresses and scopes.
+    pub bytes_max: usize,
+}
+
+impl Default for CacheOptions {
+    fn default() -> Self {
+        const MIB: usize = 1 << 20;
+        Self {
+            entries_max: 1_000_000,
+            bytes_max: 256 * MIB,
+        }
+    }
+}
+
+/// See the module.
+pub(crate) struct Cache {
+    pub(crate) keys: Map<Record, ParkingLot>,
+    pub(crate) accounts: Accounts,
+    pub(crate) unknown: Unknown<ParkingLot>,
+    pub(crate) lease: Lease,
+    /// Uses of keys that have left the cache, and of keys that were never in it.
+    pub(crate) uses: Uses,
+}
+
+impl Cache {
+    pub(crate) fn new(options: CacheOptions) -> Self {
+        Self {
+            keys: Map::new(Bounds {
+                entries_max: options.entries_max,
+                bytes_max: options.bytes_max,
+            }),
+            accounts: Accounts::default(),
+            unknown: Unknown::new(),
+            lease: Lease::default(),
+            uses: Uses::default(),
+        }
+    }
+
+    /// A key was made here.
+    pub(crate) fn key_made(&self, digest: &Digest) {
+        self.unknown.made_known(digest);
+    }
+
+    /// A key is revoked, for good.
+    pub(crate) fn key_revoked(&self, id: KeyId) {
+        self.forget_key(id, Forget::ForEver);
+    }
+
+    /// A key has changed.
+    pub(crate) fn key_changed(&self, id: KeyId) {
+        self.forget_key(id, Forget::Reload);
+    }
+
+    /// An account has changed: all its keys are read again.
+    pub(crate) fn account_changed(&self, id: AccountId) {
+        // First the generation, then the cell: a load that saw the old account either finds the bump, or its cell is
+        // in place by the time it is outdated here.
+        self.keys.bump(&account_record_id(id));
+        self.accounts.forget(id);
+    }
+
+    /// Anything may have changed.
+    pub(crate) fn everything_changed(&self) {
+        let marked = self.keys.forget_all();
+        self.accounts.forget_all();
+        self.take_uses(marked);
+    }
+
+    /// Gathers the uses that records hold, to be written.
+    pub(crate) fn collect_uses(&self) {
+        self.keys.collect(|id, record| self.note_uses(id, record));
+    }
+
+    /// Keeps the uses of records that left the cache.
+    pub(crate) fn take_uses(&self, left: Vec<(RecordId, Record)>) {
+        for (id, mut record) in left {
+            self.note_uses(id, &mut record);
+        }
+    }
+
+    fn forget_key(&self, id: KeyId, how: Forget) {
+        let record_id = *id.as_uuid().as_bytes();
+        if let Some(record) = self.keys.forget(&record_id, how) {
+            self.take_uses(vec![(record_id, record)]);
+        }
+    }
+
+    fn note_uses(&self, id: RecordId, record: &mut Record) {
+        let count = std::mem::take(&mut record.uses);
+        if count > 0 {
+            self.uses.record(KeyUse {
+                key_id: KeyId::from_uuid(uuid::Uuid::from_bytes(id)),
+                last_used_at: record.last_used_at,
+                count: u64::from(count),
+            });
+        }
+    }
+}

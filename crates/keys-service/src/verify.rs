@@ -1,0 +1,567 @@
+//! May this key do this, from there, now? The hot path.
+//!
+//! The order of judgement: form and checksum, cache or database by digest, tombstone, revoked, expired, kind, account, plan, address, scope, and
+//! the limit last: a refused key never burns its quota. The age of what is judged by is looked at after all that, immediately before
+//! the verdict.
+
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use keys_core::{
+    Account, Denial, KeyId, KeyKind, LimitName, LimitPer, PresentedKey, ScopeSet, Timestamp,
+};
+
+use crate::cache::generations::Snapshot;
+use crate::cache::lease::{self, Freshness as Lease};
+use crate::cache::loader::{Loaded, LoadedKey, Wanted};
+use crate::cache::map::{Digest, Found};
+use crate::cache::record::{Record, account_record_id};
+use crate::limiter::{Bucket, Decision, LimiterError, Subject};
+use crate::service::KeyService;
+use crate::store::{KeyUse, StoreError};
+
+/// A question about one presented key.
+#[derive(Debug, Clone)]
+pub struct VerifyRequest<'a> {
+    /// The key as it was presented.
+    pub key: &'a str,
+    /// Where it is used from, if that is known.
+    pub address: Option<IpAddr>,
+    /// What it is used for.
+    pub scopes: &'a ScopeSet,
+    /// Kinds of credentials that may be used for that.
+    pub kinds: &'a [KeyKind],
+    /// The limit of the account's plan to take from.
+    pub limit: Option<&'a LimitName>,
+    /// How much to take.
+    pub cost: NonZeroU32,
+    /// Whether the database is to be asked even if the cache knows.
+    pub fresh: bool,
+}
+
+impl<'a> VerifyRequest<'a> {
+    /// May this account's key be used at all, from anywhere it may be, for what needs no scope, without a limit?
+    #[must_use]
+    pub fn new(key: &'a str) -> Self {
+        static NO_SCOPES: LazyLock<ScopeSet> = LazyLock::new(ScopeSet::default);
+        Self {
+            key,
+            address: None,
+            scopes: &NO_SCOPES,
+            kinds: &[KeyKind::Account],
+            limit: None,
+            cost: NonZeroU32::MIN,
+            fresh: false,
+        }
+    }
+}
+
+/// What a verdict says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VerdictCode {
+    /// It may.
+    Valid,
+    /// It may not.
+    Denied(Denial),
+    /// It might, but too much was asked for in too short a time.
+    RateLimited,
+}
+
+impl VerdictCode {
+    /// The stable name.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Valid => "valid",
+            Self::Denied(denial) => denial.code(),
+            Self::RateLimited => "rate_limited",
+        }
+    }
+}
+
+/// How fresh the knowledge is that a verdict rests on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Freshness {
+    /// Within the published bound.
+    Current,
+    /// The database is away and the configured grace lasts.
+    Stale,
+}
+
+impl Freshness {
+    /// The stable name.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Current => "current",
+            Self::Stale => "stale",
+        }
+    }
+}
+
+/// The answer to a [`VerifyRequest`].
+#[derive(Debug, Clone)]
+pub struct Verdict {
+    /// What it says.
+    pub code: VerdictCode,
+    /// The key, where one is known.
+    pub key: Option<VerifiedKey>,
+    /// What the limit said, where one was asked.
+    pub rate_limit: Option<Decision>,
+    /// How fresh the knowledge is.
+    pub freshness: Freshness,
+}
+
+impl Verdict {
+    /// Whether the key may be used.
+    #[must_use]
+    pub fn is_valid(&self) -> bool {
+        self.code == VerdictCode::Valid
+    }
+
+    fn denied(denial: Denial) -> Self {
+        Self {
+            code: VerdictCode::Denied(denial),
+            key: None,
+            rate_limit: None,
+            freshness: Freshness::Current,
+        }
+    }
+}
+
+/// What a verdict tells of a key. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct VerifiedKey {
+    id: KeyId,
+    record: Record,
+}
+
+impl VerifiedKey {
+    /// The identifier.
+    #[must_use]
+    pub fn id(&self) -> KeyId {
+        self.id
+    }
+
+    /// What it is.
+    #[must_use]
+    pub fn kind(&self) -> KeyKind {
+        self.record.kind
+    }
+
+    /// The account it belongs to; none exactly for an operator's key.
+    #[must_use]
+    pub fn account(&self) -> Option<&Account> {
+        self.record.account.as_ref().map(|cell| &cell.account)
+    }
+
+    /// What its owner calls it.
+    #[must_use]
+    pub fn name(&self) -> Option<&str> {
+        self.record.name.as_deref()
+    }
+
+    /// What it may be used for.
+    #[must_use]
+    pub fn scopes(&self) -> &ScopeSet {
+        static NONE: LazyLock<ScopeSet> = LazyLock::new(ScopeSet::default);
+        match &self.record.restrictions {
+            Some(restrictions) => &restrictions.scopes,
+            None => &NONE,
+        }
+    }
+
+    /// When it expires.
+    #[must_use]
+    pub fn expires_at(&self) -> Option<Timestamp> {
+        self.record.restrictions.as_ref()?.expires_at
+    }
+}
+
+/// Why there is no verdict.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum VerifyError {
+    /// No plan has a limit of that name.
+    #[error("no plan has a limit of that name")]
+    UnknownLimit,
+    /// The store could not answer; says nothing about the key.
+    #[error("the key could not be looked up")]
+    Store(#[from] StoreError),
+    /// The limiter could not decide.
+    #[error(transparent)]
+    Limiter(#[from] LimiterError),
+}
+
+/// A judged record, before the limit.
+struct Judged {
+    key: VerifiedKey,
+    verdict: Result<(), Denial>,
+    read_at: u64,
+    /// Changes up to here are in it.
+    since: Snapshot,
+    freshness: Freshness,
+    is_cached: bool,
+}
+
+/// What the cache says.
+enum Cached {
+    /// This.
+    Verdict(Verdict),
+    Judged(Judged),
+    /// Nothing that may be relied upon.
+    Miss,
+    /// Something that may be relied upon only while the database is away.
+    Stale(Judged),
+}
+
+/// Times that a verdict is made anew because what it rested on changed while the limit was asked.
+const TURNS_MAX: u32 = 4;
+
+impl KeyService {
+    /// Answers one question.
+    ///
+    /// # Errors
+    /// When the store or the limiter is away, or no plan has the limit.
+    pub async fn verify(&self, request: &VerifyRequest<'_>) -> Result<Verdict, VerifyError> {
+        self.check_limit_name(request.limit)?;
+        let Ok(key) = PresentedKey::parse(request.key) else {
+            return Ok(Verdict::denied(Denial::Malformed));
+        };
+        let digest = *self.inner.peppers.digest(key).digest.as_bytes();
+        let stale = if request.fresh {
+            None
+        } else {
+            match self.cached(&digest, request) {
+                Cached::Verdict(verdict) => return Ok(verdict),
+                Cached::Judged(judged) => {
+                    return self.conclude(&digest, key, judged, request).await;
+                }
+                Cached::Miss => None,
+                Cached::Stale(judged) => Some(judged),
+            }
+        };
+        let judged = match self.load(&digest, key, request).await {
+            Ok(Some(judged)) => judged,
+            Ok(None) => return Ok(Verdict::denied(Denial::NotFound)),
+            Err(error @ StoreError::Unavailable(_)) => stale.ok_or(error)?,
+            Err(error) => return Err(error.into()),
+        };
+        self.conclude(&digest, key, judged, request).await
+    }
+
+    /// Answers several questions, in order. All that the cache does not know is read at once.
+    ///
+    /// # Errors
+    /// As [`verify`](Self::verify), for all of them together.
+    pub async fn verify_batch(
+        &self,
+        requests: &[VerifyRequest<'_>],
+    ) -> Result<Vec<Verdict>, VerifyError> {
+        for request in requests {
+            self.check_limit_name(request.limit)?;
+        }
+        let presented: Vec<_> = requests
+            .iter()
+            .map(|request| {
+                let key = PresentedKey::parse(request.key).ok()?;
+                Some((key, *self.inner.peppers.digest(key).digest.as_bytes()))
+            })
+            .collect();
+        let mut cached = Vec::with_capacity(requests.len());
+        let mut wanted = Vec::new();
+        for (request, presented) in requests.iter().zip(&presented) {
+            let known = match presented {
+                None => Cached::Verdict(Verdict::denied(Denial::Malformed)),
+                Some(_) if request.fresh => Cached::Miss,
+                Some((_, digest)) => self.cached(digest, request),
+            };
+            if let (Cached::Miss | Cached::Stale(_), Some((key, digest))) = (&known, presented) {
+                wanted.push(self.wanted(digest, *key));
+            }
+            cached.push(known);
+        }
+        let mut loaded = match self.inner.loader.load(wanted).await {
+            Ok(loaded) => Some(loaded.into_iter()),
+            Err(StoreError::Unavailable(_))
+                if !cached.iter().any(|known| matches!(known, Cached::Miss)) =>
+            {
+                None
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let mut verdicts = Vec::with_capacity(requests.len());
+        for ((request, presented), known) in requests.iter().zip(presented).zip(cached) {
+            let judged = match known {
+                Cached::Verdict(verdict) => {
+                    verdicts.push(verdict);
+                    continue;
+                }
+                Cached::Judged(judged) => judged,
+                Cached::Miss | Cached::Stale(_) => {
+                    match (loaded.as_mut().map(Iterator::next), known) {
+                        (Some(Some(Loaded::Known(loaded))), _) => {
+                            self.judge_loaded(*loaded, request)?
+                        }
+                        (Some(_), _) => {
+                            verdicts.push(Verdict::denied(Denial::NotFound));
+                            continue;
+                        }
+                        (None, Cached::Stale(judged)) => judged,
+                        (None, _) => return Err(too_slow().into()),
+                    }
+                }
+            };
+            let (key, digest) = presented.expect("what is malformed got its verdict above");
+            verdicts.push(self.conclude(&digest, key, judged, request).await?);
+        }
+        Ok(verdicts)
+    }
+
+    /// Judges by what the cache holds.
+    fn cached(&self, digest: &Digest, request: &VerifyRequest<'_>) -> Cached {
+        let inner = &*self.inner;
+        let grace = inner.grace;
+        // Before the record is looked at; asked for only where time passes before the verdict.
+        let since = match request.limit {
+            Some(_) => inner.cache.keys.snapshot(),
+            None => Snapshot::default(),
+        };
+        let found = inner.cache.keys.visit(digest, |found| match found {
+            Found::Nothing => Cached::Miss,
+            Found::Tombstone => Cached::Verdict(Verdict::denied(Denial::Revoked)),
+            Found::Known(mut hit) => {
+                let now = self.now();
+                let verdict = self.judge_record(hit.value, request, now);
+                if hit.value.is_outdated() {
+                    return Cached::Miss;
+                }
+                // After the work, immediately before the verdict.
+                let elapsed = lease::nanos(inner.clock.elapsed());
+                let lease = inner.cache.lease.freshness(hit.read_at, elapsed, grace);
+                if lease == Lease::Expired {
+                    return Cached::Miss;
+                }
+                if verdict.is_ok() && request.limit.is_none() && lease == Lease::Current {
+                    hit.value.uses = hit.value.uses.saturating_add(1);
+                    hit.value.last_used_at = hit.value.last_used_at.max(now);
+                    hit.mark();
+                }
+                let judged = Judged {
+                    key: VerifiedKey {
+                        id: KeyId::from_uuid(uuid::Uuid::from_bytes(hit.id)),
+                        record: hit.value.clone(),
+                    },
+                    verdict,
+                    read_at: hit.read_at,
+                    since,
+                    freshness: Freshness::Current,
+                    is_cached: true,
+                };
+                if lease == Lease::Current {
+                    Cached::Judged(judged)
+                } else {
+                    Cached::Stale(Judged {
+                        freshness: Freshness::Stale,
+                        is_cached: false,
+                        ..judged
+                    })
+                }
+            }
+        });
+        if let Cached::Miss = found
+            && let Some(read_at) = inner.cache.unknown.read_at(digest)
+        {
+            let age = lease::nanos(inner.clock.elapsed()).saturating_sub(read_at);
+            if age < lease::nanos(lease::REVOCATION_BOUND) {
+                return Cached::Verdict(Verdict::denied(Denial::NotFound));
+            }
+        }
+        found
+    }
+
+    fn wanted(&self, digest: &Digest, key: PresentedKey<'_>) -> Wanted {
+        Wanted {
+            cached_as: *digest,
+            digests: self.inner.peppers.digests(key).collect(),
+        }
+    }
+
+    async fn load(
+        &self,
+        digest: &Digest,
+        key: PresentedKey<'_>,
+        request: &VerifyRequest<'_>,
+    ) -> Result<Option<Judged>, StoreError> {
+        let wanted = vec![self.wanted(digest, key)];
+        match self.inner.loader.load(wanted).await?.pop() {
+            Some(Loaded::Known(loaded)) => self.judge_loaded(*loaded, request).map(Some),
+            Some(Loaded::Unknown) | None => Ok(None),
+        }
+    }
+
+    fn judge_loaded(
+        &self,
+        loaded: LoadedKey,
+        request: &VerifyRequest<'_>,
+    ) -> Result<Judged, StoreError> {
+        let verdict = self.judge_record(&loaded.record, request, self.now());
+        let age = lease::nanos(self.inner.clock.elapsed()).saturating_sub(loaded.read_at);
+        if age >= lease::nanos(lease::REVOCATION_BOUND) {
+            return Err(too_slow());
+        }
+        Ok(Judged {
+            key: VerifiedKey {
+                id: loaded.key_id,
+                record: loaded.record,
+            },
+            verdict,
+            read_at: loaded.read_at,
+            since: loaded.since,
+            freshness: Freshness::Current,
+            is_cached: false,
+        })
+    }
+
+    fn judge_record(
+        &self,
+        record: &Record,
+        request: &VerifyRequest<'_>,
+        now: Timestamp,
+    ) -> Result<(), Denial> {
+        if record.is_revoked {
+            return Err(Denial::Revoked);
+        }
+        let restrictions = record.restrictions.as_deref();
+        let expires_at = restrictions.and_then(|restrictions| restrictions.expires_at);
+        if expires_at.is_some_and(|end| now >= end) {
+            return Err(Denial::Expired);
+        }
+        if !request.kinds.contains(&record.kind) {
+            return Err(Denial::KindNotAllowed);
+        }
+        if let Some(cell) = &record.account {
+            cell.standing?;
+        }
+        match restrictions {
+            Some(restrictions) if !restrictions.networks.allows(request.address) => {
+                Err(Denial::IpNotAllowed)
+            }
+            Some(restrictions) if restrictions.scopes.covers(request.scopes) => Ok(()),
+            None if request.scopes.is_empty() => Ok(()),
+            _ => Err(Denial::InsufficientScope),
+        }
+    }
+
+    /// Asks the limit, if there is one, makes sure that nothing has changed meanwhile, and notes the use.
+    async fn conclude(
+        &self,
+        digest: &Digest,
+        presented: PresentedKey<'_>,
+        mut judged: Judged,
+        request: &VerifyRequest<'_>,
+    ) -> Result<Verdict, VerifyError> {
+        let mut rate_limit = None;
+        if judged.verdict.is_ok()
+            && let Some(limit) = request.limit
+        {
+            let mut turn = 0;
+            rate_limit = self.take(&judged.key, limit, request.cost).await?;
+            // Asking takes time, in which the key may have been revoked.
+            while judged.freshness == Freshness::Current && !self.still_holds(&judged) {
+                turn += 1;
+                if turn == TURNS_MAX {
+                    return Err(VerifyError::Store(too_slow()));
+                }
+                match self.load(digest, presented, request).await? {
+                    Some(again) => judged = again,
+                    None => return Ok(Verdict::denied(Denial::NotFound)),
+                }
+            }
+        }
+        let is_limited = rate_limit
+            .as_ref()
+            .is_some_and(|decision| !decision.allowed);
+        let code = match judged.verdict {
+            Err(denial) => VerdictCode::Denied(denial),
+            Ok(()) if is_limited => VerdictCode::RateLimited,
+            Ok(()) => VerdictCode::Valid,
+        };
+        if code == VerdictCode::Valid && !(judged.is_cached && request.limit.is_none()) {
+            self.inner.cache.uses.record(KeyUse {
+                key_id: judged.key.id,
+                last_used_at: self.now(),
+                count: 1,
+            });
+        }
+        Ok(Verdict {
+            code,
+            key: Some(judged.key),
+            rate_limit,
+            freshness: judged.freshness,
+        })
+    }
+
+    fn still_holds(&self, judged: &Judged) -> bool {
+        let inner = &*self.inner;
+        let ids = [
+            *judged.key.id.as_uuid().as_bytes(),
+            judged
+                .key
+                .account()
+                .map_or([0; 16], |account| account_record_id(account.id)),
+        ];
+        let elapsed = lease::nanos(inner.clock.elapsed());
+        let is_current = if judged.is_cached {
+            inner
+                .cache
+                .lease
+                .freshness(judged.read_at, elapsed, Duration::ZERO)
+                == Lease::Current
+        } else {
+            elapsed.saturating_sub(judged.read_at) < lease::nanos(lease::REVOCATION_BOUND)
+        };
+        is_current && inner.cache.keys.is_unchanged(judged.since, &ids)
+    }
+
+    async fn take(
+        &self,
+        key: &VerifiedKey,
+        limit: &LimitName,
+        cost: NonZeroU32,
+    ) -> Result<Option<Decision>, LimiterError> {
+        let Some(account) = key.account() else {
+            return Ok(None);
+        };
+        let plan = self.inner.plans.find(&account.plan);
+        let Some(rule) = plan.and_then(|plan| plan.limits.get(limit)) else {
+            return Ok(None);
+        };
+        let bucket = Bucket {
+            subject: match rule.per {
+                LimitPer::Account => Subject::Account(account.id),
+                LimitPer::Key => Subject::Key(key.id),
+            },
+            limit: limit.clone(),
+        };
+        let decision = self.inner.limiter.take(&bucket, rule.quota, cost).await?;
+        Ok(Some(decision))
+    }
+
+    /// A name that no plan has is a typing error, which must not turn into "no limit".
+    fn check_limit_name(&self, limit: Option<&LimitName>) -> Result<(), VerifyError> {
+        let Some(limit) = limit else { return Ok(()) };
+        let is_known = self
+            .inner
+            .plans
+            .iter()
+            .any(|(_, plan)| plan.limits.contains_key(limit));
+        is_known.then_some(()).ok_or(VerifyError::UnknownLimit)
+    }
+}
+
+fn too_slow() -> StoreError {
+    StoreError::Unavailable("the database took too long to answer".into())
+}
