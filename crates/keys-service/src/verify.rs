@@ -314,8 +314,10 @@ impl KeyService {
                     }
                 }
             };
-            let (key, digest) = presented.expect("what is malformed got its verdict above");
-            verdicts.push(self.conclude(&digest, key, judged, request).await?);
+            verdicts.push(match presented {
+                Some((key, digest)) => self.conclude(&digest, key, judged, request).await?,
+                None => Verdict::denied(Denial::Malformed),
+            });
         }
         Ok(verdicts)
     }
@@ -334,7 +336,7 @@ impl KeyService {
             Found::Tombstone => Cached::Verdict(Verdict::denied(Denial::Revoked)),
             Found::Known(mut hit) => {
                 let now = self.now();
-                let verdict = self.judge_record(hit.value, request, now);
+                let verdict = Self::judge_record(hit.value, request, now);
                 if hit.value.is_outdated() {
                     return Cached::Miss;
                 }
@@ -407,7 +409,7 @@ impl KeyService {
         loaded: LoadedKey,
         request: &VerifyRequest<'_>,
     ) -> Result<Judged, StoreError> {
-        let verdict = self.judge_record(&loaded.record, request, self.now());
+        let verdict = Self::judge_record(&loaded.record, request, self.now());
         let age = lease::nanos(self.inner.clock.elapsed()).saturating_sub(loaded.read_at);
         if age >= lease::nanos(lease::REVOCATION_BOUND) {
             return Err(too_slow());
@@ -426,7 +428,6 @@ impl KeyService {
     }
 
     fn judge_record(
-        &self,
         record: &Record,
         request: &VerifyRequest<'_>,
         now: Timestamp,

@@ -458,7 +458,7 @@ async fn repetition_after_the_keys_expiry_still_gets_the_same_answer() {
     let system = Actor::system();
     let create = || {
         let draft = KeyDraft {
-            expires_at: Some(NOON.saturating_add(Duration::from_secs(60))),
+            expires_at: Some(NOON.saturating_add(Duration::from_mins(1))),
             ..fixture.draft()
         };
         fixture

@@ -34,7 +34,8 @@ impl Lease {
     /// Publishes that every change before `began` has been applied. `began` is taken before the poll is sent; taken later, a
     /// change that was committed in between would be trusted away.
     pub(crate) fn extend(&self, began: Nanos) {
-        self.synced_at.fetch_max(began, Ordering::Release);
+        // Zero stands for never.
+        self.synced_at.fetch_max(began.max(1), Ordering::Release);
     }
 
     /// When the last complete poll began, if there was one.

@@ -1,0 +1,652 @@
+//! Verification from the cache, over the store in memory.
+#![expect(clippy::unwrap_used, reason = "a test that unwraps nothing has failed")]
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use keys_core::pepper::PepperedDigest;
+use keys_core::{
+    Account, AccountId, AllowedNetworks, Denial, EventId, KeyId, LimitName, PepperId, Plans,
+    ScopeSet, Timestamp,
+};
+use keys_service::feed::{ChangeFeed, Commit};
+use keys_service::store::{
+    BoxFuture, Change, ChangeError, FoundKey, KeyUse, NewKey, Reservation, Reserved,
+};
+use keys_service::{
+    AccountPatch, AccountQuery, Actor, Freshness, Issued, KeyDraft, KeyOwner, KeyPage, KeyService,
+    KeyStore, MemoryStore, NewAccount, StoreError, Verdict, VerdictCode, VerifyError,
+    VerifyRequest,
+};
+use keys_testkit::clock::FakeClock;
+use keys_testkit::data::{NOON, pepper_ring};
+
+/// A store that counts its look-ups and can be taken away.
+#[derive(Clone, Default)]
+struct Watched {
+    store: MemoryStore,
+    look_ups: Arc<AtomicUsize>,
+    is_away: Arc<AtomicBool>,
+}
+
+impl Watched {
+    fn look_ups(&self) -> usize {
+        self.look_ups.load(Ordering::SeqCst)
+    }
+
+    fn answer(&self) -> Result<(), StoreError> {
+        if self.is_away.load(Ordering::SeqCst) {
+            return Err(StoreError::Unavailable("taken away by the test".into()));
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl KeyStore for Watched {
+    async fn find_by_digests(
+        &self,
+        digests: Vec<PepperedDigest>,
+    ) -> Result<Vec<FoundKey>, StoreError> {
+        self.answer()?;
+        self.look_ups.fetch_add(1, Ordering::SeqCst);
+        self.store.find_by_digests(digests).await
+    }
+
+    async fn find_account(&self, id: AccountId) -> Result<Option<Account>, StoreError> {
+        self.store.find_account(id).await
+    }
+
+    async fn accounts(&self, query: AccountQuery) -> Result<Vec<Account>, StoreError> {
+        self.store.accounts(query).await
+    }
+
+    async fn insert_account(&self, account: Account, change: Change) -> Result<(), ChangeError> {
+        self.store.insert_account(account, change).await
+    }
+
+    async fn update_account(
+        &self,
+        id: AccountId,
+        patch: AccountPatch,
+        change: Change,
+    ) -> Result<(Account, Commit), ChangeError> {
+        self.store.update_account(id, patch, change).await
+    }
+
+    async fn insert_key(&self, key: NewKey, change: Change) -> Result<(), ChangeError> {
+        self.store.insert_key(key, change).await
+    }
+
+    async fn keys(&self, owner: KeyOwner, offset: u64, limit: u32) -> Result<KeyPage, StoreError> {
+        self.store.keys(owner, offset, limit).await
+    }
+
+    async fn revoke_key(
+        &self,
+        owner: Option<KeyOwner>,
+        id: KeyId,
+        change: Change,
+    ) -> Result<Option<Commit>, ChangeError> {
+        self.store.revoke_key(owner, id, change).await
+    }
+
+    async fn record_uses(&self, uses: Vec<KeyUse>) -> Result<(), StoreError> {
+        self.answer()?;
+        self.store.record_uses(uses).await
+    }
+
+    async fn reserve(&self, reservation: Reservation) -> Result<Reserved, StoreError> {
+        self.store.reserve(reservation).await
+    }
+
+    async fn release(&self, lookup: [u8; 32], token: EventId) -> Result<(), StoreError> {
+        self.store.release(lookup, token).await
+    }
+
+    fn feed(&self) -> Box<dyn ChangeFeed> {
+        self.store.feed()
+    }
+
+    async fn is_seen_everywhere(&self, commit: &Commit) -> Result<bool, StoreError> {
+        self.store.is_seen_everywhere(commit).await
+    }
+
+    fn spawn(&self, future: BoxFuture<'static, ()>) {
+        self.store.spawn(future);
+    }
+
+    async fn sweep(&self, now: Timestamp) -> Result<u64, StoreError> {
+        self.store.sweep(now).await
+    }
+
+    async fn pepper_ids(&self) -> Result<Vec<PepperId>, StoreError> {
+        self.store.pepper_ids().await
+    }
+
+    async fn ready(&self) -> Result<(), StoreError> {
+        self.store.ready().await
+    }
+}
+
+const LOCALHOST: Option<IpAddr> = Some(IpAddr::V4(Ipv4Addr::LOCALHOST));
+
+struct Instance {
+    service: KeyService,
+    maintenance: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        self.maintenance.abort();
+    }
+}
+
+impl Instance {
+    /// A service that follows changes.
+    async fn start(store: &Watched, clock: Option<&FakeClock>, grace: Duration) -> Self {
+        let builder = KeyService::builder(store.clone(), pepper_ring("p1"))
+            .plans(plans())
+            .grace(grace);
+        let service = match clock {
+            Some(clock) => builder.clock(clock.clone()).build(),
+            None => builder.build(),
+        };
+        let maintenance = tokio::spawn({
+            let service = service.clone();
+            async move { service.maintain().await }
+        });
+        while service.cache_state().behind.is_none() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        Self {
+            service,
+            maintenance,
+        }
+    }
+
+    async fn account(&self) -> Account {
+        let new = NewAccount {
+            external_id: None,
+            plan: "pro".parse().unwrap(),
+        };
+        let system = Actor::system();
+        let created = self.service.create_account(&system, new, None);
+        created.await.unwrap()
+    }
+
+    async fn issue(&self, draft: KeyDraft) -> Issued {
+        let system = Actor::system();
+        let issued = self.service.issue_key(&system, draft, None);
+        issued.await.unwrap()
+    }
+
+    async fn key(&self) -> Issued {
+        let account = self.account().await;
+        self.issue(draft(account.id)).await
+    }
+
+    async fn verify(&self, issued: &Issued) -> Verdict {
+        self.ask(&VerifyRequest::new(issued.secret.expose()))
+            .await
+            .unwrap()
+    }
+
+    async fn ask(&self, request: &VerifyRequest<'_>) -> Result<Verdict, VerifyError> {
+        self.service.verify(request).await
+    }
+
+    async fn revoke(&self, issued: &Issued) {
+        let system = Actor::system();
+        let revoked = self.service.revoke_key(&system, None, issued.key.id);
+        assert!(revoked.await.unwrap().is_some());
+    }
+
+    async fn patch(&self, account: AccountId, patch: AccountPatch) {
+        let system = Actor::system();
+        let _ = self
+            .service
+            .update_account(&system, account, patch)
+            .await
+            .unwrap();
+    }
+}
+
+fn plans() -> Plans {
+    let mut pro = Plans::documented()
+        .find(&"pro".parse().unwrap())
+        .unwrap()
+        .clone();
+    let two = keys_core::Quota::per_minute(NonZeroU32::new(2).unwrap());
+    pro.limits.insert("calls".parse().unwrap(), two.into());
+    let others = Plans::documented();
+    let others = others
+        .iter()
+        .filter(|(name, _)| name.as_str() != "pro")
+        .map(|(name, plan)| (name.clone(), plan.clone()));
+    Plans::new(others.chain([("pro".parse().unwrap(), pro)]))
+}
+
+fn draft(account: AccountId) -> KeyDraft {
+    KeyDraft::new(account, "sk_live".parse().unwrap())
+}
+
+async fn instance(store: &Watched) -> Instance {
+    Instance::start(store, None, Duration::ZERO).await
+}
+
+fn denied(denial: Denial) -> VerdictCode {
+    VerdictCode::Denied(denial)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn warm_verification_asks_the_store_nothing() {
+    let store = Watched::default();
+    let instance = instance(&store).await;
+    let issued = instance.key().await;
+    assert!(instance.verify(&issued).await.is_valid());
+    let before = store.look_ups();
+    for _ in 0..100 {
+        let verdict = instance.verify(&issued).await;
+        assert!(verdict.is_valid());
+        assert_eq!(verdict.key.unwrap().id(), issued.key.id);
+    }
+    assert_eq!(store.look_ups(), before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_following_changes_every_verification_asks_the_store() {
+    let store = Watched::default();
+    let service = KeyService::builder(store.clone(), pepper_ring("p1")).build();
+    let issued = instance(&store).await.key().await;
+    for look_ups in 1..=3 {
+        let request = VerifyRequest::new(issued.secret.expose());
+        assert!(service.verify(&request).await.unwrap().is_valid());
+        assert_eq!(store.look_ups(), look_ups);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn malformed_keys_cost_no_look_up_and_tell_nothing() {
+    let store = Watched::default();
+    let instance = instance(&store).await;
+    let verdict = instance
+        .ask(&VerifyRequest::new("sk_live_x"))
+        .await
+        .unwrap();
+    assert_eq!(verdict.code, denied(Denial::Malformed));
+    assert!(verdict.key.is_none());
+    assert_eq!(store.look_ups(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unknown_key_is_remembered_until_it_is_made() {
+    let store = Watched::default();
+    let seeded = |store: &Watched| {
+        KeyService::builder(store.clone(), pepper_ring("p1"))
+            .rng(keys_testkit::rng::seeded(7))
+            .build()
+    };
+    // The same seed draws the same key: one service tells us what the other is going to make.
+    let oracle = seeded(&Watched::default());
+    let predicted = {
+        let new = NewAccount {
+            external_id: None,
+            plan: "pro".parse().unwrap(),
+        };
+        let account = oracle
+            .create_account(&Actor::system(), new, None)
+            .await
+            .unwrap();
+        oracle
+            .issue_key(&Actor::system(), draft(account.id), None)
+            .await
+            .unwrap()
+    };
+    let service = seeded(&store);
+    let maintenance = tokio::spawn({
+        let service = service.clone();
+        async move { service.maintain().await }
+    });
+    let request = VerifyRequest::new(predicted.secret.expose());
+    for _ in 0..3 {
+        let verdict = service.verify(&request).await.unwrap();
+        assert_eq!(verdict.code, denied(Denial::NotFound));
+        assert!(verdict.key.is_none());
+    }
+    assert_eq!(store.look_ups(), 1);
+    let new = NewAccount {
+        external_id: None,
+        plan: "pro".parse().unwrap(),
+    };
+    let account = service
+        .create_account(&Actor::system(), new, None)
+        .await
+        .unwrap();
+    let issued = service
+        .issue_key(&Actor::system(), draft(account.id), None)
+        .await
+        .unwrap();
+    assert_eq!(issued.secret.expose(), predicted.secret.expose());
+    assert!(service.verify(&request).await.unwrap().is_valid());
+    maintenance.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn revoked_key_is_refused_at_once_here_and_soon_elsewhere() {
+    let store = Watched::default();
+    let (here, there) = (instance(&store).await, instance(&store).await);
+    for _ in 0..20 {
+        let issued = here.key().await;
+        assert!(here.verify(&issued).await.is_valid());
+        assert!(there.verify(&issued).await.is_valid());
+        here.revoke(&issued).await;
+        let answered = Instant::now();
+        assert_eq!(here.verify(&issued).await.code, denied(Denial::Revoked));
+        while there.verify(&issued).await.is_valid() {
+            assert!(answered.elapsed() < Duration::from_secs(2));
+        }
+        assert_eq!(there.verify(&issued).await.code, denied(Denial::Revoked));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn waiting_for_everywhere_means_that_nobody_accepts_any_more() {
+    let store = Watched::default();
+    let (here, there) = (instance(&store).await, instance(&store).await);
+    for _ in 0..20 {
+        let issued = here.key().await;
+        assert!(there.verify(&issued).await.is_valid());
+        let system = Actor::system();
+        let effective = here.service.revoke_key(&system, None, issued.key.id);
+        let effective = effective.await.unwrap().unwrap();
+        let by = here.service.everywhere(effective).await;
+        assert_eq!(there.verify(&issued).await.code, denied(Denial::Revoked));
+        assert!(by <= effective.everywhere_by());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_change_of_an_account_refuses_all_its_keys_everywhere() {
+    let store = Watched::default();
+    let (here, there) = (instance(&store).await, instance(&store).await);
+    let account = here.account().await;
+    let mut keys = Vec::new();
+    for _ in 0..10 {
+        keys.push(here.issue(draft(account.id)).await);
+    }
+    for key in &keys {
+        assert!(here.verify(key).await.is_valid());
+        assert!(there.verify(key).await.is_valid());
+    }
+    let disabled = |disabled| AccountPatch {
+        disabled: Some(disabled),
+        ..AccountPatch::default()
+    };
+    here.patch(account.id, disabled(true)).await;
+    let answered = Instant::now();
+    for key in &keys {
+        let code = here.verify(key).await.code;
+        assert_eq!(code, denied(Denial::AccountDisabled));
+        while there.verify(key).await.is_valid() {
+            assert!(answered.elapsed() < Duration::from_secs(2));
+        }
+    }
+    here.patch(account.id, disabled(false)).await;
+    for key in &keys {
+        assert!(here.verify(key).await.is_valid());
+    }
+    let to_free = AccountPatch {
+        plan: Some("free".parse().unwrap()),
+        ..AccountPatch::default()
+    };
+    here.patch(account.id, to_free).await;
+    let code = here.verify(&keys[0]).await.code;
+    assert_eq!(code, denied(Denial::PlanForbidden));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_order_of_judgement_is_the_documented_one() {
+    let store = Watched::default();
+    let clock = FakeClock::new(NOON);
+    let instance = Instance::start(&store, Some(&clock), Duration::ZERO).await;
+    let account = instance.account().await;
+    let issued = instance
+        .issue(KeyDraft {
+            allowed_networks: AllowedNetworks::parse(["127.0.0.1"]).unwrap(),
+            scopes: Some(ScopeSet::parse(["a"]).unwrap()),
+            expires_at: Some(NOON.saturating_add(Duration::from_secs(1))),
+            ..draft(account.id)
+        })
+        .await;
+    let calls: LimitName = "calls".parse().unwrap();
+    let needed = ScopeSet::parse(["b"]).unwrap();
+    let held = ScopeSet::parse(["a"]).unwrap();
+    let mut request = VerifyRequest {
+        scopes: &needed,
+        limit: Some(&calls),
+        ..VerifyRequest::new(issued.secret.expose())
+    };
+    assert_eq!(
+        instance.ask(&request).await.unwrap().code,
+        denied(Denial::IpNotAllowed)
+    );
+    request.address = LOCALHOST;
+    assert_eq!(
+        instance.ask(&request).await.unwrap().code,
+        denied(Denial::InsufficientScope)
+    );
+    request.scopes = &held;
+    // Two a minute: the refusals above took nothing.
+    for remaining in [1, 0] {
+        let verdict = instance.ask(&request).await.unwrap();
+        assert!(verdict.is_valid());
+        assert_eq!(verdict.rate_limit.unwrap().remaining, remaining);
+    }
+    let verdict = instance.ask(&request).await.unwrap();
+    assert_eq!(verdict.code, VerdictCode::RateLimited);
+
+    let to_free = AccountPatch {
+        plan: Some("free".parse().unwrap()),
+        ..AccountPatch::default()
+    };
+    request.address = None;
+    instance.patch(account.id, to_free).await;
+    assert_eq!(
+        instance.ask(&request).await.unwrap().code,
+        denied(Denial::PlanForbidden)
+    );
+    let disable = AccountPatch {
+        disabled: Some(true),
+        ..AccountPatch::default()
+    };
+    instance.patch(account.id, disable).await;
+    assert_eq!(
+        instance.ask(&request).await.unwrap().code,
+        denied(Denial::AccountDisabled)
+    );
+    clock.advance(Duration::from_secs(1));
+    assert_eq!(
+        instance.ask(&request).await.unwrap().code,
+        denied(Denial::Expired)
+    );
+    instance.revoke(&issued).await;
+    assert_eq!(
+        instance.ask(&request).await.unwrap().code,
+        denied(Denial::Revoked)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cached_key_expires_at_the_exact_microsecond() {
+    let store = Watched::default();
+    let clock = FakeClock::new(NOON);
+    let instance = Instance::start(&store, Some(&clock), Duration::ZERO).await;
+    let account = instance.account().await;
+    let issued = instance
+        .issue(KeyDraft {
+            expires_at: Some(NOON.saturating_add(Duration::from_micros(500))),
+            ..draft(account.id)
+        })
+        .await;
+    assert!(instance.verify(&issued).await.is_valid());
+    clock.advance(Duration::from_micros(499));
+    assert!(instance.verify(&issued).await.is_valid());
+    clock.advance(Duration::from_micros(1));
+    assert_eq!(instance.verify(&issued).await.code, denied(Denial::Expired));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_cache_reads_the_store() {
+    let store = Watched::default();
+    let instance = instance(&store).await;
+    let issued = instance.key().await;
+    let request = VerifyRequest {
+        fresh: true,
+        ..VerifyRequest::new(issued.secret.expose())
+    };
+    for look_ups in 1..=3 {
+        assert!(instance.ask(&request).await.unwrap().is_valid());
+        assert_eq!(store.look_ups(), look_ups);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_that_no_plan_has_is_an_error_and_not_the_absence_of_one() {
+    let store = Watched::default();
+    let instance = instance(&store).await;
+    let issued = instance.key().await;
+    let typo: LimitName = "cals".parse().unwrap();
+    let request = VerifyRequest {
+        limit: Some(&typo),
+        ..VerifyRequest::new(issued.secret.expose())
+    };
+    let refused = instance.ask(&request).await;
+    assert!(matches!(refused, Err(VerifyError::UnknownLimit)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_is_answered_in_order_with_one_look_up() {
+    let store = Watched::default();
+    let instance = instance(&store).await;
+    let account = instance.account().await;
+    let (first, second) = (
+        instance.issue(draft(account.id)).await,
+        instance.issue(draft(account.id)).await,
+    );
+    instance.revoke(&second).await;
+    let requests = [
+        VerifyRequest::new(second.secret.expose()),
+        VerifyRequest::new("garbage"),
+        VerifyRequest::new(first.secret.expose()),
+        VerifyRequest::new(first.secret.expose()),
+    ];
+    for look_ups in [1, 1] {
+        let verdicts = instance.service.verify_batch(&requests).await.unwrap();
+        let codes: Vec<_> = verdicts.iter().map(|verdict| verdict.code).collect();
+        let expected = [
+            denied(Denial::Revoked),
+            denied(Denial::Malformed),
+            VerdictCode::Valid,
+            VerdictCode::Valid,
+        ];
+        assert_eq!(codes, expected);
+        assert_eq!(store.look_ups(), look_ups);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn concurrent_misses_share_their_look_ups() {
+    let store = Watched::default();
+    let instance = Arc::new(instance(&store).await);
+    let issued = Arc::new(instance.key().await);
+    let asks: Vec<_> = (0..1_000)
+        .map(|_| {
+            let (instance, issued) = (Arc::clone(&instance), Arc::clone(&issued));
+            tokio::spawn(async move { instance.verify(&issued).await.is_valid() })
+        })
+        .collect();
+    for ask in asks {
+        assert!(ask.await.unwrap());
+    }
+    assert!(store.look_ups() < 200, "{}", store.look_ups());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn store_away_is_no_verdict_once_the_bound_has_passed() {
+    let store = Watched::default();
+    let clock = FakeClock::new(NOON);
+    let instance = Instance::start(&store, Some(&clock), Duration::ZERO).await;
+    let issued = instance.key().await;
+    assert!(instance.verify(&issued).await.is_valid());
+    instance.maintenance.abort();
+    store.is_away.store(true, Ordering::SeqCst);
+    clock.advance(Duration::from_millis(1_999));
+    assert!(instance.verify(&issued).await.is_valid());
+    clock.advance(Duration::from_millis(2));
+    let request = VerifyRequest::new(issued.secret.expose());
+    let refused = instance.ask(&request).await;
+    assert!(matches!(
+        refused,
+        Err(VerifyError::Store(StoreError::Unavailable(_)))
+    ));
+    store.is_away.store(false, Ordering::SeqCst);
+    assert!(instance.verify(&issued).await.is_valid());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn within_the_grace_what_was_valid_is_accepted_as_stale_and_expiry_still_holds() {
+    let store = Watched::default();
+    let clock = FakeClock::new(NOON);
+    let instance = Instance::start(&store, Some(&clock), Duration::from_mins(1)).await;
+    let account = instance.account().await;
+    let lasting = instance.issue(draft(account.id)).await;
+    let expiring = instance
+        .issue(KeyDraft {
+            expires_at: Some(NOON.saturating_add(Duration::from_secs(30))),
+            ..draft(account.id)
+        })
+        .await;
+    let unseen = instance.issue(draft(account.id)).await;
+    for issued in [&lasting, &expiring] {
+        assert!(instance.verify(issued).await.is_valid());
+    }
+    instance.maintenance.abort();
+    store.is_away.store(true, Ordering::SeqCst);
+    clock.advance(Duration::from_secs(59));
+    let verdict = instance.verify(&lasting).await;
+    assert!(verdict.is_valid());
+    assert_eq!(verdict.freshness, Freshness::Stale);
+    assert_eq!(
+        instance.verify(&expiring).await.code,
+        denied(Denial::Expired)
+    );
+    let unseen = VerifyRequest::new(unseen.secret.expose());
+    assert!(instance.ask(&unseen).await.is_err());
+    clock.advance(Duration::from_secs(2));
+    let lasting = VerifyRequest::new(lasting.secret.expose());
+    assert!(instance.ask(&lasting).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn recorded_use_survives_revocation_and_a_store_that_is_away() {
+    let store = Watched::default();
+    let clock = FakeClock::new(NOON);
+    let instance = Instance::start(&store, Some(&clock), Duration::ZERO).await;
+    let account = instance.account().await;
+    let issued = instance.issue(draft(account.id)).await;
+    for _ in 0..5 {
+        assert!(instance.verify(&issued).await.is_valid());
+    }
+    store.is_away.store(true, Ordering::SeqCst);
+    assert!(instance.service.flush_uses().await.is_err());
+    store.is_away.store(false, Ordering::SeqCst);
+    instance.service.flush_uses().await.unwrap();
+    let owner = KeyOwner::Account(account.id);
+    let page = instance.service.list_keys(owner, 0, 10).await.unwrap();
+    assert_eq!(page.keys[0].last_used_at, Some(NOON));
+}
