@@ -6,6 +6,7 @@
 //! | [`clock`], [`rng`] | time and randomness that tests decide |
 //! | [`contract`] | what every [`KeyStore`](keys_service::KeyStore) is held to; see [`store_contract!`] |
 //! | [`postgres`] | a throw-away PostgreSQL, a database per test |
+//! | [`redis`] | a throw-away Redis, which can be killed, stopped and flushed |
 //! | [`server`] | a running server, and requests to it |
 //! | [`process`] | processes that must not outlive whoever started them |
 #![expect(
@@ -18,5 +19,6 @@ pub mod contract;
 pub mod data;
 pub mod postgres;
 pub mod process;
+pub mod redis;
 pub mod rng;
 pub mod server;

@@ -1,9 +1,11 @@
 //! Finds what the tests need, or installs it and says so.
 
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context as _, bail, ensure};
 use keys_testkit::postgres::{self, VERSION_MIN};
+use keys_testkit::redis;
 
 use crate::step::succeeds;
 
@@ -24,119 +26,156 @@ pub(crate) fn components() -> anyhow::Result<()> {
 
 /// Makes sure that a PostgreSQL server and its client programs are there.
 pub(crate) fn postgres() -> anyhow::Result<()> {
-    if let Some(found) = postgres::find_installed() {
-        println!(
-            "version {} is installed in {}",
-            found.version,
-            found.folder.display()
-        );
-        return Ok(());
+    Needed {
+        name: format!("PostgreSQL {VERSION_MIN} or later"),
+        parts: "its server and client programs",
+        find: || {
+            let found = postgres::find_installed()?;
+            Some((found.version.to_string(), found.folder))
+        },
+        packages: |installer| installer.postgres,
     }
-    let installers = INSTALLERS.iter();
-    let Some(installer) = installers
-        .clone()
-        .find(|installer| succeeds(installer.program, &["--version"]))
-    else {
-        let known: Vec<&str> = installers.map(|installer| installer.program).collect();
-        bail!(
-            "PostgreSQL {VERSION_MIN} or later is not installed, and none of the package managers {} is here to \
-             install it: please install its server and client programs",
-            known.join(", ")
-        );
-    };
-    println!(
-        "PostgreSQL is not installed; installing it by {}",
-        installer.program
-    );
-    for command in installer.commands {
-        run(command, installer.needs_root)?;
-    }
-    let found = postgres::find_installed().with_context(|| {
-        format!(
-            "{} has not installed PostgreSQL {VERSION_MIN} or later: please install its server and client programs",
-            installer.program
-        )
-    })?;
-    println!(
-        "installed version {} in {}",
-        found.version,
-        found.folder.display()
-    );
-    Ok(())
+    .ensure()
 }
 
-/// A package manager, and what installs PostgreSQL by it.
+/// Makes sure that a Redis server is there.
+pub(crate) fn redis() -> anyhow::Result<()> {
+    Needed {
+        name: "Redis".to_owned(),
+        parts: "its server, or that of Valkey",
+        find: || {
+            let found = redis::find_installed()?;
+            Some((found.version, found.binary))
+        },
+        packages: |installer| installer.redis,
+    }
+    .ensure()
+}
+
+/// What the tests need of the system.
+struct Needed {
+    name: String,
+    /// What to install by hand.
+    parts: &'static str,
+    /// Which version is where.
+    find: fn() -> Option<(String, PathBuf)>,
+    packages: fn(&Installer) -> &'static [&'static str],
+}
+
+impl Needed {
+    /// Finds it, or installs it and says so.
+    fn ensure(&self) -> anyhow::Result<()> {
+        let Self { name, parts, .. } = self;
+        if let Some((version, place)) = (self.find)() {
+            println!("version {version} is installed in {}", place.display());
+            return Ok(());
+        }
+        let installers = INSTALLERS.iter();
+        let Some(installer) = installers
+            .clone()
+            .find(|installer| succeeds(installer.program, &["--version"]))
+        else {
+            let known: Vec<&str> = installers.map(|installer| installer.program).collect();
+            bail!(
+                "{name} is not installed, and none of the package managers {} is here to install it: please install \
+                 {parts}",
+                known.join(", ")
+            );
+        };
+        println!(
+            "{name} is not installed; installing it by {}",
+            installer.program
+        );
+        for command in installer.commands((self.packages)(installer)) {
+            run(&command, installer.needs_root)?;
+        }
+        let (version, place) = (self.find)().with_context(|| {
+            format!(
+                "{} has not installed {name}: please install {parts}",
+                installer.program
+            )
+        })?;
+        println!("installed version {version} in {}", place.display());
+        Ok(())
+    }
+}
+
+/// A package manager, and what things are called in it.
 struct Installer {
     program: &'static str,
     needs_root: bool,
-    commands: &'static [&'static [&'static str]],
+    /// Brings the list of packages up to date, where that is a command of its own.
+    update: Option<&'static [&'static str]>,
+    /// Installs the packages named after it.
+    install: &'static [&'static str],
+    postgres: &'static [&'static str],
+    redis: &'static [&'static str],
+}
+
+impl Installer {
+    fn commands(&self, packages: &[&'static str]) -> Vec<Vec<&'static str>> {
+        let update = self.update.map(<[_]>::to_vec);
+        update
+            .into_iter()
+            .chain([[self.install, packages].concat()])
+            .collect()
+    }
 }
 
 const INSTALLERS: [Installer; 6] = [
     Installer {
         program: "apt-get",
         needs_root: true,
-        commands: &[
-            &["apt-get", "update", "--quiet"],
-            &[
-                "apt-get",
-                "install",
-                "--yes",
-                "--quiet",
-                "--no-install-recommends",
-                "postgresql",
-            ],
+        update: Some(&["apt-get", "update", "--quiet"]),
+        install: &[
+            "apt-get",
+            "install",
+            "--yes",
+            "--quiet",
+            "--no-install-recommends",
         ],
+        postgres: &["postgresql"],
+        redis: &["redis-server"],
     },
     Installer {
         program: "dnf",
         needs_root: true,
-        commands: &[&[
-            "dnf",
-            "install",
-            "--assumeyes",
-            "postgresql-server",
-            "postgresql",
-        ]],
+        update: None,
+        install: &["dnf", "install", "--assumeyes"],
+        postgres: &["postgresql-server", "postgresql"],
+        redis: &["redis"],
     },
     Installer {
         program: "apk",
         needs_root: true,
-        commands: &[&[
-            "apk",
-            "add",
-            "--no-cache",
-            "postgresql",
-            "postgresql-client",
-        ]],
+        update: None,
+        install: &["apk", "add", "--no-cache"],
+        postgres: &["postgresql", "postgresql-client"],
+        redis: &["redis"],
     },
     Installer {
         program: "zypper",
         needs_root: true,
-        commands: &[&[
-            "zypper",
-            "--non-interactive",
-            "install",
-            "postgresql-server",
-            "postgresql",
-        ]],
+        update: None,
+        install: &["zypper", "--non-interactive", "install"],
+        postgres: &["postgresql-server", "postgresql"],
+        redis: &["redis"],
     },
     Installer {
         program: "pacman",
         needs_root: true,
-        commands: &[&[
-            "pacman",
-            "--sync",
-            "--refresh",
-            "--needed",
-            "--noconfirm",
-            "postgresql",
-        ]],
+        update: None,
+        install: &["pacman", "--sync", "--refresh", "--needed", "--noconfirm"],
+        postgres: &["postgresql"],
+        redis: &["valkey"],
     },
     Installer {
         program: "brew",
         needs_root: false,
-        commands: &[&["brew", "install", "postgresql@17"]],
+        update: None,
+        install: &["brew", "install"],
+        postgres: &["postgresql@17"],
+        redis: &["redis"],
     },
 ];
 
@@ -169,9 +208,11 @@ mod tests {
     #[test]
     fn every_installer_runs_its_own_program() {
         for installer in &INSTALLERS {
-            assert!(!installer.commands.is_empty());
-            for command in installer.commands {
-                assert_eq!(command[0], installer.program);
+            for packages in [installer.postgres, installer.redis] {
+                assert!(!packages.is_empty());
+                for command in installer.commands(packages) {
+                    assert_eq!(command[0], installer.program);
+                }
             }
         }
     }

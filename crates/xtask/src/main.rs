@@ -24,10 +24,10 @@ struct Arguments {
 enum Command {
     /// Check and test everything, as CI does
     ///
-    /// Finds the PostgreSQL server that the tests need, or installs it by the system's package manager, and starts a
-    /// throw-away instance on a free port in a temporary folder. Then checks the format, runs clippy, all tests on all
-    /// stores, the doc tests, and builds the documentation, with warnings as errors. Stops at the first failure, and
-    /// takes down what it started whatever happens.
+    /// Finds the servers that the tests need, PostgreSQL and Redis, or installs them by the system's package manager,
+    /// and starts a throw-away PostgreSQL on a free port in a temporary folder. Then checks the format, runs clippy, all
+    /// tests on all stores, the doc tests, and builds the documentation, with warnings as errors. Stops at the first
+    /// failure, and takes down what it started whatever happens.
     ///
     /// If `KEYS_TEST_POSTGRES_URL` names a server, as a superuser, that one is used and none is started. Tests run under
     /// cargo-nextest where it is installed.
@@ -70,6 +70,8 @@ fn test() -> anyhow::Result<()> {
     let start = Instant::now();
     install::components()?;
     let (postgres_url, cluster) = postgres()?;
+    step::heading("Redis");
+    install::redis()?;
 
     let steps = [
         format().name("format check").arguments(["--check"]),
