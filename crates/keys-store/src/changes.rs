@@ -1,10 +1,30 @@
-//! The log of changes, as those who write it see it.
+//! The log of changes: what its writers and its readers share on both databases.
 
-use keys_service::feed::Commit;
+use std::hash::{BuildHasher as _, RandomState};
+use std::time::Duration;
+
+use keys_core::{AccountId, KeyId};
+use keys_service::feed::{CHANGES_MAX, Changed, Changes, Commit};
+use keys_service::store::StoreError;
+use tokio::time::Instant;
+use uuid::Uuid;
 
 use crate::connection::Connection;
 use crate::error::QueryError;
 use crate::{postgres, sqlite};
+
+/// How many rows a poll reads: one more than it hands over tells that there are too many.
+pub(crate) const ROWS_MAX: usize = CHANGES_MAX + 1;
+
+/// How long establishing a feed's connection may take. With the poll that follows, a reconnection stays below the
+/// bound that cached records have to run out.
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_millis(1_500);
+
+/// How long a poll may take, as the client counts: a connection whose other end vanished answers nothing at all.
+pub(crate) const POLL_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// The shortest and the longest pause between attempts to connect.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
 /// Identifies the transaction that `connection` is in, once it has changed something.
 pub(crate) async fn commit(connection: &mut Connection) -> Result<Commit, QueryError> {
@@ -21,23 +41,112 @@ pub(crate) async fn commit(connection: &mut Connection) -> Result<Commit, QueryE
     Ok(Commit::from_number(number))
 }
 
-/// Stands in until the databases' own feeds are here.
-pub(crate) struct NoFeed;
+/// Whether every instance that may still have a cache has seen the transaction; for PostgreSQL, which knows of all.
+pub(crate) async fn is_seen_everywhere(
+    connection: &mut Connection,
+    commit: Commit,
+) -> Result<bool, StoreError> {
+    let Connection::Postgres(lease) = connection else {
+        return Ok(false);
+    };
+    let outcome = postgres::is_seen_everywhere(lease.enter(), commit).await;
+    Ok(lease.leave(outcome)?)
+}
 
-#[async_trait::async_trait]
-impl keys_service::ChangeFeed for NoFeed {
-    async fn wait(&mut self) {
-        tokio::time::sleep(keys_service::feed::POLL_INTERVAL).await;
+/// Reads a row's `kind` and `ref`.
+pub(crate) fn changed(kind: i64, reference: Option<Uuid>) -> Changed {
+    match (kind, reference) {
+        (1, Some(id)) => Changed::Key(KeyId::from_uuid(id)),
+        (2, Some(id)) => Changed::Account(AccountId::from_uuid(id)),
+        // Also whatever a newer program may note: forgetting too much is never wrong.
+        _ => Changed::Everything,
+    }
+}
+
+/// What a poll hands over: the rows, or that everything is to be forgotten.
+pub(crate) fn bounded(changed: Vec<Changed>, is_reset: bool) -> Changes {
+    let reset = is_reset || changed.len() >= ROWS_MAX;
+    Changes {
+        changed: if reset { Vec::new() } else { changed },
+        reset,
+    }
+}
+
+/// When to try again to connect.
+pub(crate) struct Retry {
+    failures: u32,
+    at: Instant,
+}
+
+impl Retry {
+    pub(crate) fn new() -> Self {
+        Self {
+            failures: 0,
+            at: Instant::now(),
+        }
     }
 
-    async fn poll(&mut self) -> Result<keys_service::Changes, keys_service::StoreError> {
-        let error = "this store has no change feed yet".into();
-        Err(keys_service::StoreError::Unavailable(error))
+    pub(crate) async fn pause(&self) {
+        tokio::time::sleep_until(self.at).await;
     }
 
-    async fn applied(&mut self) {}
+    pub(crate) fn succeeded(&mut self) {
+        self.failures = 0;
+    }
 
-    fn is_live(&self) -> bool {
-        false
+    pub(crate) fn failed(&mut self) {
+        let (shortest, longest) = PAUSES;
+        let pause = shortest
+            .saturating_mul(1 << self.failures.min(8))
+            .min(longest);
+        self.failures = self.failures.saturating_add(1);
+        // Instances that lost the same database must not come back in step. The seeds of hash maps are random enough.
+        let dice = u32::try_from(RandomState::new().hash_one(self.failures) % 1_000).unwrap_or(0);
+        self.at = Instant::now() + pause / 2 + pause / 2 * dice / 1_000;
+    }
+}
+
+/// A feed that could not be read.
+pub(crate) fn unavailable(
+    error: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> StoreError {
+    StoreError::Unavailable(error.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn pauses_grow_to_a_second_and_start_again_after_a_success() {
+        let mut retry = Retry::new();
+        let pause = |retry: &mut Retry| {
+            retry.failed();
+            retry.at.saturating_duration_since(Instant::now())
+        };
+        assert!(pause(&mut retry) <= Duration::from_millis(50));
+        for _ in 0..40 {
+            assert!(pause(&mut retry) <= Duration::from_secs(1));
+        }
+        assert!(pause(&mut retry) >= Duration::from_millis(490));
+        retry.succeeded();
+        assert!(pause(&mut retry) <= Duration::from_millis(50));
+    }
+
+    #[test]
+    fn what_is_unknown_is_everything() {
+        let id = Uuid::from_u128(7);
+        assert_eq!(changed(1, Some(id)), Changed::Key(KeyId::from_uuid(id)));
+        assert_eq!(changed(1, None), Changed::Everything);
+        assert_eq!(changed(9, Some(id)), Changed::Everything);
+    }
+
+    #[test]
+    fn too_many_rows_are_a_reset() {
+        let some = vec![Changed::Everything; CHANGES_MAX];
+        assert_eq!(bounded(some.clone(), false).changed.len(), CHANGES_MAX);
+        let many = [some, vec![Changed::Everything]].concat();
+        let changes = bounded(many, false);
+        assert!(changes.reset && changes.changed.is_empty());
     }
 }

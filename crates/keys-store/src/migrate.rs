@@ -199,10 +199,13 @@ mod tests {
             let applied = versions.iter().map(|text| (*text).to_owned()).collect();
             super::compare::<Pg>(&POSTGRES, &applied)
         };
-        let known = "20261121000000";
-        assert!(compare(&[known]).is_ok());
+        let known = ["20261121000000", "20261122000000"];
+        assert!(compare(&known).is_ok());
+        assert!(
+            matches!(compare(&known[..1]), Err(SchemaError::Pending(versions)) if versions == known[1..])
+        );
         assert!(matches!(compare(&[]), Err(SchemaError::Missing(None))));
-        let unknown = compare(&[known, "2099"]);
+        let unknown = compare(&[known[0], known[1], "2099"]);
         assert!(matches!(unknown, Err(SchemaError::Unknown(versions)) if versions == ["2099"]));
         // Both newer and older: it is the newer part that no migration can mend.
         assert!(matches!(compare(&["2099"]), Err(SchemaError::Unknown(_))));

@@ -3,17 +3,19 @@
 use std::time::Duration;
 
 use diesel::prelude::*;
-use diesel::sql_types::{Array, BigInt, Text};
+use diesel::sql_types::{Array, BigInt, Bool, Text};
 use diesel::{QueryResult, sql_query};
 use diesel_async::{
     AnsiTransactionManager, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection as _,
 };
 use keys_core::KeyDigest;
+use keys_service::feed::{Commit, SILENCE_MAX};
 use keys_service::store::KeyUse;
 use tokio_postgres::NoTls;
 use tokio_postgres::config::{SslMode, TargetSessionAttrs};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+use crate::changes::CONNECT_TIMEOUT;
 use crate::connection::ConnectError;
 use crate::options::StoreOptions;
 use crate::rows::{AccountRow, FoundRow, KeyRow};
@@ -21,6 +23,12 @@ use crate::schema::{account, api_key};
 use crate::tls::{self, TlsError};
 use crate::types::{DbId, DbTimestamp, Id, Moment};
 use crate::url::PostgresLocation;
+
+mod feed;
+mod wake;
+
+pub(crate) use feed::PostgresFeed;
+pub(crate) use wake::Waker;
 
 /// How many keys one statement updates: with many more the planner changes its mind and reads the whole table.
 const USES_PER_STATEMENT: usize = 1_000;
@@ -34,6 +42,8 @@ const MIGRATION_LOCK_TIMEOUT: Duration = Duration::from_mins(1);
 /// Makes connections.
 pub(crate) struct PostgresConnector {
     config: tokio_postgres::Config,
+    /// For the connections that follow the log of changes.
+    listening: tokio_postgres::Config,
     tls: Option<MakeRustlsConnect>,
     connect_timeout: Duration,
 }
@@ -59,6 +69,7 @@ impl PostgresConnector {
         let silence_max = options.operation_timeout.max(Duration::from_secs(1));
         config.tcp_user_timeout(silence_max);
         config.keepalives_idle(silence_max);
+        let listening = listening(&config);
         // What is said last holds, so these win over the URL's own options.
         let settings = format!(
             "{} -c statement_timeout={} -c idle_in_transaction_session_timeout={} -c synchronous_commit=on",
@@ -69,6 +80,7 @@ impl PostgresConnector {
         config.options(settings.trim());
         Ok(Self {
             config,
+            listening,
             tls: tls.map(MakeRustlsConnect::new),
             connect_timeout: options.connect_timeout,
         })
@@ -104,6 +116,28 @@ impl PostgresConnector {
         connection.batch_execute(&set_up).await?;
         Ok(connection)
     }
+}
+
+/// How to connect in order to follow the log of changes: quick to notice that nobody is there any more.
+fn listening(config: &tokio_postgres::Config) -> tokio_postgres::Config {
+    let mut config = config.clone();
+    let name = config.get_application_name().unwrap_or("keys").to_owned();
+    config.application_name(format!("{name} feed"));
+    // Of several hosts, one that is silent must leave time for the next.
+    let hosts = u32::try_from(config.get_hosts().len()).unwrap_or(u32::MAX);
+    config.connect_timeout(CONNECT_TIMEOUT / hosts.max(1));
+    config.keepalives_idle(feed::KEEP_ALIVE);
+    config.keepalives_interval(feed::KEEP_ALIVE);
+    config.tcp_user_timeout(feed::USER_TIMEOUT);
+    // Where an instance is, is of no use after a crash, so nothing waits for the disk. And however large the planner
+    // believes the log to be, what is new is read through the index.
+    let settings = format!(
+        "{} -c statement_timeout={} -c synchronous_commit=off -c enable_seqscan=off",
+        config.get_options().unwrap_or_default(),
+        feed::STATEMENT_TIMEOUT.as_millis(),
+    );
+    config.options(settings.trim());
+    config
 }
 
 pub(crate) async fn begin(connection: &mut AsyncPgConnection) -> QueryResult<()> {
@@ -244,15 +278,75 @@ pub(crate) async fn record_uses(
     Ok(())
 }
 
-/// Forgets changes that every cache has seen or has given up on.
+/// Forgets changes that are older than `kept` and that every instance heard of in that time has seen, and notes how far
+/// that went in the same transaction. Transactions that lie in the future come from another server by way of a dump: no
+/// feed reads them, and a mark among them would have everybody start afresh each time.
 pub(crate) async fn prune_changes(
     connection: &mut AsyncPgConnection,
     kept: Duration,
-) -> QueryResult<usize> {
-    sql_query("delete from key_change where at < now() - $1 * interval '1 second'")
-        .bind::<BigInt, _>(i64::try_from(kept.as_secs()).unwrap_or(i64::MAX))
-        .execute(connection)
-        .await
+) -> QueryResult<()> {
+    const INSTANCES_KEPT: &str = "1 hour";
+    // `min` of these numbers exists since PostgreSQL 14 only.
+    sql_query(
+        "with slowest as ( \
+             select pg_snapshot_xmin(seen) as xmin from instance \
+             where seen_at > now() - $1 * interval '1 second' order by 1 limit 1 \
+         ), gone as ( \
+             delete from key_change \
+             where at < now() - $1 * interval '1 second' \
+                   and xid < coalesce((select xmin from slowest), pg_snapshot_xmax(pg_current_snapshot())) \
+                or xid >= pg_snapshot_xmax(pg_current_snapshot()) \
+             returning xid \
+         ) \
+         insert into key_change_pruned as pruned (mark) \
+         select coalesce((select xid from gone where xid < pg_snapshot_xmax(pg_current_snapshot()) \
+                          order by xid desc limit 1), '0') \
+         on conflict (one) do update set mark = excluded.mark \
+         where pruned.mark < excluded.mark or pruned.mark >= pg_snapshot_xmax(pg_current_snapshot())",
+    )
+    .bind::<BigInt, _>(i64::try_from(kept.as_secs()).unwrap_or(i64::MAX))
+    .execute(connection)
+    .await?;
+    sql_query(format!(
+        "delete from instance where seen_at < now() - interval '{INSTANCES_KEPT}'"
+    ))
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Whether every instance that may still have a cache has seen this transaction.
+pub(crate) async fn is_seen_everywhere(
+    connection: &mut AsyncPgConnection,
+    commit: Commit,
+) -> QueryResult<bool> {
+    #[derive(QueryableByName)]
+    struct Row {
+        #[diesel(sql_type = Bool)]
+        has_epoch: bool,
+        #[diesel(sql_type = Bool)]
+        is_complete: bool,
+        #[diesel(sql_type = Bool)]
+        is_seen: bool,
+    }
+    let row: Row = sql_query(
+        "with heard as (select now() - $2 * interval '1 millisecond' as since) \
+         select exists (select from instance_epoch) as has_epoch, \
+                exists (select from instance_epoch, heard where instance_epoch.since <= heard.since) as is_complete, \
+                not exists (select from instance, heard where seen_at >= heard.since \
+                            and not pg_visible_in_snapshot($1::text::xid8, seen)) as is_seen",
+    )
+    .bind::<Text, _>(commit.number().to_string())
+    .bind::<BigInt, _>(i64::try_from(SILENCE_MAX.as_millis()).unwrap_or(i64::MAX))
+    .get_result(connection)
+    .await?;
+    if !row.has_epoch {
+        // The server crashed or was replaced, and nobody has noted since when.
+        sql_query("insert into instance_epoch (since) values (now()) on conflict do nothing")
+            .execute(connection)
+            .await?;
+    }
+    Ok(row.is_complete && row.is_seen)
 }
 
 fn count(count: u64) -> i64 {

@@ -26,6 +26,11 @@ use crate::rows::{AccountRow, FoundRow, KeyRow};
 use crate::schema::{account, api_key};
 use crate::types::{DbId, DbTimestamp, Id, Moment};
 
+mod feed;
+mod presence;
+
+pub(crate) use feed::{Followers, SqliteFeed};
+
 /// A connection whose calls block threads set aside for that.
 pub(crate) type SqliteConnection = SyncConnectionWrapper<diesel::SqliteConnection, BlockingThreads>;
 
@@ -185,18 +190,32 @@ pub(crate) fn record_uses(
     })
 }
 
-/// Forgets changes that every cache has seen or has given up on.
+/// Forgets changes that are older than `kept` and have a number of at most `up_to`, and notes how far that went in the same
+/// transaction.
 pub(crate) async fn prune_changes(
     connection: &mut SqliteConnection,
     kept: Duration,
-) -> QueryResult<usize> {
+    up_to: Option<u64>,
+) -> QueryResult<()> {
+    let kept = i64::try_from(kept.as_secs()).unwrap_or(i64::MAX);
+    let up_to = up_to.map_or(i64::MAX, |up_to| i64::try_from(up_to).unwrap_or(i64::MAX));
     connection
         .spawn_blocking(move |open| {
-            sql_query(
-                "delete from key_change where at < (cast(strftime('%s', 'now') as integer) - ?) * 1000000",
-            )
-            .bind::<BigInt, _>(i64::try_from(kept.as_secs()).unwrap_or(i64::MAX))
-            .execute(open)
+            let is_old =
+                "at < (cast(strftime('%s', 'now') as integer) - ?1) * 1000000 and seq <= ?2";
+            sql_query(format!(
+                "insert into key_change_pruned (one, mark) \
+                 select 1, coalesce(max(seq), 0) from key_change where {is_old} \
+                 on conflict (one) do update set mark = max(mark, excluded.mark)"
+            ))
+            .bind::<BigInt, _>(kept)
+            .bind::<BigInt, _>(up_to)
+            .execute(open)?;
+            sql_query(format!("delete from key_change where {is_old}"))
+                .bind::<BigInt, _>(kept)
+                .bind::<BigInt, _>(up_to)
+                .execute(open)?;
+            Ok(())
         })
         .await
 }

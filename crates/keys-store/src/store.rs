@@ -17,11 +17,12 @@ use keys_service::store::{
 };
 use tokio::runtime::Handle;
 
+use crate::changes;
 use crate::connection::{Connection, Pools};
 use crate::migrate::{self, MigrateError};
 use crate::options::StoreOptions;
-use crate::postgres::{self, PostgresConnector};
-use crate::sqlite::{self, Access, SqliteConnector};
+use crate::postgres::{self, PostgresConnector, PostgresFeed, Waker};
+use crate::sqlite::{self, Access, Followers, SqliteConnector, SqliteFeed};
 use crate::tls::TlsError;
 use crate::url::{DatabaseUrl, Location};
 use crate::{accounts, idempotency, keys};
@@ -62,8 +63,14 @@ struct Inner {
 }
 
 enum Connector {
-    Postgres(Arc<PostgresConnector>),
-    Sqlite(Arc<SqliteConnector>),
+    Postgres {
+        connector: Arc<PostgresConnector>,
+        waker: Waker,
+    },
+    Sqlite {
+        connector: Arc<SqliteConnector>,
+        followers: Arc<Followers>,
+    },
 }
 
 /// Why a store could not be opened. Never repeats the URL.
@@ -113,7 +120,8 @@ impl Store {
                 let connector = Arc::new(connector);
                 connector.connect().await.map_err(OpenError::Connect)?;
                 let pools = Pools::postgres(Arc::clone(&connector), &options);
-                (pools, Connector::Postgres(connector))
+                let waker = Waker::new(pools.clone());
+                (pools, Connector::Postgres { connector, waker })
             }
             Location::Sqlite(path) => {
                 let connector = SqliteConnector::new(path, &options).map_err(OpenError::File)?;
@@ -121,7 +129,12 @@ impl Store {
                 let opened = connector.connect(Access::ReadWrite).await;
                 opened.map_err(OpenError::Connect)?;
                 let pools = Pools::sqlite(&connector, &options);
-                (pools, Connector::Sqlite(connector))
+                let followers = Arc::new(Followers::new(&connector));
+                let connector = Connector::Sqlite {
+                    connector,
+                    followers,
+                };
+                (pools, connector)
             }
         };
         Ok(Self(Arc::new(Inner {
@@ -140,15 +153,35 @@ impl Store {
     /// When a migration fails, or the database is newer than this program.
     pub async fn migrate(&self) -> Result<(), MigrateError> {
         match &self.0.connector {
-            Connector::Postgres(connector) => {
+            Connector::Postgres { connector, .. } => {
                 migrate::postgres(&self.0.runtime, Arc::clone(connector)).await
             }
-            Connector::Sqlite(connector) => migrate::sqlite(Arc::clone(connector)).await,
+            Connector::Sqlite { connector, .. } => migrate::sqlite(Arc::clone(connector)).await,
         }
     }
 
     fn pools(&self) -> Pools {
         self.0.pools.clone()
+    }
+
+    /// As [`run`](Self::run), for what others want to know of at once.
+    async fn change<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, ChangeError>> + Send + 'static,
+    ) -> Result<T, ChangeError> {
+        let inner = Arc::clone(&self.0);
+        self.run(async move {
+            let outcome = work.await;
+            // A change whose outcome got lost on the way may have been made.
+            if matches!(outcome, Ok(_) | Err(ChangeError::Store(_))) {
+                match &inner.connector {
+                    Connector::Postgres { waker, .. } => waker.wake(),
+                    Connector::Sqlite { followers, .. } => followers.wake(),
+                }
+            }
+            outcome
+        })
+        .await
     }
 
     /// Runs `work` on the store's runtime, whether or not the caller goes on waiting.
@@ -181,8 +214,8 @@ impl Store {
 impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.0.connector {
-            Connector::Postgres(_) => "Store(postgres)",
-            Connector::Sqlite(_) => "Store(sqlite)",
+            Connector::Postgres { .. } => "Store(postgres)",
+            Connector::Sqlite { .. } => "Store(sqlite)",
         })
     }
 }
@@ -205,7 +238,7 @@ impl KeyStore for Store {
     }
 
     async fn insert_account(&self, account: Account, change: Change) -> Result<(), ChangeError> {
-        self.run(accounts::insert(self.pools(), account, change))
+        self.change(accounts::insert(self.pools(), account, change))
             .await
     }
 
@@ -215,12 +248,12 @@ impl KeyStore for Store {
         patch: AccountPatch,
         change: Change,
     ) -> Result<(Account, Commit), ChangeError> {
-        self.run(accounts::update(self.pools(), id, patch, change))
+        self.change(accounts::update(self.pools(), id, patch, change))
             .await
     }
 
     async fn insert_key(&self, key: NewKey, change: Change) -> Result<(), ChangeError> {
-        self.run(keys::insert(self.pools(), key, change)).await
+        self.change(keys::insert(self.pools(), key, change)).await
     }
 
     async fn keys(&self, owner: KeyOwner, offset: u64, limit: u32) -> Result<KeyPage, StoreError> {
@@ -234,7 +267,7 @@ impl KeyStore for Store {
         id: KeyId,
         change: Change,
     ) -> Result<Option<Commit>, ChangeError> {
-        self.run(keys::revoke(self.pools(), owner, id, change))
+        self.change(keys::revoke(self.pools(), owner, id, change))
             .await
     }
 
@@ -253,11 +286,26 @@ impl KeyStore for Store {
     }
 
     fn feed(&self) -> Box<dyn ChangeFeed> {
-        Box::new(crate::changes::NoFeed)
+        let runtime = self.0.runtime.clone();
+        match &self.0.connector {
+            Connector::Postgres { connector, .. } => {
+                Box::new(PostgresFeed::new(Arc::clone(connector), runtime))
+            }
+            Connector::Sqlite {
+                connector,
+                followers,
+            } => Box::new(SqliteFeed::new(
+                Arc::clone(connector),
+                runtime,
+                Arc::clone(followers),
+            )),
+        }
     }
 
-    async fn is_seen_everywhere(&self, _commit: &Commit) -> Result<bool, StoreError> {
-        Ok(false)
+    async fn is_seen_everywhere(&self, commit: &Commit) -> Result<bool, StoreError> {
+        let (inner, commit) = (Arc::clone(&self.0), *commit);
+        self.run(async move { is_seen_everywhere(&inner, commit).await })
+            .await
     }
 
     fn spawn(&self, future: BoxFuture<'static, ()>) {
@@ -265,7 +313,8 @@ impl KeyStore for Store {
     }
 
     async fn sweep(&self, now: Timestamp) -> Result<u64, StoreError> {
-        self.run(sweep(self.pools(), now)).await
+        let inner = Arc::clone(&self.0);
+        self.run(async move { sweep(&inner, now).await }).await
     }
 
     async fn pepper_ids(&self) -> Result<Vec<PepperId>, StoreError> {
@@ -278,20 +327,46 @@ impl KeyStore for Store {
     }
 }
 
-async fn sweep(pools: Pools, now: Timestamp) -> Result<u64, StoreError> {
-    let mut connection = pools.begin().await?;
-    let outcome = sweep_in(&mut connection, now).await;
+async fn is_seen_everywhere(inner: &Inner, commit: Commit) -> Result<bool, StoreError> {
+    match &inner.connector {
+        Connector::Postgres { .. } => {
+            changes::is_seen_everywhere(&mut inner.pools.read().await?, commit).await
+        }
+        Connector::Sqlite { followers, .. } => {
+            if !followers.readers.have_applied(commit.number()) {
+                return Ok(false);
+            }
+            let followers = Arc::clone(followers);
+            tokio::task::spawn_blocking(move || followers.presence.is_alone())
+                .await
+                .map_err(|error| StoreError::Unexpected(Box::new(error)))
+        }
+    }
+}
+
+async fn sweep(inner: &Inner, now: Timestamp) -> Result<u64, StoreError> {
+    let slowest = match &inner.connector {
+        // It is known where all of them are known.
+        Connector::Postgres { .. } => None,
+        Connector::Sqlite { followers, .. } => followers.readers.slowest(),
+    };
+    let mut connection = inner.pools.begin().await?;
+    let outcome = sweep_in(&mut connection, slowest, now).await;
     connection.finish(outcome).await
 }
 
-async fn sweep_in(connection: &mut Connection, now: Timestamp) -> Result<u64, StoreError> {
+async fn sweep_in(
+    connection: &mut Connection,
+    slowest: Option<u64>,
+    now: Timestamp,
+) -> Result<u64, StoreError> {
     match connection {
         Connection::Postgres(lease) => {
             let outcome = postgres::prune_changes(lease.enter(), CHANGES_KEPT).await;
             lease.leave(outcome)?;
         }
         Connection::Sqlite(lease) => {
-            let outcome = sqlite::prune_changes(lease.enter(), CHANGES_KEPT).await;
+            let outcome = sqlite::prune_changes(lease.enter(), CHANGES_KEPT, slowest).await;
             lease.leave(outcome)?;
         }
     }

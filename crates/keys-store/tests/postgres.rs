@@ -170,10 +170,13 @@ async fn migrating_is_repeatable_and_concurrent() {
 async fn migration_can_be_undone_and_done_again() {
     let database = Database::create().await;
     open(&database).await;
-    let down = include_str!("../migrations/postgres/2026-11-21-000000_initial/down.sql");
+    let down = [
+        include_str!("../migrations/postgres/2026-11-22-000000_change_feed/down.sql"),
+        include_str!("../migrations/postgres/2026-11-21-000000_initial/down.sql"),
+    ];
     let left = "select count(*) from pg_class join pg_namespace on pg_namespace.oid = relnamespace \
                 where nspname = 'public' and relname not like '\\_\\_diesel%'";
-    database.run(down).await.unwrap();
+    database.run(&down.concat()).await.unwrap();
     database
         .run("delete from __diesel_schema_migrations")
         .await

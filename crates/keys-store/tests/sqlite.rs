@@ -207,11 +207,14 @@ async fn many_may_open_a_missing_file_at_once() {
 async fn migration_can_be_undone_and_done_again() {
     let file = File::new();
     file.open().await;
-    let down = include_str!("../migrations/sqlite/2026-11-21-000000_initial/down.sql");
+    let down = [
+        include_str!("../migrations/sqlite/2026-11-22-000000_change_feed/down.sql"),
+        include_str!("../migrations/sqlite/2026-11-21-000000_initial/down.sql"),
+    ];
     let left = "select count(*) from sqlite_schema \
                 where name not like '\\_\\_diesel%' escape '\\' and name not like 'sqlite%'
                 and tbl_name not like '\\_\\_diesel%' escape '\\'";
-    file.run(down).await.unwrap();
+    file.run(&down.concat()).await.unwrap();
     file.run("delete from __diesel_schema_migrations")
         .await
         .unwrap();

@@ -25,6 +25,8 @@ mod accounts;
 mod audit;
 mod callers;
 mod cap;
+mod feed;
+mod following;
 mod idempotency;
 mod keys;
 
@@ -32,6 +34,8 @@ pub use accounts::*;
 pub use audit::*;
 pub use callers::*;
 pub use cap::*;
+pub use feed::*;
+pub use following::*;
 pub use idempotency::*;
 pub use keys::*;
 
@@ -62,6 +66,7 @@ macro_rules! store_contract {
             keys_come_back_as_they_were
             listed_keys_are_as_they_were
             key_is_found_only_when_digest_and_pepper_are_equal
+            many_keys_are_found_at_once
             key_comes_with_its_account_as_it_is_now
             revoked_key_is_found_as_revoked
             expired_key_is_found
@@ -141,6 +146,22 @@ macro_rules! store_contract {
             refused_change_leaves_the_reservation_pending
             reservations_do_not_disturb_each_other
             sweep_deletes_expired_answers_only
+
+            // Following changes.
+            first_poll_is_a_reset
+            every_change_is_in_the_feed
+            what_changes_no_judgement_is_not_in_the_feed
+            what_was_not_applied_comes_again
+            feeds_do_not_disturb_each_other
+            no_change_is_missed_under_load
+            change_wakes_whoever_waits
+            waiting_ends_when_the_next_poll_is_due
+            waiting_can_be_given_up
+            without_feeds_everything_is_seen
+            change_is_seen_once_every_feed_has_applied_it
+            silent_feed_is_waited_for_while_its_cache_may_be_trusted
+            feed_that_comes_back_is_waited_for
+            given_work_is_run
         }
     };
 }
@@ -357,6 +378,7 @@ mod tests {
             include_str!("contract/audit.rs"),
             include_str!("contract/callers.rs"),
             include_str!("contract/cap.rs"),
+            include_str!("contract/feed.rs"),
             include_str!("contract/idempotency.rs"),
             include_str!("contract/keys.rs"),
         ]

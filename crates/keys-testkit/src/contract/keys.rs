@@ -1,6 +1,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use keys_core::pepper::PepperedDigest;
 use keys_core::{ApiKey, KeyKind, Timestamp};
 use keys_service::store::{AccountPatch, ChangeError, KeyOwner, KeyStore, KeyUse, NewKey};
 
@@ -92,6 +93,38 @@ pub async fn key_is_found_only_when_digest_and_pepper_are_equal(store: Arc<dyn K
         };
         assert_eq!(found.digest, key.digest);
         assert_eq!(found.stored.key.id, key.key.id);
+    }
+}
+
+/// One look-up finds any number of keys, each once, with what it was found by.
+pub async fn many_keys_are_found_at_once(store: Arc<dyn KeyStore>) {
+    const WANTED: usize = 1_200;
+    const STORED: usize = 30;
+    let account = add_account(&*store, an_account().build()).await;
+    let wanted: Vec<_> = (0..WANTED)
+        .map(|n| match n % 2 {
+            0 => a_key().of(&account).without_cap().build_new(),
+            _ => a_key().build_new(),
+        })
+        .collect();
+    let stored: Vec<_> = wanted.iter().step_by(WANTED / STORED).collect();
+    for key in &stored {
+        add_key(&*store, (*key).clone()).await;
+    }
+    let mut digests: Vec<_> = wanted.iter().map(|key| key.digest).collect();
+    // Twice the same, and once under a pepper that it was not made with.
+    digests.push(stored[0].digest);
+    digests.push(PepperedDigest {
+        pepper: pepper_id("p2"),
+        ..stored[1].digest
+    });
+    let found = store.find_by_digests(digests).await.unwrap();
+    assert_eq!(found.len(), STORED);
+    for key in stored {
+        let found = found.iter().find(|found| found.digest == key.digest);
+        let found = &found.expect("the key is found").stored;
+        assert_eq!(found.key, key.key);
+        assert_eq!(found.account.as_ref(), key.key.account_id.map(|_| &account));
     }
 }
 

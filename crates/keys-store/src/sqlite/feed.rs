@@ -1,0 +1,238 @@
+//! Following the log of changes in a SQLite file.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use diesel::prelude::*;
+use diesel::sql_query;
+use diesel::sql_types::{BigInt, Bool, Nullable};
+use keys_service::feed::{ChangeFeed, Changes, POLL_INTERVAL, Place, Readers};
+use keys_service::store::StoreError;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::presence::Presence;
+use super::{Access, SqliteConnection, SqliteConnector};
+use crate::changes::{self, CONNECT_TIMEOUT, POLL_TIMEOUT, ROWS_MAX, Retry, unavailable};
+use crate::error::QueryError;
+use crate::types::{DbId, Id};
+
+/// How often to look whether another connection, of this process or another, has committed anything. Costs microseconds.
+const VERSION_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Who follows a file from this store.
+pub(crate) struct Followers {
+    pub(crate) readers: Readers,
+    pub(crate) presence: Presence,
+    woken: watch::Sender<()>,
+}
+
+impl Followers {
+    pub(crate) fn new(connector: &SqliteConnector) -> Self {
+        Self {
+            readers: Readers::default(),
+            presence: Presence::new(&connector.path),
+            woken: watch::Sender::new(()),
+        }
+    }
+
+    /// Something has been committed.
+    pub(crate) fn wake(&self) {
+        self.woken.send_replace(());
+    }
+}
+
+/// The feed of one instance.
+pub(crate) struct SqliteFeed {
+    connector: Arc<SqliteConnector>,
+    runtime: Handle,
+    followers: Arc<Followers>,
+    woken: watch::Receiver<()>,
+    place: Place,
+    connection: Option<SqliteConnection>,
+    retry: Retry,
+    is_live: bool,
+    polled_at: Instant,
+    /// What SQLite counts up whenever another connection commits, as it was before the last poll.
+    version: i64,
+    version_read_at: Instant,
+    /// The number of the last change that the last poll saw, until it is applied.
+    found: Option<i64>,
+    applied: Option<i64>,
+}
+
+impl SqliteFeed {
+    pub(crate) fn new(
+        connector: Arc<SqliteConnector>,
+        runtime: Handle,
+        followers: Arc<Followers>,
+    ) -> Self {
+        Self {
+            connector,
+            runtime,
+            woken: followers.woken.subscribe(),
+            place: followers.readers.join(),
+            followers,
+            connection: None,
+            retry: Retry::new(),
+            is_live: false,
+            polled_at: Instant::now(),
+            version: 0,
+            version_read_at: Instant::now(),
+            found: None,
+            applied: None,
+        }
+    }
+
+    async fn try_poll(&mut self) -> Result<Changes, StoreError> {
+        if self.connection.is_none() {
+            self.retry.pause().await;
+            self.connect().await?;
+        }
+        self.polled_at = Instant::now();
+        self.place.heard();
+        // Before the log is read: what comes later must wake.
+        self.woken.mark_unchanged();
+        timeout(POLL_TIMEOUT, self.read())
+            .await
+            .map_err(unavailable)?
+    }
+
+    async fn connect(&mut self) -> Result<(), StoreError> {
+        let connector = Arc::clone(&self.connector);
+        let followers = Arc::clone(&self.followers);
+        // The store's runtime has the threads that block, whichever runtime this is.
+        let opening = self.runtime.spawn(async move {
+            tokio::task::spawn_blocking(move || followers.presence.announce()).await??;
+            connector.connect(Access::Read).await
+        });
+        let connection = timeout(CONNECT_TIMEOUT, opening)
+            .await
+            .map_err(unavailable)?
+            .map_err(unavailable)?
+            .map_err(StoreError::Unavailable)?;
+        self.connection = Some(connection);
+        Ok(())
+    }
+
+    async fn read(&mut self) -> Result<Changes, StoreError> {
+        let Some(connection) = &mut self.connection else {
+            return Err(unavailable("not connected"));
+        };
+        let applied = self.applied;
+        let read_at = Instant::now();
+        let (version, rows) = connection
+            .spawn_blocking(move |open| Ok((version(open)?, poll(open, applied)?)))
+            .await
+            .map_err(QueryError::from)?;
+        (self.version, self.version_read_at) = (version, read_at);
+        let first = rows
+            .first()
+            .ok_or_else(|| StoreError::Unexpected("a poll without a row".into()))?;
+        self.found = Some(first.last);
+        let is_reset = first.is_reset;
+        let changed = rows.iter().filter_map(|row| {
+            let kind = row.kind?;
+            Some(changes::changed(kind, row.reference.map(|id| id.0)))
+        });
+        Ok(changes::bounded(changed.collect(), is_reset))
+    }
+
+    /// Whether another connection has committed anything since the last poll; if in doubt, it has.
+    async fn is_outdated(&mut self) -> bool {
+        self.version_read_at = Instant::now();
+        let Some(connection) = &mut self.connection else {
+            return true;
+        };
+        let read = timeout(POLL_TIMEOUT, connection.spawn_blocking(version));
+        !matches!(read.await, Ok(Ok(version)) if version == self.version)
+    }
+}
+
+#[async_trait]
+impl ChangeFeed for SqliteFeed {
+    async fn wait(&mut self) {
+        if self.connection.is_none() {
+            return;
+        }
+        loop {
+            let next_poll = self.polled_at + POLL_INTERVAL;
+            let next_look = self.version_read_at + VERSION_INTERVAL;
+            tokio::select! {
+                // The followers that this feed holds keep the other end open.
+                _ = self.woken.changed() => return,
+                () = sleep_until(next_poll) => return,
+                () = sleep_until(next_look) => {}
+            }
+            if self.is_outdated().await {
+                return;
+            }
+        }
+    }
+
+    async fn poll(&mut self) -> Result<Changes, StoreError> {
+        // Also for whoever drops this future half-way.
+        self.is_live = false;
+        let outcome = self.try_poll().await;
+        if outcome.is_ok() {
+            self.retry.succeeded();
+        } else {
+            self.connection = None;
+            self.retry.failed();
+        }
+        self.is_live = outcome.is_ok();
+        outcome
+    }
+
+    async fn applied(&mut self) {
+        let Some(found) = self.found.take() else {
+            return;
+        };
+        self.applied = Some(found);
+        self.place.applied(u64::try_from(found).unwrap_or(0));
+    }
+
+    fn is_live(&self) -> bool {
+        self.is_live
+    }
+}
+
+#[derive(QueryableByName)]
+struct LogRow {
+    #[diesel(sql_type = BigInt)]
+    last: i64,
+    #[diesel(sql_type = Bool)]
+    is_reset: bool,
+    #[diesel(sql_type = Nullable<BigInt>)]
+    kind: Option<i64>,
+    #[diesel(sql_type = Nullable<Id>)]
+    reference: Option<DbId>,
+}
+
+/// Everything after `applied`, how far the log goes, and whether it still reaches back to there: one statement, which sees
+/// one state of the file. A log that ends before `applied` is another one.
+fn poll(open: &mut diesel::SqliteConnection, applied: Option<i64>) -> QueryResult<Vec<LogRow>> {
+    let query = format!(
+        "select log.last, \
+                coalesce(?1 < log.mark or ?1 > log.last, true) as is_reset, \
+                new.kind, new.ref as reference \
+         from (select coalesce((select max(seq) from sqlite_sequence where name = 'key_change'), 0) as last, \
+                      (select mark from key_change_pruned) as mark) as log \
+         left join (select kind, ref from key_change where seq > ?1 limit {ROWS_MAX}) as new"
+    );
+    sql_query(query)
+        .bind::<Nullable<BigInt>, _>(applied)
+        .load(open)
+}
+
+fn version(open: &mut diesel::SqliteConnection) -> QueryResult<i64> {
+    #[derive(QueryableByName)]
+    struct Row {
+        #[diesel(sql_type = BigInt)]
+        data_version: i64,
+    }
+    let row: Row = sql_query("pragma data_version").get_result(open)?;
+    Ok(row.data_version)
+}
