@@ -16,7 +16,7 @@ use keys_core::{
 use crate::cache::generations::Snapshot;
 use crate::cache::lease::{self, Freshness as Lease};
 use crate::cache::loader::{Loaded, LoadedKey, Wanted};
-use crate::cache::map::{Digest, Found};
+use crate::cache::map::{Digest, Found, RecordId};
 use crate::cache::record::{Record, account_record_id};
 use crate::limiter::{Bucket, Decision, LimiterError, Subject};
 use crate::service::KeyService;
@@ -139,6 +139,13 @@ pub struct VerifiedKey {
 }
 
 impl VerifiedKey {
+    fn new(id: RecordId, record: &Record) -> Self {
+        Self {
+            id: KeyId::from_uuid(uuid::Uuid::from_bytes(id)),
+            record: record.clone(),
+        }
+    }
+
     /// The identifier.
     #[must_use]
     pub fn id(&self) -> KeyId {
@@ -346,16 +353,26 @@ impl KeyService {
                 if lease == Lease::Expired {
                     return Cached::Miss;
                 }
-                if verdict.is_ok() && request.limit.is_none() && lease == Lease::Current {
-                    hit.value.uses = hit.value.uses.saturating_add(1);
-                    hit.value.last_used_at = hit.value.last_used_at.max(now);
-                    hit.mark();
+                if request.limit.is_none() && lease == Lease::Current {
+                    // The usual case ends here, with nothing left to ask.
+                    let code = match verdict {
+                        Ok(()) => {
+                            hit.value.uses = hit.value.uses.saturating_add(1);
+                            hit.value.last_used_at = hit.value.last_used_at.max(now);
+                            hit.mark();
+                            VerdictCode::Valid
+                        }
+                        Err(denial) => VerdictCode::Denied(denial),
+                    };
+                    return Cached::Verdict(Verdict {
+                        code,
+                        key: Some(VerifiedKey::new(hit.id, hit.value)),
+                        rate_limit: None,
+                        freshness: Freshness::Current,
+                    });
                 }
                 let judged = Judged {
-                    key: VerifiedKey {
-                        id: KeyId::from_uuid(uuid::Uuid::from_bytes(hit.id)),
-                        record: hit.value.clone(),
-                    },
+                    key: VerifiedKey::new(hit.id, hit.value),
                     verdict,
                     read_at: hit.read_at,
                     since,
@@ -490,7 +507,7 @@ impl KeyService {
             Ok(()) if is_limited => VerdictCode::RateLimited,
             Ok(()) => VerdictCode::Valid,
         };
-        if code == VerdictCode::Valid && !(judged.is_cached && request.limit.is_none()) {
+        if code == VerdictCode::Valid {
             self.inner.cache.uses.record(KeyUse {
                 key_id: judged.key.id,
                 last_used_at: self.now(),
