@@ -5,14 +5,14 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use actix_web::web;
-use keys_core::Quota;
 use keys_core::address::TrustedProxies;
+use keys_core::{LimitName, Quota};
 use keys_service::{KeyManagement, KeyService};
 
 use crate::access_log::AccessLog;
 use crate::fallback;
 use crate::mount::Mount;
-use crate::{account, flat, health, management};
+use crate::{account, flat, health, management, verification};
 
 /// All surfaces over one [`KeyService`]. Cheap to clone; all clones are the same.
 #[derive(Clone)]
@@ -28,6 +28,7 @@ pub(crate) struct Inner {
     pub(crate) flat: Option<Mount>,
     account: Option<Mount>,
     management: bool,
+    verification: bool,
 }
 
 impl Api {
@@ -44,12 +45,17 @@ impl Api {
                 flat: Some(Mount::flat()),
                 account: Some(Mount::account()),
                 management: true,
+                verification: true,
             },
         }
     }
 
     /// Puts every surface, `/livez`, `/readyz` and JSON answers to unknown paths into an application.
     pub fn configure(&self, app: &mut web::ServiceConfig) {
+        // First, as the hot path, and before the management surface, which claims the rest of `/v1`.
+        if self.inner.verification {
+            verification::configure(self, app);
+        }
         if let Some(mount) = &self.inner.account {
             app.service(account::scope(self, mount));
         }
@@ -69,6 +75,12 @@ impl Api {
         AccessLog::new()
     }
 
+    /// The limit of that name, if any plan has it.
+    pub(crate) fn limit(&self, name: &str) -> Option<LimitName> {
+        let mut plans = self.inner.service.plans().iter();
+        plans.find_map(|(_, plan)| Some(plan.limits.get_key_value(name)?.0.clone()))
+    }
+
     /// The service behind the surfaces.
     #[must_use]
     pub fn service(&self) -> &KeyService {
@@ -82,6 +94,7 @@ impl fmt::Debug for Api {
             .field("flat", &self.inner.flat)
             .field("account", &self.inner.account)
             .field("management", &self.inner.management)
+            .field("verification", &self.inner.verification)
             .finish_non_exhaustive()
     }
 }
@@ -123,9 +136,15 @@ impl ApiBuilder {
         self
     }
 
-    /// Whether `/v1` is served; by default it is.
+    /// Whether accounts, sessions and keys can be managed under `/v1`; by default they can.
     pub fn management(mut self, served: bool) -> Self {
         self.inner.management = served;
+        self
+    }
+
+    /// Whether `/v1/keys/verify`, `/v1/keys/verify-batch` and `/v1/auth` are served; by default they are.
+    pub fn verification(mut self, served: bool) -> Self {
+        self.inner.verification = served;
         self
     }
 

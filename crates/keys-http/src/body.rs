@@ -2,37 +2,48 @@
 
 use std::time::Duration;
 
-use actix_web::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
+use actix_web::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use actix_web::web::{Bytes, Payload};
 use actix_web::{HttpMessage, HttpRequest, mime, rt};
-use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::error::Category;
 
 use crate::refusal::Refusal;
 
-/// The longest body in bytes. The longest legal one, 128 networks and a memo of 500 characters, stays well below.
-const LEN_MAX: usize = 64 * 1024;
+/// The longest body in KiB. The longest legal one, 128 networks and a memo of 500 characters, stays well below.
+const KIB_MAX: usize = 64;
 
 /// How long a body may take to arrive. Whoever sends 64 KiB more slowly holds a connection hostage.
 const TIME_MAX: Duration = Duration::from_secs(15);
 
 /// Reads the whole body.
 pub(crate) async fn read(request: &HttpRequest, payload: Payload) -> Result<Bytes, Refusal> {
+    read_up_to(KIB_MAX, request, payload).await
+}
+
+/// Reads the whole body, which may be longer or shorter than others.
+pub(crate) async fn read_up_to(
+    kib_max: usize,
+    request: &HttpRequest,
+    payload: Payload,
+) -> Result<Bytes, Refusal> {
+    let len_max = kib_max * 1024;
     let announced = is_json(request)?;
-    if content_length(request).is_some_and(|length| length > LEN_MAX as u64) {
+    if content_length(request).is_some_and(|length| length > len_max as u64) {
         return Err(if announced {
-            Refusal::BodyTooLarge
+            Refusal::BodyTooLarge { kib_max }
         } else {
             Refusal::UnsupportedMediaType
         });
     }
-    let bytes = rt::time::timeout(TIME_MAX, payload.to_bytes_limited(LEN_MAX))
+    let bytes = rt::time::timeout(TIME_MAX, payload.to_bytes_limited(len_max))
         .await
         .map_err(|_| Refusal::BodyTimeout)?;
     match (bytes, announced) {
         (Ok(Ok(bytes)), true) => Ok(bytes),
         (Ok(Err(_)), _) => Err(Refusal::MalformedBody("The body could not be read".into())),
-        (Err(_), true) => Err(Refusal::BodyTooLarge),
+        (Err(_), true) => Err(Refusal::BodyTooLarge { kib_max }),
         // A body that is not there has no type either.
         (Ok(Ok(bytes)), false) if bytes.is_empty() => Err(missing()),
         (_, false) => Err(Refusal::UnsupportedMediaType),
@@ -40,7 +51,7 @@ pub(crate) async fn read(request: &HttpRequest, payload: Payload) -> Result<Byte
 }
 
 /// Reads the members of a JSON object. Members that `T` does not have are ignored.
-pub(crate) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
+pub(crate) fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Refusal> {
     // What is ignored is not decoded, so this has to be asked of the whole.
     let text = std::str::from_utf8(body)
         .map_err(|_| Refusal::MalformedBody("The body is not UTF-8".into()))?;
@@ -82,6 +93,11 @@ fn is_json(request: &HttpRequest) -> Result<bool, Refusal> {
         .all(|coding| coding.as_bytes().eq_ignore_ascii_case(b"identity"));
     if !plain || headers.get_all(CONTENT_TYPE).count() > 1 {
         return Err(Refusal::UnsupportedMediaType);
+    }
+    // What nearly everybody sends needs no taking apart.
+    let content_type = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+    if content_type == Some(b"application/json") {
+        return Ok(true);
     }
     let Ok(media_type) = request.mime_type() else {
         return Err(Refusal::UnsupportedMediaType);

@@ -6,11 +6,13 @@
 //! |---|---|---|
 //! | flat | `/api/api-keys` | `{"message","code"}` |
 //! | account | `/api/account/api-keys` | `{"statusCode","message","errors"}` |
-//! | management | `/v1` | `application/problem+json` (RFC 9457) |
+//! | management | `/v1/accounts` | `application/problem+json` (RFC 9457) |
+//! | verification | `/v1/keys/verify`, `/v1/keys/verify-batch`, `/v1/auth` | `application/problem+json` |
 //! | health | `/livez`, `/readyz` | `application/problem+json` |
 //!
 //! The first two are dialects over the same keys. Each is a thin translation: a handler reads the request, calls
-//! [`KeyService`](keys_service::KeyService) and writes a view. Both are guarded by the same [`RequireKey`].
+//! [`KeyService`](keys_service::KeyService) and writes a view. Whoever manages anything is judged by the database; verification
+//! and [`RequireKey`] judge from the cache.
 //!
 //! ```
 //! use actix_web::App;
@@ -30,6 +32,7 @@
 
 mod access_log;
 mod account;
+mod admission;
 mod api;
 mod body;
 mod client_address;
@@ -47,6 +50,7 @@ mod problem;
 mod query;
 mod refusal;
 mod surface;
+mod verification;
 
 pub use access_log::AccessLog;
 pub use api::{Api, ApiBuilder};

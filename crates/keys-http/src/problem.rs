@@ -1,6 +1,7 @@
 //! Refusals as RFC 9457 writes them: the dialect of everything that is not one of the two contracts.
 
 use actix_web::HttpResponse;
+use actix_web::http::StatusCode;
 use serde::Serialize;
 
 use crate::refusal::{FieldError, Refusal};
@@ -33,7 +34,11 @@ impl<'a> From<&'a FieldError> for FieldView<'a> {
 }
 
 pub(crate) fn render(refusal: &Refusal) -> HttpResponse {
-    let status = refusal.status();
+    render_as(refusal.status(), refusal)
+}
+
+/// Under another status than its own.
+pub(crate) fn render_as(status: StatusCode, refusal: &Refusal) -> HttpResponse {
     HttpResponse::build(status)
         .content_type(PROBLEM_JSON)
         .json(Problem {

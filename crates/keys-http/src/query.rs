@@ -14,10 +14,21 @@ impl Query {
         Self(pairs.map(web::Query::into_inner).unwrap_or_default())
     }
 
+    /// Every value of `name`.
+    pub(crate) fn all(&self, name: &str) -> impl Iterator<Item = &str> {
+        let named = self.0.iter().filter(move |(known, _)| known == name);
+        named.map(|(_, value)| value.as_str())
+    }
+
+    /// Whether there is anything that is not one of `names`.
+    pub(crate) fn has_other_than(&self, names: &[&str]) -> bool {
+        self.0.iter().any(|(name, _)| !names.contains(&&**name))
+    }
+
     /// The value of `name`. Given twice it is refused: which of the two was meant?
     pub(crate) fn one(&self, name: &str) -> Result<Option<&str>, FieldError> {
-        let mut values = self.0.iter().filter(|(known, _)| known == name);
-        let first = values.next().map(|(_, value)| value.as_str());
+        let mut values = self.all(name);
+        let first = values.next();
         match values.next() {
             Some(_) => Err(FieldError::new(name, "must be given once")),
             None => Ok(first),

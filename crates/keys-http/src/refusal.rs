@@ -11,7 +11,7 @@ use keys_core::Denial;
 use keys_service::entropy::EntropyError;
 use keys_service::{
     AccountError, Decision, IdempotencyError, IssueError, LimiterError, RevokeError, StoreError,
-    Wider,
+    VerifyError, Wider,
 };
 
 use crate::fields::{FieldNames, Networks};
@@ -46,7 +46,10 @@ pub enum Refusal {
     /// The body, or its type, is not JSON in UTF-8 without content coding.
     UnsupportedMediaType,
     /// The body is longer than any request needs.
-    BodyTooLarge,
+    BodyTooLarge {
+        /// How long it may be, in KiB.
+        kib_max: usize,
+    },
     /// The body did not arrive in time.
     BodyTimeout,
     /// The body is not a JSON object.
@@ -55,6 +58,11 @@ pub enum Refusal {
     Invalid(Vec<FieldError>),
     /// There is no plan of the name in the body.
     UnknownPlan,
+    /// No plan has a limit of the name that was given.
+    UnknownLimit {
+        /// Where it was given.
+        field: String,
+    },
     /// The account has no such key.
     KeyNotFound,
     /// There is no such account.
@@ -101,14 +109,15 @@ impl Refusal {
             | Self::InvalidIdempotencyKey
             | Self::MalformedBody(_)
             | Self::Invalid(_)
-            | Self::UnknownPlan => StatusCode::BAD_REQUEST,
+            | Self::UnknownPlan
+            | Self::UnknownLimit { .. } => StatusCode::BAD_REQUEST,
             Self::Unauthenticated { .. } => StatusCode::UNAUTHORIZED,
             Self::Denied(_) | Self::KeyLimitReached { .. } => StatusCode::FORBIDDEN,
             Self::UnknownPath | Self::KeyNotFound | Self::AccountNotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::ExternalIdTaken | Self::IdempotencyInFlight => StatusCode::CONFLICT,
-            Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::IdempotencyBodyDiffers => StatusCode::UNPROCESSABLE_ENTITY,
             Self::RateLimited(_) => StatusCode::TOO_MANY_REQUESTS,
@@ -128,11 +137,12 @@ impl Refusal {
             Self::RateLimited(_) => "rate_limited",
             Self::InvalidIdempotencyKey => "invalid_idempotency_key",
             Self::UnsupportedMediaType => "unsupported_media_type",
-            Self::BodyTooLarge => "body_too_large",
+            Self::BodyTooLarge { .. } => "body_too_large",
             Self::BodyTimeout => "body_timeout",
             Self::MalformedBody(_) => "malformed_body",
             Self::Invalid(_) => "invalid_request",
             Self::UnknownPlan => "unknown_plan",
+            Self::UnknownLimit { .. } => "unknown_limit",
             Self::KeyNotFound => "key_not_found",
             Self::AccountNotFound => "account_not_found",
             Self::ExternalIdTaken => "external_id_taken",
@@ -157,7 +167,9 @@ impl Refusal {
                 "Idempotency-Key must be one value of 1 to 255 visible ASCII characters"
             }
             Self::UnsupportedMediaType => "The body must be sent as application/json",
-            Self::BodyTooLarge => "The body must not be longer than 64 KiB",
+            Self::BodyTooLarge { kib_max } => {
+                return format!("The body must not be longer than {kib_max} KiB").into();
+            }
             Self::BodyTimeout => "The body did not arrive in time",
             Self::MalformedBody(message) => return message.clone(),
             Self::Invalid(fields) => {
@@ -166,6 +178,7 @@ impl Refusal {
                 });
             }
             Self::UnknownPlan => "plan is not the name of a plan",
+            Self::UnknownLimit { .. } => "No plan has a limit of this name",
             Self::KeyNotFound => "API key not found",
             Self::AccountNotFound => "Account not found",
             Self::ExternalIdTaken => "Another account has this external_id",
@@ -184,6 +197,11 @@ impl Refusal {
         match self {
             Self::Invalid(fields) => Cow::Borrowed(fields),
             Self::UnknownPlan => vec![FieldError::new("plan", "is not the name of a plan")].into(),
+            Self::UnknownLimit { field } => vec![FieldError::new(
+                field,
+                "is not the name of a limit of any plan",
+            )]
+            .into(),
             _ => Cow::Borrowed(&[]),
         }
     }
@@ -315,6 +333,19 @@ impl From<LimiterError> for Refusal {
     }
 }
 
+impl From<VerifyError> for Refusal {
+    fn from(error: VerifyError) -> Self {
+        match error {
+            VerifyError::UnknownLimit => Self::UnknownLimit {
+                field: "limit".into(),
+            },
+            VerifyError::Store(error) => error.into(),
+            VerifyError::Limiter(error) => error.into(),
+            error => unexpected(&error),
+        }
+    }
+}
+
 impl From<EntropyError> for Refusal {
     fn from(error: EntropyError) -> Self {
         unexpected(&error)
@@ -405,11 +436,14 @@ mod tests {
             Refusal::RateLimited(decision),
             Refusal::InvalidIdempotencyKey,
             Refusal::UnsupportedMediaType,
-            Refusal::BodyTooLarge,
+            Refusal::BodyTooLarge { kib_max: 64 },
             Refusal::BodyTimeout,
             Refusal::MalformedBody("says what, and where".into()),
             Refusal::field("names", "the first field at fault"),
             Refusal::UnknownPlan,
+            Refusal::UnknownLimit {
+                field: "limit".into(),
+            },
             Refusal::KeyNotFound,
             Refusal::AccountNotFound,
             Refusal::ExternalIdTaken,

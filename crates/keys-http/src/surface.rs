@@ -5,7 +5,7 @@ use keys_core::{AccountId, Denial, Operation};
 use keys_service::{Actor, Gate, KeyService, Requirement};
 
 use crate::api::Api;
-use crate::guard::{KeyIdentity, RequireKey};
+use crate::guard::{Authenticated, RequireKey};
 use crate::limits;
 use crate::mount::Mount;
 use crate::refusal::{Refusal, Render};
@@ -40,8 +40,7 @@ impl Surface {
 
     /// The guard of its routes. The plan is asked only after the limit, by [`manage`](Self::manage).
     pub(crate) fn guard(&self, api: &Api) -> RequireKey {
-        RequireKey::new(api)
-            .requirement(Requirement::account_holder())
+        RequireKey::managing(api, Requirement::account_holder())
             .render(self.render)
             .without_recording()
     }
@@ -49,7 +48,7 @@ impl Surface {
     /// Does `work` if the limit, the plan and the kind of credential permit it. The answer shows the limit either way.
     pub(crate) async fn manage(
         &self,
-        identity: &KeyIdentity,
+        identity: &Authenticated,
         operation: Operation,
         work: impl AsyncFnOnce(Manager) -> Result<HttpResponse, Refusal>,
     ) -> HttpResponse {
@@ -71,7 +70,7 @@ impl Surface {
         response
     }
 
-    fn manager(&self, identity: &KeyIdentity, operation: Operation) -> Result<Manager, Denial> {
+    fn manager(&self, identity: &Authenticated, operation: Operation) -> Result<Manager, Denial> {
         let account_id = identity.key.account_id.ok_or(Denial::KindNotAllowed)?;
         let actor = self.service.manager(identity, operation, &self.gate)?;
         self.service.record_success(identity);

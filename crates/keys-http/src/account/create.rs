@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::view::CreatedView;
 use crate::fields::{self, Faults, FieldNames, Networks};
-use crate::guard::KeyIdentity;
+use crate::guard::Authenticated;
 use crate::refusal::Refusal;
 use crate::surface::Surface;
 use crate::{body, idempotency};
@@ -56,7 +56,7 @@ impl TryFrom<Members> for Wanted {
 
 pub(super) async fn create(
     surface: web::Data<Surface>,
-    identity: KeyIdentity,
+    identity: Authenticated,
     request: HttpRequest,
     payload: web::Payload,
 ) -> HttpResponse {
@@ -73,8 +73,7 @@ pub(super) async fn create(
                 ..KeyDraft::new(manager.account_id, surface.mount.key_prefix.clone())
             };
             let operation = format!("POST {}", surface.mount.path);
-            let idempotent =
-                idempotency::idempotent(idempotency_key, operation, &body);
+            let idempotent = idempotency::idempotent(idempotency_key, operation, &body);
             let issued = surface
                 .service
                 .issue_key(&manager.actor, draft, idempotent)

@@ -6,7 +6,7 @@ use keys_service::KeyOwner;
 
 use super::view::PageView;
 use crate::fields::Faults;
-use crate::guard::KeyIdentity;
+use crate::guard::Authenticated;
 use crate::query::Query;
 use crate::refusal::Refusal;
 use crate::surface::Surface;
@@ -43,7 +43,7 @@ impl Wanted {
 
 pub(super) async fn list(
     surface: web::Data<Surface>,
-    identity: KeyIdentity,
+    identity: Authenticated,
     request: HttpRequest,
 ) -> HttpResponse {
     surface

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::view::CreatedView;
 use crate::fields::{self, FieldNames, Networks};
-use crate::guard::KeyIdentity;
+use crate::guard::Authenticated;
 use crate::refusal::{FieldError, Refusal};
 use crate::surface::Surface;
 use crate::{body, idempotency};
@@ -30,7 +30,7 @@ const NAMES: FieldNames = FieldNames {
 
 pub(super) async fn create(
     surface: web::Data<Surface>,
-    identity: KeyIdentity,
+    identity: Authenticated,
     request: HttpRequest,
     payload: web::Payload,
 ) -> HttpResponse {
@@ -44,8 +44,7 @@ pub(super) async fn create(
                 ..KeyDraft::new(manager.account_id, surface.mount.key_prefix.clone())
             };
             let operation = format!("POST {}", surface.mount.path);
-            let idempotent =
-                idempotency::idempotent(idempotency_key, operation, &body);
+            let idempotent = idempotency::idempotent(idempotency_key, operation, &body);
             let issued = surface
                 .service
                 .issue_key(&manager.actor, draft, idempotent)

@@ -5,13 +5,13 @@ use keys_core::{KeyId, Operation};
 use keys_service::KeyOwner;
 
 use super::view::Success;
-use crate::guard::KeyIdentity;
+use crate::guard::Authenticated;
 use crate::refusal::Refusal;
 use crate::surface::Surface;
 
 pub(super) async fn delete(
     surface: web::Data<Surface>,
-    identity: KeyIdentity,
+    identity: Authenticated,
     request: HttpRequest,
 ) -> HttpResponse {
     surface

@@ -5,13 +5,13 @@ use keys_core::Operation;
 use keys_service::KeyOwner;
 
 use super::view::KeyView;
-use crate::guard::KeyIdentity;
+use crate::guard::Authenticated;
 use crate::surface::Surface;
 
 /// The most keys in a list, the newest: this dialect has no pages, and no answer may grow without bound.
 const KEYS_MAX: u32 = 1_000;
 
-pub(super) async fn list(surface: web::Data<Surface>, identity: KeyIdentity) -> HttpResponse {
+pub(super) async fn list(surface: web::Data<Surface>, identity: Authenticated) -> HttpResponse {
     surface
         .manage(&identity, Operation::List, async |manager| {
             let owner = KeyOwner::Account(manager.account_id);

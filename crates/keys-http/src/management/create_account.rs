@@ -1,15 +1,15 @@
 //! `POST /v1/accounts`
 
 use actix_web::{HttpRequest, HttpResponse, web};
-use keys_service::{Actor, NewAccount};
+use keys_service::NewAccount;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::answer;
 use super::view::AccountView;
+use super::{answer, operator};
 use crate::api::Api;
 use crate::fields::{self, Faults};
-use crate::guard::KeyIdentity;
+use crate::guard::Authenticated;
 use crate::refusal::{FieldError, Refusal};
 use crate::{body, idempotency};
 
@@ -21,7 +21,7 @@ struct Members {
 
 pub(super) async fn create_account(
     api: web::Data<Api>,
-    identity: KeyIdentity,
+    identity: Authenticated,
     request: HttpRequest,
     payload: web::Payload,
 ) -> HttpResponse {
@@ -29,9 +29,8 @@ pub(super) async fn create_account(
         let idempotency_key = idempotency::key(&request)?;
         let body = body::read(&request, payload).await?;
         let new = new_account(body::parse(&body)?)?;
-        let idempotent =
-            idempotency::idempotent(idempotency_key, "POST /v1/accounts", &body);
-        let actor = Actor::operator(&identity);
+        let idempotent = idempotency::idempotent(idempotency_key, "POST /v1/accounts", &body);
+        let actor = operator(&identity)?;
         let account = api
             .service()
             .create_account(&actor, new, idempotent)

@@ -2,15 +2,15 @@
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use keys_core::{AccountId, KeyName, KeyPrefix, ScopeSet, Timestamp};
-use keys_service::{Actor, KeyDraft};
+use keys_service::KeyDraft;
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::view::IssuedView;
-use super::{NAMES, account_id, answer};
+use super::{NAMES, account_id, answer, operator};
 use crate::api::Api;
 use crate::fields::{self, Faults, Networks};
-use crate::guard::KeyIdentity;
+use crate::guard::Authenticated;
 use crate::mount::Mount;
 use crate::refusal::Refusal;
 use crate::{body, idempotency};
@@ -58,7 +58,7 @@ impl TryFrom<Members> for Wanted {
 
 pub(super) async fn issue_key(
     api: web::Data<Api>,
-    identity: KeyIdentity,
+    identity: Authenticated,
     request: HttpRequest,
     payload: web::Payload,
 ) -> HttpResponse {
@@ -68,12 +68,11 @@ pub(super) async fn issue_key(
         let body = body::read(&request, payload).await?;
         let wanted = Wanted::try_from(body::parse::<Members>(&body)?)?;
         let operation = format!("POST /v1/accounts/{account_id}/keys");
-        let idempotent =
-            idempotency::idempotent(idempotency_key, operation, &body);
+        let idempotent = idempotency::idempotent(idempotency_key, operation, &body);
         let issued = api
             .service()
             .issue_key(
-                &Actor::operator(&identity),
+                &operator(&identity)?,
                 draft(&api, account_id, &wanted),
                 idempotent,
             )

@@ -13,7 +13,7 @@ use actix_web::http::header::CACHE_CONTROL;
 use actix_web::middleware::DefaultHeaders;
 use actix_web::{HttpRequest, HttpResponse, web};
 use keys_core::{AccountId, ScopeSet};
-use keys_service::Requirement;
+use keys_service::{Actor, Identity, Requirement};
 
 use crate::api::Api;
 use crate::fields::FieldNames;
@@ -33,7 +33,7 @@ pub(crate) fn scope(api: &Api) -> impl HttpServiceFactory + use<> {
     let resource = |path, allow| fallback::resource(path, allow, problem::render);
     let requires = |scopes: &[&str]| {
         let scopes = ScopeSet::parse(scopes).expect("the scopes of operators are legal");
-        RequireKey::new(api).requirement(Requirement::operator(scopes))
+        RequireKey::managing(api, Requirement::operator(scopes))
     };
     let reads = || requires(&["accounts:read"]);
     let writes = || requires(&["accounts:write"]);
@@ -72,6 +72,11 @@ pub(crate) fn scope(api: &Api) -> impl HttpServiceFactory + use<> {
 
 fn answer(result: Result<HttpResponse, Refusal>) -> HttpResponse {
     result.unwrap_or_else(|refusal| refusal.respond(problem::render))
+}
+
+/// In whose name something is changed here.
+fn operator(identity: &Identity) -> Result<Actor, Refusal> {
+    Actor::operator(identity).map_err(Refusal::denied)
 }
 
 /// The account in the path. A malformed id is one that no account has.

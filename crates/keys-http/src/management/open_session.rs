@@ -3,15 +3,14 @@
 use std::time::Duration;
 
 use actix_web::{HttpRequest, HttpResponse, web};
-use keys_service::Actor;
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::view::SessionView;
-use super::{NAMES, account_id, answer};
+use super::{NAMES, account_id, answer, operator};
 use crate::api::Api;
 use crate::fields::Networks;
-use crate::guard::KeyIdentity;
+use crate::guard::Authenticated;
 use crate::refusal::Refusal;
 use crate::{body, idempotency};
 
@@ -22,7 +21,7 @@ struct Members {
 
 pub(super) async fn open_session(
     api: web::Data<Api>,
-    identity: KeyIdentity,
+    identity: Authenticated,
     request: HttpRequest,
     payload: web::Payload,
 ) -> HttpResponse {
@@ -32,11 +31,10 @@ pub(super) async fn open_session(
         let body = body::read(&request, payload).await?;
         let ttl = ttl(&body::parse(&body)?)?;
         let operation = format!("POST /v1/accounts/{account_id}/sessions");
-        let idempotent =
-            idempotency::idempotent(idempotency_key, operation, &body);
+        let idempotent = idempotency::idempotent(idempotency_key, operation, &body);
         let issued = api
             .service()
-            .open_session(&Actor::operator(&identity), account_id, ttl, idempotent)
+            .open_session(&operator(&identity)?, account_id, ttl, idempotent)
             .await
             .map_err(|error| Refusal::not_issued(error, &NAMES, &Networks::default()))?;
         Ok(HttpResponse::Created().json(SessionView::from(&issued)))

@@ -1,16 +1,16 @@
 //! `PATCH /v1/accounts/{account_id}`
 
 use actix_web::{HttpRequest, HttpResponse, web};
-use keys_service::{AccountPatch, Actor};
+use keys_service::AccountPatch;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use super::view::AccountView;
-use super::{account_id, answer};
+use super::{account_id, answer, operator};
 use crate::api::Api;
 use crate::body;
 use crate::fields::{self, Faults};
-use crate::guard::KeyIdentity;
+use crate::guard::Authenticated;
 use crate::refusal::{FieldError, Refusal};
 
 /// The members that are read. Here `null` says something else than absence.
@@ -30,7 +30,7 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, 
 
 pub(super) async fn update_account(
     api: web::Data<Api>,
-    identity: KeyIdentity,
+    identity: Authenticated,
     request: HttpRequest,
     payload: web::Payload,
 ) -> HttpResponse {
@@ -38,7 +38,7 @@ pub(super) async fn update_account(
         let id = account_id(&request)?;
         let body = body::read(&request, payload).await?;
         let patch = account_patch(body::parse(&body)?)?;
-        let actor = Actor::operator(&identity);
+        let actor = operator(&identity)?;
         let (account, _) = api.service().update_account(&actor, id, patch).await?;
         Ok(HttpResponse::Ok().json(AccountView::from(&account)))
     };

@@ -35,6 +35,12 @@ fn every_route() -> Vec<(Request, &'static str)> {
             PROBLEM_503,
         ),
         (post(format!("{account}/keys")).json("{}"), PROBLEM_503),
+        (post("/v1/keys/verify").json(r#"{"key":"x"}"#), PROBLEM_503),
+        (
+            post("/v1/keys/verify-batch").json(r#"{"requests":[{"key":"x"}]}"#),
+            PROBLEM_503,
+        ),
+        (get("/v1/auth"), PROBLEM_503),
     ]
 }
 

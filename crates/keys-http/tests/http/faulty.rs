@@ -1,5 +1,6 @@
 //! A store that fails when told to.
 
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -9,7 +10,7 @@ use keys_service::store::{
     AccountPatch, AccountQuery, BoxFuture, Change, ChangeError, FoundKey, KeyOwner, KeyPage,
     KeyStore, KeyUse, NewKey, Reservation, Reserved, StoreError,
 };
-use keys_service::{ChangeFeed, Commit, MemoryStore};
+use keys_service::{ChangeFeed, Changes, Commit, MemoryStore};
 
 /// What goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +32,7 @@ pub(crate) enum Fault {
 pub(crate) struct Faulty {
     store: Arc<MemoryStore>,
     fault: Arc<Mutex<Option<Fault>>>,
+    calls: Arc<AtomicU64>,
 }
 
 impl Faulty {
@@ -41,6 +43,11 @@ impl Faulty {
             .expect("no test panics while it holds this") = Some(fault);
     }
 
+    /// How often anything was read or written.
+    pub(crate) fn calls(&self) -> u64 {
+        self.calls.load(SeqCst)
+    }
+
     fn fault(&self) -> Option<Fault> {
         *self
             .fault
@@ -49,6 +56,7 @@ impl Faulty {
     }
 
     fn reads(&self) -> Result<(), StoreError> {
+        self.calls.fetch_add(1, SeqCst);
         match self.fault() {
             Some(Fault::Unavailable) => Err(StoreError::Unavailable("connection refused".into())),
             Some(Fault::Unexpected) => Err(StoreError::Unexpected("no such column".into())),
@@ -140,7 +148,10 @@ impl KeyStore for Faulty {
     }
 
     fn feed(&self) -> Box<dyn ChangeFeed> {
-        self.store.feed()
+        Box::new(FaultyFeed {
+            feed: self.store.feed(),
+            store: self.clone(),
+        })
     }
 
     async fn is_seen_everywhere(&self, commit: &Commit) -> Result<bool, StoreError> {
@@ -164,5 +175,32 @@ impl KeyStore for Faulty {
 
     async fn ready(&self) -> Result<(), StoreError> {
         self.reads()
+    }
+}
+
+struct FaultyFeed {
+    feed: Box<dyn ChangeFeed>,
+    store: Faulty,
+}
+
+#[async_trait]
+impl ChangeFeed for FaultyFeed {
+    async fn wait(&mut self) {
+        self.feed.wait().await;
+    }
+
+    async fn poll(&mut self) -> Result<Changes, StoreError> {
+        match self.store.fault() {
+            Some(Fault::Unavailable) => Err(StoreError::Unavailable("connection refused".into())),
+            _ => self.feed.poll().await,
+        }
+    }
+
+    async fn applied(&mut self) {
+        self.feed.applied().await;
+    }
+
+    fn is_live(&self) -> bool {
+        self.feed.is_live()
     }
 }

@@ -1,9 +1,9 @@
 //! `RequireKey` around the routes of another application.
 
 use actix_web::{App, HttpResponse, test, web};
-use keys_core::ScopeSet;
+use keys_core::{KeyKind, ScopeSet};
 use keys_http::{KeyIdentity, Refusal, RequireKey};
-use keys_service::{KeyDraft, Requirement};
+use keys_service::KeyDraft;
 
 use crate::exchange::{Answer, Exchange, Request, get, post};
 use crate::rows::{FLAT, NOBODYS_KEY, PROBLEM_401};
@@ -13,7 +13,7 @@ use crate::support::{CLIENT, World, answer, draft, test_request};
 struct Shop<'a>(&'a World);
 
 async fn orders(identity: KeyIdentity) -> HttpResponse {
-    let account = identity.account.as_ref().map(|account| account.id);
+    let account = identity.account().map(|account| account.id);
     HttpResponse::Ok().json(account.map(|id| id.to_string()))
 }
 
@@ -28,7 +28,6 @@ impl Exchange for Shop<'_> {
             let scopes = ScopeSet::parse([scope]).expect("the scope is legal");
             RequireKey::new(api).scopes(scopes)
         };
-        let operators = Requirement::operator(ScopeSet::default());
         let app = App::new()
             .service(
                 web::resource("/orders")
@@ -48,7 +47,7 @@ impl Exchange for Shop<'_> {
                 "/admin",
                 web::get()
                     .to(orders)
-                    .wrap(RequireKey::new(api).requirement(operators)),
+                    .wrap(RequireKey::new(api).kinds(&[KeyKind::Operator])),
             )
             .route("/forgotten", web::get().to(orders));
         let service = test::init_service(app).await;

@@ -103,6 +103,9 @@ impl<E: Exchange> Rows<'_, E> {
             "/v1",
             "/v1/keys",
             "/v1/accounts/a/b",
+            "/v1/keys/verify/x",
+            "/v1/auth/",
+            "/v1/auth/x",
             "/api",
         ] {
             get(path).expect(self.server, 404, NOT_FOUND).await;
@@ -128,6 +131,8 @@ impl<E: Exchange> Rows<'_, E> {
             ("DELETE", "/v1/accounts/x", "GET, PATCH", problem),
             ("GET", "/v1/accounts/x/sessions", "POST", problem),
             ("GET", "/v1/accounts/x/keys", "POST", problem),
+            ("GET", "/v1/keys/verify", "POST", problem),
+            ("PUT", "/v1/keys/verify-batch", "POST", problem),
             ("POST", "/livez", "GET", problem),
             ("POST", "/readyz", "GET", problem),
         ] {

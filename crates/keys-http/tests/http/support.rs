@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use actix_web::App;
 use actix_web::test::{self, TestRequest};
-use keys_core::{Account, AccountId, KeyName, ScopeSet};
+use keys_core::{Account, AccountId, KeyName, Plans, Quota, ScopeSet};
 use keys_http::{Api, ApiBuilder};
 use keys_service::{
     Actor, Issued, KeyDraft, KeyService, KeyServiceBuilder, KeyStore, MemoryStore, NewAccount,
@@ -67,6 +67,18 @@ impl World {
         }
     }
 
+    /// The same world, in which changes are followed, so that the cache is of use.
+    pub(crate) async fn followed(self) -> Self {
+        // No moment before the start of time can be waited for.
+        self.advance(1);
+        let service = self.service.clone();
+        actix_web::rt::spawn(async move { service.maintain().await });
+        while self.service.cache_state().behind.is_none() {
+            actix_web::rt::time::sleep(Duration::from_millis(1)).await;
+        }
+        self
+    }
+
     pub(crate) fn advance(&self, seconds: u64) {
         self.clock.advance(Duration::from_secs(seconds));
     }
@@ -125,6 +137,19 @@ impl World {
 
 pub(crate) fn draft(account_id: AccountId) -> KeyDraft {
     KeyDraft::new(account_id, "sk_live".parse().unwrap())
+}
+
+/// The documented plans, and in `pro` a limit of 3 a minute named `requests`.
+pub(crate) fn limited_plans() -> Plans {
+    let quota = Quota::per_minute(3.try_into().unwrap());
+    Plans::new(Plans::documented().iter().map(|(name, plan)| {
+        let mut plan = plan.clone();
+        if name.as_str() == "pro" {
+            let limit = "requests".parse().unwrap();
+            plan.limits.insert(limit, quota.into());
+        }
+        (name.clone(), plan)
+    }))
 }
 
 impl Exchange for World {

@@ -1,0 +1,100 @@
+//! What is asked about a key, as members of a body.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+
+use keys_core::{KeyKind, LimitName, ScopeSet};
+use keys_service::VerifyRequest;
+use serde::Deserialize;
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use crate::api::Api;
+use crate::fields::{self, Faults};
+use crate::refusal::{FieldError, Refusal};
+
+/// The members that are read, where they stand: texts are not copied out of the body unless they have escapes.
+#[derive(Deserialize)]
+pub(super) struct Members<'a> {
+    #[serde(borrow)]
+    key: Option<&'a RawValue>,
+    #[serde(borrow)]
+    client_ip: Option<&'a RawValue>,
+    scopes: Option<Value>,
+    #[serde(borrow)]
+    limit: Option<&'a RawValue>,
+    cost: Option<Value>,
+}
+
+/// A question about one key.
+pub(super) struct Question<'a> {
+    key: Cow<'a, str>,
+    address: Option<IpAddr>,
+    scopes: ScopeSet,
+    limit: Option<LimitName>,
+    cost: NonZeroU32,
+}
+
+impl<'a> Question<'a> {
+    /// Reads the members; `path` is what their names start with in faults, such as `requests.3.`.
+    pub(super) fn read(members: Members<'a>, path: &str, api: &Api) -> Result<Self, Refusal> {
+        let name = |member: &str| format!("{path}{member}");
+        let fault = |member: &str, message: &str| FieldError::new(name(member), message);
+        let text = |member: &str, raw: Option<&'a RawValue>| match raw {
+            None => Ok(None),
+            Some(raw) => match serde_json::from_str(raw.get()) {
+                Ok(Text(text)) => Ok(Some(text)),
+                Err(_) => Err(fault(member, "must be a string")),
+            },
+        };
+        let mut faults = Faults::default();
+        let key =
+            text("key", members.key).and_then(|key| key.ok_or_else(|| fault("key", "is required")));
+        let address = text("client_ip", members.client_ip).and_then(|text| {
+            let address = text.map(|text| text.parse::<IpAddr>()).transpose();
+            address.map_err(|_| fault("client_ip", "must be an IPv4 or IPv6 address"))
+        });
+        let scopes = match members.scopes {
+            None => Ok(None),
+            Some(scopes) => fields::scopes(&name("scopes"), Some(scopes)),
+        };
+        let cost = match members.cost {
+            None => Ok(None),
+            Some(cost) => cost
+                .as_u64()
+                .and_then(|cost| NonZeroU32::new(u32::try_from(cost).ok()?))
+                .map(Some)
+                .ok_or_else(|| fault("cost", "must be a whole number from 1 to 4294967295")),
+        };
+        let limit = faults.note(text("limit", members.limit));
+        let question = Self {
+            key: faults.note(key),
+            address: faults.note(address).map(|address| address.to_canonical()),
+            scopes: faults.note_all(scopes).unwrap_or_default(),
+            limit: limit.as_deref().and_then(|limit| api.limit(limit)),
+            cost: faults.note(cost).unwrap_or(NonZeroU32::MIN),
+        };
+        faults.finish()?;
+        if limit.is_some() && question.limit.is_none() {
+            let field = name("limit");
+            return Err(Refusal::UnknownLimit { field });
+        }
+        Ok(question)
+    }
+
+    pub(super) fn request(&self, fresh: bool) -> VerifyRequest<'_> {
+        VerifyRequest {
+            key: &self.key,
+            address: self.address,
+            scopes: &self.scopes,
+            kinds: &[KeyKind::Account],
+            limit: self.limit.as_ref(),
+            cost: self.cost,
+            fresh,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);

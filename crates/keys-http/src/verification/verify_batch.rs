@@ -1,0 +1,71 @@
+//! `POST /v1/keys/verify-batch`
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::question::{self, Question};
+use super::view::{BatchView, VerdictView};
+use super::{Desk, wants_fresh};
+use crate::api::Api;
+use crate::body;
+use crate::refusal::Refusal;
+
+/// The most questions at once.
+const LEN_MAX: usize = 1_000;
+
+/// The longest body in KiB: about 1,000 bytes for each of the most questions, where a key takes 53 at most.
+const KIB_MAX: usize = 1024;
+
+#[derive(Deserialize)]
+struct Members<'a> {
+    #[serde(borrow)]
+    requests: Option<&'a RawValue>,
+}
+
+pub(super) async fn verify_batch(
+    desk: web::Data<Desk>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> HttpResponse {
+    let verify = async || {
+        let body = body::read_up_to(KIB_MAX, &request, payload).await?;
+        let questions = questions(&body::parse(&body)?, &desk.api)?;
+        let fresh = wants_fresh(request.headers());
+        let asked: Vec<_> = questions
+            .iter()
+            .map(|question| question.request(fresh))
+            .collect();
+        let verdicts = desk.api.service().verify_batch(&asked).await;
+        let verdicts = verdicts.map_err(Refusal::from)?;
+        Ok(HttpResponse::Ok().json(BatchView {
+            results: verdicts.iter().map(VerdictView::from).collect(),
+        }))
+    };
+    desk.answer(&request, verify).await
+}
+
+/// Reads the questions, up to the first that is at fault.
+fn questions<'a>(members: &Members<'a>, api: &Api) -> Result<Vec<Question<'a>>, Refusal> {
+    let requests = members
+        .requests
+        .ok_or_else(|| Refusal::field("requests", "is required"))?;
+    let entries: Vec<&RawValue> = serde_json::from_str(requests.get())
+        .map_err(|_| Refusal::field("requests", "must be a list of objects"))?;
+    if !(1..=LEN_MAX).contains(&entries.len()) {
+        let message = format!("must have 1 to {LEN_MAX} entries");
+        return Err(Refusal::field("requests", message));
+    }
+    let read = |(index, entry): (usize, &'a RawValue)| {
+        let fault = |message| Refusal::field(format!("requests.{index}"), message);
+        // A struct is also read from an array, which no document speaks of.
+        if !entry.get().starts_with('{') {
+            return Err(fault("must be an object"));
+        }
+        // The whole body is known to be JSON, so nothing else can be wrong here.
+        let members: question::Members<'a> =
+            serde_json::from_str(entry.get()).map_err(|_| fault("has a member twice"))?;
+        Question::read(members, &format!("requests.{index}."), api)
+    };
+    entries.into_iter().enumerate().map(read).collect()
+}
