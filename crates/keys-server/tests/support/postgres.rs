@@ -1,0 +1,77 @@
+//! A PostgreSQL of its own that writes down every statement and every parameter.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use keys_testkit::postgres::{Cluster, find_binaries};
+
+/// A cluster with one database, `keys`.
+pub(crate) struct Talkative(Cluster);
+
+impl Talkative {
+    pub(crate) fn start() -> Self {
+        let cluster = Cluster::start().unwrap_or_else(|error| panic!("{error}"));
+        let postgres = Self(cluster);
+        for setting in [
+            "log_statement = 'all'",
+            "log_min_duration_statement = 0",
+            "log_parameter_max_length = -1",
+            "log_parameter_max_length_on_error = -1",
+            "log_error_verbosity = 'verbose'",
+        ] {
+            postgres.sql(&format!("alter system set {setting}"));
+        }
+        postgres.sql("select pg_reload_conf()");
+        postgres.sql("create database keys");
+        postgres
+    }
+
+    /// Where the database is, with this password, which it does not ask for.
+    pub(crate) fn url(&self, password: &str) -> String {
+        let url = self.0.url().replace('@', &format!(":{password}@"));
+        format!("{url}/keys")
+    }
+
+    /// Runs a statement outside of the database.
+    pub(crate) fn sql(&self, statement: &str) {
+        let mut command = program("psql");
+        command.args(["--no-psqlrc", "--quiet", "--set", "ON_ERROR_STOP=1"]);
+        command.args(["--command", statement, "--dbname"]);
+        run(command.arg(format!("{}/postgres", self.0.url())));
+    }
+
+    /// Takes the database away, or gives it back.
+    pub(crate) fn reachable(&self, reachable: bool) {
+        self.sql(&format!(
+            "alter database keys allow_connections {reachable}"
+        ));
+        self.sql("select pg_terminate_backend(pid) from pg_stat_activity where datname = 'keys'");
+    }
+
+    /// Everything in the database as text, schema and data.
+    pub(crate) fn dump(&self) -> String {
+        let mut command = program("pg_dump");
+        run(command
+            .arg("--dbname")
+            .arg(format!("{}/keys", self.0.url())))
+    }
+
+    /// Everything the server wrote down.
+    pub(crate) fn log(&self) -> Vec<u8> {
+        std::fs::read(self.0.folder().join("server.log")).unwrap()
+    }
+}
+
+/// A client program: the one that belongs to the server, or whatever `PATH` has.
+fn program(name: &str) -> Command {
+    let beside = find_binaries().map(|binaries| binaries.folder.join(name));
+    let path = beside.filter(|path| path.exists());
+    Command::new(path.unwrap_or_else(|| PathBuf::from(name)))
+}
+
+fn run(command: &mut Command) -> String {
+    let output = command.stdin(Stdio::null()).output();
+    let output = output.expect("psql and pg_dump are installed: run `cargo xtask test`");
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
