@@ -28,8 +28,9 @@ impl TrustedProxies {
 
     /// The client's address, or `None` where it cannot be found out.
     ///
-    /// `forwarded` and `x_forwarded_for` are all values of those headers, in the order received. `Forwarded`
-    /// (RFC 7239) is read when the request has it, since proxies that write it mean it; otherwise `X-Forwarded-For`.
+    /// `forwarded` (RFC 7239) and `x_forwarded_for` are all values of those headers, in the order received. Where a
+    /// request has both, both are walked and must agree: a proxy that writes one usually passes the other through as the
+    /// client sent it.
     ///
     /// ```
     /// use keys_core::address::TrustedProxies;
@@ -50,27 +51,44 @@ impl TrustedProxies {
         if !self.contains(peer) {
             return Some(peer);
         }
-        let hops = match hops(forwarded) {
-            Hops::None => match self::hops(x_forwarded_for) {
-                Hops::None => return Some(peer),
-                hops => (hops, parse_address as fn(&str) -> Option<IpAddr>),
-            },
-            hops => (hops, parse_forwarded_element as fn(&str) -> Option<IpAddr>),
-        };
-        let (Hops::Entries(entries), parse) = hops else {
-            return None;
-        };
-        let mut nearest = None;
-        for entry in entries.iter().rev() {
-            let address = parse(entry.trim())?;
-            if !self.contains(address) {
-                return Some(address);
-            }
-            nearest = Some(address);
+        let forwarded = self.walk(peer, hops(forwarded), parse_forwarded_element);
+        let x_forwarded_for = self.walk(peer, hops(x_forwarded_for), parse_address);
+        match (forwarded, x_forwarded_for) {
+            (Claim::None, Claim::None) => Some(peer),
+            (Claim::None, Claim::Of(client)) | (Claim::Of(client), Claim::None) => client,
+            // A proxy writes one of them and passes the other through as the client wrote it. Which it is cannot be
+            // seen from here, so a client that sends the other one must not be able to choose its address.
+            (Claim::Of(one), Claim::Of(other)) => one.filter(|_| one == other),
         }
-        // Every hop is a proxy of ours: the request began at the leftmost.
-        nearest
     }
+
+    fn walk(&self, peer: IpAddr, hops: Hops<'_>, parse: fn(&str) -> Option<IpAddr>) -> Claim {
+        let entries = match hops {
+            Hops::None => return Claim::None,
+            Hops::Unreadable => return Claim::Of(None),
+            Hops::Entries(entries) => entries,
+        };
+        let mut nearest = peer;
+        for entry in entries.iter().rev() {
+            let Some(address) = parse(entry.trim()) else {
+                return Claim::Of(None);
+            };
+            nearest = address;
+            if !self.contains(address) {
+                break;
+            }
+        }
+        // Where every hop is a proxy of ours, the request began at the leftmost.
+        Claim::Of(Some(nearest))
+    }
+}
+
+/// What one of the headers says.
+enum Claim {
+    /// The request has no such header.
+    None,
+    /// The client is this one, or cannot be found out.
+    Of(Option<IpAddr>),
 }
 
 enum Hops<'a> {
@@ -194,17 +212,21 @@ mod tests {
     }
 
     #[test]
-    fn forwarded_is_read_and_preferred() {
-        assert_eq!(
-            client(
-                PEER,
-                &[r#"for=1.1.1.1, for="[2001:db8::9]:443";proto=https, For=10.0.0.3"#],
-                &["8.8.8.8"]
-            ),
-            some!("2001:db8::9")
-        );
+    fn forwarded_is_read_too() {
+        let forwarded = r#"for=1.1.1.1, for="[2001:db8::9]:443";proto=https, For=10.0.0.3"#;
+        assert_eq!(client(PEER, &[forwarded], &[]), some!("2001:db8::9"));
         assert_eq!(
             client(PEER, &["for=203.0.113.9:80"], &[]),
+            some!("203.0.113.9")
+        );
+    }
+
+    #[test]
+    fn a_header_that_the_proxy_does_not_write_cannot_choose_the_address() {
+        assert_eq!(client(PEER, &["for=198.51.100.1"], &["203.0.113.9"]), None);
+        assert_eq!(client(PEER, &["for=unknown"], &["203.0.113.9"]), None);
+        assert_eq!(
+            client(PEER, &["for=203.0.113.9"], &["1.1.1.1, 203.0.113.9"]),
             some!("203.0.113.9")
         );
     }

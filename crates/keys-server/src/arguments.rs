@@ -1,7 +1,10 @@
 //! The command line.
 
+use std::ffi::OsStr;
 use std::path::PathBuf;
 
+use clap::builder::TypedValueParser;
+use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 use keys_core::{
     AccountId, AllowedNetworks, ExternalId, KeyId, KeyName, KeyPrefix, PlanName, Scope, Timestamp,
@@ -126,9 +129,9 @@ pub(crate) enum KeyCommand {
         /// What it is called.
         #[arg(long, value_parser = KeyName::from_name)]
         name: Option<KeyName>,
-        /// What it starts with.
-        #[arg(long, default_value = "sk_live")]
-        prefix: KeyPrefix,
+        /// What it starts with. Without, as `http.flat.key_prefix` says.
+        #[arg(long)]
+        prefix: Option<KeyPrefix>,
         /// Address or CIDR network it may be used from. Repeat for more; without, any.
         #[arg(long = "ip", value_name = "CIDR", value_parser = network)]
         ips: Vec<String>,
@@ -154,6 +157,7 @@ pub(crate) enum KeyCommand {
     /// Revoke a key of any kind, for good.
     Revoke {
         /// The key's id (not the key itself).
+        #[arg(value_parser = KeyIdParser)]
         id: KeyId,
         #[command(flatten)]
         output: Output,
@@ -191,6 +195,28 @@ fn operator_scope(text: &str) -> Result<Scope, String> {
     let known = OPERATOR_SCOPES.contains(&text);
     let scope = text.parse().ok().filter(|_| known);
     scope.ok_or_else(|| format!("an operator's scopes are {}", OPERATOR_SCOPES.join(", ")))
+}
+
+/// Reads a key's id. Somebody may paste the key itself instead, which the usual message would repeat.
+#[derive(Debug, Clone, Copy)]
+struct KeyIdParser;
+
+impl TypedValueParser for KeyIdParser {
+    type Value = KeyId;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        _: Option<&clap::Arg>,
+        value: &OsStr,
+    ) -> Result<KeyId, clap::Error> {
+        let id = value.to_str().and_then(|text| text.parse().ok());
+        id.ok_or_else(|| {
+            let message = "invalid value for '<ID>': an id is 22 characters, as `keys-server key list` shows it; \
+                           it is not the key itself\n";
+            clap::Error::raw(ErrorKind::ValueValidation, message).with_cmd(command)
+        })
+    }
 }
 
 #[cfg(test)]

@@ -157,7 +157,10 @@ async fn key(command: KeyCommand, settings: &Settings) -> anyhow::Result<()> {
                 allowed_networks: networks(&ips)?,
                 scopes: Some(ScopeSet::parse(scopes.iter().map(Scope::as_str)).context("--scope")?),
                 expires_at: expires,
-                ..KeyDraft::new(account, prefix)
+                ..KeyDraft::new(
+                    account,
+                    prefix.unwrap_or_else(|| settings.http.flat.key_prefix.clone()),
+                )
             };
             let service = open::open(settings).await?.service;
             let issued = service

@@ -16,6 +16,9 @@ use keys_service::KeyManagement;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
+/// In front of every setting in the environment.
+const PREFIX: &str = "KEYS_";
+
 /// What the program ships with.
 const DEFAULTS: &str = include_str!("../../../config/default.toml");
 
@@ -95,22 +98,26 @@ pub(crate) enum LogFormat {
 impl Settings {
     /// Reads them all, `file` between the defaults and the environment.
     pub(crate) fn load(file: Option<&Path>) -> anyhow::Result<Self> {
-        Self::layered(
-            file,
-            std::env::vars_os().filter_map(|(name, value)| {
-                Some((name.into_string().ok()?, value.into_string().ok()?))
-            }),
-        )
+        let mut environment = Vec::new();
+        for (name, value) in std::env::vars_os() {
+            let Some(name) = name.to_str().filter(|name| name.starts_with(PREFIX)) else {
+                continue;
+            };
+            let Ok(value) = value.into_string() else {
+                bail!("environment variable {name} is not UTF-8");
+            };
+            environment.push((name.to_owned(), value));
+        }
+        Self::layered(file, environment)
     }
 
-    fn layered(
-        file: Option<&Path>,
-        environment: impl Iterator<Item = (String, String)>,
-    ) -> anyhow::Result<Self> {
+    fn layered(file: Option<&Path>, environment: Vec<(String, String)>) -> anyhow::Result<Self> {
+        check_spelling(&environment)?;
         // Every setting has a level above it. What has none is somebody else's: Kubernetes, for one, sets KEYS_PORT
         // for a service that is called "keys".
         let environment = environment
-            .filter(|(name, _)| name.starts_with("KEYS_") && name.contains("__"))
+            .into_iter()
+            .filter(|(name, _)| name.contains("__"))
             .collect();
         let environment = Environment::with_prefix("KEYS")
             .prefix_separator("_")
@@ -134,6 +141,41 @@ impl Settings {
             .map_err(|error| explain(&error, file))?
             .check()
     }
+}
+
+/// Refuses what is a setting but for its underscores: left alone, `KEYS_DATABASE_URL` would start a production server on a
+/// fresh embedded database.
+fn check_spelling(environment: &[(String, String)]) -> anyhow::Result<()> {
+    fn names(prefix: &str, value: &serde_json::Value, out: &mut Vec<String>) {
+        match value {
+            serde_json::Value::Object(members) => {
+                for (name, value) in members {
+                    names(&format!("{prefix}__{}", name.to_uppercase()), value, out);
+                }
+            }
+            _ => out.push(prefix.to_owned()),
+        }
+    }
+    let defaults: serde_json::Value = Config::builder()
+        .add_source(File::from_str(DEFAULTS, FileFormat::Toml))
+        .build()
+        .and_then(Config::try_deserialize)
+        .context("the embedded defaults")?;
+    let mut settings = vec![
+        "__PEPPERS__CURRENT".to_owned(),
+        "__PEPPERS__KEYS__P1".to_owned(),
+    ];
+    names("", &defaults, &mut settings);
+    for (name, _) in environment {
+        let meant = settings.iter().find_map(|setting| {
+            let right = format!("KEYS_{}", setting.trim_start_matches('_'));
+            (*name != right && *name == right.replace("__", "_")).then_some(right)
+        });
+        if let Some(meant) = meant {
+            bail!("environment variable {name} is not read: write {meant}");
+        }
+    }
+    Ok(())
 }
 
 /// Says which setting is at fault, without the value of one that is secret.
@@ -335,26 +377,53 @@ impl RawHttp {
             account: self.account.check("http.account")?,
             management: self.management.enabled,
         };
-        if http.flat.enabled && http.account.enabled && http.flat.path == http.account.path {
-            bail!("settings `http.flat.path` and `http.account.path` are the same");
-        }
+        http.check_paths()?;
         Ok(http)
     }
 }
 
-impl RawMount {
-    fn check(self, setting: &str) -> anyhow::Result<Mount> {
-        let path = self.path.trim_end_matches('/');
-        let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"/-_.".contains(&byte);
-        if !path.starts_with('/') || path.contains("//") || !path.bytes().all(legal) {
+impl Http {
+    /// Of two paths one must not be within the other: whatever is found first would hide the other.
+    fn check_paths(&self) -> anyhow::Result<()> {
+        const FIXED: [(&str, &str); 4] = [
+            ("/v1", "that of management"),
+            ("/livez", "that of health"),
+            ("/readyz", "that of health"),
+            ("/metrics", "that of metrics"),
+        ];
+        let is_within = |path: &str, outer: &str| {
+            path.strip_prefix(outer)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        let overlap = |one: &str, other: &str| is_within(one, other) || is_within(other, one);
+        for (setting, mount) in [("http.flat", &self.flat), ("http.account", &self.account)] {
+            for (path, whose) in FIXED {
+                if mount.enabled && overlap(&mount.path, path) {
+                    bail!(
+                        "setting `{setting}.path`: {:?} overlaps {path}, {whose}",
+                        mount.path
+                    );
+                }
+            }
+        }
+        if self.flat.enabled && self.account.enabled && overlap(&self.flat.path, &self.account.path)
+        {
             bail!(
-                "setting `{setting}.path` must be a path such as /api/api-keys, not {:?}",
-                self.path
+                "settings `http.flat.path` and `http.account.path` overlap: {:?} and {:?}",
+                self.flat.path,
+                self.account.path
             );
         }
+        Ok(())
+    }
+}
+
+impl RawMount {
+    /// Whether the path can be served is checked by the surface that is served there.
+    fn check(self, setting: &str) -> anyhow::Result<Mount> {
         Ok(Mount {
             enabled: self.enabled,
-            path: path.to_owned(),
+            path: self.path.trim_end_matches('/').to_owned(),
             key_prefix: self.key_prefix.parse().with_context(|| {
                 format!("setting `{setting}.key_prefix`: {:?}", self.key_prefix)
             })?,
@@ -410,6 +479,12 @@ impl RawPlan {
                 let limit_name: LimitName = limit_name
                     .parse()
                     .with_context(|| format!("setting `plans.{name}.limits.{limit_name}`"))?;
+                let is_operation = Operation::ALL
+                    .iter()
+                    .any(|operation| operation.as_str() == limit_name.as_str());
+                if is_operation && matches!(limit.per, RawPer::Key) {
+                    bail!("setting `plans.{name}.limits.{limit_name}.per`: managing keys is counted per account");
+                }
                 Ok((limit_name, Limit::from(*limit)))
             })
             .collect::<anyhow::Result<_>>()?;
@@ -435,7 +510,8 @@ mod tests {
             file,
             environment
                 .iter()
-                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned())),
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect(),
         )
     }
 
@@ -503,6 +579,17 @@ mod tests {
     }
 
     #[test]
+    fn setting_with_too_few_underscores_is_refused_with_the_right_name() {
+        let message = refusal(&[("KEYS_DATABASE_URL", "postgres://h/d")]);
+        assert!(message.contains("write KEYS_DATABASE__URL"), "{message}");
+        let message = refusal(&[("KEYS_PEPPERS_KEYS_P1", "x")]);
+        assert!(
+            message.contains("write KEYS_PEPPERS__KEYS__P1"),
+            "{message}"
+        );
+    }
+
+    #[test]
     fn every_fault_names_its_setting() {
         for (name, value, setting) in [
             ("KEYS_HTTP__LISTEN", "8080", "http.listen"),
@@ -514,13 +601,15 @@ mod tests {
                 "http.trusted_proxies",
             ),
             ("KEYS_HTTP__KEY_MANAGEMENT", "nobody", "http.key_management"),
-            ("KEYS_HTTP__FLAT__PATH", "api", "http.flat.path"),
             ("KEYS_HTTP__FLAT__KEY_PREFIX", "SK", "http.flat.key_prefix"),
             (
                 "KEYS_HTTP__FLAT__PATH",
                 "/api/account/api-keys",
                 "http.account.path",
             ),
+            ("KEYS_HTTP__FLAT__PATH", "/v1/keys", "http.flat.path"),
+            ("KEYS_HTTP__ACCOUNT__PATH", "/api", "http.account.path"),
+            ("KEYS_PLANS__PRO__LIMITS__CREATE__PER", "key", "create.per"),
             ("KEYS_PLANS__PRO__KEYS_MAX", "-1", "keys_max"),
             ("KEYS_PLANS__NEW__KEYS", "true", "keys_max"),
             ("KEYS_PLANS__PRO__LIMITS__LIST__REQUESTS", "0", "requests"),

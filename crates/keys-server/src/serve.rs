@@ -16,7 +16,7 @@ use crate::open::{Opened, open};
 use crate::welcome;
 
 /// How long requests under way may take after the signal to stop. With the last flush it stays below ten seconds.
-const DRAIN: Duration = Duration::from_secs(7);
+const DRAIN: Duration = Duration::from_secs(6);
 
 /// How long the last flush of uses may take.
 const LAST_FLUSH: Duration = Duration::from_secs(2);

@@ -8,6 +8,7 @@ use keys_service::{Actor, KeyOwner, KeyService, OperatorKeyDraft};
 
 use crate::commands::operator_scopes;
 use crate::config::Http;
+use crate::output;
 
 /// Makes the first operator key and prints it, with commands that work when pasted.
 pub(crate) async fn print(
@@ -22,10 +23,8 @@ pub(crate) async fn print(
         expires_at: None,
     };
     let issued = service.issue_operator_key(&Actor::system(), draft).await?;
-    println!(
-        "{}",
-        text(issued.secret.expose(), &reachable(address), http)
-    );
+    let text = text(issued.secret.expose(), &reachable(address), http);
+    output::line(&text)?;
     Ok(())
 }
 

@@ -88,6 +88,9 @@ impl KeyService {
         new: NewAccount,
         idempotent: Option<Idempotent>,
     ) -> Result<Account, AccountError> {
+        if !by.may_administer() {
+            return Err(AccountError::CallerDenied(Denial::KindNotAllowed));
+        }
         if self.inner.plans.find(&new.plan).is_none() {
             return Err(AccountError::UnknownPlan);
         }
@@ -165,6 +168,9 @@ impl KeyService {
         id: AccountId,
         patch: AccountPatch,
     ) -> Result<(Account, Effective), AccountError> {
+        if !by.may_administer() {
+            return Err(AccountError::CallerDenied(Denial::KindNotAllowed));
+        }
         if let Some(plan) = &patch.plan
             && self.inner.plans.find(plan).is_none()
         {

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use keys_core::{Account, ApiKey, KeyId, KeyKind, Plans, ScopeSet};
+use keys_core::{Account, AccountId, ApiKey, Denial, KeyId, KeyKind, Plans, ScopeSet};
 
 use crate::store::{Authority, Caller};
 
@@ -54,6 +54,7 @@ impl Actor {
             authority: Authority::Caller(Caller {
                 key_id: key.id,
                 kind: key.kind,
+                account_id: key.account_id,
                 address: identity.address,
                 scopes: identity.scopes.clone(),
                 plans,
@@ -62,9 +63,32 @@ impl Actor {
         }
     }
 
-    /// An operator, by a credential that was authenticated as one.
-    #[must_use]
-    pub fn operator(identity: &Identity) -> Self {
-        Self::credential(identity, None)
+    /// An operator, by its credential.
+    ///
+    /// # Errors
+    /// [`Denial::KindNotAllowed`] if the credential is of another kind: no account's key or session passes as an operator,
+    /// whatever its scopes.
+    pub fn operator(identity: &Identity) -> Result<Self, Denial> {
+        if identity.key.kind == KeyKind::Operator {
+            Ok(Self::credential(identity, None))
+        } else {
+            Err(Denial::KindNotAllowed)
+        }
+    }
+
+    /// The account that the actor may act for: an account's key or session acts for no other.
+    pub(crate) fn may_act_for(&self, account: AccountId) -> bool {
+        match &self.authority {
+            Authority::Trusted => true,
+            Authority::Caller(caller) => caller.account_id.is_none_or(|own| own == account),
+        }
+    }
+
+    /// Whether the actor may change accounts and what belongs to no account.
+    pub(crate) fn may_administer(&self) -> bool {
+        match &self.authority {
+            Authority::Trusted => true,
+            Authority::Caller(caller) => caller.kind == KeyKind::Operator,
+        }
     }
 }

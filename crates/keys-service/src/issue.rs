@@ -167,6 +167,9 @@ impl KeyService {
         draft: KeyDraft,
         idempotent: Option<Idempotent>,
     ) -> Result<Issued, IssueError> {
+        if !by.may_act_for(draft.account_id) {
+            return Err(IssueError::AccountNotFound);
+        }
         if [OPERATOR_PREFIX, SESSION_PREFIX].contains(&draft.prefix.as_str()) {
             return Err(IssueError::ReservedPrefix);
         }
@@ -200,6 +203,9 @@ impl KeyService {
         ttl: Duration,
         idempotent: Option<Idempotent>,
     ) -> Result<Issued, IssueError> {
+        if !by.may_administer() {
+            return Err(IssueError::CallerDenied(Denial::KindNotAllowed));
+        }
         if ttl < Duration::from_secs(1) || ttl > SESSION_TTL_MAX {
             return Err(IssueError::SessionTtl);
         }
@@ -226,6 +232,9 @@ impl KeyService {
         by: &Actor,
         draft: OperatorKeyDraft,
     ) -> Result<Issued, IssueError> {
+        if !by.may_administer() {
+            return Err(IssueError::CallerDenied(Denial::KindNotAllowed));
+        }
         let template = Template {
             kind: KeyKind::Operator,
             account_id: None,

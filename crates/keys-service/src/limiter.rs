@@ -1,6 +1,7 @@
 //! The port to whatever counts requests, and the counter inside this process.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU32;
@@ -39,6 +40,19 @@ impl Subject {
             IpAddr::V6(v6) => Ipv6Addr::from(u128::from(v6) >> HOST_BITS << HOST_BITS).into(),
             v4 @ IpAddr::V4(_) => v4,
         }))
+    }
+}
+
+/// Short text that no other subject has, for the keys of shared counters.
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Account(id) => write!(f, "a{id}"),
+            Self::Key(id) => write!(f, "k{id}"),
+            Self::Address(Some(IpAddr::V4(address))) => write!(f, "i{:08x}", address.to_bits()),
+            Self::Address(Some(IpAddr::V6(address))) => write!(f, "i{:032x}", address.to_bits()),
+            Self::Address(None) => f.write_str("i"),
+        }
     }
 }
 
@@ -347,6 +361,21 @@ mod tests {
         assert_eq!(subject("2001:db8::1"), subject("2001:db8::ffff:1"));
         assert_ne!(subject("2001:db8::1"), subject("2001:db8:0:1::1"));
         assert_eq!(subject("::ffff:10.0.0.1"), subject("10.0.0.1"));
+    }
+
+    #[test]
+    fn subjects_are_told_apart_by_their_text() {
+        let address = |text: &str| Subject::of_address(Some(text.parse().unwrap())).to_string();
+        assert_eq!(address("10.0.0.1"), "i0a000001");
+        assert_eq!(address("2001:db8::1"), "i20010db8000000000000000000000000");
+        assert_eq!(Subject::of_address(None).to_string(), "i");
+        let uuid = uuid::Uuid::from_u128(1);
+        let (account, key) = (AccountId::from_uuid(uuid), KeyId::from_uuid(uuid));
+        assert_eq!(
+            Subject::Account(account).to_string(),
+            "aAAAAAAAAAAAAAAAAAAAAAQ"
+        );
+        assert_eq!(Subject::Key(key).to_string(), "kAAAAAAAAAAAAAAAAAAAAAQ");
     }
 
     #[tokio::test]

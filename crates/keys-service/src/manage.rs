@@ -58,6 +58,14 @@ impl KeyService {
         owner: Option<KeyOwner>,
         id: KeyId,
     ) -> Result<Option<Effective>, RevokeError> {
+        let is_own = match owner {
+            Some(KeyOwner::Account(account)) => by.may_act_for(account),
+            Some(KeyOwner::Operators) | None => by.may_administer(),
+        };
+        if !is_own {
+            // Someone else's key is an unknown key.
+            return Ok(None);
+        }
         let change = self.change(by, self.now(), None)?;
         let Some(commit) = self.inner.store.revoke_key(owner, id, change).await? else {
             return Ok(None);

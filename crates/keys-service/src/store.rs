@@ -88,8 +88,10 @@ pub enum Authority {
 pub struct Caller {
     /// The credential.
     pub key_id: KeyId,
-    /// Its kind, for the audit trail.
+    /// Its kind, which the stored key must have.
     pub kind: KeyKind,
+    /// The account it belongs to, which the stored key must belong to.
+    pub account_id: Option<AccountId>,
     /// Where the request came from.
     pub address: Option<IpAddr>,
     /// The scopes that the change needs.
@@ -106,6 +108,9 @@ impl Caller {
     pub fn check(&self, stored: Option<&StoredKey>, now: Timestamp) -> Result<(), Denial> {
         let stored = stored.ok_or(Denial::NotFound)?;
         stored.key.check_life(now)?;
+        if stored.key.kind != self.kind || stored.key.account_id != self.account_id {
+            return Err(Denial::KindNotAllowed);
+        }
         if let Some(account) = &stored.account {
             match &self.plans {
                 Some(plans) => plans.check(account)?,

@@ -336,6 +336,7 @@ pub fn a_caller(key: &ApiKey) -> Caller {
     Caller {
         key_id: key.id,
         kind: key.kind,
+        account_id: key.account_id,
         address: None,
         scopes: ScopeSet::default(),
         plans: None,

@@ -5,10 +5,11 @@ use keys_service::AccountPatch;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-use super::view::AccountView;
+use super::view::UpdatedView;
 use super::{account_id, answer, operator};
 use crate::api::Api;
 use crate::body;
+use crate::effective::{self, Wait};
 use crate::fields::{self, Faults};
 use crate::guard::Authenticated;
 use crate::refusal::{FieldError, Refusal};
@@ -36,11 +37,15 @@ pub(super) async fn update_account(
 ) -> HttpResponse {
     let update = async || {
         let id = account_id(&request)?;
+        let wait = Wait::of(&request)?;
         let body = body::read(&request, payload).await?;
         let patch = account_patch(body::parse(&body)?)?;
         let actor = operator(&identity)?;
-        let (account, _) = api.service().update_account(&actor, id, patch).await?;
-        Ok(HttpResponse::Ok().json(AccountView::from(&account)))
+        let updated = api.service().update_account(&actor, id, patch).await?;
+        let (account, effective) = updated;
+        let by = wait.until(api.service(), effective).await;
+        let body = UpdatedView::new(&account, by);
+        Ok(effective::show(by, HttpResponse::Ok().json(body)))
     };
     answer(update().await)
 }

@@ -25,6 +25,23 @@ impl<'a> From<&'a Account> for AccountView<'a> {
     }
 }
 
+/// An account that was changed.
+#[derive(Serialize)]
+pub(super) struct UpdatedView<'a> {
+    #[serde(flatten)]
+    account: AccountView<'a>,
+    effective_everywhere_by: String,
+}
+
+impl<'a> UpdatedView<'a> {
+    pub(super) fn new(account: &'a Account, by: Timestamp) -> Self {
+        Self {
+            account: AccountView::from(account),
+            effective_everywhere_by: by.to_string(),
+        }
+    }
+}
+
 #[derive(Serialize)]
 pub(super) struct AccountPageView<'a> {
     data: Vec<AccountView<'a>>,

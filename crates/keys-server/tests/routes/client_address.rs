@@ -108,7 +108,7 @@ async fn address_is_the_first_from_the_right_that_is_no_trusted_proxy(place: Pla
     let key = bound(&world, &account, &["203.0.113.7", "2001:db8::1"]).await;
     let proxy = bound(&world, &account, &["127.0.0.1"]).await;
     let spoofed = bound(&world, &account, &["198.51.100.1"]).await;
-    let rows: [(&[(&str, &str)], &str); 21] = [
+    let rows: [(&[(&str, &str)], &str); 22] = [
         (&[], &proxy),
         (&[(X, "203.0.113.7")], &key),
         (&[(X, " 203.0.113.7 ")], &key),
@@ -137,9 +137,10 @@ async fn address_is_the_first_from_the_right_that_is_no_trusted_proxy(place: Pla
             &[(F, "for=_hidden, for=203.0.113.7"), (F, "for=10.0.0.1")],
             &key,
         ),
-        // Proxies that write the standard header mean it.
-        (&[(F, "for=203.0.113.7"), (X, "198.51.100.1")], &key),
-        (&[(X, "203.0.113.7"), (F, "for=198.51.100.1")], &spoofed),
+        (&[(F, "for=203.0.113.7"), (X, "203.0.113.7")], &key),
+        // A proxy that writes one passes the other through as the client sent it: none of them may choose.
+        (&[(F, "for=203.0.113.7"), (X, "198.51.100.1")], "nobody"),
+        (&[(X, "203.0.113.7"), (F, "for=198.51.100.1")], "nobody"),
     ];
     for (headers, allowed) in rows {
         for key in [&key, &proxy, &spoofed] {
