@@ -129,10 +129,10 @@ fn listening(config: &tokio_postgres::Config) -> tokio_postgres::Config {
     config.keepalives_idle(feed::KEEP_ALIVE);
     config.keepalives_interval(feed::KEEP_ALIVE);
     config.tcp_user_timeout(feed::USER_TIMEOUT);
-    // Where an instance is, is of no use after a crash, so nothing waits for the disk. And however large the planner
-    // believes the log to be, what is new is read through the index.
+    // Where an instance is, is of no use after a crash, so nothing waits for the disk. However large the planner believes
+    // the log to be, what is new is read through the index, and without compiling the statement first.
     let settings = format!(
-        "{} -c statement_timeout={} -c synchronous_commit=off -c enable_seqscan=off",
+        "{} -c statement_timeout={} -c synchronous_commit=off -c enable_seqscan=off -c jit=off",
         config.get_options().unwrap_or_default(),
         feed::STATEMENT_TIMEOUT.as_millis(),
     );

@@ -6,7 +6,7 @@ use std::io;
 #[cfg(unix)]
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use diesel::connection::SimpleConnection as _;
 use diesel::prelude::*;
@@ -88,8 +88,9 @@ impl SqliteConnector {
     pub(crate) async fn connect(&self, access: Access) -> Result<SqliteConnection, ConnectError> {
         let mut connection = SqliteConnection::establish(&self.path).await?;
         let pragmas = self.pragmas(access);
+        let patience = self.busy_timeout;
         connection
-            .spawn_blocking(move |open| open.batch_execute(&pragmas))
+            .spawn_blocking(move |open| set_up(open, &pragmas, patience))
             .await?;
         Ok(connection)
     }
@@ -97,7 +98,11 @@ impl SqliteConnector {
     /// A connection for migrations, which run on a thread of their own.
     pub(crate) fn connect_to_migrate(&self) -> Result<diesel::SqliteConnection, ConnectError> {
         let mut connection = diesel::SqliteConnection::establish(&self.path)?;
-        connection.batch_execute(&self.pragmas(Access::ReadWrite))?;
+        set_up(
+            &mut connection,
+            &self.pragmas(Access::ReadWrite),
+            self.busy_timeout,
+        )?;
         Ok(connection)
     }
 
@@ -112,6 +117,27 @@ impl SqliteConnector {
         match access {
             Access::ReadWrite => common,
             Access::Read => format!("{common} pragma query_only = on;"),
+        }
+    }
+}
+
+/// Of several who open a new file at once, one makes it a WAL file. SQLite refuses the others at once, whatever its own
+/// patience, as two who wait for each other would do so for ever.
+fn set_up(
+    open: &mut diesel::SqliteConnection,
+    pragmas: &str,
+    patience: Duration,
+) -> QueryResult<()> {
+    const PAUSE: Duration = Duration::from_millis(10);
+    let begin = Instant::now();
+    loop {
+        match open.batch_execute(pragmas) {
+            Err(diesel::result::Error::DatabaseError(_, information))
+                if information.message() == "database is locked" && begin.elapsed() < patience =>
+            {
+                std::thread::sleep(PAUSE);
+            }
+            outcome => return outcome,
         }
     }
 }

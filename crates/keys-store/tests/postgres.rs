@@ -2,6 +2,8 @@
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
 mod common;
+#[path = "postgres/feed.rs"]
+mod feed;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -60,7 +60,7 @@ fn poll_statement() -> String {
                          and pruned.mark < pg_snapshot_xmax(now.snapshot), true), \
                 new.kind, new.ref::text \
          from (select pg_current_snapshot() as snapshot offset 0) as now \
-         left join key_change_pruned as pruned on true \
+         left join key_change_pruned as pruned on pruned.one \
          left join lateral ( \
              select kind, ref from key_change \
              where xid >= pg_snapshot_xmin($1::text::pg_snapshot) and xid < pg_snapshot_xmax(now.snapshot) \
@@ -253,9 +253,12 @@ impl PostgresFeed {
     }
 
     fn until_report(&self) -> Option<Duration> {
+        // The first one shows, after a reconnection, that the row is still this instance's own.
+        let is_first = self.report.known.as_deref() == Some(NOTHING);
+        let after = REPORT_PAUSE.saturating_sub(self.report.age());
         self.report
             .is_due
-            .then(|| REPORT_PAUSE.saturating_sub(self.report.age()))
+            .then_some(if is_first { Duration::ZERO } else { after })
     }
 }
 

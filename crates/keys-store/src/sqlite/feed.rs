@@ -20,7 +20,7 @@ use crate::error::QueryError;
 use crate::types::{DbId, Id};
 
 /// How often to look whether another connection, of this process or another, has committed anything. Costs microseconds.
-const VERSION_INTERVAL: Duration = Duration::from_millis(100);
+const VERSION_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Who follows a file from this store.
 pub(crate) struct Followers {

@@ -13,6 +13,8 @@ use keys_store::Store;
 use keys_testkit::data::{NOON, a_change, a_key, an_account, an_event_id, noon_plus};
 use tokio::task::JoinSet;
 
+pub(crate) mod feed;
+
 /// A database as someone beside the service sees it.
 pub(crate) trait Sql {
     /// Runs statements, and says what the database said against them.

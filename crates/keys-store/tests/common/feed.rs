@@ -1,0 +1,125 @@
+//! Following changes, where it takes SQL or several stores to show what must hold.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use keys_service::KeyStore as _;
+use keys_service::feed::{CHANGES_MAX, Changed};
+use keys_store::Store;
+use keys_testkit::contract::{followed, news, time_until};
+use keys_testkit::data::{NOON, a_key};
+
+use super::{Sql, add_account, add_key, revoke};
+
+/// What is corrected by hand is followed like everything else.
+pub(crate) async fn typed_sql_is_in_the_feed(store: &Store, sql: &impl Sql) {
+    let account = add_account(store).await;
+    let key = add_key(store, a_key().of(&account).build_new()).await;
+    let mut feed = followed(store).await;
+    let (of_key, of_account) = (Changed::Key(key.id), Changed::Account(account.id));
+    for (statement, expected) in [
+        ("update api_key set name = 'by hand'", of_key),
+        ("update api_key set expires_at = created_at", of_key),
+        ("update account set disabled = not disabled", of_account),
+        ("delete from api_key", of_key),
+        ("delete from account", of_account),
+    ] {
+        sql.run(statement).await.unwrap();
+        assert_eq!(
+            news(&mut *feed).await,
+            HashSet::from([expected]),
+            "{statement}"
+        );
+    }
+    sql.run("insert into key_change (kind) values (3)")
+        .await
+        .unwrap();
+    assert_eq!(news(&mut *feed).await, HashSet::from([Changed::Everything]));
+}
+
+/// A change by one store wakes whoever follows through another.
+pub(crate) async fn change_by_another_store_wakes(stores: &[Store; 2]) {
+    const ROUNDS: usize = 9;
+    let mut feed = followed(&stores[0]).await;
+    let mut times = Vec::new();
+    for _ in 0..ROUNDS {
+        let key = add_key(&stores[1], a_key().build_new()).await;
+        times.push(time_until(&mut *feed, Changed::Key(key.id)).await);
+    }
+    times.sort_unstable();
+    // A busy machine may be late for some of them.
+    assert!(times[ROUNDS / 2] < Duration::from_millis(100), "{times:?}");
+}
+
+/// Whoever was away for longer than the log reaches back starts afresh. `sweeper` does not know of the feed.
+pub(crate) async fn feed_that_missed_pruned_rows_starts_afresh(
+    store: &Store,
+    sweeper: &Store,
+    sql: &impl Sql,
+    make_old: &str,
+) {
+    let mut feed = followed(store).await;
+    let key = add_key(store, a_key().build_new()).await;
+    sql.run(make_old).await.unwrap();
+    sweeper.sweep(NOON).await.unwrap();
+    assert_eq!(sql.number("select count(*) from key_change").await, 0);
+
+    assert!(feed.poll().await.unwrap().reset);
+    // Until that has been done.
+    assert!(feed.poll().await.unwrap().reset);
+    feed.applied().await;
+    revoke(store, &key).await;
+    assert_eq!(
+        news(&mut *feed).await,
+        HashSet::from([Changed::Key(key.id)])
+    );
+}
+
+/// What somebody who is there has not applied yet stays, however old it is.
+pub(crate) async fn rows_are_kept_for_whoever_follows(
+    store: &Store,
+    sql: &impl Sql,
+    make_old: &str,
+) {
+    let mut feed = followed(store).await;
+    let key = add_key(store, a_key().build_new()).await;
+    let expected = HashSet::from([Changed::Key(key.id)]);
+    sql.run(make_old).await.unwrap();
+    store.sweep(NOON).await.unwrap();
+    // Read, but not applied.
+    feed.poll().await.unwrap();
+    store.sweep(NOON).await.unwrap();
+    assert_eq!(sql.number("select count(*) from key_change").await, 1);
+    assert_eq!(news(&mut *feed).await, expected);
+    // Reports take a moment, and what others have under way beside us holds them up.
+    for _ in 0..100 {
+        store.sweep(NOON).await.unwrap();
+        if sql.number("select count(*) from key_change").await == 0 {
+            assert_eq!(news(&mut *feed).await, HashSet::new());
+            return;
+        }
+        feed.wait().await;
+        assert_eq!(news(&mut *feed).await, HashSet::new());
+    }
+    panic!("the log is not pruned");
+}
+
+/// More changes than are worth applying one by one are one reset. `insert` notes changes of keys, one for each number
+/// from 1 to the one that is given.
+pub(crate) async fn too_many_changes_are_a_reset(
+    store: &Store,
+    sql: &impl Sql,
+    insert: impl Fn(usize) -> String,
+) {
+    let mut feed = followed(store).await;
+    sql.run(&insert(CHANGES_MAX)).await.unwrap();
+    let changes = feed.poll().await.unwrap();
+    assert!(!changes.reset);
+    assert_eq!(changes.changed.len(), CHANGES_MAX);
+    sql.run(&insert(1)).await.unwrap();
+    let changes = feed.poll().await.unwrap();
+    assert!(changes.reset);
+    assert_eq!(changes.changed, []);
+    feed.applied().await;
+    assert_eq!(news(&mut *feed).await, HashSet::new());
+}

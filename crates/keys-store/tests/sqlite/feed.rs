@@ -1,0 +1,119 @@
+//! Following changes.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use keys_service::KeyStore as _;
+use keys_service::feed::Changed;
+use keys_testkit::contract::{followed, is_seen_soon, news};
+use keys_testkit::data::{a_change, a_key};
+
+use crate::common::{self, Sql as _, add_key};
+use crate::{File, mode};
+
+const MAKE_OLD: &str = "update key_change set at = at - 11 * 60 * 1000000";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn typed_sql_is_in_the_feed() {
+    let file = File::new();
+    common::feed::typed_sql_is_in_the_feed(&file.open().await, &file).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn change_by_another_store_wakes() {
+    let file = File::new();
+    common::feed::change_by_another_store_wakes(&[file.open().await, file.open().await]).await;
+}
+
+/// As a person at the command line does, or another process.
+#[tokio::test(flavor = "multi_thread")]
+async fn typed_sql_wakes() {
+    let file = File::new();
+    let store = file.open().await;
+    let key = add_key(&store, a_key().build_new()).await;
+    let mut feed = followed(&store).await;
+    let mut times = Vec::new();
+    for name in 0..5 {
+        file.run(&format!("update api_key set name = '{name}'"))
+            .await
+            .unwrap();
+        let time = keys_testkit::contract::time_until(&mut *feed, Changed::Key(key.id)).await;
+        times.push(time);
+    }
+    times.sort_unstable();
+    assert!(times[2] < Duration::from_millis(200), "{times:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn feed_that_missed_pruned_rows_starts_afresh() {
+    let file = File::new();
+    let [store, sweeper] = [file.open().await, file.open().await];
+    common::feed::feed_that_missed_pruned_rows_starts_afresh(&store, &sweeper, &file, MAKE_OLD)
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_are_kept_for_whoever_follows() {
+    let file = File::new();
+    common::feed::rows_are_kept_for_whoever_follows(&file.open().await, &file, MAKE_OLD).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn too_many_changes_are_a_reset() {
+    let file = File::new();
+    let insert = |count| {
+        format!(
+            "with recursive n (n) as (select 1 union all select n + 1 from n where n < {count}) \
+             insert into key_change (kind, ref) select 1, randomblob(16) from n"
+        )
+    };
+    common::feed::too_many_changes_are_a_reset(&file.open().await, &file, insert).await;
+}
+
+/// A file that was put in place of the one before may have fewer changes.
+#[tokio::test(flavor = "multi_thread")]
+async fn log_that_ends_before_the_last_poll_is_another_one() {
+    let file = File::new();
+    let store = file.open().await;
+    add_key(&store, a_key().build_new()).await;
+    let mut feed = followed(&store).await;
+    file.run(
+        "update sqlite_sequence set seq = 0 where name = 'key_change'; delete from key_change",
+    )
+    .await
+    .unwrap();
+    assert!(feed.poll().await.unwrap().reset);
+    feed.applied().await;
+    assert_eq!(news(&mut *feed).await, HashSet::new());
+}
+
+/// Where another process follows as well, nobody knows how far it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_speaks_for_other_processes() {
+    let file = File::new();
+    let [server, other, command] = [file.open().await, file.open().await, file.open().await];
+    let commit = async || {
+        let key = add_key(&command, a_key().build_new()).await;
+        let revoked = command.revoke_key(None, key.id, a_change().build()).await;
+        revoked.unwrap().unwrap()
+    };
+    let first = commit().await;
+    for store in [&server, &other, &command] {
+        assert!(store.is_seen_everywhere(&first).await.unwrap());
+    }
+
+    let mut feed = followed(&server).await;
+    assert!(is_seen_soon(&server, first, &mut [&mut feed]).await);
+    assert!(!command.is_seen_everywhere(&first).await.unwrap());
+
+    let second = followed(&other).await;
+    for store in [&server, &other, &command] {
+        assert!(!store.is_seen_everywhere(&first).await.unwrap());
+    }
+    drop((second, other));
+    assert!(is_seen_soon(&server, first, &mut [&mut feed]).await);
+    for suffix in ["-feed.lock", "-feeds.lock"] {
+        let path = format!("{}{suffix}", file.path().display());
+        assert_eq!(mode(path.as_ref()), 0o600);
+    }
+}
