@@ -37,6 +37,7 @@ mod api;
 mod body;
 mod client_address;
 mod credential;
+mod effective;
 mod fallback;
 mod fields;
 mod flat;

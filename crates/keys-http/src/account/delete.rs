@@ -5,6 +5,7 @@ use keys_core::{KeyId, Operation};
 use keys_service::KeyOwner;
 
 use super::view::Success;
+use crate::effective::{self, Wait};
 use crate::guard::Authenticated;
 use crate::refusal::Refusal;
 use crate::surface::Surface;
@@ -16,19 +17,15 @@ pub(super) async fn delete(
 ) -> HttpResponse {
     surface
         .manage(&identity, Operation::Delete, async |manager| {
+            let wait = Wait::of(&request)?;
             let id = request.match_info().query("identifier");
             let id: KeyId = id.parse().map_err(|_| Refusal::KeyNotFound)?;
             let owner = Some(KeyOwner::Account(manager.account_id));
-            if surface
-                .service
-                .revoke_key(&manager.actor, owner, id)
-                .await?
-                .is_some()
-            {
-                Ok(HttpResponse::Ok().json(Success { success: true }))
-            } else {
-                Err(Refusal::KeyNotFound)
-            }
+            let revoked = surface.service.revoke_key(&manager.actor, owner, id);
+            let effective = revoked.await?.ok_or(Refusal::KeyNotFound)?;
+            let by = wait.until(&surface.service, effective).await;
+            let body = Success::new(wait.shown(by));
+            Ok(effective::show(by, HttpResponse::Ok().json(body)))
         })
         .await
 }

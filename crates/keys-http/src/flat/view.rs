@@ -56,5 +56,17 @@ fn name(key: &ApiKey) -> &str {
 
 #[derive(Serialize)]
 pub(super) struct Success {
-    pub(super) success: bool,
+    success: bool,
+    /// Not part of the contract, so it is there for those only who ask for something that is not either.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    effective_everywhere_by: Option<String>,
+}
+
+impl Success {
+    pub(super) fn new(effective_everywhere_by: Option<String>) -> Self {
+        Self {
+            success: true,
+            effective_everywhere_by,
+        }
+    }
 }

@@ -30,3 +30,4 @@ mod management_keys;
 mod management_sessions;
 mod verify;
 mod verify_batch;
+mod wait;

@@ -890,7 +890,12 @@ impl<E: Exchange> Rows<'_, E> {
             (r#"{"disabled":false,"plan":"pro"}"#, "null", "pro", false),
         ] {
             let answer = self.operate(patch(&path).json(body)).await;
-            answer.assert(200, &view(external_id, plan, disabled));
+            let view = view(external_id, plan, disabled);
+            let (account, _) = view.split_at(view.len() - 1);
+            let updated = format!(r#"{account},"effective_everywhere_by":"*Z"}}"#);
+            answer.assert(200, &updated);
+            let by = answer.text("/effective_everywhere_by");
+            assert_eq!(answer.header("effective-everywhere-by"), Some(&*by));
         }
 
         let first = self.operate(get("/v1/accounts?limit=1")).await;
