@@ -672,3 +672,54 @@ async fn keys_under_a_pepper_that_is_not_configured_are_reported() {
         ["p1".parse().unwrap()]
     );
 }
+
+#[tokio::test]
+async fn an_accounts_credential_acts_for_no_other_account_and_never_as_an_operator() {
+    let fixture = Fixture::on_plan("pro").await;
+    let stranger = fixture
+        .service
+        .create_account(
+            &Actor::system(),
+            NewAccount {
+                external_id: None,
+                plan: "pro".parse().unwrap(),
+            },
+            None,
+        )
+        .await
+        .unwrap();
+    let strangers_draft = || KeyDraft::new(stranger.id, "sk_live".parse().unwrap());
+    let strangers = fixture.issue(strangers_draft()).await;
+    for issued in [
+        fixture.issue(fixture.draft()).await,
+        fixture.session().await,
+    ] {
+        let identity = fixture.holder(&issued).await;
+        assert_eq!(
+            Actor::operator(&identity).unwrap_err(),
+            Denial::KindNotAllowed
+        );
+        let by = fixture.manager(&issued).await;
+        let service = &fixture.service;
+        let refused = service.issue_key(&by, strangers_draft(), None).await;
+        assert!(matches!(refused, Err(IssueError::AccountNotFound)));
+        let theirs = Some(KeyOwner::Account(stranger.id));
+        for owner in [theirs, Some(KeyOwner::Operators), None] {
+            let revoked = service.revoke_key(&by, owner, strangers.key.id).await;
+            assert!(revoked.unwrap().is_none());
+        }
+        let upgrade = service
+            .update_account(&by, fixture.account.id, to_plan("business"))
+            .await;
+        assert!(matches!(
+            upgrade,
+            Err(AccountError::CallerDenied(Denial::KindNotAllowed))
+        ));
+        let longer = service.open_session(&by, fixture.account.id, HOUR, None);
+        assert!(longer.await.is_err());
+    }
+    let denial = fixture
+        .denial(&strangers, &Requirement::account_key())
+        .await;
+    assert_eq!(denial, None);
+}
