@@ -6,10 +6,11 @@ use std::process::Command;
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand};
 
 /// The siblings that each crate may use as a normal dependency.
-const SIBLINGS: [(&str, &[&str]); 8] = [
+const SIBLINGS: [(&str, &[&str]); 9] = [
     ("keys-core", &[]),
     ("keys-service", &["keys-core"]),
     ("keys-store", &["keys-core", "keys-service"]),
+    ("keys-redis", &["keys-core", "keys-service"]),
     ("keys-http", &["keys-core", "keys-service"]),
     ("keys-tower", &["keys-core", "keys-service"]),
     (
@@ -18,6 +19,7 @@ const SIBLINGS: [(&str, &[&str]); 8] = [
             "keys-core",
             "keys-service",
             "keys-store",
+            "keys-redis",
             "keys-http",
             "keys-tower",
         ],
@@ -66,6 +68,12 @@ fn never_seen(name: &str) -> Vec<&'static [&'static str]> {
             &["hyper", "reqwest", "config", "clap"],
         ],
         "keys-store" => vec![&ACTIX, &TOWER, &["hyper", "reqwest", "config", "clap"]],
+        "keys-redis" => vec![
+            &DATABASE,
+            &ACTIX,
+            &TOWER,
+            &["hyper", "reqwest", "config", "clap"],
+        ],
         "keys-http" => vec![&DATABASE, &TOWER, &["hyper", "reqwest", "config", "clap"]],
         "keys-tower" => vec![&DATABASE, &ACTIX, &["reqwest", "config", "clap"]],
         "keys-server" => vec![&["reqwest", "keys-testkit"]],

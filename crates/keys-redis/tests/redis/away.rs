@@ -1,0 +1,137 @@
+//! What happens while Redis is away, and when it comes back.
+
+use super::*;
+
+/// A call waits 20 ms at most, and a busy machine may look after it later.
+const BUDGET_ON_A_BUSY_MACHINE: Duration = Duration::from_millis(200);
+
+/// Enough, and within reach of a trial every 250 ms.
+const SOON: Duration = Duration::from_secs(5);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_redis_is_done_without_and_used_again_when_it_is_back() {
+    let mut redis = Redis::start();
+    let limiter = limiter_on(&redis).connect().await;
+    until(&limiter, LimiterState::Shared).await;
+    for round in 0..3 {
+        redis.kill();
+        for took in take_until(&limiter, LimiterState::Local).await {
+            assert!(took < BUDGET_ON_A_BUSY_MACHINE, "{took:?}");
+        }
+        // Not for nothing: by itself it counts too.
+        let limit = format!("round-{round}");
+        let take = async || take(&limiter, &limit, quota(1, 3_600)).await.unwrap();
+        assert!(take().await.allowed);
+        assert!(!take().await.allowed);
+        redis.bring_up();
+        let back = Instant::now();
+        until(&limiter, LimiterState::Shared).await;
+        assert!(back.elapsed() < SOON, "{:?}", back.elapsed());
+    }
+    assert!(limiter.undecided_total() >= 6);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn half_dead_redis_holds_nobody_up_once_it_is_known() {
+    let redis = Redis::start();
+    let limiter = limiter_on(&redis).connect().await;
+    until(&limiter, LimiterState::Shared).await;
+    redis.pause();
+    let waited = take_until(&limiter, LimiterState::Local).await;
+    assert!(waited.len() <= 3, "three in a row: {waited:?}");
+
+    let mut times = Vec::new();
+    // Several trials fall into this time.
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(2) {
+        let start = Instant::now();
+        take(&limiter, "any", quota(10, 60)).await.unwrap();
+        times.push(start.elapsed());
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    times.sort_unstable();
+    let p99 = times[times.len() * 99 / 100];
+    assert!(p99 < Duration::from_millis(5), "{p99:?}");
+    assert_eq!(limiter.state(), LimiterState::Local);
+
+    redis.resume();
+    let back = Instant::now();
+    until(&limiter, LimiterState::Shared).await;
+    assert!(back.elapsed() < SOON, "{:?}", back.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redis_that_is_away_at_the_start_is_found_later() {
+    let mut redis = Redis::stopped();
+    let start = Instant::now();
+    let limiter = limiter_on(&redis).connect().await;
+    assert!(start.elapsed() < Duration::from_secs(1));
+    assert_eq!(limiter.state(), LimiterState::Local);
+    take(&limiter, "list", quota(1, 1)).await.unwrap();
+    redis.bring_up();
+    until(&limiter, LimiterState::Shared).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redis_that_is_half_dead_at_the_start_holds_it_up_half_a_second() {
+    let redis = Redis::start();
+    redis.pause();
+    let start = Instant::now();
+    let limiter = limiter_on(&redis).connect().await;
+    assert!(start.elapsed() < Duration::from_secs(1));
+    assert_eq!(limiter.state(), LimiterState::Local);
+    redis.resume();
+    until(&limiter, LimiterState::Shared).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_decided_without_redis_where_that_is_wanted() {
+    let mut redis = Redis::start();
+    let limiter = limiter_on(&redis)
+        .on_unavailable(OnUnavailable::Deny)
+        .connect()
+        .await;
+    until(&limiter, LimiterState::Shared).await;
+    redis.kill();
+    take_until(&limiter, LimiterState::Denying).await;
+    let error = take(&limiter, "list", quota(1, 1)).await.unwrap_err();
+    assert_eq!(error.to_string(), "the rate limiter is not available");
+    redis.bring_up();
+    until(&limiter, LimiterState::Shared).await;
+    assert!(take(&limiter, "list", quota(1, 1)).await.unwrap().allowed);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn full_redis_is_as_good_as_none() {
+    let redis = Redis::start();
+    let limiter = limiter_on(&redis).connect().await;
+    until(&limiter, LimiterState::Shared).await;
+    assert_eq!(redis.command("CONFIG SET maxmemory 1"), "+OK");
+    take_until(&limiter, LimiterState::Local).await;
+    // A trial that only asked whether it answers would say yes.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(limiter.state(), LimiterState::Local);
+    assert_eq!(redis.command("CONFIG SET maxmemory 0"), "+OK");
+    until(&limiter, LimiterState::Shared).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn password_is_needed_never_shown_and_may_become_right_later() {
+    let redis = Redis::start_with(&["--requirepass", "correct-horse"]);
+    let with = |password: &str| {
+        let url = format!("redis://:{password}@127.0.0.1:{}", redis.port());
+        RedisLimiter::builder(url.parse().unwrap())
+    };
+    let right = with("correct-horse").connect().await;
+    until(&right, LimiterState::Shared).await;
+
+    let wrong = with("hunter2").on_unavailable(OnUnavailable::Deny);
+    let wrong = wrong.connect().await;
+    assert_eq!(wrong.state(), LimiterState::Denying);
+    let error = take(&wrong, "list", quota(1, 1)).await.unwrap_err();
+    assert!(!format!("{wrong:?} {error:?}").contains("hunter2"));
+
+    // Two lines on one connection.
+    redis.command("AUTH correct-horse\r\nCONFIG SET requirepass hunter2");
+    until(&wrong, LimiterState::Shared).await;
+}

@@ -1,0 +1,254 @@
+//! What is counted while Redis is there.
+
+use super::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_instances_at_ten_times_the_quota_accept_exactly_the_quota() {
+    const QUOTA: u32 = 60;
+    let redis = Redis::start();
+    let mut instances = Vec::new();
+    for _ in 0..3 {
+        let limiter = patient(&redis).await;
+        instances.push(tokio::spawn(async move {
+            let mut accepted = 0;
+            for _ in 0..QUOTA * 10 / 3 {
+                // The next request would arrive after a minute.
+                let decision = take(&limiter, "verify", quota(QUOTA, QUOTA * 60)).await;
+                accepted += u32::from(decision.unwrap().allowed);
+            }
+            accepted
+        }));
+    }
+    let mut accepted = 0;
+    for instance in instances {
+        accepted += instance.await.unwrap();
+    }
+    assert_eq!(accepted, QUOTA);
+}
+
+/// An accepted request. Redis decided between its sending and its answer.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Accepted {
+    sent: Duration,
+    answered: Duration,
+    remaining: u32,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_window_after_the_first_accepts_the_quota_and_never_two_more() {
+    const PERIOD: Duration = Duration::from_secs(1);
+    const QUOTA: u32 = 100;
+    const PERIODS: u32 = 6;
+    let redis = Redis::start();
+    let start = Instant::now();
+    let mut instances = Vec::new();
+    for _ in 0..3 {
+        let limiter = patient(&redis).await;
+        instances.push(tokio::spawn(async move {
+            let (mut accepted, mut first_refusal): (Vec<Accepted>, _) = (Vec::new(), None);
+            while start.elapsed() < PERIOD * PERIODS {
+                let sent = start.elapsed();
+                let decision = take(&limiter, "verify", quota(QUOTA, 1)).await.unwrap();
+                if decision.allowed {
+                    accepted.push(Accepted {
+                        sent,
+                        answered: start.elapsed(),
+                        remaining: decision.remaining,
+                    });
+                } else {
+                    first_refusal.get_or_insert(start.elapsed());
+                }
+                // Some 300 a second each: about ten times the quota together.
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+            (accepted, first_refusal.expect("the burst ends"))
+        }));
+    }
+    let (mut accepted, mut burst_ended) = (Vec::new(), Duration::MAX);
+    for instance in instances {
+        let (others, first_refusal) = instance.await.unwrap();
+        accepted.extend(others);
+        burst_ended = burst_ended.min(first_refusal);
+    }
+    accepted.sort_unstable();
+
+    // Within 1 % of what arrived, on top of the burst that was saved up, from the first decision to the last.
+    let count = u32::try_from(accepted.len()).unwrap();
+    let (first, last) = (&accepted[0], &accepted[accepted.len() - 1]);
+    let arrived = |time: Duration| time.as_secs_f64() * f64::from(QUOTA);
+    let at_most = f64::from(QUOTA) + arrived(last.answered.saturating_sub(first.sent));
+    assert!(f64::from(count) <= at_most + 1.0, "{count} of {at_most}");
+    let at_least = f64::from(QUOTA) + arrived((PERIOD * PERIODS).saturating_sub(first.answered));
+    assert!(
+        f64::from(count) >= at_least * 0.99 - 1.0,
+        "{count} of {at_least}"
+    );
+
+    // After the burst no window of one period has more than one above the quota. What a pause of this busy machine has
+    // saved up before the window is not the window's.
+    let after_burst = accepted.partition_point(|other| other.sent < burst_ended);
+    let after_burst = &accepted[after_burst..];
+    for (index, opening) in after_burst.iter().enumerate() {
+        let window = after_burst[index..]
+            .iter()
+            .filter(|other| other.answered <= opening.sent + PERIOD);
+        let saved = after_burst[index..]
+            .iter()
+            .take_while(|other| other.sent <= opening.answered)
+            .map(|other| other.remaining)
+            .max()
+            .unwrap_or_default();
+        let count = u32::try_from(window.count()).unwrap();
+        assert!(
+            count <= QUOTA + 1 + saved,
+            "{count} in the window from {:?}, {saved} were saved up",
+            opening.sent
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn retry_after_is_exact() {
+    const INTERVAL: Duration = Duration::from_secs(1);
+    let redis = Redis::start();
+    let limiter = patient(&redis).await;
+    let two_in_two_seconds = quota(2, 2);
+    let take = async || take(&limiter, "list", two_in_two_seconds).await.unwrap();
+    for remaining in [1, 0] {
+        let decision = take().await;
+        assert!(decision.allowed);
+        assert_eq!(decision.remaining, remaining);
+        assert_eq!(decision.retry_after, Duration::ZERO);
+    }
+    for _ in 0..3 {
+        let refused = take().await;
+        // A machine that is busy for a second has let one arrive.
+        if refused.allowed {
+            continue;
+        }
+        assert!(refused.retry_after <= INTERVAL);
+        assert_eq!(refused.remaining, 0);
+        assert_eq!(refused.reset, refused.retry_after + INTERVAL);
+        tokio::time::sleep(refused.retry_after).await;
+        let start = Instant::now();
+        let decision = take().await;
+        assert!(decision.allowed, "after the time it was told to wait");
+        // And not a moment earlier: the one just taken came at its time.
+        let refused = take().await;
+        assert!(!refused.allowed || start.elapsed() >= INTERVAL);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_than_the_quota_is_refused_and_takes_nothing() {
+    let redis = Redis::start();
+    let limiter = patient(&redis).await;
+    let ten_an_hour = quota(10, 3_600);
+    let eleven = 11.try_into().unwrap();
+    let refused = limiter
+        .take(&bucket("create"), ten_an_hour, eleven)
+        .await
+        .unwrap();
+    assert!(!refused.allowed);
+    assert_eq!(refused.remaining, 10);
+    assert_eq!(refused.retry_after, Duration::from_hours(1));
+    let ten = 10.try_into().unwrap();
+    let decision = limiter.take(&bucket("create"), ten_an_hour, ten).await;
+    let decision = decision.unwrap();
+    assert!(decision.allowed);
+    assert_eq!(decision.remaining, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_tell_whose_they_are_and_vanish_when_the_bucket_is_full() {
+    let redis = Redis::start();
+    let limiter = limiter_on(&redis)
+        .key_prefix("staging".parse().unwrap())
+        .budget(Duration::from_secs(10))
+        .connect()
+        .await;
+    until(&limiter, LimiterState::Shared).await;
+    take(&limiter, "list", quota(10, 3_600)).await.unwrap();
+    take(&limiter, "delete", quota(10, 1)).await.unwrap();
+    let key = "keys:staging:list:kAAAAAAAAAAAAAAAAAAAAAQ";
+    let left = redis.command(&format!("PTTL {key}"));
+    let left: u64 = left.strip_prefix(':').unwrap().parse().unwrap();
+    // One of ten an hour is there again after six minutes.
+    assert!((300_000..=360_001).contains(&left), "{left}");
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(redis.command("DBSIZE"), ":1");
+    assert_eq!(
+        redis.command("EXISTS keys:staging:delete:kAAAAAAAAAAAAAAAAAAAAAQ"),
+        ":0"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn prefixes_keep_services_apart() {
+    let redis = Redis::start();
+    for prefix in ["staging", "production"] {
+        let limiter = limiter_on(&redis)
+            .key_prefix(prefix.parse().unwrap())
+            .budget(Duration::from_secs(10))
+            .connect()
+            .await;
+        until(&limiter, LimiterState::Shared).await;
+        let take = async || take(&limiter, "list", quota(1, 3_600)).await.unwrap();
+        assert!(take().await.allowed);
+        assert!(!take().await.allowed);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn forgotten_buckets_are_full_and_a_forgotten_script_is_sent_again() {
+    let redis = Redis::start();
+    let limiter = patient(&redis).await;
+    let one_an_hour = quota(1, 3_600);
+    assert!(take(&limiter, "list", one_an_hour).await.unwrap().allowed);
+    assert!(!take(&limiter, "list", one_an_hour).await.unwrap().allowed);
+    assert_eq!(redis.command("FLUSHALL"), "+OK");
+    assert!(take(&limiter, "list", one_an_hour).await.unwrap().allowed);
+    assert_eq!(redis.command("SCRIPT FLUSH"), "+OK");
+    assert!(!take(&limiter, "list", one_an_hour).await.unwrap().allowed);
+    assert_eq!(limiter.undecided_total(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn closed_connection_costs_no_decision() {
+    let redis = Redis::start();
+    let limiter = patient(&redis).await;
+    for _ in 0..20 {
+        redis.command("CLIENT KILL TYPE normal");
+        take(&limiter, "list", quota(1_000, 1)).await.unwrap();
+    }
+    assert_eq!(limiter.undecided_total(), 0);
+}
+
+#[test]
+fn connection_outlives_the_runtimes_that_use_it() {
+    let redis = Redis::start();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let limiter = runtime.block_on(patient(&redis));
+    let before = redis.command("CLIENT ID");
+    for _ in 0..3 {
+        // As a worker of the server: one thread, and gone when it ends.
+        let worker = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        for _ in 0..3 {
+            let decision = worker.block_on(take(&limiter, "list", quota(1_000, 1)));
+            assert!(decision.unwrap().allowed);
+        }
+    }
+    let id = |answer: String| -> u64 { answer.strip_prefix(':').unwrap().parse().unwrap() };
+    let connections = id(redis.command("CLIENT ID")) - id(before) - 1;
+    assert_eq!(connections, 0, "the first one was used throughout");
+    drop(runtime);
+    let after = tokio::runtime::Runtime::new().unwrap();
+    let error = after.block_on(take(&limiter, "list", quota(1_000, 1)));
+    assert!(error.is_err(), "its own runtime is gone");
+}
