@@ -5,7 +5,9 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use keys_service::KeyStore as _;
 use keys_store::{OpenError, Store, StoreOptions};
+use keys_testkit::contract::followed;
 use keys_testkit::postgres::Cluster;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tokio_postgres::{Client, NoTls};
@@ -78,7 +80,7 @@ impl Server {
             .to_string()
     }
 
-    /// Whether the store's connection is encrypted.
+    /// Whether the store's connections are encrypted, the one that follows changes included.
     async fn is_encrypted(&self, url: &str) -> Result<bool, OpenError> {
         // Connections of earlier calls may take a moment to go away: each call has a name of its own.
         static NEXT: AtomicU32 = AtomicU32::new(1);
@@ -86,16 +88,22 @@ impl Server {
         let url = format!("{url}&application_name={name}");
         let store = Store::connect(&url.parse().unwrap(), StoreOptions::default()).await?;
         // The store keeps the connection that this needs.
-        let _ = keys_service::KeyStore::ready(&store).await;
+        store.migrate().await.unwrap();
+        store.ready().await.unwrap();
+        let _feed = followed(&store).await;
         let row = self
             .client
             .query_one(
-                "select bool_and(ssl) from pg_stat_ssl join pg_stat_activity using (pid) \
-                 where application_name = $1",
+                "select bool_and(ssl), bool_or(ssl), count(distinct application_name) \
+                 from pg_stat_ssl join pg_stat_activity using (pid) \
+                 where application_name in ($1, $1 || ' feed')",
                 &[&name],
             )
-            .await;
-        Ok(row.unwrap().get(0))
+            .await
+            .unwrap();
+        let (all, any, names): (bool, bool, i64) = (row.get(0), row.get(1), row.get(2));
+        assert_eq!((all, names), (any, 2));
+        Ok(all)
     }
 }
 

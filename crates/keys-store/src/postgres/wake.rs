@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use diesel_async::SimpleAsyncConnection as _;
+use keys_service::feed::POLL_INTERVAL;
+use keys_service::store::StoreError;
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 
 use crate::connection::{Connection, Pools};
 
@@ -13,6 +16,9 @@ pub(super) const CHANNEL: &str = "key_change";
 /// At most one wake-up in this time. Inside each transaction, `NOTIFY` would halve the throughput of changes (measured: 6,227
 /// to 3,110 a second), because PostgreSQL lets one such transaction commit at a time.
 const PAUSE: Duration = Duration::from_millis(5);
+
+/// How long one wake-up may take. Later, it comes no earlier than the next poll of those it is for.
+const PATIENCE: Duration = POLL_INTERVAL;
 
 /// Sends wake-ups after changes, from a task of its own that ends when the last clone is gone.
 #[derive(Clone)]
@@ -26,7 +32,7 @@ impl Waker {
         tokio::spawn(async move {
             while receiver.recv().await.is_some() {
                 // One that is lost costs others the time until their next poll, and nothing else.
-                let _ = notify(&pools).await;
+                let _ = timeout(PATIENCE, notify(&pools)).await;
                 tokio::time::sleep(PAUSE).await;
             }
         });
@@ -40,7 +46,7 @@ impl Waker {
     }
 }
 
-async fn notify(pools: &Pools) -> Result<(), keys_service::StoreError> {
+async fn notify(pools: &Pools) -> Result<(), StoreError> {
     if let Connection::Postgres(mut lease) = pools.read().await? {
         let statement = format!("notify {CHANNEL}");
         let outcome = lease.enter().batch_execute(&statement).await;
