@@ -7,7 +7,7 @@ use actix_web::Error;
 use actix_web::body::MessageBody;
 use actix_web::dev::{Service, ServiceRequest, ServiceResponse, Transform};
 use actix_web::http::Method;
-use futures_util::future::LocalBoxFuture;
+use futures_util::future::{Either, LocalBoxFuture};
 
 /// Middleware that logs the method, the pattern of the route, the status and the duration of each request.
 ///
@@ -52,16 +52,19 @@ where
 {
     type Response = ServiceResponse<B>;
     type Error = Error;
-    type Future = LocalBoxFuture<'static, Result<Self::Response, Error>>;
+    type Future = Either<S::Future, LocalBoxFuture<'static, Result<Self::Response, Error>>>;
 
     actix_web::dev::forward_ready!(service);
 
     fn call(&self, request: ServiceRequest) -> Self::Future {
+        if !tracing::enabled!(tracing::Level::INFO) {
+            return Either::Left(self.service.call(request));
+        }
         let method = known(request.method());
         // How long something took is no time of day: no test has to decide it.
         let start = Instant::now();
         let answer = self.service.call(request);
-        Box::pin(async move {
+        Either::Right(Box::pin(async move {
             let answer = answer.await;
             let (route, status) = match &answer {
                 Ok(response) => (response.request().match_pattern(), response.status()),
@@ -78,7 +81,7 @@ where
                 "{method} {route} answered {status} in {micros} us"
             );
             answer
-        })
+        }))
     }
 }
 

@@ -11,6 +11,7 @@ use keys_service::{KeyManagement, KeyService};
 
 use crate::access_log::AccessLog;
 use crate::fallback;
+use crate::health::Readiness;
 use crate::mount::Mount;
 use crate::{account, flat, health, management, verification};
 
@@ -29,6 +30,7 @@ pub(crate) struct Inner {
     account: Option<Mount>,
     management: bool,
     verification: bool,
+    pub(crate) readiness: Readiness,
 }
 
 impl Api {
@@ -46,6 +48,7 @@ impl Api {
                 account: Some(Mount::account()),
                 management: true,
                 verification: true,
+                readiness: Readiness::default(),
             },
         }
     }
