@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
 use keys_core::PepperRing;
-use keys_service::{KeyService, KeyStore as _};
+use keys_redis::RedisLimiter;
+use keys_service::{Clock as _, KeyService, KeyStore as _, SystemClock};
 use keys_store::{DatabaseUrl, Store, StoreOptions};
 
 use crate::config::Settings;
@@ -17,8 +18,29 @@ pub(crate) struct Opened {
     pub is_new_embedded: bool,
 }
 
-/// Opens the database, brings its schema up to date if that is wanted, and checks that no key lacks its pepper.
+/// As [`open`], with limits counted where the settings say. Their connections live on the runtime this is called on.
+pub(crate) async fn open_to_serve(settings: &Settings) -> anyhow::Result<Opened> {
+    let limits = &settings.limits;
+    let limiter = match &limits.redis_url {
+        Some(url) => Some(
+            RedisLimiter::builder(url.clone())
+                .key_prefix(limits.key_prefix.clone())
+                .on_unavailable(limits.on_unavailable)
+                .connect()
+                .await,
+        ),
+        None => None,
+    };
+    open_with(settings, limiter).await
+}
+
+/// Opens the database, brings its schema up to date if that is wanted, and checks that no key lacks its pepper. Limits
+/// are counted inside the process, since nothing that a command does has any.
 pub(crate) async fn open(settings: &Settings) -> anyhow::Result<Opened> {
+    open_with(settings, None).await
+}
+
+async fn open_with(settings: &Settings, limiter: Option<RedisLimiter>) -> anyhow::Result<Opened> {
     let url = database_url(settings)?;
     let source = pepper_source(settings, &url)?;
     let made_now = url.sqlite_path().is_some_and(|path| !path.exists());
@@ -35,13 +57,15 @@ pub(crate) async fn open(settings: &Settings) -> anyhow::Result<Opened> {
         PepperSource::Settings(ring) => (*ring, made_now),
         // `migrate` makes a database without one, so that the file is missing does not say that it was lost.
         PepperSource::File(path) => {
-            let keys_exist = !store.pepper_ids().await?.is_empty();
+            let keys_exist = !store.pepper_ids(SystemClock.now()).await?.is_empty();
             peppers::embedded(&path, keys_exist)?
         }
     };
-    let service = KeyService::builder(store, ring)
-        .plans(settings.plans.clone())
-        .build();
+    let mut builder = KeyService::builder(store, ring).plans(settings.plans.clone());
+    if let Some(limiter) = limiter {
+        builder = builder.limiter(limiter);
+    }
+    let service = builder.build();
     let missing = service.missing_peppers().await?;
     if let Some(id) = missing.first() {
         bail!(

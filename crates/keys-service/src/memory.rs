@@ -19,8 +19,9 @@ use crate::feed::{
     CHANGES_MAX, ChangeFeed, Changed, Changes, Commit, POLL_INTERVAL, Place, Readers,
 };
 use crate::store::{
-    AccountPatch, AccountQuery, Authority, BoxFuture, Change, ChangeError, Completion, FoundKey,
-    KeyOwner, KeyPage, KeyStore, KeyUse, NewKey, Reservation, Reserved, StoreError, StoredKey,
+    AccountPatch, AccountQuery, Authority, BoxFuture, Change, ChangeError, Completion,
+    ENDED_SESSIONS_KEPT, FoundKey, KeyOwner, KeyPage, KeyStore, KeyUse, NewKey, Reservation,
+    Reserved, StoreError, StoredKey,
 };
 
 /// How long changes are kept for those who follow them.
@@ -532,15 +533,29 @@ impl KeyStore for MemoryStore {
         let before = Timestamp::from_unix_micros(now.unix_micros().saturating_sub(kept));
         let up_to = self.readers.slowest().unwrap_or(u64::MAX);
         state.log.prune(before, up_to);
+        let kept = i64::try_from(ENDED_SESSIONS_KEPT.as_micros()).unwrap_or(i64::MAX);
+        let before = Timestamp::from_unix_micros(now.unix_micros().saturating_sub(kept));
+        let ended: Vec<KeyId> = state
+            .keys
+            .values()
+            .filter(|row| row.key.kind == KeyKind::Session)
+            .filter(|row| row.key.expires_at.is_some_and(|end| end < before))
+            .map(|row| row.key.id)
+            .collect();
+        for id in ended {
+            state.keys.remove(&id);
+            state.digests.retain(|_, kept| *kept != id);
+            state.log.note(now, Changed::Key(id));
+        }
         Ok((count - state.answers.len()) as u64)
     }
 
-    async fn pepper_ids(&self) -> Result<Vec<PepperId>, StoreError> {
+    async fn pepper_ids(&self, now: Timestamp) -> Result<Vec<PepperId>, StoreError> {
         let state = self.state.lock();
         let living = state
             .keys
             .values()
-            .filter(|row| row.key.revoked_at.is_none());
+            .filter(|row| row.key.check_life(now).is_ok());
         let ids: HashSet<&PepperId> = living.map(|row| &row.pepper).collect();
         Ok(ids.into_iter().copied().collect())
     }

@@ -121,7 +121,7 @@ impl KeyService {
     /// When the store cannot answer.
     pub async fn missing_peppers(&self) -> Result<Vec<keys_core::PepperId>, StoreError> {
         let known: HashSet<_> = self.inner.peppers.ids().copied().collect();
-        let used = self.inner.store.pepper_ids().await?;
+        let used = self.inner.store.pepper_ids(self.now()).await?;
         Ok(used.into_iter().filter(|id| !known.contains(id)).collect())
     }
 

@@ -362,12 +362,13 @@ pub trait KeyStore: Send + Sync + 'static {
     /// request that asks.
     fn spawn(&self, future: BoxFuture<'static, ()>);
 
-    /// Deletes idempotent answers that have expired, and returns how many. Also prunes the log of changes, never past a
+    /// Deletes idempotent answers that have expired, and returns how many. Also deletes sessions that ended more than
+    /// [`ENDED_SESSIONS_KEPT`] ago, and prunes the log of changes, never past a
     /// feed that is being followed.
     async fn sweep(&self, now: Timestamp) -> Result<u64, StoreError>;
 
-    /// The peppers that unrevoked keys are kept under.
-    async fn pepper_ids(&self) -> Result<Vec<PepperId>, StoreError>;
+    /// The peppers that living keys are kept under: neither revoked nor, at `now`, expired.
+    async fn pepper_ids(&self, now: Timestamp) -> Result<Vec<PepperId>, StoreError>;
 
     /// Whether the database is reachable and its schema is the one this program knows.
     async fn ready(&self) -> Result<(), StoreError>;
@@ -379,6 +380,9 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 /// How long an attempt under an `Idempotency-Key` may take before another may take over: longer than any request is
 /// allowed to.
 pub const RESERVATION_PENDING: Duration = Duration::from_secs(30);
+
+/// How long a session is kept after its end, so that a denial can still say why.
+pub const ENDED_SESSIONS_KEPT: Duration = Duration::from_hours(24);
 
 /// How long an idempotent answer is kept.
 pub const RESERVATION_KEPT: Duration = Duration::from_mins(10);

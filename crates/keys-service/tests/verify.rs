@@ -124,8 +124,8 @@ impl KeyStore for Watched {
         self.store.sweep(now).await
     }
 
-    async fn pepper_ids(&self) -> Result<Vec<PepperId>, StoreError> {
-        self.store.pepper_ids().await
+    async fn pepper_ids(&self, now: Timestamp) -> Result<Vec<PepperId>, StoreError> {
+        self.store.pepper_ids(now).await
     }
 
     async fn ready(&self) -> Result<(), StoreError> {

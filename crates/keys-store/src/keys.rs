@@ -21,6 +21,7 @@ use crate::{accounts, audit, authority, changes, idempotency, postgres, sqlite};
 
 const OPERATOR: i16 = kind_code(KeyKind::Operator);
 const ACCOUNT: i16 = kind_code(KeyKind::Account);
+const SESSION: i16 = kind_code(KeyKind::Session);
 
 pub(crate) async fn find_by_digests(
     pools: Pools,
@@ -286,7 +287,28 @@ fn merge(uses: Vec<KeyUse>) -> Vec<KeyUse> {
     merged.into_values().collect()
 }
 
-pub(crate) async fn pepper_ids(pools: Pools) -> Result<Vec<PepperId>, StoreError> {
+/// Deletes sessions that ended long ago: nobody can present or list them, and every sign-in makes one.
+pub(crate) async fn delete_ended_sessions(
+    connection: &mut Connection,
+    ended_before: Timestamp,
+) -> Result<(), QueryError> {
+    /// A few at a time, so that no sweep holds its transaction for long; sweeps come every minute.
+    const BATCH: i64 = 5_000;
+    let ended: Vec<DbId> = query!(connection, |open| api_key::table
+        .filter(api_key::kind.eq(SESSION))
+        .filter(api_key::expires_at.lt(DbTimestamp(ended_before)))
+        .select(api_key::id)
+        .limit(BATCH)
+        .load(open))?;
+    for ids in ended.chunks(500) {
+        query!(connection, |open| diesel::delete(api_key::table)
+            .filter(api_key::id.eq_any(ids.to_vec()))
+            .execute(open))?;
+    }
+    Ok(())
+}
+
+pub(crate) async fn pepper_ids(pools: Pools, now: Timestamp) -> Result<Vec<PepperId>, StoreError> {
     let mut connection = pools.read().await?;
     let mut found = Vec::<PepperId>::new();
     // Steps from one value to the next through the index: `distinct` would read every key.
@@ -295,6 +317,11 @@ pub(crate) async fn pepper_ids(pools: Pools) -> Result<Vec<PepperId>, StoreError
         let next: Option<String> = query!(&mut connection, |open| api_key::table
             .filter(api_key::revoked_at.is_null())
             .filter(api_key::pepper_id.gt(last))
+            .filter(
+                api_key::expires_at
+                    .is_null()
+                    .or(api_key::expires_at.gt(DbTimestamp(now)))
+            )
             .select(min(api_key::pepper_id))
             .first(open))?;
         match next {

@@ -12,8 +12,8 @@ use keys_core::pepper::PepperedDigest;
 use keys_core::{Account, AccountId, EventId, KeyId, PepperId, Timestamp};
 use keys_service::feed::{ChangeFeed, Commit};
 use keys_service::store::{
-    AccountPatch, AccountQuery, BoxFuture, Change, ChangeError, FoundKey, KeyOwner, KeyPage,
-    KeyStore, KeyUse, NewKey, Reservation, Reserved, StoreError,
+    AccountPatch, AccountQuery, BoxFuture, Change, ChangeError, ENDED_SESSIONS_KEPT, FoundKey,
+    KeyOwner, KeyPage, KeyStore, KeyUse, NewKey, Reservation, Reserved, StoreError,
 };
 use tokio::runtime::Handle;
 
@@ -317,8 +317,8 @@ impl KeyStore for Store {
         self.run(async move { sweep(&inner, now).await }).await
     }
 
-    async fn pepper_ids(&self) -> Result<Vec<PepperId>, StoreError> {
-        self.run(keys::pepper_ids(self.pools())).await
+    async fn pepper_ids(&self, now: Timestamp) -> Result<Vec<PepperId>, StoreError> {
+        self.run(keys::pepper_ids(self.pools(), now)).await
     }
 
     async fn ready(&self) -> Result<(), StoreError> {
@@ -370,6 +370,11 @@ async fn sweep_in(
             lease.leave(outcome)?;
         }
     }
+    let ended_before = Timestamp::from_unix_micros(
+        now.unix_micros()
+            .saturating_sub(i64::try_from(ENDED_SESSIONS_KEPT.as_micros()).unwrap_or(i64::MAX)),
+    );
+    keys::delete_ended_sessions(connection, ended_before).await?;
     Ok(idempotency::delete_expired(connection, now).await?)
 }
 

@@ -84,7 +84,8 @@ macro_rules! store_contract {
             last_use_moves_forward_only
             last_use_survives_concurrent_batches
             large_batch_of_uses_is_recorded
-            pepper_ids_are_those_of_unrevoked_keys
+            pepper_ids_are_those_of_living_keys
+            sweep_deletes_sessions_that_ended_a_day_ago
             store_is_ready
 
             // The cap and the plan.

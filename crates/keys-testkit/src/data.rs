@@ -183,6 +183,8 @@ impl KeyBuilder {
     pub fn session_of(mut self, account: &Account) -> Self {
         self.kind = KeyKind::Session;
         self.account_id = Some(account.id);
+        // No session is without an end.
+        self.expires_at = self.expires_at.or(Some(noon_plus(3_600)));
         self
     }
 

@@ -5,6 +5,7 @@
 //! | [`data`] | builders of test data with sane defaults |
 //! | [`clock`], [`rng`] | time and randomness that tests decide |
 //! | [`contract`] | what every [`KeyStore`](keys_service::KeyStore) is held to; see [`store_contract!`] |
+//! | [`nginx`] | a throw-away nginx |
 //! | [`postgres`] | a throw-away PostgreSQL, a database per test |
 //! | [`redis`] | a throw-away Redis, which can be killed, stopped and flushed |
 //! | [`server`] | a running server, and requests to it |
@@ -17,6 +18,7 @@
 pub mod clock;
 pub mod contract;
 pub mod data;
+pub mod nginx;
 pub mod postgres;
 pub mod process;
 pub mod redis;

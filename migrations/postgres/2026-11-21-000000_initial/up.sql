@@ -24,7 +24,9 @@ create table api_key (
     use_count        bigint      not null default 0 check (use_count >= 0),
     created_at       timestamptz not null,
     -- Only whoever runs the service has keys that belong to nobody.
-    check ((kind = 1) = (account_id is null))
+    check ((kind = 1) = (account_id is null)),
+    -- A session stands for a person, who signs in again.
+    check (kind <> 3 or expires_at is not null)
 -- Room on each page, and no index on the columns that every use writes: such updates stay within their page (HOT).
 ) with (fillfactor = 70);
 
@@ -32,6 +34,8 @@ create table api_key (
 create index api_key_owner on api_key (account_id, kind, created_at desc, id desc) where revoked_at is null;
 -- Finds the peppers in use by a few steps through the index.
 create index api_key_pepper on api_key (pepper_id) where revoked_at is null;
+-- Finds sessions that ended long ago, to be deleted.
+create index api_key_session_end on api_key (expires_at) where kind = 3;
 
 -- What caches must look at again. Ordered by transaction rather than by a sequence: sequence numbers are taken before
 -- the commit, so whoever reads "everything after n" would miss a transaction that commits late.

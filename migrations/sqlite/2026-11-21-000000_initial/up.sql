@@ -25,13 +25,17 @@ create table api_key (
     use_count        integer not null default 0 check (use_count >= 0),
     created_at       integer not null,
     -- Only whoever runs the service has keys that belong to nobody.
-    check ((kind = 1) = (account_id is null))
+    check ((kind = 1) = (account_id is null)),
+    -- A session stands for a person, who signs in again.
+    check (kind <> 3 or expires_at is not null)
 ) strict, without rowid;
 
 -- Lists and counts the keys of one account, or the operators' (account_id is null), newest first.
 create index api_key_owner on api_key (account_id, kind, created_at desc, id desc) where revoked_at is null;
 -- Finds the peppers in use by a few steps through the index.
 create index api_key_pepper on api_key (pepper_id) where revoked_at is null;
+-- Finds sessions that ended long ago, to be deleted.
+create index api_key_session_end on api_key (expires_at) where kind = 3;
 
 -- What caches must look at again. One process writes at a time, so the order of numbers is the order of commits.
 create table key_change (
@@ -107,6 +111,13 @@ create trigger api_key_revocation_final before update on api_key
 when old.revoked_at is not null and old.revoked_at is not new.revoked_at
 begin
     select raise(abort, 'a revocation is final');
+end;
+
+-- `insert or replace` deletes what is there without asking the triggers above.
+create trigger api_key_no_replace before insert on api_key
+when exists (select 1 from api_key where id = new.id or digest = new.digest)
+begin
+    select raise(abort, 'a key is never replaced');
 end;
 
 create trigger audit_event_no_update before update on audit_event begin

@@ -1,6 +1,6 @@
 //! A store that fails when told to.
 
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -33,6 +33,7 @@ pub(crate) struct Faulty {
     store: Arc<MemoryStore>,
     fault: Arc<Mutex<Option<Fault>>>,
     calls: Arc<AtomicU64>,
+    feed_fails: Arc<AtomicBool>,
 }
 
 impl Faulty {
@@ -41,6 +42,11 @@ impl Faulty {
             .fault
             .lock()
             .expect("no test panics while it holds this") = Some(fault);
+    }
+
+    /// From now on nobody hears of changes.
+    pub(crate) fn feed_fails(&self) {
+        self.feed_fails.store(true, SeqCst);
     }
 
     /// How often anything was read or written.
@@ -168,9 +174,9 @@ impl KeyStore for Faulty {
         self.store.sweep(now).await
     }
 
-    async fn pepper_ids(&self) -> Result<Vec<PepperId>, StoreError> {
+    async fn pepper_ids(&self, now: Timestamp) -> Result<Vec<PepperId>, StoreError> {
         self.reads()?;
-        self.store.pepper_ids().await
+        self.store.pepper_ids(now).await
     }
 
     async fn ready(&self) -> Result<(), StoreError> {
@@ -190,10 +196,10 @@ impl ChangeFeed for FaultyFeed {
     }
 
     async fn poll(&mut self) -> Result<Changes, StoreError> {
-        match self.store.fault() {
-            Some(Fault::Unavailable) => Err(StoreError::Unavailable("connection refused".into())),
-            _ => self.feed.poll().await,
+        if self.store.fault() == Some(Fault::Unavailable) || self.store.feed_fails.load(SeqCst) {
+            return Err(StoreError::Unavailable("connection refused".into()));
         }
+        self.feed.poll().await
     }
 
     async fn applied(&mut self) {

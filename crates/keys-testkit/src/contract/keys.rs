@@ -492,9 +492,26 @@ pub async fn large_batch_of_uses_is_recorded(store: Arc<dyn KeyStore>) {
     assert_eq!(found.key.last_used_at, Some(NOON));
 }
 
-/// A pepper is needed as long as an unrevoked key of any kind is kept under it; then it may be thrown away.
-pub async fn pepper_ids_are_those_of_unrevoked_keys(store: Arc<dyn KeyStore>) {
-    assert_eq!(store.pepper_ids().await.unwrap(), []);
+/// Sessions that ended more than a day ago are gone for good; others, and expired keys of accounts, stay.
+pub async fn sweep_deletes_sessions_that_ended_a_day_ago(store: Arc<dyn KeyStore>) {
+    const DAY: i64 = 24 * 3_600;
+    let account = add_account(&*store, an_account().build()).await;
+    let end = noon_plus(60);
+    let session = a_key().expires_at(end).session_of(&account).build_new();
+    let key = a_key().of(&account).expires_at(end).build_new();
+    for new in [&session, &key] {
+        add_key(&*store, new.clone()).await;
+    }
+    store.sweep(noon_plus(60 + DAY)).await.unwrap();
+    assert!(find(&*store, &session).await.is_some());
+    store.sweep(noon_plus(61 + DAY)).await.unwrap();
+    assert!(find(&*store, &session).await.is_none());
+    assert!(find(&*store, &key).await.is_some());
+}
+
+/// A pepper is needed as long as a living key of any kind is kept under it; then it may be thrown away.
+pub async fn pepper_ids_are_those_of_living_keys(store: Arc<dyn KeyStore>) {
+    assert_eq!(store.pepper_ids(NOON).await.unwrap(), []);
     let account = add_account(&*store, an_account().build()).await;
     let mut keys = Vec::new();
     for key in [
@@ -506,7 +523,7 @@ pub async fn pepper_ids_are_those_of_unrevoked_keys(store: Arc<dyn KeyStore>) {
         keys.push(add_key(&*store, key.build_new()).await);
     }
     let ids = async || {
-        let mut ids = store.pepper_ids().await.unwrap();
+        let mut ids = store.pepper_ids(NOON).await.unwrap();
         ids.sort();
         ids
     };
@@ -516,6 +533,11 @@ pub async fn pepper_ids_are_those_of_unrevoked_keys(store: Arc<dyn KeyStore>) {
     assert_eq!(ids().await, ["p1", "p2"].map(pepper_id));
     revoke(&*store, &keys[1]).await;
     assert_eq!(ids().await, ["p2"].map(pepper_id));
+    let ending = a_key().of(&account).pepper("p4").expires_at(noon_plus(1));
+    add_key(&*store, ending.build_new()).await;
+    assert_eq!(ids().await, ["p2", "p4"].map(pepper_id));
+    let later = store.pepper_ids(noon_plus(1)).await.unwrap();
+    assert_eq!(later, ["p2"].map(pepper_id));
 }
 
 /// A store that was just set up is ready.
