@@ -87,11 +87,11 @@ impl<E: Exchange> Rows<'_, E> {
     }
 
     async fn health(&self) {
-        for path in ["/livez", "/readyz"] {
-            get(path)
-                .expect(self.server, 200, r#"{"status":"ok"}"#)
-                .await;
-        }
+        get("/livez")
+            .expect(self.server, 200, r#"{"status":"ok"}"#)
+            .await;
+        let ready = self.server.exchange(get("/readyz")).await;
+        assert_eq!((ready.status, &*ready.text("/status")), (200, "ok"));
     }
 
     async fn unknown_paths_and_methods(&self) {
