@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, bail, ensure};
 use keys_testkit::postgres::{self, VERSION_MIN};
-use keys_testkit::redis;
+use keys_testkit::{nginx, redis};
 
 use crate::step::succeeds;
 
@@ -48,6 +48,20 @@ pub(crate) fn redis() -> anyhow::Result<()> {
             Some((found.version, found.binary))
         },
         packages: |installer| installer.redis,
+    }
+    .ensure()
+}
+
+/// Makes sure that an nginx is there.
+pub(crate) fn nginx() -> anyhow::Result<()> {
+    Needed {
+        name: "nginx".to_owned(),
+        parts: "it",
+        find: || {
+            let found = nginx::find_installed()?;
+            Some((found.version, found.binary))
+        },
+        packages: |installer| installer.nginx,
     }
     .ensure()
 }
@@ -110,6 +124,7 @@ struct Installer {
     install: &'static [&'static str],
     postgres: &'static [&'static str],
     redis: &'static [&'static str],
+    nginx: &'static [&'static str],
 }
 
 impl Installer {
@@ -136,6 +151,7 @@ const INSTALLERS: [Installer; 6] = [
         ],
         postgres: &["postgresql"],
         redis: &["redis-server"],
+        nginx: &["nginx"],
     },
     Installer {
         program: "dnf",
@@ -144,6 +160,7 @@ const INSTALLERS: [Installer; 6] = [
         install: &["dnf", "install", "--assumeyes"],
         postgres: &["postgresql-server", "postgresql"],
         redis: &["redis"],
+        nginx: &["nginx"],
     },
     Installer {
         program: "apk",
@@ -152,6 +169,7 @@ const INSTALLERS: [Installer; 6] = [
         install: &["apk", "add", "--no-cache"],
         postgres: &["postgresql", "postgresql-client"],
         redis: &["redis"],
+        nginx: &["nginx"],
     },
     Installer {
         program: "zypper",
@@ -160,6 +178,7 @@ const INSTALLERS: [Installer; 6] = [
         install: &["zypper", "--non-interactive", "install"],
         postgres: &["postgresql-server", "postgresql"],
         redis: &["redis"],
+        nginx: &["nginx"],
     },
     Installer {
         program: "pacman",
@@ -168,6 +187,7 @@ const INSTALLERS: [Installer; 6] = [
         install: &["pacman", "--sync", "--refresh", "--needed", "--noconfirm"],
         postgres: &["postgresql"],
         redis: &["valkey"],
+        nginx: &["nginx"],
     },
     Installer {
         program: "brew",
@@ -176,6 +196,7 @@ const INSTALLERS: [Installer; 6] = [
         install: &["brew", "install"],
         postgres: &["postgresql@17"],
         redis: &["redis"],
+        nginx: &["nginx"],
     },
 ];
 
@@ -208,7 +229,7 @@ mod tests {
     #[test]
     fn every_installer_runs_its_own_program() {
         for installer in &INSTALLERS {
-            for packages in [installer.postgres, installer.redis] {
+            for packages in [installer.postgres, installer.redis, installer.nginx] {
                 assert!(!packages.is_empty());
                 for command in installer.commands(packages) {
                     assert_eq!(command[0], installer.program);

@@ -72,6 +72,8 @@ fn test() -> anyhow::Result<()> {
     let (postgres_url, cluster) = postgres()?;
     step::heading("Redis");
     install::redis()?;
+    step::heading("nginx");
+    install::nginx()?;
 
     let steps = [
         format().name("format check").arguments(["--check"]),
