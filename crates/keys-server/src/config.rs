@@ -12,6 +12,7 @@ use ipnet::IpNet;
 use keys_core::{
     KeyPrefix, Limit, LimitName, LimitPer, Operation, PepperId, Plan, PlanName, Plans, Quota,
 };
+use keys_redis::{KeyPrefix as RedisKeyPrefix, OnUnavailable, RedisUrl};
 use keys_service::KeyManagement;
 use serde::Deserialize;
 use zeroize::Zeroizing;
@@ -27,6 +28,7 @@ const DEFAULTS: &str = include_str!("../../../config/default.toml");
 pub(crate) struct Settings {
     pub database: Database,
     pub http: Http,
+    pub limits: Limits,
     pub peppers: Peppers,
     pub log: Log,
     pub plans: Plans,
@@ -67,6 +69,15 @@ pub(crate) struct Mount {
     pub key_prefix: KeyPrefix,
     pub plan_gate: bool,
     pub cap: bool,
+}
+
+/// Where limits are counted.
+#[derive(Debug)]
+pub(crate) struct Limits {
+    /// `None` is inside the process.
+    pub redis_url: Option<RedisUrl>,
+    pub on_unavailable: OnUnavailable,
+    pub key_prefix: RedisKeyPrefix,
 }
 
 /// Configured peppers: base64, or `file:PATH`.
@@ -203,7 +214,11 @@ fn fault(error: &ConfigError, key: Option<&str>) -> String {
         (ConfigError::At { error, key: at, .. }, key) => fault(error, at.as_deref().or(key)),
         (ConfigError::Type { key: Some(at), .. }, None) => fault(error, Some(at)),
         (ConfigError::NotFound(setting), _) => format!("setting `{setting}` is missing"),
-        (_, Some(key)) if key.starts_with("peppers") || key.starts_with("database") => {
+        (_, Some(key))
+            if ["peppers", "database", "limits"]
+                .iter()
+                .any(|secret| key.starts_with(secret)) =>
+        {
             format!("setting `{key}` has a value of the wrong kind")
         }
         (
@@ -227,6 +242,7 @@ fn fault(error: &ConfigError, key: Option<&str>) -> String {
 struct Raw {
     database: Database,
     http: RawHttp,
+    limits: RawLimits,
     peppers: RawPeppers,
     log: Log,
     plans: BTreeMap<String, RawPlan>,
@@ -259,6 +275,14 @@ struct RawMount {
 #[serde(deny_unknown_fields)]
 struct RawManagement {
     enabled: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawLimits {
+    redis_url: Zeroizing<String>,
+    on_unavailable: String,
+    key_prefix: String,
 }
 
 #[derive(Deserialize)]
@@ -330,6 +354,7 @@ impl Raw {
         Ok(Settings {
             database: self.database,
             http: self.http.check()?,
+            limits: self.limits.check()?,
             peppers: self.peppers.check()?,
             log: self.log,
             plans: self
@@ -433,6 +458,32 @@ impl RawMount {
     }
 }
 
+impl RawLimits {
+    fn check(self) -> anyhow::Result<Limits> {
+        let redis_url = match self.redis_url.trim() {
+            "" => None,
+            url => Some(url.parse().context("setting `limits.redis_url`")?),
+        };
+        let on_unavailable = match self.on_unavailable.as_str() {
+            "local" => OnUnavailable::Local,
+            "deny" => OnUnavailable::Deny,
+            other => {
+                bail!(
+                    "setting `limits.on_unavailable` must be \"local\" or \"deny\", not {other:?}"
+                )
+            }
+        };
+        Ok(Limits {
+            redis_url,
+            on_unavailable,
+            key_prefix: self
+                .key_prefix
+                .parse()
+                .with_context(|| format!("setting `limits.key_prefix`: {:?}", self.key_prefix))?,
+        })
+    }
+}
+
 impl RawPeppers {
     fn check(self) -> anyhow::Result<Peppers> {
         let parse = |id: &str| {
@@ -528,6 +579,9 @@ mod tests {
         assert_eq!(settings.http.unauthenticated.requests.get(), 60);
         assert!(settings.http.trusted_proxies.is_empty());
         assert!(settings.peppers.keys.is_empty());
+        assert!(settings.limits.redis_url.is_none());
+        assert_eq!(settings.limits.on_unavailable, OnUnavailable::Local);
+        assert_eq!(settings.limits.key_prefix, RedisKeyPrefix::default());
     }
 
     #[test]
@@ -614,6 +668,13 @@ mod tests {
             ("KEYS_PLANS__NEW__KEYS", "true", "keys_max"),
             ("KEYS_PLANS__PRO__LIMITS__LIST__REQUESTS", "0", "requests"),
             ("KEYS_PEPPERS__CURRENT", "p1", "peppers.current"),
+            ("KEYS_LIMITS__REDIS_URL", "127.0.0.1", "limits.redis_url"),
+            (
+                "KEYS_LIMITS__ON_UNAVAILABLE",
+                "allow",
+                "limits.on_unavailable",
+            ),
+            ("KEYS_LIMITS__KEY_PREFIX", "a:b", "limits.key_prefix"),
             ("KEYS_LOG__FORMAT", "xml", "log.format"),
         ] {
             let message = refusal(&[(name, value)]);
@@ -639,6 +700,7 @@ mod tests {
         let settings = load(&[
             ("KEYS_PEPPERS__KEYS__P1", SECRET),
             ("KEYS_DATABASE__URL", "postgres://u:hunter2@h/d"),
+            ("KEYS_LIMITS__REDIS_URL", "redis://u:hunter2@h"),
         ])
         .unwrap();
         let shown = format!("{settings:?}");
@@ -646,6 +708,8 @@ mod tests {
             !shown.contains(SECRET) && !shown.contains("hunter2"),
             "{shown}"
         );
+        let message = refusal(&[("KEYS_LIMITS__REDIS_URL", "http://u:hunter2@h")]);
+        assert!(!message.contains("hunter2"), "{message}");
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("keys.toml");
         std::fs::write(&path, format!("[peppers.keys]\np1 = \"{SECRET}\n")).unwrap();

@@ -12,7 +12,7 @@ use keys_service::KeyService;
 use tokio::runtime::Runtime;
 
 use crate::config::{self, Http, Settings};
-use crate::open::{Opened, open};
+use crate::open::{Opened, open_to_serve};
 use crate::welcome;
 
 /// How long requests under way may take after the signal to stop. With the last flush it stays below ten seconds.
@@ -34,7 +34,7 @@ pub(crate) fn run(runtime: &Runtime, settings: Settings) -> anyhow::Result<()> {
     let Opened {
         service,
         is_new_embedded,
-    } = runtime.block_on(open(&settings))?;
+    } = runtime.block_on(open_to_serve(&settings))?;
     let maintenance = runtime.spawn({
         let service = service.clone();
         async move { service.maintain().await }

@@ -252,3 +252,21 @@ fn connection_outlives_the_runtimes_that_use_it() {
     let error = after.block_on(take(&limiter, "list", quota(1_000, 1)));
     assert!(error.is_err(), "its own runtime is gone");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn user_with_the_documented_rights_is_enough() {
+    let redis = Redis::start();
+    let rights = "~keys:* +evalsha +script|load +time +get +set";
+    redis.command(&format!("ACL SETUSER limiter on >hunter2 {rights}"));
+    let url = format!("redis://limiter:hunter2@127.0.0.1:{}", redis.port());
+    let limiter = RedisLimiter::builder(url.parse().unwrap())
+        .budget(Duration::from_secs(10))
+        .connect()
+        .await;
+    until(&limiter, LimiterState::Shared).await;
+    take(&limiter, "list", quota(10, 60)).await.unwrap();
+    assert_eq!(limiter.undecided_total(), 0);
+    let memory = redis.command("MEMORY USAGE keys:default:list:kAAAAAAAAAAAAAAAAAAAAAQ");
+    let bytes: u32 = memory.strip_prefix(':').unwrap().parse().unwrap();
+    assert!((80..=160).contains(&bytes), "{bytes} bytes a bucket");
+}
