@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use crate::dialect::{problem, problem_fault};
-use crate::exchange::Request;
+use crate::exchange::{Answer, Request};
 use crate::shape::{ID, NOW};
 use crate::world::{Place, World};
 
@@ -41,6 +41,14 @@ fn view(external_id: &Value, plan: &str, disabled: bool) -> Value {
         "disabled": disabled,
         "created_at": NOW,
     })
+}
+
+/// What an answer to a change shows of the account itself.
+fn account_in(changed: &Answer) -> Value {
+    let mut account = changed.json();
+    let members = account.as_object_mut().unwrap();
+    assert!(members.remove("effective_everywhere_by").is_some());
+    account
 }
 
 async fn account_at_fault_is_refused_by_its_member(place: Place) {
@@ -314,7 +322,10 @@ async fn members_set_by_the_server_cannot_be_set_by_a_body(place: Place) {
     let change = world.patch(&format!("/v1/accounts/{}", created.text("/id")));
     let body = json!({ "id": "AAAAAAAAAAAAAAAAAAAAAA", "created_at": "2020-01-01T00:00:00.000Z" });
     let changed = operate(&world, change).json(&body).send().await;
-    assert_eq!((changed.status, changed.body), (200, created.body));
+    assert_eq!(
+        (changed.status, account_in(&changed)),
+        (200, created.json())
+    );
 }
 
 async fn account_is_changed_member_by_member(place: Place) {
@@ -360,11 +371,16 @@ async fn account_is_changed_member_by_member(place: Place) {
     ] {
         let expected = view(external_id, plan, disabled);
         let changed = operate(&world, world.patch(&path)).json(&body);
-        let changed = changed.expect(200, &expected).await;
+        let changed = changed.send().await;
+        let by = changed.text("/effective_everywhere_by");
+        assert_eq!(changed.header("effective-everywhere-by"), Some(&*by));
+        let mut updated = expected.clone();
+        updated["effective_everywhere_by"] = json!(by);
+        let changed = changed.is(200, &updated);
         let read = operate(&world, world.get(&path))
             .expect(200, &expected)
             .await;
-        assert_eq!(read.body, changed.body);
+        assert_eq!(read.json(), account_in(&changed));
     }
 }
 
