@@ -9,17 +9,28 @@ use actix_web::dev::{Service, ServiceRequest, ServiceResponse, Transform};
 use actix_web::http::Method;
 use futures_util::future::{Either, LocalBoxFuture};
 
+use crate::api::Api;
+use crate::metrics;
+
 /// Middleware that logs the method, the pattern of the route, the status and the duration of each request.
 ///
-/// Nothing else: paths, queries, headers, bodies and addresses may hold secrets or say who somebody is.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct AccessLog(());
+/// Nothing else: paths, queries, headers, bodies and addresses may hold secrets or say who somebody is. That of
+/// [`Api::log_requests`] counts requests as well, for `/metrics`.
+#[derive(Debug, Clone, Default)]
+pub struct AccessLog {
+    api: Option<Api>,
+}
 
 impl AccessLog {
     /// The middleware.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    pub(crate) fn counting(api: &Api) -> Self {
+        let api = api.inner.metrics.is_some().then(|| api.clone());
+        Self { api }
     }
 }
 
@@ -35,7 +46,10 @@ where
     type Future = Ready<Result<Self::Transform, ()>>;
 
     fn new_transform(&self, service: S) -> Self::Future {
-        ready(Ok(Logged { service }))
+        ready(Ok(Logged {
+            service,
+            api: self.api.clone(),
+        }))
     }
 }
 
@@ -43,6 +57,7 @@ where
 #[derive(Debug)]
 pub struct Logged<S> {
     service: S,
+    api: Option<Api>,
 }
 
 impl<S, B> Service<ServiceRequest> for Logged<S>
@@ -57,7 +72,9 @@ where
     actix_web::dev::forward_ready!(service);
 
     fn call(&self, request: ServiceRequest) -> Self::Future {
-        if !tracing::enabled!(tracing::Level::INFO) {
+        let is_logged = tracing::enabled!(tracing::Level::INFO);
+        let api = self.api.clone();
+        if !is_logged && api.is_none() {
             return Either::Left(self.service.call(request));
         }
         let method = known(request.method());
@@ -67,19 +84,23 @@ where
         Either::Right(Box::pin(async move {
             let answer = answer.await;
             let (route, status) = match &answer {
-                Ok(response) => (response.request().match_pattern(), response.status()),
-                Err(error) => (None, error.as_response_error().status_code()),
+                Ok(response) => (metrics::route(response.request()), response.status()),
+                Err(error) => ("unmatched".into(), error.as_response_error().status_code()),
             };
-            let route = route.as_deref().unwrap_or("unmatched");
-            let status = status.as_u16();
-            let micros = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
-            tracing::info!(
-                http.method = method,
-                http.route = route,
-                http.status = status,
-                duration_micros = micros,
-                "{method} {route} answered {status} in {micros} us"
-            );
+            if let Some(metrics) = api.as_ref().and_then(|api| api.inner.metrics.as_ref()) {
+                metrics.count_request(&route, status);
+            }
+            if is_logged {
+                let status = status.as_u16();
+                let micros = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
+                tracing::info!(
+                    http.method = method,
+                    http.route = &*route,
+                    http.status = status,
+                    duration_micros = micros,
+                    "{method} {route} answered {status} in {micros} us"
+                );
+            }
             answer
         }))
     }

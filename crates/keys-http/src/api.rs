@@ -7,13 +7,14 @@ use std::sync::Arc;
 use actix_web::web;
 use keys_core::address::TrustedProxies;
 use keys_core::{LimitName, Quota};
-use keys_service::{KeyManagement, KeyService};
+use keys_service::{KeyManagement, KeyService, VerdictCode};
 
 use crate::access_log::AccessLog;
 use crate::fallback;
 use crate::health::Readiness;
+use crate::metrics::Metrics;
 use crate::mount::Mount;
-use crate::{account, flat, health, management, verification};
+use crate::{account, flat, health, management, metrics, verification};
 
 /// All surfaces over one [`KeyService`]. Cheap to clone; all clones are the same.
 #[derive(Clone)]
@@ -30,6 +31,7 @@ pub(crate) struct Inner {
     account: Option<Mount>,
     management: bool,
     verification: bool,
+    pub(crate) metrics: Option<Metrics>,
     pub(crate) readiness: Readiness,
 }
 
@@ -48,12 +50,13 @@ impl Api {
                 account: Some(Mount::account()),
                 management: true,
                 verification: true,
+                metrics: Some(Metrics::default()),
                 readiness: Readiness::default(),
             },
         }
     }
 
-    /// Puts every surface, `/livez`, `/readyz` and JSON answers to unknown paths into an application.
+    /// Puts every surface, `/livez`, `/readyz`, `/metrics` and JSON answers to unknown paths into an application.
     pub fn configure(&self, app: &mut web::ServiceConfig) {
         // First, as the hot path, and before the management surface, which claims the rest of `/v1`.
         if self.inner.verification {
@@ -69,13 +72,23 @@ impl Api {
             app.service(management::scope(self));
         }
         health::configure(self, app);
+        if self.inner.metrics.is_some() {
+            metrics::configure(self, app);
+        }
         app.default_service(web::to(fallback::unknown_path));
     }
 
-    /// Middleware that writes one log event for each request. Wrap the whole application in it.
+    /// Middleware that writes one log event for each request, and counts it. Wrap the whole application in it.
     #[must_use]
     pub fn log_requests(&self) -> AccessLog {
-        AccessLog::new()
+        AccessLog::counting(self)
+    }
+
+    /// Counts a verdict as it was told.
+    pub(crate) fn count_verdict(&self, code: VerdictCode) {
+        if let Some(metrics) = &self.inner.metrics {
+            metrics.count_verdict(code);
+        }
     }
 
     /// The limit of that name, if any plan has it.
@@ -148,6 +161,12 @@ impl ApiBuilder {
     /// Whether `/v1/keys/verify`, `/v1/keys/verify-batch` and `/v1/auth` are served; by default they are.
     pub fn verification(mut self, served: bool) -> Self {
         self.inner.verification = served;
+        self
+    }
+
+    /// Whether figures are kept and served at `/metrics`; by default they are. They hold no secrets, but say how much there is.
+    pub fn metrics(mut self, served: bool) -> Self {
+        self.inner.metrics = served.then(Metrics::default);
         self
     }
 

@@ -8,7 +8,7 @@
 //! | account | `/api/account/api-keys` | `{"statusCode","message","errors"}` |
 //! | management | `/v1/accounts` | `application/problem+json` (RFC 9457) |
 //! | verification | `/v1/keys/verify`, `/v1/keys/verify-batch`, `/v1/auth` | `application/problem+json` |
-//! | health | `/livez`, `/readyz` | `application/problem+json` |
+//! | health | `/livez`, `/readyz`, `/metrics` | `application/problem+json` |
 //!
 //! The first two are dialects over the same keys. Each is a thin translation: a handler reads the request, calls
 //! [`KeyService`](keys_service::KeyService) and writes a view. Whoever manages anything is judged by the database; verification
@@ -46,6 +46,7 @@ mod health;
 mod idempotency;
 mod limits;
 mod management;
+mod metrics;
 mod mount;
 mod problem;
 mod query;

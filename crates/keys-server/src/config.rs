@@ -60,6 +60,8 @@ pub(crate) struct Http {
     pub flat: Mount,
     pub account: Mount,
     pub management: bool,
+    pub verification: bool,
+    pub metrics: bool,
 }
 
 #[derive(Debug)]
@@ -258,7 +260,9 @@ struct RawHttp {
     unauthenticated: RawQuota,
     flat: RawMount,
     account: RawMount,
-    management: RawManagement,
+    management: RawSurface,
+    verification: RawSurface,
+    metrics: RawSurface,
 }
 
 #[derive(Deserialize)]
@@ -273,7 +277,7 @@ struct RawMount {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct RawManagement {
+struct RawSurface {
     enabled: bool,
 }
 
@@ -401,6 +405,8 @@ impl RawHttp {
             flat: self.flat.check("http.flat")?,
             account: self.account.check("http.account")?,
             management: self.management.enabled,
+            verification: self.verification.enabled,
+            metrics: self.metrics.enabled,
         };
         http.check_paths()?;
         Ok(http)
@@ -411,7 +417,7 @@ impl Http {
     /// Of two paths one must not be within the other: whatever is found first would hide the other.
     fn check_paths(&self) -> anyhow::Result<()> {
         const FIXED: [(&str, &str); 4] = [
-            ("/v1", "that of management"),
+            ("/v1", "that of management and verification"),
             ("/livez", "that of health"),
             ("/readyz", "that of health"),
             ("/metrics", "that of metrics"),

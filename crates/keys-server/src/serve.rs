@@ -96,6 +96,8 @@ fn api(service: &KeyService, http: &Http) -> anyhow::Result<Api> {
         .flat(mount(&http.flat, "http.flat")?)
         .account(mount(&http.account, "http.account")?)
         .management(http.management)
+        .verification(http.verification)
+        .metrics(http.metrics)
         .build())
 }
 

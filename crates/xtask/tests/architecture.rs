@@ -61,19 +61,13 @@ fn never_seen(name: &str) -> Vec<&'static [&'static str]> {
             &TOWER,
             &["serde_json", "config", "clap"],
         ],
-        "keys-service" => vec![
+        "keys-service" | "keys-redis" => vec![
             &DATABASE,
             &ACTIX,
             &TOWER,
             &["hyper", "reqwest", "config", "clap"],
         ],
         "keys-store" => vec![&ACTIX, &TOWER, &["hyper", "reqwest", "config", "clap"]],
-        "keys-redis" => vec![
-            &DATABASE,
-            &ACTIX,
-            &TOWER,
-            &["hyper", "reqwest", "config", "clap"],
-        ],
         "keys-http" => vec![&DATABASE, &TOWER, &["hyper", "reqwest", "config", "clap"]],
         "keys-tower" => vec![&DATABASE, &ACTIX, &["reqwest", "config", "clap"]],
         "keys-server" => vec![&["reqwest", "keys-testkit"]],

@@ -159,7 +159,9 @@ async fn judge(api: &Api, request: &HttpRequest, wanted: &Wanted) -> Result<Http
         Ok(Some(key)) => {
             let verdict = api.service().verify(&wanted.question(key, address)).await;
             let verdict = verdict.map_err(Refusal::from)?;
-            match (told(&verdict), &verdict.rate_limit) {
+            let told = told(&verdict);
+            api.count_verdict(told.0);
+            match (told, &verdict.rate_limit) {
                 ((VerdictCode::Valid, Some(key)), decision) => {
                     return Ok(granted(key, decision.as_ref())?);
                 }

@@ -4,7 +4,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 
 use super::question::Question;
 use super::view::VerdictView;
-use super::{Desk, wants_fresh};
+use super::{Desk, told, wants_fresh};
 use crate::body;
 use crate::refusal::Refusal;
 
@@ -19,6 +19,7 @@ pub(super) async fn verify(
         let asked = question.request(wants_fresh(request.headers()));
         let verdict = desk.api.service().verify(&asked).await;
         let verdict = verdict.map_err(Refusal::from)?;
+        desk.api.count_verdict(told(&verdict).0);
         Ok(HttpResponse::Ok().json(VerdictView::from(&verdict)))
     };
     desk.answer(&request, verify).await

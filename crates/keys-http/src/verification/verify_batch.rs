@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 
 use super::question::{self, Question};
 use super::view::{BatchView, VerdictView};
-use super::{Desk, wants_fresh};
+use super::{Desk, told, wants_fresh};
 use crate::api::Api;
 use crate::body;
 use crate::refusal::Refusal;
@@ -38,6 +38,9 @@ pub(super) async fn verify_batch(
             .collect();
         let verdicts = desk.api.service().verify_batch(&asked).await;
         let verdicts = verdicts.map_err(Refusal::from)?;
+        for verdict in &verdicts {
+            desk.api.count_verdict(told(verdict).0);
+        }
         Ok(HttpResponse::Ok().json(BatchView {
             results: verdicts.iter().map(VerdictView::from).collect(),
         }))

@@ -28,6 +28,7 @@ mod limits;
 mod management_accounts;
 mod management_keys;
 mod management_sessions;
+mod metrics;
 mod verify;
 mod verify_batch;
 mod wait;

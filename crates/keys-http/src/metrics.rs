@@ -1,0 +1,170 @@
+//! Figures for Prometheus. Their labels are words of ours, never anything that came from outside.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::{PoisonError, RwLock};
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use actix_web::{HttpRequest, HttpResponse, web};
+use keys_core::Denial;
+use keys_service::{KeyService, VerdictCode};
+use metrics::{Counter, Key, Label, Level, Metadata, Recorder as _};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
+
+use crate::api::Api;
+use crate::{fallback, problem};
+
+const VERDICTS: &str = "keys_verdicts_total";
+const REQUESTS: &str = "keys_http_requests_total";
+const CACHE_ENTRIES: &str = "keys_cache_entries";
+const CACHE_BYTES: &str = "keys_cache_bytes";
+const CHANGES_BEHIND: &str = "keys_changes_behind_seconds";
+
+const DESCRIPTIONS: [(&str, &str); 2] = [
+    (VERDICTS, "Verdicts on keys given over HTTP, by code."),
+    (REQUESTS, "Requests answered, by route and status."),
+];
+
+const GAUGE_DESCRIPTIONS: [(&str, &str); 3] = [
+    (CACHE_ENTRIES, "Keys in the cache."),
+    (
+        CACHE_BYTES,
+        "Bytes that keys in the cache take beside their fixed part.",
+    ),
+    (
+        CHANGES_BEHIND,
+        "How long ago this instance knew every change; infinite if it never did. Beyond 2 the cache is of no use.",
+    ),
+];
+
+const CODES: [VerdictCode; 10] = [
+    VerdictCode::Valid,
+    VerdictCode::RateLimited,
+    VerdictCode::Denied(Denial::Malformed),
+    VerdictCode::Denied(Denial::NotFound),
+    VerdictCode::Denied(Denial::Revoked),
+    VerdictCode::Denied(Denial::Expired),
+    VerdictCode::Denied(Denial::AccountDisabled),
+    VerdictCode::Denied(Denial::PlanForbidden),
+    VerdictCode::Denied(Denial::IpNotAllowed),
+    VerdictCode::Denied(Denial::InsufficientScope),
+];
+
+/// What is counted, and where it is written from.
+pub(crate) struct Metrics {
+    recorder: PrometheusRecorder,
+    /// Found once, so that counting a verdict is one addition.
+    verdicts: [(VerdictCode, Counter); CODES.len()],
+    requests: RwLock<HashMap<String, HashMap<StatusCode, Counter>>>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        for (name, description) in DESCRIPTIONS {
+            recorder.describe_counter(name.into(), None, description.into());
+        }
+        for (name, description) in GAUGE_DESCRIPTIONS {
+            recorder.describe_gauge(name.into(), None, description.into());
+        }
+        let verdicts = CODES.map(|code| {
+            let label = Label::from_static_parts("code", code.as_str());
+            let key = Key::from_parts(VERDICTS, vec![label]);
+            (code, recorder.register_counter(&key, &METADATA))
+        });
+        Self {
+            recorder,
+            verdicts,
+            requests: RwLock::default(),
+        }
+    }
+}
+
+const METADATA: Metadata<'static> = Metadata::new("keys_http", Level::INFO, None);
+
+impl Metrics {
+    /// Counts a verdict as it was told.
+    pub(crate) fn count_verdict(&self, code: VerdictCode) {
+        let counter = self.verdicts.iter().find(|(known, _)| *known == code);
+        if let Some((_, counter)) = counter {
+            counter.increment(1);
+        }
+    }
+
+    /// Counts an answered request. There are no more routes than the application has.
+    pub(crate) fn count_request(&self, route: &str, status: StatusCode) {
+        {
+            let requests = self.requests.read().unwrap_or_else(PoisonError::into_inner);
+            let known = requests.get(route).and_then(|route| route.get(&status));
+            if let Some(counter) = known {
+                counter.increment(1);
+                return;
+            }
+        }
+        let labels = vec![
+            Label::new("route", route.to_owned()),
+            Label::new("status", status.as_str().to_owned()),
+        ];
+        let key = Key::from_parts(REQUESTS, labels);
+        let counter = self.recorder.register_counter(&key, &METADATA);
+        counter.increment(1);
+        let mut requests = self
+            .requests
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        let statuses = requests.entry(route.to_owned()).or_default();
+        // Whoever was quicker has registered the same counter.
+        statuses.entry(status).or_insert(counter);
+    }
+
+    fn render(&self, service: &KeyService) -> String {
+        let state = service.cache_state();
+        let behind = state.behind.map(|behind| behind.as_secs_f64());
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "a cache of more than 2^52 bytes is far off"
+        )]
+        let gauges = [
+            (CACHE_ENTRIES, state.entries as f64),
+            (CACHE_BYTES, state.bytes as f64),
+            (CHANGES_BEHIND, behind.unwrap_or(f64::INFINITY)),
+        ];
+        for (name, value) in gauges {
+            let key = Key::from_static_name(name);
+            self.recorder.register_gauge(&key, &METADATA).set(value);
+        }
+        self.recorder.handle().render()
+    }
+}
+
+pub(crate) fn configure(api: &Api, app: &mut web::ServiceConfig) {
+    app.service(
+        fallback::resource("/metrics", "GET", problem::render)
+            .app_data(web::Data::new(api.clone()))
+            .get(metrics),
+    );
+}
+
+async fn metrics(api: web::Data<Api>) -> HttpResponse {
+    let Some(metrics) = &api.inner.metrics else {
+        return fallback::unknown_path().await;
+    };
+    HttpResponse::Ok()
+        .insert_header((CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8"))
+        .insert_header((CACHE_CONTROL, "no-store"))
+        .body(metrics.render(api.service()))
+}
+
+/// The pattern of the route that answers a request.
+pub(crate) fn route(request: &HttpRequest) -> Cow<'static, str> {
+    // To find the pattern is to look for the route once more, which the hot path can do without.
+    for path in ["/v1/auth", "/v1/keys/verify", "/v1/keys/verify-batch"] {
+        if request.path() == path {
+            return path.into();
+        }
+    }
+    request
+        .match_pattern()
+        .map_or("unmatched".into(), Cow::Owned)
+}
