@@ -123,13 +123,25 @@ impl RateLimiter for RedisLimiter {
         cost: NonZeroU32,
     ) -> Result<Decision, LimiterError> {
         let request = Request { quota, cost };
+        let inner = &*self.inner;
         let fault = match self.ask(bucket, request).await {
-            Ok(answer) => return Ok(request.decide(bucket.limit.clone(), answer)),
+            Ok(answer) => {
+                let decision = request.decide(bucket.limit.clone(), answer);
+                if inner.on_unavailable == OnUnavailable::Local {
+                    // Otherwise every late answer, and the loss of Redis, would give the whole quota once more.
+                    inner.local.take_over(bucket, quota, decision.reset);
+                }
+                return Ok(decision);
+            }
             Err(fault) => fault,
         };
-        self.inner.undecided.fetch_add(1, Relaxed);
-        match self.inner.on_unavailable {
-            OnUnavailable::Local => self.inner.local.take(bucket, quota, cost).await,
+        inner.undecided.fetch_add(1, Relaxed);
+        tracing::debug!(
+            error = &fault as &dyn std::error::Error,
+            "Redis has not decided"
+        );
+        match inner.on_unavailable {
+            OnUnavailable::Local => inner.local.take(bucket, quota, cost).await,
             OnUnavailable::Deny => Err(LimiterError(fault.into())),
         }
     }

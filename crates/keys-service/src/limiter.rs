@@ -118,6 +118,12 @@ impl LocalLimiter {
         }
     }
 
+    /// Takes over what another limiter has decided: that the bucket will be full again after `reset`. For a limiter that
+    /// this one stands in for, so that a fault of that one makes no bucket full.
+    pub fn take_over(&self, bucket: &Bucket, quota: Quota, reset: Duration) {
+        self.counters(quota).take_over(bucket, reset);
+    }
+
     fn counters(&self, quota: Quota) -> Arc<Counters> {
         if let Some(counters) = self.by_quota.read().get(&quota) {
             return Arc::clone(counters);
@@ -171,6 +177,12 @@ impl Counters {
             buckets,
             clock,
         }
+    }
+
+    fn take_over(&self, bucket: &Bucket, reset: Duration) {
+        let bucket = self.buckets.bounded(bucket);
+        let full_at = self.clock.now() + Nanos::from(reset);
+        self.buckets.shard(&bucket).insert(bucket, full_at);
     }
 
     fn take(&self, bucket: &Bucket, quota: Quota, cost: NonZeroU32) -> Decision {
@@ -376,6 +388,22 @@ mod tests {
             "aAAAAAAAAAAAAAAAAAAAAAQ"
         );
         assert_eq!(Subject::Key(key).to_string(), "kAAAAAAAAAAAAAAAAAAAAAQ");
+    }
+
+    #[tokio::test]
+    async fn bucket_that_is_taken_over_goes_on_from_there() {
+        let clock = Arc::new(Manual::default());
+        let limiter = LocalLimiter::new(clock.clone());
+        let bucket = bucket([10, 0, 0, 1]);
+        let take = || limiter.take(&bucket, ten_a_minute(), ONE);
+        clock.0.store(1_000, Ordering::Relaxed);
+        limiter.take_over(&bucket, ten_a_minute(), Duration::from_secs(48));
+        let decision = take().await.unwrap();
+        assert!(decision.allowed);
+        assert_eq!(decision.remaining, 1);
+        assert_eq!(decision.reset, Duration::from_secs(54));
+        limiter.take_over(&bucket, ten_a_minute(), Duration::ZERO);
+        assert_eq!(take().await.unwrap().remaining, 9);
     }
 
     #[tokio::test]
