@@ -190,7 +190,7 @@ fn cpu_per_call(warm: &Arc<Warm>, threads: usize) -> f64 {
                             let key = &warm.keys[(state >> 33) % warm.keys.len()];
                             black_box(warm.verify(key));
                         }
-                        (thread_cpu() - start).as_secs_f64()
+                        thread_cpu().saturating_sub(start).as_secs_f64()
                     })
                 })
                 .collect();

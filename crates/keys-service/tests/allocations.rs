@@ -1,5 +1,4 @@
 //! A warm verification allocates nothing.
-#![expect(clippy::unwrap_used, reason = "a test that unwraps nothing has failed")]
 
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
