@@ -1,11 +1,12 @@
 //! `RequireKey` around the routes of another application.
 
 use actix_web::{App, HttpResponse, test, web};
-use keys_core::{KeyKind, ScopeSet};
+use keys_core::{KeyKind, Operation, ScopeSet};
 use keys_http::{KeyIdentity, Refusal, RequireKey};
-use keys_service::KeyDraft;
+use keys_service::{Actor, KeyDraft};
 
 use crate::exchange::{Answer, Exchange, Request, get, post};
+use crate::faulty::Faulty;
 use crate::rows::{FLAT, NOBODYS_KEY, PROBLEM_401};
 use crate::support::{CLIENT, World, answer, draft, test_request};
 
@@ -28,6 +29,7 @@ impl Exchange for Shop<'_> {
             let scopes = ScopeSet::parse([scope]).expect("the scope is legal");
             RequireKey::new(api).scopes(scopes)
         };
+        let create = Operation::Create.limit_name();
         let app = App::new()
             .service(
                 web::resource("/orders")
@@ -48,6 +50,12 @@ impl Exchange for Shop<'_> {
                 web::get()
                     .to(orders)
                     .wrap(RequireKey::new(api).kinds(&[KeyKind::Operator])),
+            )
+            .route(
+                "/search",
+                web::get()
+                    .to(orders)
+                    .wrap(RequireKey::new(api).limit(&create)),
             )
             .route("/forgotten", web::get().to(orders));
         let service = test::init_service(app).await;
@@ -143,4 +151,54 @@ async fn route_without_the_guard_has_no_identity_to_give() {
         (answer.status, &*answer.text("/code")),
         (503, "unavailable")
     );
+}
+
+#[actix_web::test]
+async fn limit_of_the_plan_holds_and_is_shown() {
+    let world = World::new();
+    let shop = Shop(&world);
+    let key = world.pro_key().await;
+    for number in 1..=10 {
+        let answer = shop.exchange(get("/search").bearer(&key)).await;
+        assert_eq!(answer.status, 200);
+        let state = format!(r#""create";r={};t={}"#, 10 - number, 6 * number);
+        assert_eq!(answer.header("ratelimit"), Some(&*state));
+    }
+    let answer = get("/search").bearer(&key).expect(
+        &shop,
+        429,
+        r#"{"title":"Too Many Requests","status":429,"code":"rate_limited","detail":"Too many requests"}"#,
+    );
+    let answer = answer.await;
+    assert_eq!(answer.header("retry-after"), Some("6"));
+    let policy = answer.header("ratelimit-policy");
+    assert_eq!(policy, Some(r#""create";q=10;w=60"#));
+}
+
+#[actix_web::test]
+#[should_panic(expected = "no plan has a limit named unheard-of")]
+async fn limit_that_no_plan_has_is_a_mistake_of_the_program() {
+    let world = World::new();
+    let limit = "unheard-of".parse().unwrap();
+    let _ = RequireKey::new(&world.api).limit(&limit);
+}
+
+#[actix_web::test]
+async fn known_key_costs_no_look_into_the_store_and_a_revoked_one_is_refused_at_once() {
+    let store = Faulty::default();
+    let world = World::with_store(store.clone()).followed().await;
+    let shop = Shop(&world);
+    let key = world.issue(draft(world.account("pro").await.id)).await;
+    let stock = || get("/shop/stock").bearer(key.secret.expose());
+    assert_eq!(shop.exchange(stock()).await.status, 200);
+    let before = store.calls();
+    assert_eq!(shop.exchange(stock()).await.status, 200);
+    assert_eq!(store.calls(), before);
+    let revoke = world
+        .service
+        .revoke_key(&Actor::system(), None, key.key.id)
+        .await;
+    let _ = revoke.unwrap().unwrap();
+    let refused = stock().expect(&shop, 401, r#""unauthorized""#);
+    refused.await;
 }
