@@ -1,0 +1,115 @@
+//! The listener: connect, listen, poll the change log, apply it, extend the lease.
+
+use crate::model::Coherence;
+use crate::state::{Age, Entry, Instance, Listener, Poll, State, TRANSACTIONS_MAX};
+use crate::variant::Variant;
+
+impl Coherence {
+    /// Whether a poll may begin. Where wake-ups are modelled it has to have a reason: it follows `LISTEN`, or a wake-up. (The
+    /// timer polls as well; the question there is what happens without it.)
+    pub(crate) fn may_poll(&self, instance: &Instance) -> bool {
+        instance.poll.is_none()
+            && (!self.bounds.wakeups
+                || match instance.listener {
+                    Listener::Down => self.variant == Variant::PollBeforeListen,
+                    Listener::Listening => self.variant != Variant::PollBeforeListen,
+                    Listener::Live => instance.wake,
+                })
+    }
+
+    /// Takes the time and, at once, the snapshot: were the snapshot later, the lease would only be shorter than it could be.
+    pub(crate) fn poll(&self, state: &mut State, at: usize) {
+        let highest_committed = state
+            .transactions
+            .iter()
+            .rposition(|transaction| transaction.is_some_and(|transaction| transaction.committed))
+            .map_or(0, |id| id + 1);
+        let next = if self.variant == Variant::SequenceCursor {
+            highest_committed.max(state.instances[at].cursor.unwrap_or(0))
+        } else {
+            state.oldest_open()
+        };
+        let instance = &mut state.instances[at];
+        let from = instance.cursor.unwrap_or(next);
+        let mut changes = [false; TRANSACTIONS_MAX];
+        for (id, change) in changes.iter_mut().enumerate().skip(from.max(state.pruned)) {
+            *change = state.transactions[id].is_some_and(|transaction| transaction.committed);
+        }
+        let first = instance.cursor.is_none() && self.variant != Variant::FirstPollKeepsCache;
+        instance.wake = false;
+        instance.poll = Some(Poll {
+            begun: Age::NOW,
+            changes,
+            next,
+            flush: first || from < state.pruned,
+        });
+    }
+
+    /// Applies every change, and only then moves the cursor and the lease.
+    pub(crate) fn apply_poll(&self, state: &mut State, at: usize) {
+        let instance = &mut state.instances[at];
+        let poll = instance.poll.take().expect("a poll is under way");
+        if poll.flush {
+            instance.cache = [Entry::Absent; _];
+            instance.bump_generation(self.variant.guards_copies());
+        }
+        for (id, _) in poll
+            .changes
+            .iter()
+            .enumerate()
+            .filter(|(_, change)| **change)
+        {
+            let key = state.transactions[id].expect("it was returned").key;
+            self.forget(instance, key);
+        }
+        instance.cursor = Some(poll.next);
+        let begun = if self.variant == Variant::LeaseFromPollReturn {
+            Age::NOW
+        } else {
+            poll.begun
+        };
+        instance.synced = instance.synced.min(begun);
+        if self.bounds.wakeups {
+            for (id, applied) in instance.applied.iter_mut().enumerate() {
+                *applied |= poll.changes[id] || id < poll.next;
+            }
+            instance.listener = match (self.variant, instance.listener) {
+                (Variant::PollBeforeListen, Listener::Down) => Listener::Listening,
+                _ => Listener::Live,
+            };
+        }
+    }
+
+    /// The connection is up, or, after [`Variant::PollBeforeListen`], what is left to do.
+    pub(crate) fn listen(&self, instance: &mut Instance) {
+        instance.listener = match self.variant {
+            Variant::PollBeforeListen => Listener::Live,
+            _ => Listener::Listening,
+        };
+    }
+
+    pub(crate) fn may_listen(&self, instance: &Instance) -> bool {
+        let before = match self.variant {
+            Variant::PollBeforeListen => Listener::Listening,
+            _ => Listener::Down,
+        };
+        instance.listener == before
+    }
+
+    /// Whether a notification sent now gets here.
+    pub(crate) fn hears(&self, instance: &Instance) -> bool {
+        match self.variant {
+            Variant::PollBeforeListen => instance.listener == Listener::Live,
+            _ => instance.listener != Listener::Down,
+        }
+    }
+}
+
+impl Instance {
+    /// The connection is lost, with what was under way on it.
+    pub(crate) fn lose_connection(&mut self) {
+        self.listener = Listener::Down;
+        self.poll = None;
+        self.wake = false;
+    }
+}

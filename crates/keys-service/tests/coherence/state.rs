@@ -1,0 +1,473 @@
+//! What the model remembers: one database, its open and committed transactions, and the instances.
+
+/// The lease, in ticks.
+///
+/// Two, so that there is a moment at which a lease is old but not yet out.
+pub(crate) const T: u8 = 2;
+
+/// Ticks since something happened.
+///
+/// Only differences between times are ever compared, so the model keeps ages instead of a clock. What is older than every
+/// limit is just `LONG_AGO`: time has no end in the model, and yet there are finitely many states.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Age(u8);
+
+impl Age {
+    pub(crate) const NOW: Self = Self(0);
+    /// Older than any limit, or never.
+    pub(crate) const LONG_AGO: Self = Self(u8::MAX);
+
+    pub(crate) fn is_under(self, ticks: u8) -> bool {
+        self.0 < ticks
+    }
+
+    /// One tick passes; from `limit` on all ages are the same.
+    fn grow(&mut self, limit: u8) {
+        *self = if self.0.saturating_add(1) < limit {
+            Self(self.0 + 1)
+        } else {
+            Self::LONG_AGO
+        };
+    }
+}
+
+/// What a row says of a key. `Absent` is a row that does not exist (yet).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Status {
+    Absent,
+    Active,
+    /// Refused, but may come back: stands for every reversible change (disable, plan, address list, expiry).
+    Disabled,
+    /// Refused for ever.
+    Revoked,
+}
+
+/// A row as committed, with what was promised about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Row {
+    pub(crate) status: Status,
+    /// Since when somebody knows: the age of the first answer that acknowledged this status.
+    pub(crate) acknowledged: Option<Age>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Write {
+    /// Any change that decides nothing, such as that of a name. It is in the change log all the same.
+    Rename,
+    Create,
+    Disable,
+    Enable,
+    Revoke,
+}
+
+impl Write {
+    /// The status a row has after this write; `None` if there is nothing to write.
+    pub(crate) fn effect_on(self, status: Status) -> Option<Status> {
+        match (self, status) {
+            (Self::Rename, Status::Active | Status::Disabled) => Some(status),
+            (Self::Create, Status::Absent) | (Self::Enable, Status::Disabled) => {
+                Some(Status::Active)
+            }
+            (Self::Disable, Status::Active) => Some(Status::Disabled),
+            (Self::Revoke, Status::Active | Status::Disabled) => Some(Status::Revoked),
+            _ => None,
+        }
+    }
+
+    /// The status that an answer to this write acknowledges.
+    pub(crate) fn outcome(self) -> Option<Status> {
+        match self {
+            Self::Rename => None,
+            Self::Create | Self::Enable => Some(Status::Active),
+            Self::Disable => Some(Status::Disabled),
+            Self::Revoke => Some(Status::Revoked),
+        }
+    }
+}
+
+/// How far a transaction and the request around it are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Progress {
+    Open,
+    Committed,
+    Applied,
+    /// Only with [`Variant::AnswerBeforeApply`](crate::variant::Variant::AnswerBeforeApply).
+    AnsweredUnapplied,
+}
+
+/// A transaction whose request still has steps to take, at the instance that runs it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Request {
+    pub(crate) instance: usize,
+    pub(crate) write: Write,
+    pub(crate) progress: Progress,
+    /// Since the commit returned; kept only where the answer waits for all instances.
+    pub(crate) committed: Age,
+}
+
+/// A transaction. Its place in [`State::transactions`] is its `xid`: ids are given when work begins, not at commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Transaction {
+    pub(crate) key: usize,
+    /// Whether its row in the change log is there for others to read.
+    pub(crate) committed: bool,
+    /// Whether its `NOTIFY` was sent; kept only where wake-ups are modelled.
+    pub(crate) announced: bool,
+    /// `None` once its answer is out, or its instance died.
+    pub(crate) request: Option<Request>,
+}
+
+impl Transaction {
+    pub(crate) fn is_open(&self) -> bool {
+        self.request
+            .is_some_and(|request| request.progress == Progress::Open)
+    }
+}
+
+/// The most transactions a scenario may have.
+pub(crate) const TRANSACTIONS_MAX: usize = 2;
+/// The most keys a scenario may have. All of them are in one cache shard.
+pub(crate) const KEYS_MAX: usize = 2;
+/// How many verifications an instance can have under way.
+pub(crate) const SLOTS: usize = 2;
+
+/// A cache entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Entry {
+    Absent,
+    Tombstone,
+    /// A record as it was read; `Status::Absent` is a negative entry.
+    Record(Record),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Record {
+    pub(crate) status: Status,
+    /// The key the row was about. That it is the key asked for is I5.
+    pub(crate) identity: usize,
+    /// Since just before the database was read.
+    pub(crate) read: Age,
+}
+
+/// A read of the primary that has not been delivered yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Load {
+    pub(crate) record: Record,
+    /// Whether the generation of the shard moved since the load began. This is all that a generation is used for, and unlike
+    /// a counter it does not grow.
+    pub(crate) overtaken: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Phase {
+    /// Waits for the load in the other slot; `fresh` if that load began after this verification came.
+    Waiting {
+        fresh: bool,
+    },
+    Loading(Load),
+    /// Holds a copy of a record and works (limits, for one), with the verdict still to come.
+    Working {
+        record: Record,
+        /// The time from which the lease of the copy counts.
+        trusted: Age,
+        /// As in [`Load`]; kept only with [`Variant::CopyGuarded`](crate::variant::Variant::CopyGuarded).
+        overtaken: bool,
+    },
+}
+
+/// A verification under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Verification {
+    pub(crate) key: usize,
+    /// It began after an answer that binds this instance at once: its verdict must agree with the row (I1, I4).
+    pub(crate) bound: bool,
+    /// It began after this instance had answered "revoked" (I3).
+    pub(crate) after_revoked: bool,
+    pub(crate) phase: Phase,
+}
+
+/// A poll of the change log between its snapshot and its application.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Poll {
+    pub(crate) begun: Age,
+    /// The transactions it returned.
+    pub(crate) changes: [bool; TRANSACTIONS_MAX],
+    /// The cursor it returned: the oldest transaction that was open.
+    pub(crate) next: usize,
+    /// There was no cursor to continue from, or it was older than the prune mark.
+    pub(crate) flush: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Listener {
+    Down,
+    /// After `LISTEN`, before the poll that follows it has been applied.
+    Listening,
+    Live,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Instance {
+    pub(crate) cache: [Entry; KEYS_MAX],
+    /// `last_sync_begin`.
+    pub(crate) synced: Age,
+    pub(crate) cursor: Option<usize>,
+    pub(crate) poll: Option<Poll>,
+    pub(crate) slots: [Option<Verification>; SLOTS],
+    /// Always `Live` unless wake-ups are modelled.
+    pub(crate) listener: Listener,
+    /// A notification has arrived that no poll has followed yet.
+    pub(crate) wake: bool,
+    /// Which transactions it has applied; kept only where wake-ups are modelled.
+    pub(crate) applied: [bool; TRANSACTIONS_MAX],
+    /// It has answered the request that made the row what it is now. Outlives a restart: clients remember.
+    pub(crate) acknowledged: [bool; KEYS_MAX],
+    /// It has answered "revoked". Outlives a restart as well.
+    pub(crate) said_revoked: [bool; KEYS_MAX],
+}
+
+impl Instance {
+    /// A process that has just started: nothing cached, never synchronized, no cursor.
+    pub(crate) fn started(listener: Listener) -> Self {
+        Self {
+            cache: [Entry::Absent; KEYS_MAX],
+            synced: Age::LONG_AGO,
+            cursor: None,
+            poll: None,
+            slots: [None; SLOTS],
+            listener,
+            wake: false,
+            applied: [false; TRANSACTIONS_MAX],
+            acknowledged: [false; KEYS_MAX],
+            said_revoked: [false; KEYS_MAX],
+        }
+    }
+
+    /// The time from which the lease of a record counts.
+    ///
+    /// A negative entry has only its own read: it is never renewed by a synchronization.
+    pub(crate) fn trusted(&self, record: Record) -> Age {
+        if record.status == Status::Absent {
+            record.read
+        } else {
+            record.read.min(self.synced)
+        }
+    }
+
+    pub(crate) fn is_loading(&self) -> bool {
+        self.slots.iter().flatten().any(|verification| {
+            matches!(
+                verification.phase,
+                Phase::Loading(_) | Phase::Waiting { .. }
+            )
+        })
+    }
+
+    /// Moves the generation of the (only) cache shard on.
+    pub(crate) fn bump_generation(&mut self, copies_too: bool) {
+        for verification in self.slots.iter_mut().flatten() {
+            match &mut verification.phase {
+                Phase::Loading(load) => load.overtaken = true,
+                Phase::Working { overtaken, .. } => *overtaken |= copies_too,
+                Phase::Waiting { .. } => {}
+            }
+        }
+    }
+
+    /// Whether everything it holds is what the rows say.
+    fn agrees_with(&self, rows: [Row; KEYS_MAX]) -> bool {
+        let agrees = |record: Record| record.status == rows[record.identity].status;
+        let cache = self.cache.iter().all(|entry| match entry {
+            Entry::Record(record) => agrees(*record),
+            Entry::Absent | Entry::Tombstone => true,
+        });
+        let slots = self.slots.iter().flatten();
+        let mut phases = slots.map(|verification| verification.phase);
+        cache
+            && phases.all(|phase| match phase {
+                Phase::Waiting { .. } => true,
+                Phase::Loading(Load { record, .. }) | Phase::Working { record, .. } => {
+                    agrees(record)
+                }
+            })
+    }
+
+    /// Brings what no step can tell apart into one form. See [`State::representative`].
+    fn simplify(&mut self, copies_are_renewed: bool) {
+        let synced = self.synced;
+        for entry in &mut self.cache {
+            if let Entry::Record(record) = entry
+                && record.status != Status::Absent
+            {
+                record.read = record.read.min(synced);
+            }
+        }
+        let mut synced_counts = false;
+        for slot in 0..SLOTS {
+            let Some(verification) = &mut self.slots[slot] else {
+                continue;
+            };
+            match &mut verification.phase {
+                Phase::Waiting { .. } => {}
+                Phase::Loading(load) => {
+                    synced_counts |= !load.overtaken && load.record.read > synced;
+                }
+                Phase::Working { .. } if copies_are_renewed => synced_counts = true,
+                Phase::Working { trusted, .. } if !trusted.is_under(T) => self.slots[slot] = None,
+                // The copy is judged by `trusted` alone.
+                Phase::Working { record, .. } => record.read = Age::LONG_AGO,
+            }
+        }
+        if !synced_counts {
+            self.synced = Age::LONG_AGO;
+        }
+        self.slots.sort_unstable();
+    }
+
+    fn ages(&mut self) -> impl Iterator<Item = &mut Age> {
+        let entries = self.cache.iter_mut().filter_map(|entry| match entry {
+            Entry::Record(record) => Some(&mut record.read),
+            Entry::Absent | Entry::Tombstone => None,
+        });
+        let slots = self.slots.iter_mut().flatten();
+        let slots = slots.flat_map(|verification| match &mut verification.phase {
+            Phase::Waiting { .. } => [None, None],
+            Phase::Loading(load) => [Some(&mut load.record.read), None],
+            Phase::Working {
+                record, trusted, ..
+            } => [Some(&mut record.read), Some(trusted)],
+        });
+        let poll = self.poll.as_mut().map(|poll| &mut poll.begun);
+        entries
+            .chain(slots.flatten())
+            .chain(poll)
+            .chain([&mut self.synced])
+    }
+}
+
+/// An invariant that a step has broken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Broken {
+    I1,
+    I2,
+    I3,
+    I4,
+    I5,
+    I6,
+    /// The promise of `wait=global`.
+    Global,
+    /// What a live listener owes to those who wait for a few milliseconds only.
+    Unheard,
+}
+
+impl Broken {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::I1 => {
+                "I1: a verification begun after the acknowledgement, on the same instance, refuses"
+            }
+            Self::I2 => "I2: elsewhere nothing is accepted from T after the acknowledgement on",
+            Self::I3 => "I3: an instance that has answered \"revoked\" never accepts the key again",
+            Self::I4 => "I4: a created key is accepted at once on that instance, elsewhere after T",
+            Self::I5 => "I5: an acceptance carries the identity of the key that was asked for",
+            Self::I6 => "I6: a valid key is accepted in the end; nothing is refused for ever",
+            Self::Global => "wait=global: after the answer no instance accepts",
+            Self::Unheard => "wake-up: what is announced reaches every listener without a timer",
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct State {
+    pub(crate) rows: [Row; KEYS_MAX],
+    pub(crate) transactions: [Option<Transaction>; TRANSACTIONS_MAX],
+    /// The change log no longer holds transactions before this one.
+    pub(crate) pruned: usize,
+    pub(crate) instances: Vec<Instance>,
+    /// Set by the step that broke it. Nothing happens after that.
+    pub(crate) broken: Option<Broken>,
+}
+
+impl State {
+    /// The first transaction that is still open, or the id the next one will get: `pg_snapshot_xmin`.
+    pub(crate) fn oldest_open(&self) -> usize {
+        self.transactions
+            .iter()
+            .position(|transaction| transaction.is_none_or(|transaction| transaction.is_open()))
+            .unwrap_or(TRANSACTIONS_MAX)
+    }
+
+    pub(crate) fn tick(&mut self, limit: u8) {
+        for row in &mut self.rows {
+            if let Some(age) = &mut row.acknowledged {
+                age.grow(limit);
+            }
+        }
+        for request in self
+            .transactions
+            .iter_mut()
+            .flatten()
+            .filter_map(|transaction| transaction.request.as_mut())
+        {
+            request.committed.grow(limit);
+        }
+        for age in self.instances.iter_mut().flat_map(Instance::ages) {
+            age.grow(limit);
+        }
+    }
+
+    /// One state for all that no step can tell apart, so that the checker looks at one of them only.
+    ///
+    /// - Instances have no names: any order of them is the same. So are the two slots of an instance.
+    /// - An entry has the longer one of its own lease and that of the last synchronization. Later synchronizations only begin
+    ///   later, so one number is enough; and `last_sync_begin` is needed only by a load that began before it.
+    /// - A verification whose lease has run out starts over, just like one that comes now. A load that was overtaken and
+    ///   that nobody waits for does so, too, or is judged for itself.
+    /// - When all is `over`, that is, no row will change any more, an instance that holds nothing but what the rows say
+    ///   answers rightly for ever, like one that has just started.
+    ///
+    /// Mistakes make some of this untrue, so variants with mistakes are checked without.
+    pub(crate) fn representative(mut self, over: bool, copies_are_renewed: bool) -> Self {
+        for instance in &mut self.instances {
+            if over && instance.agrees_with(self.rows) {
+                *instance = Instance {
+                    cursor: instance.cursor,
+                    ..Instance::started(instance.listener)
+                };
+            } else {
+                instance.simplify(copies_are_renewed);
+            }
+        }
+        // Few enough for the simplest of all sorts, and mostly in order already.
+        for round in 1..self.instances.len() {
+            for place in (1..=round).rev() {
+                if self.sort_key(place) < self.sort_key(place - 1) {
+                    self.swap(place);
+                }
+            }
+        }
+        self
+    }
+
+    fn sort_key(&self, at: usize) -> (&Instance, [bool; TRANSACTIONS_MAX]) {
+        let runs = self.transactions.map(|transaction| {
+            transaction
+                .and_then(|transaction| transaction.request)
+                .is_some_and(|request| request.instance == at)
+        });
+        (&self.instances[at], runs)
+    }
+
+    fn swap(&mut self, place: usize) {
+        self.instances.swap(place, place - 1);
+        for transaction in self.transactions.iter_mut().flatten() {
+            if let Some(request) = &mut transaction.request {
+                if request.instance == place {
+                    request.instance = place - 1;
+                } else if request.instance == place - 1 {
+                    request.instance = place;
+                }
+            }
+        }
+    }
+}
