@@ -251,6 +251,14 @@ impl Loader {
         });
         let record = Record::new(stored.key.clone(), cell);
         let id = key_record_id(stored);
+        let since = if record.is_revoked {
+            // Revocation is final, so this may be stored whatever has changed; but a load that read the key before it was
+            // revoked, and is still under way, must not replace it: whoever was told "revoked" must never be let in again.
+            self.cache.keys.bump(&id);
+            self.cache.keys.snapshot()
+        } else {
+            since
+        };
         let stored_in_cache = self.cache.keys.store(
             digest,
             id,
