@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use keys_testkit::server::{Call, Server};
+use serde_json::{Value, json};
 
 /// The networks that the server takes for its own proxies: everything that the tests send comes from there.
 pub(crate) const PROXIES: &str = "127.0.0.1/32";
@@ -66,6 +67,18 @@ pub(crate) fn every_route(server: &Server) -> Vec<Named> {
             r#"{"ttl_seconds":60}"#,
         ),
         ("POST", format!("/v1/accounts/{UNKNOWN}/keys"), "{}"),
+        ("POST", "/v1/keys/verify".to_owned(), r#"{"key":"x"}"#),
+        (
+            "POST",
+            "/v1/keys/verify-batch".to_owned(),
+            r#"{"requests":[{"key":"x"}]}"#,
+        ),
+        ("GET", "/v1/auth".to_owned(), ""),
+        (
+            "PUT",
+            "/v1/auth?scope=orders:read&mode=nginx".to_owned(),
+            "",
+        ),
         ("GET", "/livez".to_owned(), ""),
         ("GET", "/readyz".to_owned(), ""),
         ("DELETE", "/livez".to_owned(), ""),
@@ -81,9 +94,42 @@ pub(crate) fn every_route(server: &Server) -> Vec<Named> {
 
 /// One request to each surface.
 pub(crate) fn every_surface(server: &Server) -> Vec<Named> {
-    ["/api/api-keys", "/api/account/api-keys", "/v1/accounts"]
-        .map(|path| (format!("GET {path}"), call(server, "GET", path)))
-        .into()
+    [
+        "/api/api-keys",
+        "/api/account/api-keys",
+        "/v1/accounts",
+        "/v1/auth",
+    ]
+    .map(|path| (format!("GET {path}"), call(server, "GET", path)))
+    .into()
+}
+
+/// How many of the questions about a key are answered; the others are refused.
+pub(crate) const ANSWERED: usize = 4;
+
+/// Questions about the key, from memory and from the database, none of which is answered with it.
+pub(crate) fn asked_about(server: &Server, key: &str, operator: &str) -> Vec<Named> {
+    let ask = |path: &str, body: Value| {
+        let request = call(server, "POST", path).bearer(operator).json(&body);
+        (format!("POST {path}"), request)
+    };
+    let one = |body| ask("/v1/keys/verify", body);
+    let many = |body| ask("/v1/keys/verify-batch", json!({ "requests": body }));
+    let (label, fresh) = one(json!({ "key": key }));
+    vec![
+        one(json!({ "key": key, "client_ip": "192.0.2.7", "scopes": ["orders:read"] })),
+        (label, fresh.header("Cache-Control", "no-cache")),
+        many(json!([{ "key": key }, { "key": mistyped(key, 7) }, { "key": key.repeat(3) }])),
+        one(json!({ "key": format!(" Bearer {key}\u{0}") })),
+        one(json!({ "key": key, "client_ip": key })),
+        one(json!({ "key": key, "limit": key })),
+        one(json!({ "key": key, "scopes": [key, ""], "cost": key })),
+        one(json!({ "key": { "key": key } })),
+        one(json!({ "kee": key })),
+        many(json!([{ "key": key, "client_ip": key }])),
+        many(json!([key])),
+        many(json!({ "key": key })),
+    ]
 }
 
 /// A key as if a character had been mistyped: all but one of it is right.
@@ -167,6 +213,9 @@ pub(crate) fn in_addresses(server: &Server, key: &str, operator: &str, holder: &
     add("GET", line_break, Some(operator));
     for method in ["GET", "DELETE"] {
         add(method, format!("/v1/accounts/{key}"), Some(operator));
+    }
+    for query in ["scope", "limit", "cost", "mode", "key"] {
+        add("GET", format!("/v1/auth?{query}={key}"), Some(key));
     }
     for path in [
         format!("/{key}"),

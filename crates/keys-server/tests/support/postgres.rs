@@ -14,7 +14,6 @@ impl Talkative {
         let postgres = Self(cluster);
         for setting in [
             "log_statement = 'all'",
-            "log_min_duration_statement = 0",
             "log_parameter_max_length = -1",
             "log_parameter_max_length_on_error = -1",
             "log_error_verbosity = 'verbose'",
