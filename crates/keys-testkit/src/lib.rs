@@ -8,6 +8,7 @@
 //! | [`nginx`] | a throw-away nginx |
 //! | [`postgres`] | a throw-away PostgreSQL, a database per test |
 //! | [`redis`] | a throw-away Redis, which can be killed, stopped and flushed |
+//! | [`report`] | figures that proofs and benchmarks measure |
 //! | [`server`] | a running server, and requests to it |
 //! | [`process`] | processes that must not outlive whoever started them |
 #![expect(
@@ -22,5 +23,6 @@ pub mod nginx;
 pub mod postgres;
 pub mod process;
 pub mod redis;
+pub mod report;
 pub mod rng;
 pub mod server;
