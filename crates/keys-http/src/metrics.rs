@@ -8,7 +8,7 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use actix_web::{HttpRequest, HttpResponse, web};
 use keys_core::Denial;
-use keys_service::{KeyService, VerdictCode};
+use keys_service::{KeyService, LimiterState, VerdictCode};
 use metrics::{Counter, Key, Label, Level, Metadata, Recorder as _};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 
@@ -20,13 +20,34 @@ const REQUESTS: &str = "keys_http_requests_total";
 const CACHE_ENTRIES: &str = "keys_cache_entries";
 const CACHE_BYTES: &str = "keys_cache_bytes";
 const CHANGES_BEHIND: &str = "keys_changes_behind_seconds";
+const READS: &str = "keys_store_reads_total";
+const KEYS_READ: &str = "keys_store_keys_read_total";
+const READS_UNDER_WAY: &str = "keys_store_reads_under_way";
+const READS_WAITED_FOR: &str = "keys_store_reads_waited_for";
+const LIMITER: &str = "keys_limiter";
+const LIMITER_UNDECIDED: &str = "keys_limiter_undecided_total";
 
-const DESCRIPTIONS: [(&str, &str); 2] = [
+const DESCRIPTIONS: [(&str, &str); 5] = [
     (VERDICTS, "Verdicts on keys given over HTTP, by code."),
     (REQUESTS, "Requests answered, by route and status."),
+    (
+        READS,
+        "Reads of keys that the cache did not know, each for as many as waited.",
+    ),
+    (KEYS_READ, "Keys that these reads asked for."),
+    (
+        LIMITER_UNDECIDED,
+        "Requests that the shared counter of limits has not decided.",
+    ),
 ];
 
-const GAUGE_DESCRIPTIONS: [(&str, &str); 3] = [
+const GAUGE_DESCRIPTIONS: [(&str, &str); 6] = [
+    (READS_UNDER_WAY, "Reads of keys under way."),
+    (READS_WAITED_FOR, "Requests that wait for the next read."),
+    (
+        LIMITER,
+        "Who counts limits at the moment: 1 for that state, 0 for the others.",
+    ),
     (CACHE_ENTRIES, "Keys in the cache."),
     (
         CACHE_BYTES,
@@ -119,7 +140,7 @@ impl Metrics {
     }
 
     fn render(&self, service: &KeyService) -> String {
-        let state = service.cache_state();
+        let (state, reads) = (service.cache_state(), service.read_state());
         let behind = state.behind.map(|behind| behind.as_secs_f64());
         #[expect(
             clippy::cast_precision_loss,
@@ -129,10 +150,29 @@ impl Metrics {
             (CACHE_ENTRIES, state.entries as f64),
             (CACHE_BYTES, state.bytes as f64),
             (CHANGES_BEHIND, behind.unwrap_or(f64::INFINITY)),
+            (READS_UNDER_WAY, reads.under_way as f64),
+            (READS_WAITED_FOR, reads.waiting as f64),
         ];
         for (name, value) in gauges {
             let key = Key::from_static_name(name);
             self.recorder.register_gauge(&key, &METADATA).set(value);
+        }
+        let counters = [
+            (READS, reads.reads),
+            (KEYS_READ, reads.keys),
+            (LIMITER_UNDECIDED, service.limiter_undecided_total()),
+        ];
+        for (name, value) in counters {
+            let key = Key::from_static_name(name);
+            let counter = self.recorder.register_counter(&key, &METADATA);
+            counter.absolute(value);
+        }
+        let counted_by = service.limiter_state();
+        for state in LimiterState::ALL {
+            let label = Label::from_static_parts("state", state.as_str());
+            let key = Key::from_parts(LIMITER, vec![label]);
+            let is_this = f64::from(u8::from(state == counted_by));
+            self.recorder.register_gauge(&key, &METADATA).set(is_this);
         }
         self.recorder.handle().render()
     }

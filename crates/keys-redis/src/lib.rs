@@ -13,7 +13,8 @@
 //! # When Redis is away
 //! No call waits longer than 20 ms. After three calls in a row that failed, none waits at all: until a trial four times
 //! a second succeeds, each instance decides by a [`LocalLimiter`](keys_service::LocalLimiter) of its own, or refuses to
-//! decide ([`OnUnavailable`]). It goes on from what it last saw of each bucket in Redis. That is logged when it begins and when it ends, and [`RedisLimiter::state`] tells it.
+//! decide ([`OnUnavailable`]). It goes on from what it last saw of each bucket in Redis. That is logged when it begins
+//! and when it ends, and [`state`](keys_service::RateLimiter::state) tells it.
 //!
 //! # What is stored
 //! One string a bucket, `keys:PREFIX:LIMIT:SUBJECT`, that expires when the bucket is full again: ids and client
@@ -38,5 +39,5 @@ mod limiter;
 mod script;
 mod settings;
 
-pub use limiter::{LimiterState, RedisLimiter, RedisLimiterBuilder};
+pub use limiter::{RedisLimiter, RedisLimiterBuilder};
 pub use settings::{InvalidKeyPrefix, InvalidRedisUrl, KeyPrefix, OnUnavailable, RedisUrl};

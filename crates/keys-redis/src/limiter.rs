@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use keys_core::Quota;
 use keys_service::clock::{Clock, SystemClock};
-use keys_service::{Bucket, Decision, LimiterError, LocalLimiter, RateLimiter};
+use keys_service::{Bucket, Decision, LimiterError, LimiterState, LocalLimiter, RateLimiter};
 use parking_lot::RwLock;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis::io::tcp::TcpSettings;
@@ -38,29 +38,6 @@ pub struct RedisLimiter {
     inner: Arc<Inner>,
 }
 
-/// Who decides at the moment. The list is complete.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LimiterState {
-    /// Redis, for all instances together.
-    Shared,
-    /// Each instance by itself, because Redis is away.
-    Local,
-    /// Nobody, because Redis is away.
-    Denying,
-}
-
-impl LimiterState {
-    /// The state as text, for logs and metrics.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Shared => "shared",
-            Self::Local => "local",
-            Self::Denying => "denying",
-        }
-    }
-}
-
 impl RedisLimiter {
     /// Starts building a limiter on the Redis at `url`.
     pub fn builder(url: RedisUrl) -> RedisLimiterBuilder {
@@ -71,23 +48,6 @@ impl RedisLimiter {
             budget: BUDGET,
             clock: Arc::new(SystemClock),
         }
-    }
-
-    /// Who decides at the moment.
-    #[must_use]
-    pub fn state(&self) -> LimiterState {
-        let inner = &*self.inner;
-        match inner.on_unavailable {
-            _ if !inner.breaker.is_open() => LimiterState::Shared,
-            OnUnavailable::Local => LimiterState::Local,
-            OnUnavailable::Deny => LimiterState::Denying,
-        }
-    }
-
-    /// How many calls Redis has not decided, since the start.
-    #[must_use]
-    pub fn undecided_total(&self) -> u64 {
-        self.inner.undecided.load(Relaxed)
     }
 
     async fn ask(&self, bucket: &Bucket, request: Request) -> Result<Answer, Fault> {
@@ -148,6 +108,20 @@ impl RateLimiter for RedisLimiter {
 
     fn sweep(&self) {
         self.inner.local.sweep();
+    }
+
+    fn state(&self) -> LimiterState {
+        let inner = &*self.inner;
+        match inner.on_unavailable {
+            _ if !inner.breaker.is_open() => LimiterState::Shared,
+            OnUnavailable::Local => LimiterState::Local,
+            OnUnavailable::Deny => LimiterState::Denying,
+        }
+    }
+
+    /// How many calls Redis has not decided.
+    fn undecided_total(&self) -> u64 {
+        self.inner.undecided.load(Relaxed)
     }
 }
 

@@ -34,12 +34,15 @@ pub use account::{AccountError, AccountPage, NewAccount};
 pub use actor::{Actor, Identity};
 pub use authenticate::{AuthenticateError, Gate, KeyManagement, Requirement};
 pub use cache::CacheOptions;
+pub use cache::loader::ReadState;
 pub use clock::{Clock, SystemClock};
 pub use everywhere::Effective;
 pub use feed::{ChangeFeed, Changed, Changes, Commit};
 pub use idempotency::{IdempotencyError, IdempotencyKey, Idempotent};
 pub use issue::{IssueError, Issued, KeyDraft, OperatorKeyDraft, Wider};
-pub use limiter::{Bucket, Decision, LimiterError, LocalLimiter, RateLimiter, Subject};
+pub use limiter::{
+    Bucket, Decision, LimiterError, LimiterState, LocalLimiter, RateLimiter, Subject,
+};
 pub use manage::RevokeError;
 pub use memory::MemoryStore;
 pub use service::{CacheState, KeyService, KeyServiceBuilder};

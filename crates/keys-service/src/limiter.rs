@@ -100,6 +100,42 @@ pub trait RateLimiter: Send + Sync + 'static {
 
     /// Forgets buckets that are full again. Called from time to time.
     fn sweep(&self) {}
+
+    /// Who decides at the moment.
+    fn state(&self) -> LimiterState {
+        LimiterState::Local
+    }
+
+    /// How many calls were not decided by whoever should have, since the start.
+    fn undecided_total(&self) -> u64 {
+        0
+    }
+}
+
+/// Who decides. The list is complete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LimiterState {
+    /// One counter for all instances together.
+    Shared,
+    /// Each instance by itself.
+    Local,
+    /// Nobody, because the shared counter is away.
+    Denying,
+}
+
+impl LimiterState {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Shared, Self::Local, Self::Denying];
+
+    /// The state as text, for logs and metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Shared => "shared",
+            Self::Local => "local",
+            Self::Denying => "denying",
+        }
+    }
 }
 
 /// Counts inside this process, by the generic cell rate algorithm (ITU-T I.371) of the `governor` crate.

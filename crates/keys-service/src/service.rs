@@ -10,12 +10,12 @@ use parking_lot::Mutex;
 use rand_core::CryptoRng;
 
 use crate::actor::Actor;
-use crate::cache::loader::Loader;
+use crate::cache::loader::{Loader, ReadState};
 use crate::cache::{Cache, CacheOptions, lease};
 use crate::clock::{Clock, SystemClock};
 use crate::entropy::{Entropy, EntropyError};
 use crate::feed::{Changed, Changes};
-use crate::limiter::{LocalLimiter, RateLimiter};
+use crate::limiter::{LimiterState, LocalLimiter, RateLimiter};
 use crate::store::{Change, Completion, KeyStore, KeyUse, StoreError};
 
 /// Issues, lists, authenticates and revokes keys. Cheap to clone; all clones are the same service.
@@ -105,6 +105,24 @@ impl KeyService {
                 .synced_at()
                 .map(|synced_at| Duration::from_nanos(elapsed.saturating_sub(synced_at))),
         }
+    }
+
+    /// What verification has read from the store, and what it is reading.
+    #[must_use]
+    pub fn read_state(&self) -> ReadState {
+        self.inner.loader.state()
+    }
+
+    /// Who decides about limits at the moment.
+    #[must_use]
+    pub fn limiter_state(&self) -> LimiterState {
+        self.inner.limiter.state()
+    }
+
+    /// How many requests were counted by somebody else than should have, since the start.
+    #[must_use]
+    pub fn limiter_undecided_total(&self) -> u64 {
+        self.inner.limiter.undecided_total()
     }
 
     /// Whether the store is reachable and of the right schema.

@@ -12,8 +12,8 @@ use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
 use keys_core::{KeyId, Quota};
-use keys_redis::{LimiterState, OnUnavailable, RedisLimiter, RedisLimiterBuilder};
-use keys_service::{Bucket, Decision, LimiterError, RateLimiter as _, Subject};
+use keys_redis::{OnUnavailable, RedisLimiter, RedisLimiterBuilder};
+use keys_service::{Bucket, Decision, LimiterError, LimiterState, RateLimiter as _, Subject};
 use keys_testkit::redis::Redis;
 
 const ONE: NonZeroU32 = NonZeroU32::MIN;

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use keys_core::Plans;
@@ -71,6 +72,22 @@ pub(crate) struct Loader {
     cache: Arc<Cache>,
     plans: Arc<Plans>,
     queue: Mutex<Queue>,
+    reads: AtomicU64,
+    /// Keys they asked for.
+    keys_asked: AtomicU64,
+}
+
+/// What has been read, and what is being read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReadState {
+    /// Statements sent to the store since the start.
+    pub reads: u64,
+    /// Keys that these asked for.
+    pub keys: u64,
+    /// Reads under way. They are few on purpose.
+    pub under_way: usize,
+    /// Requests that wait for the next one.
+    pub waiting: usize,
 }
 
 #[derive(Default)]
@@ -98,6 +115,18 @@ impl Loader {
             cache,
             plans,
             queue: Mutex::default(),
+            reads: AtomicU64::new(0),
+            keys_asked: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn state(&self) -> ReadState {
+        let queue = self.queue.lock();
+        ReadState {
+            reads: self.reads.load(Relaxed),
+            keys: self.keys_asked.load(Relaxed),
+            under_way: queue.reads,
+            waiting: queue.waiting.len(),
         }
     }
 
@@ -186,6 +215,8 @@ impl Loader {
         digests.sort_unstable_by(|a, b| a.digest.as_bytes().cmp(b.digest.as_bytes()));
         digests.dedup();
 
+        self.reads.fetch_add(1, Relaxed);
+        self.keys_asked.fetch_add(made.len() as u64, Relaxed);
         let rows = match self.store.find_by_digests(digests).await {
             Ok(rows) => rows,
             Err(error) => {
