@@ -141,7 +141,8 @@ impl LimiterState {
 /// Counts inside this process, by the generic cell rate algorithm (ITU-T I.371) of the `governor` crate.
 pub struct LocalLimiter {
     clock: Arc<dyn Clock>,
-    by_quota: RwLock<HashMap<Quota, Arc<Counters>>>,
+    /// Apart for addresses, of which anybody can have many: a flood of them leaves accounts alone.
+    by_quota: RwLock<HashMap<(Quota, bool), Arc<Counters>>>,
 }
 
 impl LocalLimiter {
@@ -157,16 +158,17 @@ impl LocalLimiter {
     /// Takes over what another limiter has decided: that the bucket will be full again after `reset`. For a limiter that
     /// this one stands in for, so that a fault of that one makes no bucket full.
     pub fn take_over(&self, bucket: &Bucket, quota: Quota, reset: Duration) {
-        self.counters(quota).take_over(bucket, reset);
+        self.counters(bucket, quota).take_over(bucket, reset);
     }
 
-    fn counters(&self, quota: Quota) -> Arc<Counters> {
-        if let Some(counters) = self.by_quota.read().get(&quota) {
+    fn counters(&self, bucket: &Bucket, quota: Quota) -> Arc<Counters> {
+        let key = (quota, matches!(bucket.subject, Subject::Address(_)));
+        if let Some(counters) = self.by_quota.read().get(&key) {
             return Arc::clone(counters);
         }
         let mut by_quota = self.by_quota.write();
         let counters = by_quota
-            .entry(quota)
+            .entry(key)
             .or_insert_with(|| Arc::new(Counters::new(quota, Arc::clone(&self.clock))));
         Arc::clone(counters)
     }
@@ -180,7 +182,7 @@ impl RateLimiter for LocalLimiter {
         quota: Quota,
         cost: NonZeroU32,
     ) -> Result<Decision, LimiterError> {
-        Ok(self.counters(quota).take(bucket, quota, cost))
+        Ok(self.counters(bucket, quota).take(bucket, quota, cost))
     }
 
     fn sweep(&self) {
@@ -216,13 +218,15 @@ impl Counters {
     }
 
     fn take_over(&self, bucket: &Bucket, reset: Duration) {
-        let bucket = self.buckets.bounded(bucket);
-        let full_at = self.clock.now() + Nanos::from(reset);
-        self.buckets.shard(&bucket).insert(bucket, full_at);
+        let now = self.clock.now();
+        let bucket = self.buckets.bounded(bucket, now);
+        let full_at = now + Nanos::from(reset);
+        let mut shard = self.buckets.shard(&bucket);
+        shard.full_at.insert(bucket, full_at);
     }
 
     fn take(&self, bucket: &Bucket, quota: Quota, cost: NonZeroU32) -> Decision {
-        let bucket = self.buckets.bounded(bucket);
+        let bucket = self.buckets.bounded(bucket, self.clock.now());
         let (allowed, retry_after) = match self.limiter.check_key_n(&bucket, cost) {
             Ok(Ok(())) => (true, Duration::ZERO),
             Ok(Err(not_until)) => (false, not_until.wait_time_from(self.clock.now())),
@@ -251,19 +255,39 @@ impl Counters {
 /// Governor's own stores do not tell that time, which the headers of every limited response show.
 #[derive(Clone, Default)]
 struct Buckets {
-    shards: Arc<[Mutex<HashMap<Bucket, Nanos>>; Self::SHARDS]>,
+    shards: Arc<[Mutex<Shard>; Self::SHARDS]>,
     hasher: RandomState,
+}
+
+#[derive(Default)]
+struct Shard {
+    full_at: HashMap<Bucket, Nanos>,
+    swept_at: Nanos,
+}
+
+impl Shard {
+    fn sweep(&mut self, now: Nanos) {
+        self.full_at.retain(|_, full_at| *full_at > now);
+        self.full_at.shrink_to_fit();
+        self.swept_at = now;
+    }
 }
 
 impl Buckets {
     /// Enough that a few dozen threads seldom meet at one lock.
     const SHARDS: usize = 32;
 
-    /// Buckets in a shard before clients at new addresses share one. With about 100 bytes each, all shards together
-    /// stay near 100 MB.
-    const SHARD_LEN_MAX: usize = 1_000_000 / Self::SHARDS;
+    /// Buckets in a shard before clients at new addresses share one: as many as a table of 8,192 places takes. With
+    /// about 90 bytes each, all 229,376 stay near 20 MB.
+    const SHARD_LEN_MAX: usize = 7_168;
 
-    fn shard(&self, bucket: &Bucket) -> MutexGuard<'_, HashMap<Bucket, Nanos>> {
+    /// Buckets in a shard from which on it is not left to the next general sweep to forget the full ones.
+    const SHARD_LEN_USUAL: usize = 256;
+
+    /// Between two sweeps of a shard: each looks at every bucket, so that it must not be done for every stranger.
+    const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
+    fn shard(&self, bucket: &Bucket) -> MutexGuard<'_, Shard> {
         // Truncation is fine: only the low bits choose the shard.
         #[expect(clippy::cast_possible_truncation, reason = "only the low bits matter")]
         let hash = self.hasher.hash_one(bucket) as usize;
@@ -271,12 +295,18 @@ impl Buckets {
     }
 
     /// Keeps strangers from filling the memory with buckets, one for each address they come from.
-    fn bounded(&self, bucket: &Bucket) -> Bucket {
+    fn bounded(&self, bucket: &Bucket, now: Nanos) -> Bucket {
         let mut bucket = bucket.clone();
         if matches!(bucket.subject, Subject::Address(Some(_))) {
-            let shard = self.shard(&bucket);
-            if shard.len() >= Self::SHARD_LEN_MAX && !shard.contains_key(&bucket) {
-                bucket.subject = Subject::Address(None);
+            let mut shard = self.shard(&bucket);
+            if shard.full_at.len() >= Self::SHARD_LEN_USUAL && !shard.full_at.contains_key(&bucket)
+            {
+                if now >= shard.swept_at + Nanos::from(Self::SWEEP_INTERVAL) {
+                    shard.sweep(now);
+                }
+                if shard.full_at.len() >= Self::SHARD_LEN_MAX {
+                    bucket.subject = Subject::Address(None);
+                }
             }
         }
         bucket
@@ -284,15 +314,14 @@ impl Buckets {
 
     fn until_full(&self, bucket: &Bucket, now: Nanos) -> Duration {
         self.shard(bucket)
+            .full_at
             .get(bucket)
             .map_or(Duration::ZERO, |full_at| full_at.saturating_sub(now).into())
     }
 
     fn sweep(&self, now: Nanos) {
         for shard in self.shards.iter() {
-            let mut shard = shard.lock();
-            shard.retain(|_, full_at| *full_at > now);
-            shard.shrink_to_fit();
+            shard.lock().sweep(now);
         }
     }
 }
@@ -305,8 +334,8 @@ impl StateStore for Buckets {
         F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
     {
         let mut shard = self.shard(bucket);
-        let (outcome, full_at) = decide(shard.get(bucket).copied())?;
-        shard.insert(bucket.clone(), full_at);
+        let (outcome, full_at) = decide(shard.full_at.get(bucket).copied())?;
+        shard.full_at.insert(bucket.clone(), full_at);
         Ok(outcome)
     }
 }
@@ -452,31 +481,43 @@ mod tests {
         assert_eq!(take(ONE).await.unwrap().remaining, 9);
     }
 
+    impl Counters {
+        fn len(&self) -> usize {
+            let shards = self.buckets.shards.iter();
+            shards.map(|shard| shard.lock().full_at.len()).sum()
+        }
+    }
+
     #[test]
     fn a_flood_of_addresses_shares_one_bucket_and_sweeping_frees_the_rest() {
         let clock = Arc::new(Manual::default());
         let counters = Counters::new(ten_a_minute(), clock.clone());
+        let bounded = |address: u32| {
+            let bucket = bucket(address.to_be_bytes());
+            counters.buckets.bounded(&bucket, counters.clock.now())
+        };
         let mut address = 0_u32;
-        while counters
-            .buckets
-            .bounded(&bucket(address.to_be_bytes()))
-            .subject
-            != Subject::Address(None)
-        {
+        while bounded(address).subject != Subject::Address(None) {
             counters.take(&bucket(address.to_be_bytes()), ten_a_minute(), ONE);
             address += 1;
-            assert!(address < 2_000_000, "memory would grow without bound");
+            assert!(address < 300_000, "memory would grow without bound");
         }
         clock.0.store(7_000, Ordering::Relaxed);
         counters.buckets.sweep(counters.clock.now());
-        assert_eq!(
-            counters
-                .buckets
-                .shards
-                .iter()
-                .map(|shard| shard.lock().len())
-                .sum::<usize>(),
-            0
-        );
+        assert_eq!(counters.len(), 0);
+    }
+
+    #[test]
+    fn a_slow_flood_of_addresses_is_forgotten_as_it_goes() {
+        let clock = Arc::new(Manual::default());
+        let counters = Counters::new(ten_a_minute(), clock.clone());
+        for address in 0..100_000_u32 {
+            // Each bucket is full again after six seconds, and five come every millisecond.
+            clock.0.store(u64::from(address) / 5, Ordering::Relaxed);
+            counters.take(&bucket(address.to_be_bytes()), ten_a_minute(), ONE);
+            if address % 10_000 == 0 {
+                assert!(counters.len() < 5_000 * (6 + 2), "{}", counters.len());
+            }
+        }
     }
 }
