@@ -8,7 +8,6 @@
 mod support {
     #[expect(dead_code, reason = "the tests of the command line use more of it")]
     pub(crate) mod program;
-    pub(crate) mod proxy;
     pub(crate) mod wire;
 }
 
@@ -16,17 +15,20 @@ use std::net::TcpListener;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use keys_testkit::fault_proxy::{Direction, Fault, FaultProxy};
 use keys_testkit::postgres::Database;
 use keys_testkit::process::signal;
 use keys_testkit::server::{Answer, PEPPER, Server};
 use serde_json::{Value, json};
 
 use support::program::{BINARY, Place, Program};
-use support::proxy::Proxy;
 use support::wire::Wire;
 
 /// How long a stop may take, whatever is going on.
 const STOPPED_WITHIN: Duration = Duration::from_secs(10);
+
+/// As a network that drops every packet.
+const SILENT: Fault = Fault::Hold(Direction::Both);
 
 /// An account on the Pro plan and its first key.
 struct Customer {
@@ -262,11 +264,11 @@ async fn assert_recovered(server: &Server, customer: &Customer) {
 }
 
 /// A server whose PostgreSQL is on the other side of a network.
-async fn behind_a_network(database: &Database) -> (Server, Proxy) {
+async fn behind_a_network(database: &Database) -> (Server, FaultProxy) {
     let url = database.url();
     let (before, rest) = url.split_once('@').unwrap();
     let (target, name) = rest.split_once('/').unwrap();
-    let proxy = Proxy::start(target).await;
+    let proxy = FaultProxy::start(target).await;
     let server = Server::builder(BINARY)
         .postgres(&format!("{before}@{}/{name}", proxy.address()))
         .env("KEYS_PLANS__PRO__LIMITS__LIST__REQUESTS", "1000000")
@@ -278,14 +280,14 @@ async fn behind_a_network(database: &Database) -> (Server, Proxy) {
 #[tokio::test(flavor = "multi_thread")]
 async fn database_that_goes_away_is_said_and_comes_back_without_a_restart() {
     let database = Database::create().await;
-    let (server, mut proxy) = behind_a_network(&database).await;
+    let (server, proxy) = behind_a_network(&database).await;
     let customer = Customer::new(&server).await;
     let process = server.process_id();
     for _ in 0..2 {
         assert_eq!(customer.list(&server).await.status, 200);
-        proxy.cut().await;
+        proxy.set(Fault::Cut).await;
         assert_without_database(&server, &customer).await;
-        proxy.mend().await;
+        proxy.set(Fault::None).await;
         assert_recovered(&server, &customer).await;
     }
     assert_eq!(server.process_id(), process);
@@ -314,7 +316,7 @@ async fn database_that_falls_silent_is_given_up_in_time() {
     let database = Database::create().await;
     let (mut server, proxy) = behind_a_network(&database).await;
     let customer = Customer::new(&server).await;
-    proxy.stall(true);
+    proxy.set(SILENT).await;
     // What `/readyz` said a moment ago is said again for a while.
     tokio::time::sleep(Duration::from_millis(500)).await;
     let start = Instant::now();
@@ -334,10 +336,10 @@ async fn database_that_falls_silent_is_given_up_in_time() {
     assert_eq!((ready.status, listed.status), (503, 503));
     assert_eq!(ready.json()["status"], "unavailable");
     assert!(took < GIVEN_UP_WITHIN, "{took:?}");
-    proxy.stall(false);
+    proxy.set(Fault::None).await;
     assert_recovered(&server, &customer).await;
     // Nor does it keep the server from stopping.
-    proxy.stall(true);
+    proxy.set(SILENT).await;
     stop_by(&mut server, "TERM");
 }
 

@@ -5,6 +5,7 @@
 //! | [`data`] | builders of test data with sane defaults |
 //! | [`clock`], [`rng`] | time and randomness that tests decide |
 //! | [`contract`] | what every [`KeyStore`](keys_service::KeyStore) is held to; see [`store_contract!`] |
+//! | [`fault_proxy`] | a network that fails on request |
 //! | [`nginx`] | a throw-away nginx |
 //! | [`postgres`] | a throw-away PostgreSQL, a database per test |
 //! | [`redis`] | a throw-away Redis, which can be killed, stopped and flushed |
@@ -19,6 +20,7 @@
 pub mod clock;
 pub mod contract;
 pub mod data;
+pub mod fault_proxy;
 pub mod nginx;
 pub mod postgres;
 pub mod process;
