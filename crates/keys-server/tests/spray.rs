@@ -1,0 +1,597 @@
+//! A million keys that nobody has, each well-formed and asked about once, against a server that has something else to do.
+//!
+//! Twenty thousand by default. All of them, one database after the other:
+//!
+//! ```sh
+//! KEYS_TEST_FULL=1 cargo test --release -p keys-server --test spray -- --nocapture --test-threads 1
+//! ```
+//!
+//! # What is compared
+//! Client, server and database share the machine, so whatever keeps the processors busy makes everybody wait. What unknown keys cost
+//! is therefore told by a comparison with as many questions, from as many connections, by the same routes and as fast as
+//! the server answers, about keys that it knows. How long answers take when nothing else is asked is printed too.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "set-up panics: that is how a test fails"
+)]
+
+mod support {
+    pub(crate) mod keep_alive;
+}
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use keys_core::{KeyPrefix, SecretKey};
+use keys_testkit::postgres::Database;
+use keys_testkit::report;
+use keys_testkit::rng::seeded;
+use keys_testkit::server::Server;
+use serde_json::{Value, json};
+
+use support::keep_alive::{self, KeepAlive};
+
+const MIB: f64 = 1024.0 * 1024.0;
+
+/// What the server's memory may grow by.
+const GROWTH_MAX: f64 = 32.0 * MIB;
+
+/// What the spray may make of the p99 of everybody else.
+const P99_RATIO_MAX: f64 = 2.0;
+
+/// Reads that the server has under way at once, at most.
+const READS_MAX: f64 = 4.0;
+
+/// Connections that unknown keys come from. Each waits for its answers.
+const SPRAYING: u32 = 16;
+
+/// Questions of one round of a connection: so many gateways', so many backends', and one for many keys at once.
+const ROUND: (usize, usize, usize) = (25, 25, 50);
+
+const KEYS_PER_ROUND: u32 = 100;
+
+/// Connections of valid traffic, each of which asks every so often.
+const VALID_CONNECTIONS: usize = 4;
+const VALID_EVERY: Duration = Duration::from_millis(5);
+
+/// How often a valid key is asked about that the server has not heard of before.
+const COLD_EVERY: Duration = Duration::from_millis(100);
+
+/// How often the server is asked for its figures.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// How much is done.
+struct Size {
+    unknown: u32,
+    known: usize,
+    cold: usize,
+    quiet: Duration,
+}
+
+impl Size {
+    fn wanted() -> Self {
+        if report::is_full() {
+            Self {
+                unknown: 1_000_000,
+                known: 1_000,
+                cold: 500,
+                quiet: Duration::from_secs(20),
+            }
+        } else {
+            Self {
+                unknown: 20_000,
+                known: 100,
+                cold: 30,
+                quiet: Duration::from_secs(1),
+            }
+        }
+    }
+}
+
+struct World {
+    server: Server,
+    database: Option<Arc<Database>>,
+    operator: String,
+    /// Keys that are used all the time.
+    known: Vec<String>,
+    /// Keys that were never used.
+    cold: Vec<String>,
+}
+
+impl World {
+    async fn start(database: Option<Arc<Database>>, size: &Size) -> Self {
+        let builder = Server::builder(env!("CARGO_BIN_EXE_keys-server"))
+            .env("KEYS_LOG__FILTER", "warn")
+            // A gateway's clients have addresses of their own, and a spray has many.
+            .env("KEYS_HTTP__TRUSTED_PROXIES", "127.0.0.1/32")
+            .env("KEYS_PLANS__PRO__KEYS_MAX", "100000");
+        let builder = match &database {
+            Some(database) => builder.postgres(&database.url()),
+            None => builder,
+        };
+        let server = builder.start().await;
+        let operator = server.operator_key("test");
+        let account = json!({ "plan": "pro" });
+        let account = server.post("/v1/accounts").bearer(&operator).json(&account);
+        let account = account.send().await.text("/id");
+        let mut connection = KeepAlive::connect(&server.url("")).await;
+        let request = keep_alive::post(&format!("/v1/accounts/{account}/keys"), &operator, "{}");
+        let mut make = async |count: usize| {
+            let mut keys = Vec::with_capacity(count);
+            for _ in 0..count {
+                let made = connection.ask(&request).await;
+                assert_eq!(made.status, 201, "{made:?}");
+                let made: Value = serde_json::from_str(made.body).unwrap();
+                keys.push(made["key"].as_str().unwrap().to_owned());
+            }
+            keys
+        };
+        let (known, cold) = (make(size.known).await, make(size.cold).await);
+        Self {
+            server,
+            database,
+            operator,
+            known,
+            cold,
+        }
+    }
+
+    async fn figures(&self) -> Figures {
+        let mut connection = KeepAlive::connect(&self.server.url("")).await;
+        Figures::read(&mut connection).await
+    }
+
+    /// So much of `/proc/PID/status`, in bytes.
+    fn memory(&self, figure: &str) -> f64 {
+        let path = format!("/proc/{}/status", self.server.process_id());
+        let status = std::fs::read_to_string(path).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(figure));
+        let kib = line.unwrap().trim_start_matches(':').trim();
+        kib.trim_end_matches(" kB").parse::<f64>().unwrap() * 1024.0
+    }
+
+    /// Forgets the largest that the memory has been.
+    fn reset_peak(&self) {
+        const PEAK: &str = "5";
+        let path = format!("/proc/{}/clear_refs", self.server.process_id());
+        std::fs::write(path, PEAK).unwrap();
+    }
+}
+
+/// What the server says of itself.
+#[derive(Debug, Clone, Copy)]
+struct Figures {
+    reads: f64,
+    keys_read: f64,
+    under_way: f64,
+    waited_for: f64,
+    cached: f64,
+    not_found: f64,
+}
+
+impl Figures {
+    async fn read(connection: &mut KeepAlive) -> Self {
+        let answer = connection
+            .ask(b"GET /metrics HTTP/1.1\r\nHost: keys\r\n\r\n")
+            .await;
+        let figure = |name: &str| -> f64 {
+            let mut lines = answer.body.lines();
+            let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+            value.unwrap_or_else(|| panic!("{name}")).parse().unwrap()
+        };
+        Self {
+            reads: figure("keys_store_reads_total"),
+            keys_read: figure("keys_store_keys_read_total"),
+            under_way: figure("keys_store_reads_under_way"),
+            waited_for: figure("keys_store_reads_waited_for"),
+            cached: figure("keys_cache_entries"),
+            not_found: figure(r#"keys_verdicts_total{code="not_found"}"#),
+        }
+    }
+}
+
+/// How long answers took.
+struct Times(Vec<Duration>);
+
+impl Times {
+    fn new(mut times: Vec<Duration>) -> Self {
+        times.sort_unstable();
+        Self(times)
+    }
+
+    /// The time that so many hundredths of all stay below.
+    fn percentile(&self, hundredths: usize) -> Duration {
+        self.0[(self.0.len() - 1) * hundredths / 100]
+    }
+}
+
+impl std::fmt::Display for Times {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let millis = |time: Duration| time.as_secs_f64() * 1_000.0;
+        let (p50, p99) = (self.percentile(50), self.percentile(99));
+        let most = self.percentile(100);
+        write!(
+            f,
+            "p50 {:.2} ms, p99 {:.2} ms, max {:.2} ms of {}",
+            millis(p50),
+            millis(p99),
+            millis(most),
+            self.0.len()
+        )
+    }
+}
+
+/// Something that goes on beside the test until it is told to stop, on a thread of its own: what it measures does not wait
+/// for what the test does.
+struct Beside<T> {
+    stop: Arc<AtomicBool>,
+    thread: thread::JoinHandle<T>,
+}
+
+impl<T: Send + 'static> Beside<T> {
+    fn start(work: impl FnOnce(Arc<AtomicBool>) -> T + Send + 'static) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        Self {
+            stop,
+            thread: thread::spawn(move || work(stopped)),
+        }
+    }
+
+    fn on_a_runtime<F: Future<Output = T>>(
+        work: impl FnOnce(Arc<AtomicBool>) -> F + Send + 'static,
+    ) -> Self {
+        Self::start(|stop| {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(tokio::task::LocalSet::new().run_until(work(stop)))
+        })
+    }
+
+    async fn stop(self) -> T {
+        self.stop.store(true, Relaxed);
+        tokio::task::spawn_blocking(|| self.thread.join().unwrap())
+            .await
+            .unwrap()
+    }
+}
+
+/// Valid traffic: known keys, one after the other. All of them are accepted.
+fn valid_traffic(world: &World) -> Beside<Times> {
+    let (url, known) = (world.server.url(""), world.known.clone());
+    Beside::on_a_runtime(async move |stop| {
+        let mut connections = Vec::new();
+        for number in 0..VALID_CONNECTIONS {
+            let (url, known, stop) = (url.clone(), known.clone(), Arc::clone(&stop));
+            connections.push(tokio::task::spawn_local(async move {
+                let mut connection = KeepAlive::connect(&url).await;
+                let mut ticks = tokio::time::interval(VALID_EVERY);
+                ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+                let mut times = Vec::new();
+                for key in known.iter().cycle().skip(number * 7) {
+                    ticks.tick().await;
+                    if stop.load(Relaxed) {
+                        break;
+                    }
+                    let request = keep_alive::auth("", key, Ipv4Addr::LOCALHOST);
+                    let sent = Instant::now();
+                    let answer = connection.ask(&request).await;
+                    times.push(sent.elapsed());
+                    assert_eq!(answer.status, 200, "{answer:?}");
+                }
+                times
+            }));
+        }
+        let mut times = Vec::new();
+        for connection in connections {
+            times.extend(connection.await.unwrap());
+        }
+        Times::new(times)
+    })
+}
+
+/// Valid keys that the server does not have in memory, each once. All of them are accepted.
+fn cold_traffic(world: &World) -> Beside<Times> {
+    let (url, cold) = (world.server.url(""), world.cold.clone());
+    Beside::on_a_runtime(async move |stop| {
+        let mut connection = KeepAlive::connect(&url).await;
+        let mut ticks = tokio::time::interval(COLD_EVERY);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut times = Vec::new();
+        for key in &cold {
+            ticks.tick().await;
+            if stop.load(Relaxed) {
+                break;
+            }
+            let request = keep_alive::auth("", key, Ipv4Addr::LOCALHOST);
+            let sent = Instant::now();
+            let answer = connection.ask(&request).await;
+            times.push(sent.elapsed());
+            assert_eq!(answer.status, 200, "{answer:?}");
+        }
+        Times::new(times)
+    })
+}
+
+/// The most that the server has said of each of its figures.
+fn looks(world: &World) -> Beside<(f64, f64)> {
+    let url = world.server.url("");
+    Beside::on_a_runtime(async move |stop| {
+        let mut connection = KeepAlive::connect(&url).await;
+        let (mut under_way, mut waited_for) = (0.0_f64, 0.0_f64);
+        while !stop.load(Relaxed) {
+            let figures = Figures::read(&mut connection).await;
+            under_way = under_way.max(figures.under_way);
+            waited_for = waited_for.max(figures.waited_for);
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        (under_way, waited_for)
+    })
+}
+
+/// Looks of PostgreSQL itself: the most reads of keys that it was busy with at once.
+fn looks_of_postgres(database: Arc<Database>) -> Beside<(f64, u32)> {
+    // Within one statement, as starting a client costs more than many looks.
+    const LOOKS: &str = "\
+        create function pg_temp.busiest() returns text language plpgsql as $$
+        declare most int := 0; busy int;
+        begin
+            for look in 1..100 loop
+                perform pg_stat_clear_snapshot();
+                select count(*) into busy from pg_stat_activity
+                where datname = current_database() and pid <> pg_backend_pid() and state = 'active'
+                    and query like '%\"api_key\".\"digest\" = ANY%';
+                most := greatest(most, busy);
+                perform pg_sleep(0.005);
+            end loop;
+            return most;
+        end $$;
+        select pg_temp.busiest()";
+    Beside::start(move |stop| {
+        let (mut most, mut looks) = (0.0_f64, 0);
+        while !stop.load(Relaxed) {
+            let busiest = database.sql(LOOKS);
+            most = most.max(busiest.trim().parse().unwrap());
+            looks += 100;
+        }
+        (most, looks)
+    })
+}
+
+/// Which keys a load asks about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Load {
+    /// Those that the server knows, over and over.
+    Known,
+    /// Such as nobody has, none of them twice.
+    Unknown,
+}
+
+impl Load {
+    /// What backends are told.
+    fn code(self) -> &'static str {
+        match self {
+            Self::Known => r#""code":"valid""#,
+            Self::Unknown => r#""code":"not_found""#,
+        }
+    }
+
+    /// What gateways are told beside the status.
+    fn denial(self) -> Option<&'static str> {
+        (self == Self::Unknown).then_some("not_found")
+    }
+
+    /// What gateways are told.
+    fn status(self) -> u16 {
+        match self {
+            Self::Known => 200,
+            Self::Unknown => 401,
+        }
+    }
+}
+
+/// The keys of one connection.
+fn keys(world: &World, load: Load, connection: u32) -> Box<dyn FnMut() -> String + Send> {
+    match load {
+        Load::Known => {
+            let (known, mut next) = (world.known.clone(), connection as usize * 31);
+            Box::new(move || {
+                next += 1;
+                known[next % known.len()].clone()
+            })
+        }
+        Load::Unknown => {
+            let prefix: KeyPrefix = "sk_live".parse().unwrap();
+            let mut rng = seeded(connection.into());
+            Box::new(move || {
+                let drawn = SecretKey::generate(&prefix, &mut rng).unwrap();
+                drawn.expose().to_owned()
+            })
+        }
+    }
+}
+
+/// Asks about at least so many keys from all [`SPRAYING`] connections, as fast as there are answers, and returns how many
+/// it were.
+async fn ask(world: &World, load: Load, count: u32) -> u32 {
+    let rounds = Arc::new(AtomicU32::new(0));
+    let rounds_wanted = count.div_ceil(KEYS_PER_ROUND);
+    let mut connections = Vec::new();
+    for number in 0..SPRAYING {
+        let mut connection = KeepAlive::connect(&world.server.url("")).await;
+        let (operator, rounds) = (world.operator.clone(), Arc::clone(&rounds));
+        let mut next = keys(world, load, number);
+        connections.push(tokio::spawn(async move {
+            loop {
+                let round = rounds.fetch_add(1, Relaxed);
+                if round >= rounds_wanted {
+                    break;
+                }
+                ask_round(&mut connection, &operator, load, round, &mut next).await;
+            }
+        }));
+    }
+    for connection in connections {
+        connection.await.unwrap();
+    }
+    rounds_wanted * KEYS_PER_ROUND
+}
+
+async fn ask_round(
+    connection: &mut KeepAlive,
+    operator: &str,
+    load: Load,
+    round: u32,
+    mut next: impl FnMut() -> String,
+) {
+    let (gateways, backends, at_once) = ROUND;
+    for number in 0..gateways {
+        // Nobody fails twice from the same address: each has a bucket of its own.
+        let number = round * KEYS_PER_ROUND + u32::try_from(number).unwrap();
+        let client = Ipv4Addr::from_bits(Ipv4Addr::new(10, 0, 0, 0).to_bits() + number);
+        let request = keep_alive::auth("", &next(), client);
+        let answer = connection.ask(&request).await;
+        assert_eq!(answer.status, load.status(), "{answer:?}");
+        assert_eq!(answer.header("x-denial"), load.denial());
+    }
+    for _ in 0..backends {
+        let body = json!({ "key": next() }).to_string();
+        let request = keep_alive::post("/v1/keys/verify", operator, &body);
+        let answer = connection.ask(&request).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        assert!(answer.body.contains(load.code()), "{answer:?}");
+    }
+    let requests: Vec<_> = (0..at_once).map(|_| json!({ "key": next() })).collect();
+    let body = json!({ "requests": requests }).to_string();
+    let request = keep_alive::post("/v1/keys/verify-batch", operator, &body);
+    let answer = connection.ask(&request).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert_eq!(answer.body.matches(load.code()).count(), at_once);
+}
+
+/// Valid traffic with nothing beside it.
+async fn alone(world: &World, lasting: Duration) -> Times {
+    let valid = valid_traffic(world);
+    tokio::time::sleep(lasting).await;
+    valid.stop().await
+}
+
+/// Valid traffic beside questions about known keys, for about that long.
+async fn beside_known(world: &World, lasting: Duration) -> Times {
+    const STEP: u32 = 2_000;
+    let valid = valid_traffic(world);
+    let (start, mut keys) = (Instant::now(), 0);
+    while start.elapsed() < lasting {
+        keys += ask(world, Load::Known, STEP).await;
+    }
+    let rate = f64::from(keys) / start.elapsed().as_secs_f64();
+    println!("{rate:.0} known keys a second");
+    valid.stop().await
+}
+
+async fn spray(place: &str, database: Option<Arc<Database>>) {
+    let size = Size::wanted();
+    let world = World::start(database, &size).await;
+    let name = |what: &str| format!("spray, {place}: {what}");
+
+    // Ordinary traffic by every route, until the server has all the memory that it needs for that.
+    let idle = alone(&world, size.quiet).await;
+    beside_known(&world, size.quiet).await;
+    let quiet = beside_known(&world, size.quiet).await;
+    let (memory, before) = (world.memory("VmRSS"), world.figures().await);
+    world.reset_peak();
+
+    let postgres = world.database.clone().map(looks_of_postgres);
+    let (looks, valid, cold) = (looks(&world), valid_traffic(&world), cold_traffic(&world));
+    let start = Instant::now();
+    let asked = ask(&world, Load::Unknown, size.unknown).await;
+    let lasted = start.elapsed();
+    let (valid, cold) = (valid.stop().await, cold.stop().await);
+    let (under_way, waited_for) = looks.stop().await;
+    let after = world.figures().await;
+    let peak = world.memory("VmHWM") - memory;
+    let again = beside_known(&world, size.quiet).await;
+    let at_last = world.figures().await;
+
+    report::information(
+        &name("unknown keys a second"),
+        format_args!("{:.0}", f64::from(asked) / lasted.as_secs_f64()),
+    );
+    let (reads, keys_read) = (
+        after.reads - before.reads,
+        after.keys_read - before.keys_read,
+    );
+    report::information(
+        &name("reads of the database"),
+        format_args!("{reads:.0}, of {:.1} keys each", keys_read / reads),
+    );
+    report::information(&name("most requests that waited for a read"), waited_for);
+    report::figure(
+        &name("most reads under way at once, as the server says"),
+        under_way,
+        format_args!("at most {READS_MAX}"),
+        under_way <= READS_MAX,
+    );
+    assert!(under_way <= READS_MAX, "{under_way}");
+    if let Some(postgres) = postgres {
+        let (busiest, looks) = postgres.stop().await;
+        report::figure(
+            &name("most reads under way at once, as the database says"),
+            format_args!("{busiest} in {looks} looks"),
+            format_args!("at most {READS_MAX}"),
+            busiest <= READS_MAX,
+        );
+        assert!(busiest <= READS_MAX, "{busiest}");
+    }
+    let not_found = after.not_found - before.not_found;
+    assert!((not_found - f64::from(asked)).abs() < 0.5, "{not_found}");
+
+    report::figure(
+        &name("growth of memory at its peak"),
+        format_args!("{:.1} MiB over {:.1} MiB", peak / MIB, memory / MIB),
+        format_args!("at most {} MiB", GROWTH_MAX / MIB),
+        peak <= GROWTH_MAX,
+    );
+    assert!(peak <= GROWTH_MAX, "{peak} over {memory}");
+
+    // Whoever was known still is.
+    assert!(after.cached >= before.cached, "{after:?}, {before:?}");
+    report::information(
+        &name("keys read again afterwards, which the spray has pushed out"),
+        at_last.keys_read - after.keys_read,
+    );
+
+    report::information(&name("valid traffic, alone"), &idle);
+    report::information(
+        &name("valid traffic, as many questions about known keys"),
+        &quiet,
+    );
+    report::information(&name("valid traffic, during the spray"), &valid);
+    report::information(&name("valid traffic, known keys again"), &again);
+    report::information(
+        &name("valid keys that were not in memory, all accepted"),
+        &cold,
+    );
+    let p99 = |times: &Times| times.percentile(99).as_secs_f64();
+    let ratio = p99(&valid) / p99(&quiet);
+    report::ratio_at_most(&name("p99 of valid traffic"), ratio, P99_RATIO_MAX);
+    // In the short form other tests run at the same time as this one.
+    assert!(!report::is_full() || ratio <= P99_RATIO_MAX, "{ratio}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unknown_keys_leave_valid_ones_alone_on_postgres() {
+    let database = Arc::new(Database::create().await);
+    spray("PostgreSQL", Some(database)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unknown_keys_leave_valid_ones_alone_on_sqlite() {
+    spray("SQLite", None).await;
+}
