@@ -1,13 +1,16 @@
 //! One log event for each request.
 
-use std::future::{Ready, ready};
+use std::future::{Future, Ready, ready};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
 use std::time::Instant;
 
 use actix_web::Error;
 use actix_web::body::MessageBody;
 use actix_web::dev::{Service, ServiceRequest, ServiceResponse, Transform};
-use actix_web::http::Method;
-use futures_util::future::{Either, LocalBoxFuture};
+use actix_web::http::{Method, StatusCode};
+use pin_project_lite::pin_project;
 
 use crate::api::Api;
 use crate::metrics;
@@ -16,6 +19,9 @@ use crate::metrics;
 ///
 /// Nothing else: paths, queries, headers, bodies and addresses may hold secrets or say who somebody is. That of
 /// [`Api::log_requests`] counts requests as well, for `/metrics`.
+///
+/// Events have the level `INFO`, but those of verifications that were answered 200 have `DEBUG`: they are as many as the requests
+/// of everything that is protected, which whoever protects it logs anyhow, and to write a line costs more than to verify a key.
 #[derive(Debug, Clone, Default)]
 pub struct AccessLog {
     api: Option<Api>,
@@ -48,7 +54,7 @@ where
     fn new_transform(&self, service: S) -> Self::Future {
         ready(Ok(Logged {
             service,
-            api: self.api.clone(),
+            api: Rc::new(self.api.clone()),
         }))
     }
 }
@@ -57,7 +63,8 @@ where
 #[derive(Debug)]
 pub struct Logged<S> {
     service: S,
-    api: Option<Api>,
+    /// Shared with the requests under way, all of which are on this thread.
+    api: Rc<Option<Api>>,
 }
 
 impl<S, B> Service<ServiceRequest> for Logged<S>
@@ -67,42 +74,78 @@ where
 {
     type Response = ServiceResponse<B>;
     type Error = Error;
-    type Future = Either<S::Future, LocalBoxFuture<'static, Result<Self::Response, Error>>>;
+    type Future = LoggedFuture<S::Future>;
 
     actix_web::dev::forward_ready!(service);
 
     fn call(&self, request: ServiceRequest) -> Self::Future {
-        let is_logged = tracing::enabled!(tracing::Level::INFO);
-        let api = self.api.clone();
-        if !is_logged && api.is_none() {
-            return Either::Left(self.service.call(request));
+        LoggedFuture {
+            api: Rc::clone(&self.api),
+            method: known(request.method()),
+            // How long something took is no time of day: no test has to decide it.
+            start: Instant::now(),
+            answer: self.service.call(request),
         }
-        let method = known(request.method());
-        // How long something took is no time of day: no test has to decide it.
-        let start = Instant::now();
-        let answer = self.service.call(request);
-        Either::Right(Box::pin(async move {
-            let answer = answer.await;
-            let (route, status) = match &answer {
-                Ok(response) => (metrics::route(response.request()), response.status()),
-                Err(error) => ("unmatched".into(), error.as_response_error().status_code()),
-            };
-            if let Some(metrics) = api.as_ref().and_then(|api| api.inner.metrics.as_ref()) {
-                metrics.count_request(&route, status);
-            }
-            if is_logged {
-                let status = status.as_u16();
-                let micros = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
-                tracing::info!(
-                    http.method = method,
-                    http.route = &*route,
-                    http.status = status,
-                    duration_micros = micros,
-                    "{method} {route} answered {status} in {micros} us"
-                );
-            }
-            answer
-        }))
+    }
+}
+
+/// A macro, because the level of an event has to be known before the program runs.
+macro_rules! log {
+    ($level:ident, $method:expr, $route:expr, $status:expr, $start:expr) => {{
+        if tracing::enabled!(tracing::Level::$level) {
+            let (method, route, status) = ($method, $route, $status.as_u16());
+            let micros = u64::try_from($start.elapsed().as_micros()).unwrap_or(u64::MAX);
+            tracing::event!(
+                tracing::Level::$level,
+                http.method = method,
+                http.route = route,
+                http.status = status,
+                duration_micros = micros,
+                "{method} {route} answered {status} in {micros} us"
+            );
+        }
+    }};
+}
+pin_project! {
+    /// A request under way. Not boxed, unlike most middleware: this is on the path of every verification.
+    #[derive(Debug)]
+    pub struct LoggedFuture<F> {
+        api: Rc<Option<Api>>,
+        method: &'static str,
+        start: Instant,
+        #[pin]
+        answer: F,
+    }
+}
+
+impl<F, B> Future for LoggedFuture<F>
+where
+    F: Future<Output = Result<ServiceResponse<B>, Error>>,
+{
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let Poll::Ready(answer) = this.answer.poll(context) else {
+            return Poll::Pending;
+        };
+        let (route, status) = match &answer {
+            Ok(response) => (metrics::route(response.request()), response.status()),
+            Err(error) => (
+                metrics::Route::Other("unmatched".into()),
+                error.as_response_error().status_code(),
+            ),
+        };
+        let metrics = Option::as_ref(this.api).and_then(|api| api.inner.metrics.as_ref());
+        if let Some(metrics) = metrics {
+            metrics.count_request(&route, status);
+        }
+        if route.is_hot() && status == StatusCode::OK {
+            log!(DEBUG, this.method, route.pattern(), status, this.start);
+        } else {
+            log!(INFO, this.method, route.pattern(), status, this.start);
+        }
+        Poll::Ready(answer)
     }
 }
 

@@ -1,5 +1,8 @@
 //! Bodies of requests: read only once the sender may send one, and never longer than any request needs.
 
+use std::future::poll_fn;
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use actix_web::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
@@ -37,7 +40,7 @@ pub(crate) async fn read_up_to(
             Refusal::UnsupportedMediaType
         });
     }
-    let bytes = rt::time::timeout(TIME_MAX, payload.to_bytes_limited(len_max))
+    let bytes = in_time(payload.to_bytes_limited(len_max))
         .await
         .map_err(|_| Refusal::BodyTimeout)?;
     match (bytes, announced) {
@@ -47,6 +50,26 @@ pub(crate) async fn read_up_to(
         // A body that is not there has no type either.
         (Ok(Ok(bytes)), false) if bytes.is_empty() => Err(missing()),
         (_, false) => Err(Refusal::UnsupportedMediaType),
+    }
+}
+
+/// Waits for a body, but not for ever.
+async fn in_time<T>(body: impl Future<Output = T>) -> Result<T, tokio::time::error::Elapsed> {
+    let mut body = pin!(body);
+    let mut is_second_look = false;
+    let early = poll_fn(|context| match body.as_mut().poll(context) {
+        Poll::Ready(done) => Poll::Ready(Some(done)),
+        Poll::Pending if is_second_look => Poll::Ready(None),
+        Poll::Pending => {
+            is_second_look = true;
+            context.waker().wake_by_ref();
+            Poll::Pending
+        }
+    });
+    // A short body comes along with its head and is there at the second look, before it costs a timer.
+    match early.await {
+        Some(done) => Ok(done),
+        None => rt::time::timeout(TIME_MAX, body).await,
     }
 }
 

@@ -8,7 +8,11 @@ use keys_core::address::TrustedProxies;
 
 /// The client's address as far as `proxies` can be believed; `None` where it cannot be found out.
 pub(crate) fn client_address(request: &HttpRequest, proxies: &TrustedProxies) -> Option<IpAddr> {
-    let values = |name: &HeaderName| request.headers().get_all(name).map(HeaderValue::as_bytes);
+    // Looked for only if the peer is a proxy.
+    let values = |name: HeaderName| {
+        let headers = std::iter::once(name).flat_map(|name| request.headers().get_all(name));
+        headers.map(HeaderValue::as_bytes)
+    };
     let peer = request.peer_addr().map(|peer| peer.ip());
-    proxies.client(peer, values(&FORWARDED), values(&X_FORWARDED_FOR))
+    proxies.client(peer, values(FORWARDED), values(X_FORWARDED_FOR))
 }

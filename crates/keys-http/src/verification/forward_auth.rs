@@ -2,10 +2,11 @@
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
+use std::rc::Rc;
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::{HeaderName, HeaderValue};
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse};
 use keys_core::header::CredentialError;
 use keys_core::{KeyKind, LimitName, Scope, ScopeSet};
 use keys_service::{Decision, VerdictCode, VerifiedKey, VerifyRequest};
@@ -141,7 +142,7 @@ impl Denied {
     }
 }
 
-pub(super) async fn forward_auth(desk: web::Data<Desk>, request: HttpRequest) -> HttpResponse {
+pub(super) async fn forward_auth(desk: Rc<Desk>, request: HttpRequest) -> HttpResponse {
     let response = match Wanted::read(&request, &desk.api) {
         Err(refusal) => refusal.respond(problem::render),
         Ok(wanted) => match judge(&desk.api, &request, &wanted).await {

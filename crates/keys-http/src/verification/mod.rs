@@ -8,6 +8,8 @@ mod verify;
 mod verify_batch;
 mod view;
 
+use std::rc::Rc;
+
 use actix_web::http::header::{CACHE_CONTROL, HeaderMap, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, web};
 use keys_core::{Denial, KeyKind, ScopeSet};
@@ -26,20 +28,26 @@ struct Desk {
 
 pub(crate) fn configure(api: &Api, app: &mut web::ServiceConfig) {
     let scopes = ScopeSet::parse(["keys:verify"]).expect("the scope of operators is legal");
-    let desk = web::Data::new(Desk {
+    let desk = Rc::new(Desk {
         api: api.clone(),
         operators: Guard::verifying(api, &[KeyKind::Operator], scopes),
     });
-    let resource = |path| fallback::resource(path, "POST", problem::render).app_data(desk.clone());
-    app.service(resource("/v1/keys/verify").route(web::post().to(verify::verify)));
-    app.service(
-        resource("/v1/keys/verify-batch").route(web::post().to(verify_batch::verify_batch)),
-    );
-    app.service(
-        web::resource("/v1/auth")
-            .app_data(desk.clone())
-            .to(forward_auth::forward_auth),
-    );
+    // Handlers hold what they need: to have it handed to them as data would be a search in each request.
+    let auth = {
+        let desk = Rc::clone(&desk);
+        move |request| forward_auth::forward_auth(Rc::clone(&desk), request)
+    };
+    let verify = {
+        let desk = Rc::clone(&desk);
+        move |request, payload| verify::verify(Rc::clone(&desk), request, payload)
+    };
+    let verify_batch =
+        move |request, payload| verify_batch::verify_batch(Rc::clone(&desk), request, payload);
+    let resource = |path| fallback::resource(path, "POST", problem::render);
+    // In the order in which they are tried.
+    app.service(web::resource("/v1/auth").to(auth));
+    app.service(resource("/v1/keys/verify").route(web::post().to(verify)));
+    app.service(resource("/v1/keys/verify-batch").route(web::post().to(verify_batch)));
 }
 
 impl Desk {

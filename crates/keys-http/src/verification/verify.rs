@@ -1,5 +1,7 @@
 //! `POST /v1/keys/verify`
 
+use std::rc::Rc;
+
 use actix_web::{HttpRequest, HttpResponse, web};
 
 use super::question::Question;
@@ -9,7 +11,7 @@ use crate::body;
 use crate::refusal::Refusal;
 
 pub(super) async fn verify(
-    desk: web::Data<Desk>,
+    desk: Rc<Desk>,
     request: HttpRequest,
     payload: web::Payload,
 ) -> HttpResponse {

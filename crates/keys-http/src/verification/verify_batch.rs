@@ -1,5 +1,7 @@
 //! `POST /v1/keys/verify-batch`
 
+use std::rc::Rc;
+
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -24,7 +26,7 @@ struct Members<'a> {
 }
 
 pub(super) async fn verify_batch(
-    desk: web::Data<Desk>,
+    desk: Rc<Desk>,
     request: HttpRequest,
     payload: web::Payload,
 ) -> HttpResponse {

@@ -51,6 +51,9 @@ async fn requests_are_logged_without_anything_a_client_wrote() {
     let method = Request::new("CANARY", FLAT).bearer(&key);
     world.exchange(method).await;
 
+    world.exchange(get("/v1/auth").bearer(&key)).await;
+    world.exchange(get("/v1/auth").bearer("canary")).await;
+
     let text = LOGGED.with_borrow(|logged| String::from_utf8_lossy(logged).into_owned());
     for expected in [
         "POST /api/api-keys answered 201 in ",
@@ -59,6 +62,8 @@ async fn requests_are_logged_without_anything_a_client_wrote() {
         "GET unmatched answered 404 in ",
         "POST /api/api-keys answered 401 in ",
         "OTHER /api/api-keys answered 405 in ",
+        "DEBUG keys_http::access_log: GET /v1/auth answered 200 in ",
+        "INFO keys_http::access_log: GET /v1/auth answered 401 in ",
     ] {
         assert!(text.contains(expected), "{expected:?} in\n{text}");
     }
