@@ -6,6 +6,7 @@
 //! | [`clock`], [`rng`] | time and randomness that tests decide |
 //! | [`contract`] | what every [`KeyStore`](keys_service::KeyStore) is held to; see [`store_contract!`] |
 //! | [`fault_proxy`] | a network that fails on request |
+//! | [`many`] | more keys than anybody would issue one by one |
 //! | [`nginx`] | a throw-away nginx |
 //! | [`postgres`] | a throw-away PostgreSQL, a database per test |
 //! | [`redis`] | a throw-away Redis, which can be killed, stopped and flushed |
@@ -21,6 +22,7 @@ pub mod clock;
 pub mod contract;
 pub mod data;
 pub mod fault_proxy;
+pub mod many;
 pub mod nginx;
 pub mod postgres;
 pub mod process;

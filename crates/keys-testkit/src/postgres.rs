@@ -419,7 +419,8 @@ fn is_executable(path: &Path) -> bool {
 }
 
 /// A client program: the one that belongs to the server, or whatever `PATH` has.
-fn tool(name: &str) -> PathBuf {
+#[must_use]
+pub fn tool(name: &str) -> PathBuf {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     let folder = FOLDER.get().cloned().or_else(|| {
         let folder = find_binaries()?.folder;
