@@ -14,13 +14,16 @@ use keys_core::{AccountId, AllowedNetworks, KeyName, Pepper, PepperRing};
 use keys_service::{
     Actor, CacheOptions, KeyDraft, KeyService, MemoryStore, NewAccount, Verdict, VerifyRequest,
 };
+use keys_testkit::report;
 use sha2::{Digest as _, Sha256};
 
 /// Accounts hold ten keys each, as their plan allows.
 const KEYS_PER_ACCOUNT: usize = 10;
 
-/// Rounds of each measurement, of which the median counts.
+/// Rounds in which everything is measured once. The median of what they say counts, so that what else the machine does
+/// cancels out.
 const ROUNDS: usize = 15;
+const ROUNDS_OF_THREADS: usize = 7;
 
 fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -119,9 +122,6 @@ fn speed(runtime: &tokio::runtime::Runtime) {
         if hot.ends_with('0') { '1' } else { '0' }
     );
 
-    let sha256 = || {
-        black_box(Sha256::digest(black_box(hot.as_bytes())));
-    };
     let mut state = 1_usize;
     let mut next = || {
         state = state
@@ -129,80 +129,88 @@ fn speed(runtime: &tokio::runtime::Runtime) {
             .wrapping_add(1);
         (state >> 33) % HUNDRED_THOUSAND
     };
-    let yardstick = median(200_000, sha256);
-    let hot_ns = median(100_000, || {
-        assert!(black_box(warm.verify(black_box(&hot))).is_valid());
-    });
-    let random_ns = median(100_000, || {
-        assert!(black_box(warm.verify(black_box(&warm.keys[next()]))).is_valid());
-    });
-    let wrong_ns = median(200_000, || {
-        assert!(!black_box(warm.verify(black_box(&wrong))).is_valid());
-    });
-    let one = cpu_per_call(&warm, 1);
-    let two = cpu_per_call(&warm, 2);
-    let row = |what: &str, value: f64, base: f64, budget: f64| {
-        println!("{what}\t{value:.1}\t{:.2}\t{budget:.2}", value / base);
+    let mut sha256 = || {
+        black_box(Sha256::digest(black_box(hot.as_bytes())));
     };
-    println!("what\tnanoseconds\tratio\tbudget");
-    row("SHA-256 of the same key", yardstick, yardstick, 1.0);
-    row("hot key verified", hot_ns, yardstick, 3.5);
-    row("one of 100,000 keys at random", random_ns, yardstick, 5.5);
-    row("wrong checksum refused", wrong_ns, yardstick, 0.5);
-    row(
-        "two threads against one, processor time per call",
-        two,
-        one,
-        1.25,
-    );
-}
-
-/// Nanoseconds of one call: the median of several rounds.
-fn median(calls: u32, mut call: impl FnMut()) -> f64 {
-    let mut rounds: Vec<f64> = (0..ROUNDS)
+    let mut hot_key = || assert!(black_box(warm.verify(black_box(&hot))).is_valid());
+    let mut random_key =
+        || assert!(black_box(warm.verify(black_box(&warm.keys[next()]))).is_valid());
+    let mut wrong_key = || assert!(!black_box(warm.verify(black_box(&wrong))).is_valid());
+    let rounds: Vec<[f64; 4]> = (0..ROUNDS)
         .map(|_| {
-            let start = Instant::now();
-            for _ in 0..calls {
-                call();
-            }
-            start.elapsed().as_secs_f64() * 1e9 / f64::from(calls)
+            [
+                nanos(200_000, &mut sha256),
+                nanos(100_000, &mut hot_key),
+                nanos(100_000, &mut random_key),
+                nanos(200_000, &mut wrong_key),
+            ]
         })
         .collect();
-    rounds.sort_by(f64::total_cmp);
-    rounds[ROUNDS / 2]
+    let threads: Vec<[f64; 2]> = (0..ROUNDS_OF_THREADS)
+        .map(|_| [cpu_per_call(&warm, 1), cpu_per_call(&warm, 2)])
+        .collect();
+
+    let time = |what: &str, nanos: f64| report::information(what, format_args!("{nanos:.0} ns"));
+    let at = |place: usize| median(rounds.iter().map(|round| round[place]));
+    time("SHA-256 of the same key", at(0));
+    time("a hot key verified", at(1));
+    time("one of 100,000 keys at random verified", at(2));
+    time("a wrong checksum refused", at(3));
+    let thread_at = |place: usize| median(threads.iter().map(|round| round[place]));
+    time("CPU per call, one thread", thread_at(0));
+    time("CPU per call, two threads", thread_at(1));
+    let ratio = |what: &str, place: usize, at_most: f64| {
+        let ratios = rounds.iter().map(|round| round[place] / round[0]);
+        report::ratio_at_most(what, median(ratios), at_most);
+    };
+    ratio("a hot key verified, against SHA-256", 1, 3.5);
+    let random = "one of 100,000 keys at random verified, against SHA-256";
+    ratio(random, 2, 5.5);
+    ratio("a wrong checksum refused, against SHA-256", 3, 0.5);
+    let two = median(threads.iter().map(|[one, two]| two / one));
+    report::ratio_at_most("CPU per call of two threads against one", two, 1.25);
+}
+
+/// Nanoseconds of one call.
+fn nanos(calls: u32, call: &mut impl FnMut()) -> f64 {
+    let start = Instant::now();
+    for _ in 0..calls {
+        call();
+    }
+    start.elapsed().as_secs_f64() * 1e9 / f64::from(calls)
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
 }
 
 /// Processor time of one call in nanoseconds, with so many threads at random keys.
 fn cpu_per_call(warm: &Arc<Warm>, threads: usize) -> f64 {
     const CALLS: u32 = 1_000_000;
-    let mut rounds: Vec<f64> = (0..5)
-        .map(|_| {
-            let handles: Vec<_> = (0..threads)
-                .map(|thread| {
-                    let warm = Arc::clone(warm);
-                    std::thread::spawn(move || {
-                        let mut state = thread + 1;
-                        let start = thread_cpu();
-                        for _ in 0..CALLS {
-                            state = state
-                                .wrapping_mul(6_364_136_223_846_793_005)
-                                .wrapping_add(1);
-                            let key = &warm.keys[(state >> 33) % warm.keys.len()];
-                            black_box(warm.verify(key));
-                        }
-                        thread_cpu().saturating_sub(start).as_secs_f64()
-                    })
-                })
-                .collect();
-            let total: f64 = handles
-                .into_iter()
-                .map(|handle| handle.join().expect("a thread"))
-                .sum();
-            total * 1e9 / (f64::from(CALLS) * f64::from(u32::try_from(threads).expect("few")))
+    let handles: Vec<_> = (0..threads)
+        .map(|thread| {
+            let warm = Arc::clone(warm);
+            std::thread::spawn(move || {
+                let mut state = thread + 1;
+                let start = thread_cpu();
+                for _ in 0..CALLS {
+                    state = state
+                        .wrapping_mul(6_364_136_223_846_793_005)
+                        .wrapping_add(1);
+                    let key = &warm.keys[(state >> 33) % warm.keys.len()];
+                    black_box(warm.verify(key));
+                }
+                thread_cpu().saturating_sub(start).as_secs_f64()
+            })
         })
         .collect();
-    rounds.sort_by(f64::total_cmp);
-    rounds[2]
+    let seconds = handles
+        .into_iter()
+        .map(|handle| handle.join().expect("a thread"))
+        .sum::<f64>();
+    seconds * 1e9 / (f64::from(CALLS) * f64::from(u32::try_from(threads).expect("few")))
 }
 
 fn thread_cpu() -> Duration {
@@ -215,17 +223,18 @@ fn thread_cpu() -> Duration {
 
 async fn memory() {
     const MILLION: usize = 1_000_000;
+    const BYTES_MAX: f64 = 200.0;
     let warm = Warm::new(MILLION).await;
     let before = resident();
     warm.fill().await;
     let state = warm.service.cache_state();
     let grown = resident() - before;
-    println!("what\tbytes\tratio\tbudget");
-    println!(
-        "memory of a cached key, of {}\t{:.1}\t{:.2}\t1.00",
-        state.entries,
-        grown / 1e6,
-        grown / 1e6 / 200.0
+    report::information("keys in the cache", state.entries);
+    report::figure(
+        "growth of resident memory for each",
+        format_args!("{:.0} bytes", grown / 1e6),
+        format_args!("at most {BYTES_MAX:.0} bytes"),
+        grown / 1e6 <= BYTES_MAX,
     );
 }
 
