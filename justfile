@@ -20,6 +20,10 @@ lint:
 docs:
     cargo xtask docs
 
-# Runs the benchmarks.
-bench:
-    cargo xtask bench
+# Runs the benchmarks, or those whose names contain FILTER, and writes docs/benchmarks.md.
+bench *FILTER:
+    cargo xtask bench {{FILTER}}
+
+# Runs the proofs in full, or those whose names contain FILTER, and writes docs/proofs.md.
+prove *FILTER:
+    cargo xtask prove {{FILTER}}

@@ -1,9 +1,10 @@
 //! One step after the other, each with a heading, its time, and a sentence if it fails.
 
 use std::ffi::OsString;
+use std::io::{BufRead as _, BufReader};
 use std::num::NonZeroUsize;
 use std::os::unix::process::CommandExt as _;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -51,13 +52,39 @@ impl Step {
         &self.title
     }
 
-    fn shown(&self) -> String {
+    /// The command, as one would type it.
+    pub(crate) fn shown(&self) -> String {
         let mut words = vec!["cargo".to_owned()];
         words.extend(self.arguments.iter().map(|word| word.display().to_string()));
         words.join(" ")
     }
 
     fn run(&self) -> anyhow::Result<()> {
+        self.run_with(Stdio::inherit(), |_| Ok(())).map(drop)
+    }
+
+    /// Runs it and shows what it prints, as [`all`] does. Returns the lines of its standard output, and how long it took.
+    pub(crate) fn read(&self) -> anyhow::Result<(Vec<String>, Duration)> {
+        let mut lines = Vec::new();
+        let elapsed = self.run_with(Stdio::piped(), |child| {
+            let Some(stdout) = child.stdout.take() else {
+                return Ok(());
+            };
+            for line in BufReader::new(stdout).lines() {
+                let line = line?;
+                println!("{line}");
+                lines.push(line);
+            }
+            Ok(())
+        })?;
+        Ok((lines, elapsed))
+    }
+
+    fn run_with(
+        &self,
+        stdout: Stdio,
+        meanwhile: impl FnOnce(&mut Child) -> std::io::Result<()>,
+    ) -> anyhow::Result<Duration> {
         let shown = self.shown();
         heading(&format!("{}: {shown}", self.title));
         let start = Instant::now();
@@ -66,6 +93,7 @@ impl Step {
             .args(&self.arguments)
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
+            .stdout(stdout)
             // A group of its own, so that everything it starts can be ended with it.
             .process_group(0);
         if std::env::var_os("CARGO_BUILD_JOBS").is_none() {
@@ -74,16 +102,18 @@ impl Step {
         let mut child = command.spawn().with_context(|| shown.clone())?;
         // If this process is interrupted or killed, the whole group goes with it.
         let watch = Watch::over_group(child.id()).context("a shell cannot be started")?;
+        meanwhile(&mut child).with_context(|| shown.clone())?;
         let status = child.wait().with_context(|| shown.clone())?;
         watch.disarm();
+        let elapsed = start.elapsed();
         anyhow::ensure!(
             status.success(),
             "{} after {}: `{shown}` ended with {status}",
             self.title,
-            show(start.elapsed())
+            show(elapsed)
         );
-        println!("-- {} passed in {}", self.title, show(start.elapsed()));
-        Ok(())
+        println!("-- {} passed in {}", self.title, show(elapsed));
+        Ok(elapsed)
     }
 }
 
