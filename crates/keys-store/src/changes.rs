@@ -95,15 +95,19 @@ impl Retry {
     }
 
     pub(crate) fn failed(&mut self) {
-        let (shortest, longest) = PAUSES;
-        let pause = shortest
-            .saturating_mul(1 << self.failures.min(8))
-            .min(longest);
+        self.at = Instant::now() + pause_after(self.failures);
         self.failures = self.failures.saturating_add(1);
-        // Instances that lost the same database must not come back in step. The seeds of hash maps are random enough.
-        let dice = u32::try_from(RandomState::new().hash_one(self.failures) % 1_000).unwrap_or(0);
-        self.at = Instant::now() + pause / 2 + pause / 2 * dice / 1_000;
     }
+}
+
+/// How long to wait for the next attempt. Instances that lost the same database must not come back in step, so each throws dice
+/// for the second half.
+fn pause_after(failures: u32) -> Duration {
+    let (shortest, longest) = PAUSES;
+    let pause = shortest.saturating_mul(1 << failures.min(8)).min(longest);
+    // The seeds of hash maps are random enough.
+    let dice = u32::try_from(RandomState::new().hash_one(failures) % 1_000).unwrap_or(0);
+    pause / 2 + pause / 2 * dice / 1_000
 }
 
 /// A feed that could not be read.
@@ -115,6 +119,8 @@ pub(crate) fn unavailable(
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[tokio::test]
@@ -131,6 +137,21 @@ mod tests {
         assert!(pause(&mut retry) >= Duration::from_millis(490));
         retry.succeeded();
         assert!(pause(&mut retry) <= Duration::from_millis(50));
+    }
+
+    #[test]
+    fn instances_that_lost_the_same_database_do_not_come_back_in_step() {
+        const INSTANCES: usize = 50;
+        for failures in 0..10 {
+            let pauses = (0..INSTANCES).map(|_| pause_after(failures));
+            let pauses: BTreeSet<Duration> = pauses.collect();
+            // There are a thousand places, so a few may share theirs.
+            assert!(pauses.len() > INSTANCES * 3 / 4, "{pauses:?}");
+            let (first, last) = (pauses.first(), pauses.last());
+            let spread = last.zip(first).map(|(last, first)| *last - *first);
+            let all = PAUSES.0.saturating_mul(1 << failures).min(PAUSES.1) / 2;
+            assert!(spread > Some(all / 2) && spread <= Some(all), "{pauses:?}");
+        }
     }
 
     #[test]

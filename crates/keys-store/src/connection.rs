@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::time::Instant;
 
 use deadpool::managed::{self, Manager};
 use diesel::{ConnectionError, QueryResult};
@@ -72,6 +73,14 @@ impl Pools {
                 options.connections_max,
                 setup(sqlite::Access::Read),
             ),
+        }
+    }
+
+    /// Closes the connections to PostgreSQL that nobody uses and that were made before `began`: whatever made one of them fall
+    /// silent has silenced all of them, and each would be found out one by one.
+    pub(crate) fn forget_idle(&self, began: Instant) {
+        if let Self::Postgres(pool) = self {
+            pool.retain(|_, metrics| metrics.created >= began);
         }
     }
 

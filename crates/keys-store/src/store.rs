@@ -5,7 +5,7 @@ use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use keys_core::pepper::PepperedDigest;
@@ -29,6 +29,10 @@ use crate::{accounts, idempotency, keys};
 
 /// How long the rows that tell caches what changed are kept. Whoever has not read them by then starts afresh.
 const CHANGES_KEPT: Duration = Duration::from_mins(10);
+
+/// How long looking keys up in PostgreSQL may take. Whoever wants to know waits hardly longer, and a connection whose other
+/// end vanished without a word must not be waited for when the database is back.
+const LOOK_UP_TIMEOUT: Duration = Duration::from_millis(800);
 
 /// Keeps keys and accounts in PostgreSQL or SQLite.
 ///
@@ -193,11 +197,27 @@ impl Store {
         T: Send + 'static,
         E: From<StoreError> + Send + 'static,
     {
-        let timeout = self.0.operation_timeout;
+        self.run_within(self.0.operation_timeout, work).await
+    }
+
+    async fn run_within<T, E>(
+        &self,
+        timeout: Duration,
+        work: impl Future<Output = Result<T, E>> + Send + 'static,
+    ) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+    {
+        let pools = self.pools();
         let task = self.0.runtime.spawn(async move {
+            let began = Instant::now();
             match tokio::time::timeout(timeout, work).await {
                 Ok(outcome) => outcome,
-                Err(elapsed) => Err(StoreError::Unavailable(Box::new(elapsed)).into()),
+                Err(elapsed) => {
+                    pools.forget_idle(began);
+                    Err(StoreError::Unavailable(Box::new(elapsed)).into())
+                }
             }
         });
         task.await.unwrap_or_else(|error| {
@@ -226,7 +246,12 @@ impl KeyStore for Store {
         &self,
         digests: Vec<PepperedDigest>,
     ) -> Result<Vec<FoundKey>, StoreError> {
-        self.run(keys::find_by_digests(self.pools(), digests)).await
+        let timeout = match &self.0.connector {
+            Connector::Postgres { .. } => LOOK_UP_TIMEOUT.min(self.0.operation_timeout),
+            Connector::Sqlite { .. } => self.0.operation_timeout,
+        };
+        let found = keys::find_by_digests(self.pools(), digests);
+        self.run_within(timeout, found).await
     }
 
     async fn find_account(&self, id: AccountId) -> Result<Option<Account>, StoreError> {

@@ -15,8 +15,10 @@ use keys_service::store::{KeyUse, StoreError};
 use keys_store::{OpenError, Store, StoreOptions};
 use keys_testkit::contract::AuditedStore;
 use keys_testkit::data::{NOON, a_caller, a_change, a_key};
+use keys_testkit::fault_proxy::{Direction, Fault, FaultProxy};
 use keys_testkit::postgres::Database;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tokio_postgres::NoTls;
 
 use common::{Sql, add_account, add_key, chain};
@@ -247,6 +249,33 @@ async fn terminated_connections_are_replaced() {
         assert!(store.find_account(account.id).await.unwrap().is_some());
         store.ready().await.unwrap();
         add_account(&store).await;
+    }
+}
+
+/// Nobody says that they are dead, and looking up waits for one of them only.
+#[tokio::test(flavor = "multi_thread")]
+async fn silent_connections_are_found_out_all_at_once_and_in_time() {
+    const IN_TIME: Duration = Duration::from_secs(3);
+    let database = Database::create().await;
+    let (proxy, url) = FaultProxy::in_front_of(&database.url()).await;
+    let store = Store::open(&url.parse().unwrap()).await.unwrap();
+    let digest = a_key().build_new().digest;
+    for fault in [Fault::HalfOpen, Fault::Swallow(Direction::ToClient)] {
+        let mut reads = JoinSet::new();
+        for _ in 0..8 {
+            let store = store.clone();
+            reads.spawn(async move { store.find_by_digests(vec![digest]).await });
+        }
+        for read in reads.join_all().await {
+            read.unwrap();
+        }
+        proxy.set(fault).await;
+        let look_up = store.find_by_digests(vec![digest]);
+        let refused = timeout(IN_TIME, look_up).await.unwrap();
+        assert!(matches!(refused, Err(StoreError::Unavailable(_))));
+        proxy.set(Fault::None).await;
+        let look_up = store.find_by_digests(vec![digest]);
+        timeout(IN_TIME, look_up).await.unwrap().unwrap();
     }
 }
 

@@ -164,6 +164,21 @@ impl FaultProxy {
         proxy.expect("there is a free port")
     }
 
+    /// Stands in front of the database at `postgres://USER@HOST:PORT/NAME`. Returns its URL by way of the proxy, too.
+    ///
+    /// # Panics
+    /// When the URL is none of these, or there is no free port.
+    pub async fn in_front_of(database: &str) -> (Self, String) {
+        let parts = database.split_once('@').and_then(|(user, rest)| {
+            let (target, name) = rest.split_once('/')?;
+            Some((user, target, name))
+        });
+        let (user, target, name) = parts.expect("the URL has a user, a host and a name");
+        let proxy = Self::start(target).await;
+        let url = format!("{user}@{}/{name}", proxy.address());
+        (proxy, url)
+    }
+
     /// Forwards to `HOST:PORT`, from this address.
     ///
     /// # Errors

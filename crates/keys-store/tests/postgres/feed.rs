@@ -1,8 +1,6 @@
 //! Following changes.
 
 use std::collections::HashSet;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use keys_core::KeyId;
@@ -12,9 +10,8 @@ use keys_service::store::StoreError;
 use keys_store::Store;
 use keys_testkit::contract::{followed, is_seen_soon, news};
 use keys_testkit::data::{NOON, a_change, a_key};
+use keys_testkit::fault_proxy::{Direction, Fault, FaultProxy};
 use keys_testkit::postgres::{Cluster, Database};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::common::{self, Sql as _, add_key, revoke};
@@ -278,11 +275,11 @@ async fn crash_of_the_server_is_no_proof_that_all_have_seen() {
 async fn silent_connection_is_given_up_in_time() {
     let database = Database::create().await;
     let direct = open(&database).await;
-    let proxy = Proxy::start(&database.url()).await;
-    let store = Store::open(&proxy.url.parse().unwrap()).await.unwrap();
+    let (proxy, url) = FaultProxy::in_front_of(&database.url()).await;
+    let store = Store::open(&url.parse().unwrap()).await.unwrap();
     let mut feed = followed(&store).await;
     for _ in 0..2 {
-        proxy.swallows.store(true, Ordering::Relaxed);
+        proxy.set(Fault::Swallow(Direction::Both)).await;
         let key = add_key(&direct, a_key().build_new()).await;
         let begin = Instant::now();
         while feed.is_live() {
@@ -303,7 +300,7 @@ async fn silent_connection_is_given_up_in_time() {
             );
             assert!(begin.elapsed() < Duration::from_secs(3));
         }
-        proxy.swallows.store(false, Ordering::Relaxed);
+        proxy.set(Fault::None).await;
         let begin = Instant::now();
         let seen = loop {
             if let Ok(changes) = feed.poll().await {
@@ -319,54 +316,6 @@ async fn silent_connection_is_given_up_in_time() {
             news(&mut *feed).await,
             HashSet::from([Changed::Key(key.id)])
         );
-    }
-}
-
-/// Stands between a store and its database, and can keep everything to itself.
-struct Proxy {
-    url: String,
-    swallows: Arc<AtomicBool>,
-}
-
-impl Proxy {
-    async fn start(database: &str) -> Self {
-        let (rest, name) = database.rsplit_once('/').unwrap();
-        let (user, server) = rest.rsplit_once('@').unwrap();
-        let server = server.to_owned();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let swallows = Arc::new(AtomicBool::new(false));
-        let shared = Arc::clone(&swallows);
-        tokio::spawn(async move {
-            loop {
-                let (client, _) = listener.accept().await.unwrap();
-                let server = TcpStream::connect(&server).await.unwrap();
-                let (from_client, to_client) = client.into_split();
-                let (from_server, to_server) = server.into_split();
-                tokio::spawn(Self::pass(from_client, to_server, Arc::clone(&shared)));
-                tokio::spawn(Self::pass(from_server, to_client, Arc::clone(&shared)));
-            }
-        });
-        Self {
-            url: format!("{user}@{address}/{name}"),
-            swallows,
-        }
-    }
-
-    async fn pass(
-        mut from: tokio::net::tcp::OwnedReadHalf,
-        mut to: tokio::net::tcp::OwnedWriteHalf,
-        swallows: Arc<AtomicBool>,
-    ) {
-        let mut buffer = vec![0; 4_096];
-        let mut is_cut = false;
-        while let Ok(count @ 1..) = from.read(&mut buffer).await {
-            // What is lost once is lost for good: the bytes after it would make no sense.
-            is_cut |= swallows.load(Ordering::Relaxed);
-            if !is_cut && to.write_all(&buffer[..count]).await.is_err() {
-                return;
-            }
-        }
     }
 }
 
