@@ -280,10 +280,13 @@ impl<'a> Contestant<'a> {
         let connections = (0..CONNECTIONS).map(|_| Connection::open(address));
         let mut connections: Vec<_> = connections.collect();
         // All of them are answered once before anything is measured: after that nothing has to be looked up any more.
-        for (number, request) in requests.iter().enumerate() {
-            let connection = &mut connections[number % CONNECTIONS];
-            connection.send(request);
-            connection.receive();
+        for requests in requests.chunks(CONNECTIONS) {
+            for (connection, request) in connections.iter_mut().zip(requests) {
+                connection.send(request);
+            }
+            for (connection, _) in connections.iter_mut().zip(requests) {
+                connection.receive();
+            }
         }
         Self {
             process,

@@ -31,7 +31,7 @@ const CONNECTIONS: u32 = 4;
 const MISSES: u32 = 256;
 
 const ROUNDS: usize = 7;
-const TURN: Duration = Duration::from_secs(1);
+const LENGTH: Duration = Duration::from_secs(1);
 
 /// Calls in a row of which the time is taken.
 const CALLS: u32 = 500;
@@ -137,15 +137,17 @@ fn throughput(
 
 /// Look-ups of one key each a second, as many at once as there are connections.
 async fn look_ups(store: &Store, keys: &Arc<Vec<ManyKey>>) -> f64 {
-    rate_of(CONNECTIONS, |seed| {
+    rate_of(CONNECTIONS, |mut random, turn| {
         let (store, keys, peppers) = (store.clone(), Arc::clone(keys), many::peppers());
-        let mut random = Random(seed);
-        async move || {
-            let secret = &keys[random.below(keys.len())].secret;
-            let presented = PresentedKey::parse(secret).expect("a well-formed key");
-            let digest: PepperedDigest = peppers.digest(presented);
-            let found = store.find_by_digests(vec![digest]).await;
-            assert_eq!(found.expect("the database answers").len(), 1);
+        async move {
+            while turn.goes_on() {
+                let secret = &keys[random.below(keys.len())].secret;
+                let presented = PresentedKey::parse(secret).expect("a well-formed key");
+                let digest: PepperedDigest = peppers.digest(presented);
+                let found = store.find_by_digests(vec![digest]).await;
+                assert_eq!(found.expect("the database answers").len(), 1);
+                turn.count();
+            }
         }
     })
     .await
@@ -153,10 +155,14 @@ async fn look_ups(store: &Store, keys: &Arc<Vec<ManyKey>>) -> f64 {
 
 /// Verifications a second that are not answered from the cache, many at once.
 async fn misses(service: &KeyService, keys: &Arc<Vec<ManyKey>>) -> f64 {
-    rate_of(MISSES, |seed| {
+    rate_of(MISSES, |mut random, turn| {
         let (service, keys) = (service.clone(), Arc::clone(keys));
-        let mut random = Random(seed);
-        async move || verify(&service, &keys[random.below(keys.len())].secret).await
+        async move {
+            while turn.goes_on() {
+                verify(&service, &keys[random.below(keys.len())].secret).await;
+                turn.count();
+            }
+        }
     })
     .await
 }
@@ -170,35 +176,38 @@ async fn verify(service: &KeyService, secret: &str) {
     assert!(verdict.expect("the database answers").is_valid());
 }
 
-/// How often a second the tasks do their work.
-async fn rate_of<W>(tasks: u32, work: impl Fn(u64) -> W) -> f64
+/// The time in which work is counted.
+#[derive(Default)]
+struct Turn {
+    is_over: AtomicBool,
+    done: AtomicU32,
+}
+
+impl Turn {
+    fn goes_on(&self) -> bool {
+        !self.is_over.load(Ordering::Relaxed)
+    }
+
+    fn count(&self) {
+        self.done.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// How much a second the tasks count.
+async fn rate_of<F>(tasks: u32, work: impl Fn(Random, Arc<Turn>) -> F) -> f64
 where
-    W: AsyncFnMut() + Send + 'static,
-    for<'a> W::CallRefFuture<'a>: Send,
+    F: Future<Output = ()> + Send + 'static,
 {
-    let (is_over, done) = (
-        Arc::new(AtomicBool::new(false)),
-        Arc::new(AtomicU32::new(0)),
-    );
-    let start = Instant::now();
-    let tasks: Vec<_> = (0..tasks)
-        .map(|number| {
-            let (is_over, done) = (Arc::clone(&is_over), Arc::clone(&done));
-            let mut work = work(u64::from(number) + 1);
-            tokio::spawn(async move {
-                while !is_over.load(Ordering::Relaxed) {
-                    work().await;
-                    done.fetch_add(1, Ordering::Relaxed);
-                }
-            })
-        })
+    let (start, turn) = (Instant::now(), Arc::new(Turn::default()));
+    let tasks: Vec<_> = (1..=tasks)
+        .map(|seed| tokio::spawn(work(Random(seed.into()), Arc::clone(&turn))))
         .collect();
-    tokio::time::sleep(TURN).await;
-    is_over.store(true, Ordering::Relaxed);
+    tokio::time::sleep(LENGTH).await;
+    turn.is_over.store(true, Ordering::Relaxed);
     for task in tasks {
         task.await.expect("no task panics");
     }
-    f64::from(done.load(Ordering::Relaxed)) / start.elapsed().as_secs_f64()
+    f64::from(turn.done.load(Ordering::Relaxed)) / start.elapsed().as_secs_f64()
 }
 
 /// A table of some size, and a service on it.
@@ -318,7 +327,7 @@ impl Pgbench {
     fn rate(&self, connections: u32) -> f64 {
         let output = Command::new(&self.program)
             .args(["--no-vacuum", "--protocol", "prepared", "--time"])
-            .arg(TURN.as_secs().to_string())
+            .arg(LENGTH.as_secs().to_string())
             .arg("--client")
             .arg(connections.to_string())
             .arg("--file")

@@ -1,5 +1,7 @@
 //! More keys than anybody would issue one by one, for benchmarks: written into a database past the service.
 
+use std::fmt::Write as _;
+
 use keys_core::{Pepper, PepperRing, SecretKey};
 
 use crate::postgres::Database;
@@ -41,10 +43,17 @@ pub fn keys(count: usize) -> Vec<ManyKey> {
         let digest = *peppers.digest(&key).digest.as_bytes();
         ManyKey {
             secret: key.expose().to_owned(),
-            digest: digest.iter().map(|byte| format!("{byte:02x}")).collect(),
+            digest: hexadecimal(&digest),
         }
     };
     (0..count).map(one).collect()
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 /// The identifier of the account with this number, as UUIDs are written. Accounts are numbered from 0.
@@ -96,8 +105,6 @@ pub fn fill_postgres(database: &Database, keys: &[ManyKey], total: usize) {
 /// The statements that do the same in SQLite.
 #[must_use]
 pub fn fill_sqlite(keys: &[ManyKey], total: usize) -> String {
-    use std::fmt::Write as _;
-
     let numbers = |count: usize| {
         format!(
             "with recursive numbers (n) as (select 0 union all select n + 1 from numbers where n + 1 < {count})"

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
+use anyhow::ensure;
 use keys_testkit::postgres::URL_VARIABLE;
 use keys_testkit::report::FULL_VARIABLE;
 
