@@ -265,12 +265,9 @@ async fn assert_recovered(server: &Server, customer: &Customer) {
 
 /// A server whose PostgreSQL is on the other side of a network.
 async fn behind_a_network(database: &Database) -> (Server, FaultProxy) {
-    let url = database.url();
-    let (before, rest) = url.split_once('@').unwrap();
-    let (target, name) = rest.split_once('/').unwrap();
-    let proxy = FaultProxy::start(target).await;
+    let (proxy, url) = FaultProxy::in_front_of(&database.url()).await;
     let server = Server::builder(BINARY)
-        .postgres(&format!("{before}@{}/{name}", proxy.address()))
+        .postgres(&url)
         .env("KEYS_PLANS__PRO__LIMITS__LIST__REQUESTS", "1000000")
         .start()
         .await;

@@ -148,7 +148,7 @@ mod tests {
             // There are a thousand places, so a few may share theirs.
             assert!(pauses.len() > INSTANCES * 3 / 4, "{pauses:?}");
             let (first, last) = (pauses.first(), pauses.last());
-            let spread = last.zip(first).map(|(last, first)| *last - *first);
+            let spread = last.zip(first).map(|(last, first)| last.abs_diff(*first));
             let all = PAUSES.0.saturating_mul(1 << failures).min(PAUSES.1) / 2;
             assert!(spread > Some(all / 2) && spread <= Some(all), "{pauses:?}");
         }

@@ -394,7 +394,7 @@ async fn pump(from: ReadHalf<'_>, to: WriteHalf<'_>, direction: Direction, wire:
     let (queue, arrivals) = mpsc::channel(CHUNKS_MAX);
     let take = async {
         take(from, queue, direction, wire).await;
-        std::future::pending().await
+        std::future::pending::<()>().await;
     };
     tokio::select! {
         () = take => {}
@@ -474,7 +474,7 @@ async fn hand_on(
         }
     }
     // Nothing more will come, and nobody is to know.
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 #[cfg(test)]

@@ -1,0 +1,213 @@
+//! What became of one revoked key, and what that says.
+
+use std::time::Duration;
+
+use crate::Times;
+
+/// What a server said about a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Accepted,
+    Refused,
+    /// It could not say.
+    Unavailable,
+}
+
+/// One verification.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sample {
+    /// Just before the request was written.
+    pub(crate) sent: Duration,
+    /// Just after the whole answer was read.
+    pub(crate) answered: Duration,
+    pub(crate) verdict: Verdict,
+}
+
+/// One key, asked about at every server before, while and after it was revoked on one of them.
+#[derive(Debug)]
+pub(crate) struct Trial {
+    /// The server that revoked it.
+    pub(crate) revoked_on: usize,
+    pub(crate) sent: Duration,
+    pub(crate) answered: Duration,
+    /// For each server, in order.
+    pub(crate) samples: Vec<Vec<Sample>>,
+}
+
+/// What all trials together say.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    pub(crate) revokes: usize,
+    pub(crate) verifications: usize,
+    /// While the revocation had not been answered.
+    pub(crate) accepted_before: usize,
+    /// Of requests sent when it had been, which other servers may do for a while.
+    pub(crate) accepted_after: usize,
+    pub(crate) refused: usize,
+    pub(crate) unavailable: usize,
+    /// What broke the promise.
+    pub(crate) broken: Vec<String>,
+    /// From the answer to the last request that another server accepted; nothing where none was.
+    pub(crate) lateness: Times,
+    /// What each revocation took.
+    pub(crate) took: Times,
+    /// From one question about a key to the next at the same server, just after its revocation: nothing is measured more
+    /// sharply than that.
+    pub(crate) resolution: Times,
+}
+
+impl Trial {
+    /// The promise, broken: an acceptance of a request that was sent when no server may accept any more. `elsewhere` is
+    /// how long after the answer the other servers may.
+    fn broken(&self, elsewhere: Duration) -> Vec<String> {
+        let mut broken = Vec::new();
+        for (server, samples) in self.samples.iter().enumerate() {
+            let bound = if server == self.revoked_on {
+                self.answered
+            } else {
+                self.answered + elsewhere
+            };
+            let mut refused = None;
+            for sample in samples {
+                match sample.verdict {
+                    Verdict::Accepted if sample.sent >= bound => broken.push(format!(
+                        "server {server} accepted {:?} after the bound; server {} revoked",
+                        sample.sent.saturating_sub(bound),
+                        self.revoked_on
+                    )),
+                    // A server that has once refused never accepts again.
+                    Verdict::Accepted if refused.is_some_and(|at| sample.sent >= at) => {
+                        broken.push(format!("server {server} accepted after it had refused"));
+                    }
+                    Verdict::Refused => {
+                        refused.get_or_insert(sample.answered);
+                    }
+                    Verdict::Accepted | Verdict::Unavailable => {}
+                }
+            }
+        }
+        broken
+    }
+
+    /// A trial that could not have failed shows nothing: each server must have accepted the key before, and have been asked
+    /// after the bound.
+    fn is_telling(&self, elsewhere: Duration) -> bool {
+        self.samples.iter().all(|samples| {
+            let accepted = |one: &Sample| one.verdict == Verdict::Accepted;
+            let was_known = samples
+                .iter()
+                .any(|one| accepted(one) && one.answered <= self.sent);
+            let is_asked = samples
+                .iter()
+                .any(|one| one.sent >= self.answered + elsewhere);
+            was_known && is_asked
+        })
+    }
+
+    fn lateness(&self) -> Duration {
+        let elsewhere = self.samples.iter().enumerate();
+        elsewhere
+            .filter(|(server, _)| *server != self.revoked_on)
+            .flat_map(|(_, samples)| samples)
+            .filter(|one| one.verdict == Verdict::Accepted)
+            .map(|one| one.sent.saturating_sub(self.answered))
+            .max()
+            .unwrap_or_default()
+    }
+}
+
+impl Tally {
+    /// Adds a trial. The other servers have `elsewhere` long after the answer.
+    pub(crate) fn add(&mut self, trial: &Trial, elsewhere: Duration) {
+        const CLOSELY: Duration = Duration::from_millis(50);
+        assert!(trial.is_telling(elsewhere), "{trial:#?}");
+        self.revokes += 1;
+        self.took.0.push(trial.answered.saturating_sub(trial.sent));
+        self.lateness.0.push(trial.lateness());
+        self.broken.extend(trial.broken(elsewhere));
+        for samples in &trial.samples {
+            self.verifications += samples.len();
+            for sample in samples {
+                *match sample.verdict {
+                    Verdict::Accepted if sample.sent < trial.answered => &mut self.accepted_before,
+                    Verdict::Accepted => &mut self.accepted_after,
+                    Verdict::Refused => &mut self.refused,
+                    Verdict::Unavailable => &mut self.unavailable,
+                } += 1;
+            }
+            let soon = samples.windows(2).filter(|two| {
+                two[0].sent >= trial.answered && two[1].sent < trial.answered + CLOSELY
+            });
+            let steps = soon.map(|two| two[1].sent.saturating_sub(two[0].sent));
+            self.resolution.0.extend(steps);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{BOUND, millis};
+
+    /// Revoked on the first server at 1,000 ms; each server says these at these times, within a millisecond.
+    fn trial(samples: [&[(u64, Verdict)]; 2]) -> Trial {
+        let samples = samples.map(|samples| {
+            let samples = samples.iter().map(|(at, verdict)| Sample {
+                sent: millis(*at),
+                answered: millis(*at + 1),
+                verdict: *verdict,
+            });
+            samples.collect()
+        });
+        Trial {
+            revoked_on: 0,
+            sent: millis(990),
+            answered: millis(1_000),
+            samples: samples.into(),
+        }
+    }
+
+    use Verdict::{Accepted, Refused, Unavailable};
+
+    const REFUSES: &[(u64, Verdict)] = &[(900, Accepted), (1_000, Refused), (3_001, Refused)];
+
+    #[test]
+    fn kept_promise_is_no_offence() {
+        let late = &[(900, Accepted), (2_999, Accepted), (3_000, Refused)];
+        let kept = trial([REFUSES, late]);
+        assert!(kept.is_telling(BOUND));
+        assert!(kept.broken(BOUND).is_empty());
+        assert_eq!(kept.lateness(), millis(1_999));
+        let mut tally = Tally::default();
+        tally.add(&kept, BOUND);
+        let counts = (tally.accepted_before, tally.accepted_after, tally.refused);
+        assert_eq!((tally.verifications, counts), (6, (2, 1, 3)));
+    }
+
+    #[test]
+    fn acceptance_after_the_bound_is_seen() {
+        // At the very moment of the answer, where it was given; a bound later, elsewhere.
+        let here = trial([&[(900, Accepted), (1_000, Accepted)], REFUSES]);
+        assert_eq!(here.broken(BOUND).len(), 1);
+        let elsewhere = trial([REFUSES, &[(900, Accepted), (3_000, Accepted)]]);
+        assert_eq!(elsewhere.broken(BOUND).len(), 1);
+        assert_eq!(elsewhere.broken(BOUND * 2).len(), 0);
+        // Whoever waited for all has no patience with the others either.
+        let waited = trial([REFUSES, &[(900, Accepted), (1_000, Accepted)]]);
+        assert_eq!(waited.broken(Duration::ZERO).len(), 1);
+    }
+
+    #[test]
+    fn acceptance_after_a_refusal_is_seen_within_the_bound_too() {
+        let again = [(900, Accepted), (1_500, Refused), (1_600, Accepted)];
+        assert_eq!(trial([REFUSES, &again]).broken(BOUND).len(), 1);
+    }
+
+    #[test]
+    fn trial_that_could_not_fail_is_no_proof() {
+        let never_accepted = &[(900, Unavailable), (3_001, Refused)];
+        assert!(!trial([REFUSES, never_accepted]).is_telling(BOUND));
+        let not_asked_after = &[(900, Accepted), (2_900, Refused)];
+        assert!(!trial([REFUSES, not_asked_after]).is_telling(BOUND));
+    }
+}
