@@ -200,6 +200,7 @@ impl<'a> From<&'a SecretKey> for PresentedKey<'a> {
 /// ```
 /// assert!(keys_core::secret::check_form("sk_live_a1b2c3d4e5f6g7h8i9j0k1l2m3n4o5p6").is_err());
 /// ```
+#[inline]
 pub fn check_form(text: &str) -> Result<(), Malformed> {
     let (rest, body) = text
         .as_bytes()
@@ -207,15 +208,36 @@ pub fn check_form(text: &str) -> Result<(), Malformed> {
         .ok_or(Malformed)?;
     let (separator, prefix) = rest.split_last().ok_or(Malformed)?;
     let (random, digits) = body.split_last_chunk().ok_or(Malformed)?;
+    let random = random.as_array().ok_or(Malformed)?;
     // A number from 2^32 on never equals a checksum, so each checksum has one spelling.
     let is_whole = *separator == b'_'
-        && base62::is_base62(body)
-        && base62::decode(*digits) == u64::from(crc32fast::hash(random));
+        && base62::decode(*digits) == u64::from(checksum(random))
+        && base62::is_base62(body);
     if is_whole && KeyPrefix::is_valid(prefix) {
         Ok(())
     } else {
         Err(Malformed)
     }
+}
+
+/// The same as `crc32fast::hash`, in two thirds of the time.
+///
+/// The library takes 16 bytes in one step and what is left in smaller ones, each of which waits for the one before. Zeros in
+/// front change nothing as long as the register is zero, and it is if the four bytes that would meet its initial ones are
+/// inverted instead. So 26 bytes become 32, two steps.
+#[inline]
+fn checksum(random: &[u8; RANDOM_LEN]) -> u32 {
+    const PADDED_LEN: usize = RANDOM_LEN.next_multiple_of(16);
+    const START: usize = PADDED_LEN - RANDOM_LEN;
+    let mut padded = [0; PADDED_LEN];
+    padded[START..].copy_from_slice(random);
+    for byte in &mut padded[START..START + 4] {
+        *byte = !*byte;
+    }
+    // The library inverts what it is given, and a register that starts as zero is wanted.
+    let mut crc = crc32fast::Hasher::new_with_initial(u32::MAX);
+    crc.update(&padded);
+    crc.finalize()
 }
 
 /// The text is no key: wrong shape or wrong checksum.
@@ -351,6 +373,11 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn checksum_is_the_usual_one(random: [u8; RANDOM_LEN]) {
+            prop_assert_eq!(checksum(&random), crc32fast::hash(&random));
+        }
+
         #[test]
         fn every_generated_key_parses_back(
             prefix in "[a-z][a-z0-9]{1,5}(_[a-z0-9]{1,6}){0,2}",

@@ -161,7 +161,7 @@ impl KeyService {
 
     /// Notes that `identity` was let through.
     pub fn record_success(&self, identity: &Identity) {
-        self.record_use(identity.key.id, self.now());
+        self.record_use(identity.key.id);
     }
 
     /// Counts a failed authentication from `address`. When the decision says no, answer that there were too many.

@@ -98,6 +98,8 @@ struct State {
     accounts: BTreeMap<AccountId, Account>,
     external_ids: HashMap<ExternalId, AccountId>,
     keys: HashMap<KeyId, KeyRow>,
+    /// The keys of each account, and of the operators.
+    owned: HashMap<Option<AccountId>, Vec<KeyId>>,
     digests: HashMap<(PepperId, [u8; KeyDigest::LEN]), KeyId>,
     answers: HashMap<[u8; 32], Answer>,
     audit: Vec<AuditEvent>,
@@ -245,8 +247,13 @@ impl State {
     }
 
     fn listed(&self, owner: KeyOwner) -> impl Iterator<Item = &ApiKey> {
-        self.keys
-            .values()
+        let account_id = match owner {
+            KeyOwner::Account(id) => Some(id),
+            KeyOwner::Operators => None,
+        };
+        let owned = self.owned.get(&account_id).into_iter().flatten();
+        owned
+            .filter_map(|id| self.keys.get(id))
             .map(|row| &row.key)
             .filter(move |key| is_listed(key, owner))
     }
@@ -399,6 +406,7 @@ impl KeyStore for MemoryStore {
         state.check_completion(&change)?;
 
         state.digests.insert(digest, id);
+        state.owned.entry(key.key.account_id).or_default().push(id);
         let row = KeyRow {
             key: key.key,
             pepper: key.digest.pepper,
@@ -543,7 +551,10 @@ impl KeyStore for MemoryStore {
             .map(|row| row.key.id)
             .collect();
         for id in ended {
-            state.keys.remove(&id);
+            let row = state.keys.remove(&id);
+            if let Some(owned) = row.and_then(|row| state.owned.get_mut(&row.key.account_id)) {
+                owned.retain(|kept| *kept != id);
+            }
             state.digests.retain(|_, kept| *kept != id);
             state.log.note(now, Changed::Key(id));
         }

@@ -16,7 +16,8 @@ use crate::clock::{Clock, SystemClock};
 use crate::entropy::{Entropy, EntropyError};
 use crate::feed::{Changed, Changes};
 use crate::limiter::{LimiterState, LocalLimiter, RateLimiter};
-use crate::store::{Change, Completion, KeyStore, KeyUse, StoreError};
+use crate::store::{Change, Completion, KeyStore, StoreError};
+use crate::usage::{self, Used};
 
 /// Issues, lists, authenticates and revokes keys. Cheap to clone; all clones are the same service.
 ///
@@ -148,13 +149,16 @@ impl KeyService {
     /// # Errors
     /// When the store cannot answer.
     pub async fn flush_uses(&self) -> Result<(), StoreError> {
-        let uses = self.take_uses();
+        let inner = &*self.inner;
+        inner.cache.collect_uses();
+        let uses = inner.cache.uses.take();
         let mut batches = uses.chunks(USES_PER_BATCH);
         for batch in batches.by_ref() {
-            let written = self.inner.store.record_uses(batch.to_vec()).await;
+            let dated = usage::dated(batch, &*inner.clock);
+            let written = inner.store.record_uses(dated).await;
             if let Err(error) = written {
                 for used in batch.iter().chain(batches.flatten()) {
-                    self.inner.cache.uses.record(*used);
+                    inner.cache.uses.record(*used);
                 }
                 return Err(error);
             }
@@ -187,11 +191,6 @@ impl KeyService {
                 }
             }
         }
-    }
-
-    fn take_uses(&self) -> Vec<KeyUse> {
-        self.inner.cache.collect_uses();
-        self.inner.cache.uses.take()
     }
 
     /// Follows the changes that others make, for ever. Without it nothing is served from the cache.
@@ -266,12 +265,9 @@ impl KeyService {
         })
     }
 
-    pub(crate) fn record_use(&self, key_id: KeyId, at: Timestamp) {
-        self.inner.cache.uses.record(KeyUse {
-            key_id,
-            last_used_at: at,
-            count: 1,
-        });
+    pub(crate) fn record_use(&self, key_id: KeyId) {
+        let used = Used::now(key_id, &*self.inner.clock);
+        self.inner.cache.uses.record(used);
     }
 
     /// Says once for each plan that accounts have and the configuration has not.

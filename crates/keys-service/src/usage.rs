@@ -5,34 +5,55 @@ use std::collections::HashMap;
 use keys_core::{KeyId, Timestamp};
 use parking_lot::Mutex;
 
+use crate::cache::lease::{self, Nanos};
+use crate::clock::Clock;
 use crate::store::KeyUse;
 
 /// Keys whose uses are kept at most before some are given up: 64 MB at worst, while the database is away.
 const KEYS_MAX: usize = 1_000_000;
 
+/// Uses of one key, with the latest on the clock of intervals: the time of day is worked out when they are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Used {
+    pub(crate) key_id: KeyId,
+    pub(crate) last_at: Nanos,
+    pub(crate) count: u64,
+}
+
+impl Used {
+    /// One use, just now.
+    pub(crate) fn now(key_id: KeyId, clock: &dyn Clock) -> Self {
+        Self {
+            key_id,
+            last_at: lease::nanos(clock.elapsed()),
+            count: 1,
+        }
+    }
+}
+
 /// Uses that were not written yet.
 #[derive(Default)]
-pub(crate) struct Uses(Mutex<HashMap<KeyId, (Timestamp, u64)>>);
+pub(crate) struct Uses(Mutex<HashMap<KeyId, (Nanos, u64)>>);
 
 impl Uses {
-    pub(crate) fn record(&self, new: KeyUse) {
+    pub(crate) fn record(&self, new: Used) {
         let mut uses = self.0.lock();
         if uses.len() >= KEYS_MAX && !uses.contains_key(&new.key_id) {
             return;
         }
-        let (last, count) = uses.entry(new.key_id).or_insert((new.last_used_at, 0));
-        *last = (*last).max(new.last_used_at);
+        let (last, count) = uses.entry(new.key_id).or_insert((new.last_at, 0));
+        *last = (*last).max(new.last_at);
         *count = count.saturating_add(new.count);
     }
 
     /// Takes all uses out, ordered by key.
-    pub(crate) fn take(&self) -> Vec<KeyUse> {
+    pub(crate) fn take(&self) -> Vec<Used> {
         let uses = std::mem::take(&mut *self.0.lock());
         let mut uses: Vec<_> = uses
             .into_iter()
-            .map(|(key_id, (last_used_at, count))| KeyUse {
+            .map(|(key_id, (last_at, count))| Used {
                 key_id,
-                last_used_at,
+                last_at,
                 count,
             })
             .collect();
@@ -41,28 +62,52 @@ impl Uses {
     }
 }
 
+/// What is written of `uses`, by what the clocks say now.
+pub(crate) fn dated(uses: &[Used], clock: &dyn Clock) -> Vec<KeyUse> {
+    let (now, elapsed) = (clock.now(), lease::nanos(clock.elapsed()));
+    let date = |used: &Used| KeyUse {
+        key_id: used.key_id,
+        last_used_at: earlier(now, elapsed.saturating_sub(used.last_at)),
+        count: used.count,
+    };
+    uses.iter().map(date).collect()
+}
+
+fn earlier(now: Timestamp, nanos: Nanos) -> Timestamp {
+    let micros = i64::try_from(nanos / 1_000).unwrap_or(i64::MAX);
+    Timestamp::from_unix_micros(now.unix_micros().saturating_sub(micros))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn uses_of_a_key_are_one_entry_with_the_latest_time() {
-        let at = Timestamp::from_unix_micros;
-        let key_id = KeyId::generate(at(0), &mut getrandom::SysRng).unwrap();
+        let key_id =
+            KeyId::generate(Timestamp::from_unix_micros(0), &mut getrandom::SysRng).unwrap();
         let uses = Uses::default();
-        for micros in [5, 9, 7] {
-            uses.record(KeyUse {
+        for last_at in [5, 9, 7] {
+            uses.record(Used {
                 key_id,
-                last_used_at: at(micros),
+                last_at,
                 count: 1,
             });
         }
-        let expected = KeyUse {
+        let expected = Used {
             key_id,
-            last_used_at: at(9),
+            last_at: 9,
             count: 3,
         };
         assert_eq!(uses.take(), [expected]);
         assert_eq!(uses.take(), []);
+    }
+
+    #[test]
+    fn a_use_is_dated_back_by_the_time_since() {
+        let now = Timestamp::from_unix_micros(1_000_000);
+        assert_eq!(earlier(now, 1_999).unix_micros(), 999_999);
+        assert_eq!(earlier(now, 0), now);
+        assert_eq!(earlier(Timestamp::MIN, u64::MAX), Timestamp::MIN);
     }
 }

@@ -17,10 +17,10 @@ use crate::cache::generations::Snapshot;
 use crate::cache::lease::{self, Freshness as Lease};
 use crate::cache::loader::{Loaded, LoadedKey, Wanted};
 use crate::cache::map::{Digest, Found, RecordId};
-use crate::cache::record::{Record, account_record_id};
+use crate::cache::record::{Facts, Record, account_record_id};
 use crate::limiter::{Bucket, Decision, LimiterError, Subject};
 use crate::service::KeyService;
-use crate::store::{KeyUse, StoreError};
+use crate::store::StoreError;
 
 /// A question about one presented key.
 #[derive(Debug, Clone)]
@@ -122,9 +122,13 @@ impl Verdict {
     }
 
     fn denied(denial: Denial) -> Self {
+        Self::current(VerdictCode::Denied(denial), None)
+    }
+
+    fn current(code: VerdictCode, key: Option<VerifiedKey>) -> Self {
         Self {
-            code: VerdictCode::Denied(denial),
-            key: None,
+            code,
+            key,
             rate_limit: None,
             freshness: Freshness::Current,
         }
@@ -135,14 +139,14 @@ impl Verdict {
 #[derive(Debug, Clone)]
 pub struct VerifiedKey {
     id: KeyId,
-    record: Record,
+    facts: Facts,
 }
 
 impl VerifiedKey {
-    fn new(id: RecordId, record: &Record) -> Self {
+    fn new(id: RecordId, facts: &Facts) -> Self {
         Self {
             id: KeyId::from_uuid(uuid::Uuid::from_bytes(id)),
-            record: record.clone(),
+            facts: facts.clone(),
         }
     }
 
@@ -155,26 +159,26 @@ impl VerifiedKey {
     /// What it is.
     #[must_use]
     pub fn kind(&self) -> KeyKind {
-        self.record.kind
+        self.facts.kind
     }
 
     /// The account it belongs to; none exactly for an operator's key.
     #[must_use]
     pub fn account(&self) -> Option<&Account> {
-        self.record.account.as_ref().map(|cell| &cell.account)
+        self.facts.account.as_ref().map(|cell| &cell.account)
     }
 
     /// What its owner calls it.
     #[must_use]
     pub fn name(&self) -> Option<&str> {
-        self.record.name.as_deref()
+        Some(self.facts.name.as_str()).filter(|name| !name.is_empty())
     }
 
     /// What it may be used for.
     #[must_use]
     pub fn scopes(&self) -> &ScopeSet {
         static NONE: LazyLock<ScopeSet> = LazyLock::new(ScopeSet::default);
-        match &self.record.restrictions {
+        match &self.facts.restrictions {
             Some(restrictions) => &restrictions.scopes,
             None => &NONE,
         }
@@ -183,7 +187,7 @@ impl VerifiedKey {
     /// When it expires.
     #[must_use]
     pub fn expires_at(&self) -> Option<Timestamp> {
-        self.record.restrictions.as_ref()?.expires_at
+        self.facts.restrictions.as_ref()?.expires_at
     }
 }
 
@@ -215,8 +219,8 @@ struct Judged {
 
 /// What the cache says.
 enum Cached {
-    /// This.
-    Verdict(Verdict),
+    /// This, and nothing is left to ask.
+    Settled(VerdictCode, Option<VerifiedKey>),
     Judged(Judged),
     /// Nothing that may be relied upon.
     Miss,
@@ -233,30 +237,44 @@ impl KeyService {
     /// # Errors
     /// When the store or the limiter is away, or no plan has the limit.
     pub async fn verify(&self, request: &VerifyRequest<'_>) -> Result<Verdict, VerifyError> {
-        self.check_limit_name(request.limit)?;
+        if request.limit.is_some() {
+            self.check_limit_name(request.limit)?;
+        }
         let Ok(key) = PresentedKey::parse(request.key) else {
             return Ok(Verdict::denied(Denial::Malformed));
         };
         let digest = *self.inner.peppers.digest(key).digest.as_bytes();
-        let stale = if request.fresh {
-            None
+        let known = if request.fresh {
+            Cached::Miss
         } else {
-            match self.cached(&digest, request) {
-                Cached::Verdict(verdict) => return Ok(verdict),
-                Cached::Judged(judged) => {
-                    return self.conclude(&digest, key, judged, request).await;
-                }
-                Cached::Miss => None,
-                Cached::Stale(judged) => Some(judged),
-            }
+            self.cached(&digest, request)
         };
-        let judged = match self.load(&digest, key, request).await {
+        match known {
+            Cached::Settled(code, key) => Ok(Verdict::current(code, key)),
+            Cached::Judged(judged) => self.conclude(&digest, key, judged, request).await,
+            Cached::Miss => self.read_and_conclude(&digest, key, None, request).await,
+            Cached::Stale(judged) => {
+                self.read_and_conclude(&digest, key, Some(judged), request)
+                    .await
+            }
+        }
+    }
+
+    /// Answers by what the database says, or by what was known when it is away.
+    async fn read_and_conclude(
+        &self,
+        digest: &Digest,
+        key: PresentedKey<'_>,
+        stale: Option<Judged>,
+        request: &VerifyRequest<'_>,
+    ) -> Result<Verdict, VerifyError> {
+        let judged = match self.load(digest, key, request).await {
             Ok(Some(judged)) => judged,
             Ok(None) => return Ok(Verdict::denied(Denial::NotFound)),
             Err(error @ StoreError::Unavailable(_)) => stale.ok_or(error)?,
             Err(error) => return Err(error.into()),
         };
-        self.conclude(&digest, key, judged, request).await
+        self.conclude(digest, key, judged, request).await
     }
 
     /// Answers several questions, in order. All that the cache does not know is read at once.
@@ -281,7 +299,7 @@ impl KeyService {
         let mut wanted = Vec::new();
         for (request, presented) in requests.iter().zip(&presented) {
             let known = match presented {
-                None => Cached::Verdict(Verdict::denied(Denial::Malformed)),
+                None => Cached::Settled(VerdictCode::Denied(Denial::Malformed), None),
                 Some(_) if request.fresh => Cached::Miss,
                 Some((_, digest)) => self.cached(digest, request),
             };
@@ -302,8 +320,8 @@ impl KeyService {
         let mut verdicts = Vec::with_capacity(requests.len());
         for ((request, presented), known) in requests.iter().zip(presented).zip(cached) {
             let judged = match known {
-                Cached::Verdict(verdict) => {
-                    verdicts.push(verdict);
+                Cached::Settled(code, key) => {
+                    verdicts.push(Verdict::current(code, key));
                     continue;
                 }
                 Cached::Judged(judged) => judged,
@@ -330,6 +348,7 @@ impl KeyService {
     }
 
     /// Judges by what the cache holds.
+    #[inline]
     fn cached(&self, digest: &Digest, request: &VerifyRequest<'_>) -> Cached {
         let inner = &*self.inner;
         let grace = inner.grace;
@@ -340,10 +359,9 @@ impl KeyService {
         };
         let found = inner.cache.keys.visit(digest, |found| match found {
             Found::Nothing => Cached::Miss,
-            Found::Tombstone => Cached::Verdict(Verdict::denied(Denial::Revoked)),
+            Found::Tombstone => Cached::Settled(VerdictCode::Denied(Denial::Revoked), None),
             Found::Known(mut hit) => {
-                let now = self.now();
-                let verdict = Self::judge_record(hit.value, request, now);
+                let verdict = self.judge_record(hit.value, request);
                 if hit.value.is_outdated() {
                     return Cached::Miss;
                 }
@@ -358,21 +376,16 @@ impl KeyService {
                     let code = match verdict {
                         Ok(()) => {
                             hit.value.uses = hit.value.uses.saturating_add(1);
-                            hit.value.last_used_at = hit.value.last_used_at.max(now);
+                            hit.value.used_at = hit.value.used_at.max(elapsed);
                             hit.mark();
                             VerdictCode::Valid
                         }
                         Err(denial) => VerdictCode::Denied(denial),
                     };
-                    return Cached::Verdict(Verdict {
-                        code,
-                        key: Some(VerifiedKey::new(hit.id, hit.value)),
-                        rate_limit: None,
-                        freshness: Freshness::Current,
-                    });
+                    return Cached::Settled(code, Some(VerifiedKey::new(hit.id, &hit.value.facts)));
                 }
                 let judged = Judged {
-                    key: VerifiedKey::new(hit.id, hit.value),
+                    key: VerifiedKey::new(hit.id, &hit.value.facts),
                     verdict,
                     read_at: hit.read_at,
                     since,
@@ -395,7 +408,7 @@ impl KeyService {
         {
             let age = lease::nanos(inner.clock.elapsed()).saturating_sub(read_at);
             if age < lease::nanos(lease::REVOCATION_BOUND) {
-                return Cached::Verdict(Verdict::denied(Denial::NotFound));
+                return Cached::Settled(VerdictCode::Denied(Denial::NotFound), None);
             }
         }
         found
@@ -426,7 +439,7 @@ impl KeyService {
         loaded: LoadedKey,
         request: &VerifyRequest<'_>,
     ) -> Result<Judged, StoreError> {
-        let verdict = Self::judge_record(&loaded.record, request, self.now());
+        let verdict = self.judge_record(&loaded.record, request);
         let age = lease::nanos(self.inner.clock.elapsed()).saturating_sub(loaded.read_at);
         if age >= lease::nanos(lease::REVOCATION_BOUND) {
             return Err(too_slow());
@@ -434,7 +447,7 @@ impl KeyService {
         Ok(Judged {
             key: VerifiedKey {
                 id: loaded.key_id,
-                record: loaded.record,
+                facts: loaded.record.facts,
             },
             verdict,
             read_at: loaded.read_at,
@@ -444,23 +457,22 @@ impl KeyService {
         })
     }
 
-    fn judge_record(
-        record: &Record,
-        request: &VerifyRequest<'_>,
-        now: Timestamp,
-    ) -> Result<(), Denial> {
+    #[inline]
+    fn judge_record(&self, record: &Record, request: &VerifyRequest<'_>) -> Result<(), Denial> {
         if record.is_revoked {
             return Err(Denial::Revoked);
         }
-        let restrictions = record.restrictions.as_deref();
+        let facts = &record.facts;
+        let restrictions = facts.restrictions.as_deref();
         let expires_at = restrictions.and_then(|restrictions| restrictions.expires_at);
-        if expires_at.is_some_and(|end| now >= end) {
+        // The time of day is asked for only where it matters: a clock costs as much as the look-up.
+        if expires_at.is_some_and(|end| self.now() >= end) {
             return Err(Denial::Expired);
         }
-        if !request.kinds.contains(&record.kind) {
+        if !request.kinds.contains(&facts.kind) {
             return Err(Denial::KindNotAllowed);
         }
-        if let Some(cell) = &record.account {
+        if let Some(cell) = &facts.account {
             cell.standing?;
         }
         match restrictions {
@@ -508,11 +520,7 @@ impl KeyService {
             Ok(()) => VerdictCode::Valid,
         };
         if code == VerdictCode::Valid {
-            self.inner.cache.uses.record(KeyUse {
-                key_id: judged.key.id,
-                last_used_at: self.now(),
-                count: 1,
-            });
+            self.record_use(judged.key.id);
         }
         Ok(Verdict {
             code,

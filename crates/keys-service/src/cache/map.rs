@@ -25,7 +25,11 @@ pub(crate) type Digest = [u8; 32];
 pub(crate) type RecordId = [u8; 16];
 
 /// Enough that two threads seldom meet at one lock, and few enough that empty shards cost nothing worth counting.
-const SHARDS: usize = 64;
+const SHARDS: usize = 1 << SHARD_BITS;
+const SHARD_BITS: u32 = 6;
+
+/// Slots are counted in what is left of a `u32` beside the number of the shard: 67 million in each shard.
+const SLOTS_MAX: usize = 1 << (u32::BITS - SHARD_BITS);
 
 /// Records that an eviction looks at before it gives up looking for one that was not used lately.
 const EVICTION_STEPS: usize = 32;
@@ -66,6 +70,8 @@ struct Shard<V> {
     heap_bytes: usize,
 }
 
+/// Begins on a cache line: a record of the size that keys have is then two lines, which processors fetch together.
+#[repr(align(64))]
 struct Slot<V> {
     digest: Digest,
     id: RecordId,
@@ -85,12 +91,13 @@ enum State<V> {
     Known(V),
 }
 
-/// Where a record is: shard, slot, and some bits of its identifier to tell it from most others.
+/// Where a record is, and some bits of its identifier to tell it from most others. Eight bytes, as there is one for
+/// every record.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Place {
     tag: u32,
-    slot: u32,
-    shard: u8,
+    /// The slot in the upper bits, the shard in the lowest.
+    packed: u32,
 }
 
 /// What a look-up found.
@@ -139,6 +146,8 @@ pub(crate) enum Forget {
 impl<V: Weigh, L: Locks> Map<V, L> {
     pub(crate) fn new(bounds: Bounds) -> Self {
         let per_shard = |max: usize| max.div_ceil(SHARDS).max(1);
+        // One more than are kept, for the one that makes another leave.
+        let entries_max = per_shard(bounds.entries_max).min(SLOTS_MAX - 1);
         Self {
             shards: (0..SHARDS)
                 .map(|_| Aligned(L::Lock::new(Shard::new())))
@@ -148,13 +157,14 @@ impl<V: Weigh, L: Locks> Map<V, L> {
                 .collect(),
             generations: Generations::new(),
             per_shard: Bounds {
-                entries_max: per_shard(bounds.entries_max),
+                entries_max,
                 bytes_max: per_shard(bounds.bytes_max),
             },
         }
     }
 
     /// Looks a digest up and hands what is found to `visit`, under the lock of its shard: keep it short.
+    #[inline]
     pub(crate) fn visit<R>(&self, digest: &Digest, visit: impl FnOnce(Found<'_, V>) -> R) -> R {
         self.shard(shard_of(digest)).with(|shard| {
             let Some(slot) = shard.find(digest) else {
@@ -238,8 +248,8 @@ impl<V: Weigh, L: Locks> Map<V, L> {
         self.generations.bump(id);
         let mut handed_back = None;
         for place in self.places(id) {
-            self.shard(usize::from(place.shard)).with(|shard| {
-                let Some(slot) = shard.slots.get_mut(place.slot as usize) else {
+            self.shard(place.shard()).with(|shard| {
+                let Some(slot) = shard.slots.get_mut(place.slot() as usize) else {
                     return;
                 };
                 if slot.id != *id || matches!(slot.state, State::Free) {
@@ -252,7 +262,7 @@ impl<V: Weigh, L: Locks> Map<V, L> {
                     handed_back = marked.then_some(value);
                     if how == Forget::Reload {
                         self.unregister(id, place);
-                        shard.release(place.slot);
+                        shard.release(place.slot());
                     }
                 }
             });
@@ -337,7 +347,7 @@ impl<V: Weigh, L: Locks> Map<V, L> {
 
     fn register(&self, id: &RecordId, place: Place) {
         self.ids[id_shard(id)].0.with(|places| {
-            places.insert_unique(id_hash(id), place, Place::rehash);
+            places.insert_unique(id_hash(id), place, |place| place.rehash());
         });
     }
 
@@ -374,6 +384,7 @@ impl<V: Weigh> Shard<V> {
         }
     }
 
+    #[inline]
     fn find(&mut self, digest: &Digest) -> Option<&mut Slot<V>> {
         let slots = &self.slots;
         let slot = *self.by_digest.find(digest_hash(digest), |slot| {
@@ -416,11 +427,8 @@ impl<V: Weigh> Shard<V> {
     }
 
     fn release(&mut self, index: u32) -> State<V> {
-        let digest = self.slots[index as usize].digest;
-        if let Ok(entry) = self
-            .by_digest
-            .find_entry(digest_hash(&digest), |slot| *slot == index)
-        {
+        let hash = digest_hash(&self.slots[index as usize].digest);
+        if let Ok(entry) = self.by_digest.find_entry(hash, |slot| *slot == index) {
             entry.remove();
         }
         let state = std::mem::replace(&mut self.slots[index as usize].state, State::Free);
@@ -466,16 +474,24 @@ impl<V: Weigh> Shard<V> {
 
 impl Place {
     fn new(id: &RecordId, shard: usize, slot: u32) -> Self {
+        let shard = u32::try_from(shard % SHARDS).expect("there are few shards");
         Self {
             tag: tag_of(id_hash(id)),
-            slot,
-            shard: u8::try_from(shard % SHARDS).expect("there are fewer shards than a byte counts"),
+            packed: slot << SHARD_BITS | shard,
         }
     }
 
+    fn slot(self) -> u32 {
+        self.packed >> SHARD_BITS
+    }
+
+    fn shard(self) -> usize {
+        self.packed as usize % SHARDS
+    }
+
     /// The index keeps only the tag, so that is what it rehashes by: a bucket is chosen by bits that the tag has.
-    fn rehash(place: &Self) -> u64 {
-        spread(place.tag)
+    fn rehash(self) -> u64 {
+        spread(self.tag)
     }
 }
 
@@ -515,7 +531,8 @@ fn id_hash(id: &RecordId) -> u64 {
     spread((mix(id) >> 32) as u32)
 }
 
-/// A hash whose every part depends on the tag alone, the tag itself in the upper half.
+/// A hash whose every part depends on the tag alone: the tag itself in the upper half, and in the lower its product with 2^32
+/// over the golden ratio (Knuth, The Art of Computer Programming, 6.4).
 fn spread(tag: u32) -> u64 {
     (u64::from(tag) << 32) | u64::from(tag.wrapping_mul(0x9e37_79b1))
 }

@@ -21,8 +21,7 @@ pub(crate) mod unknown;
 
 use keys_core::{AccountId, KeyId};
 
-use crate::store::KeyUse;
-use crate::usage::Uses;
+use crate::usage::{Used, Uses};
 use lease::Lease;
 use locks::ParkingLot;
 use map::{Bounds, Digest, Forget, Map, RecordId};
@@ -124,9 +123,9 @@ impl Cache {
     fn note_uses(&self, id: RecordId, record: &mut Record) {
         let count = std::mem::take(&mut record.uses);
         if count > 0 {
-            self.uses.record(KeyUse {
+            self.uses.record(Used {
                 key_id: KeyId::from_uuid(uuid::Uuid::from_bytes(id)),
-                last_used_at: record.last_used_at,
+                last_at: record.used_at,
                 count: u64::from(count),
             });
         }

@@ -8,22 +8,32 @@ use keys_core::{
     Account, AccountId, AllowedNetworks, ApiKey, Denial, KeyKind, Plans, ScopeSet, Timestamp,
 };
 use parking_lot::Mutex;
+use smol_str::SmolStr;
 
+use super::lease::Nanos;
 use super::map::{RecordId, Weigh};
 use crate::store::StoredKey;
 
 /// What a key is judged by. Small, since a million of them are kept.
 #[derive(Debug, Clone)]
 pub(crate) struct Record {
-    pub(crate) account: Option<Arc<AccountCell>>,
-    pub(crate) name: Option<Arc<str>>,
-    /// Most keys have none.
-    pub(crate) restrictions: Option<Arc<Restrictions>>,
+    pub(crate) facts: Facts,
     /// Uses since they were last collected.
     pub(crate) uses: u32,
-    pub(crate) last_used_at: Timestamp,
-    pub(crate) kind: KeyKind,
+    /// The last use, on the clock of intervals: a request reads one clock, not two.
+    pub(crate) used_at: Nanos,
     pub(crate) is_revoked: bool,
+}
+
+/// What a verdict tells of a key. Cheap to clone: no name that people give is copied to the heap.
+#[derive(Debug, Clone)]
+pub(crate) struct Facts {
+    pub(crate) account: Option<Arc<AccountCell>>,
+    /// Kept inline up to 23 bytes, which most are: reading it costs no further look at memory.
+    pub(crate) name: SmolStr,
+    /// Most keys have none.
+    pub(crate) restrictions: Option<Arc<Restrictions>>,
+    pub(crate) kind: KeyKind,
 }
 
 /// What narrows the use of a key.
@@ -35,13 +45,17 @@ pub(crate) struct Restrictions {
 }
 
 /// An account, shared by the records of all its keys: one change refuses them all at once.
+///
+/// What every verification looks at comes first, so that it lies beside the counts of the `Arc`, which every verification
+/// changes: one line of the processor's cache instead of two.
 #[derive(Debug)]
+#[repr(C)]
 pub(crate) struct AccountCell {
-    pub(crate) account: Account,
-    /// Whether it may use keys, by the configured plans, which do not change while the program runs.
-    pub(crate) standing: Result<(), Denial>,
     /// The account has changed since: records that hold this must be read again.
     is_outdated: AtomicBool,
+    /// Whether it may use keys, by the configured plans, which do not change while the program runs.
+    pub(crate) standing: Result<(), Denial>,
+    pub(crate) account: Account,
 }
 
 impl AccountCell {
@@ -56,25 +70,30 @@ impl Record {
             || !key.allowed_networks.is_unrestricted()
             || !key.scopes.is_empty();
         Self {
-            account,
-            name: key.name.map(|name| name.as_str().into()),
-            restrictions: is_restricted.then(|| {
-                Arc::new(Restrictions {
-                    expires_at: key.expires_at,
-                    networks: key.allowed_networks,
-                    scopes: key.scopes,
-                })
-            }),
+            facts: Facts {
+                account,
+                name: key
+                    .name
+                    .map_or(SmolStr::default(), |name| name.as_str().into()),
+                restrictions: is_restricted.then(|| {
+                    Arc::new(Restrictions {
+                        expires_at: key.expires_at,
+                        networks: key.allowed_networks,
+                        scopes: key.scopes,
+                    })
+                }),
+                kind: key.kind,
+            },
             uses: 0,
-            last_used_at: Timestamp::MIN,
-            kind: key.kind,
+            used_at: 0,
             is_revoked: key.revoked_at.is_some(),
         }
     }
 
     /// Whether the account is no longer what this record holds.
     pub(crate) fn is_outdated(&self) -> bool {
-        self.account.as_ref().is_some_and(|cell| cell.is_outdated())
+        let account = self.facts.account.as_ref();
+        account.is_some_and(|cell| cell.is_outdated())
     }
 }
 
@@ -82,8 +101,13 @@ impl Weigh for Record {
     fn heap_bytes(&self) -> usize {
         /// Counts and the allocator's own header.
         const OVERHEAD: usize = 24;
-        let name = self.name.as_ref().map_or(0, |name| name.len() + OVERHEAD);
-        let restrictions = self.restrictions.as_ref().map_or(0, |restrictions| {
+        let name = &self.facts.name;
+        let name = if name.is_heap_allocated() {
+            name.len() + OVERHEAD
+        } else {
+            0
+        };
+        let restrictions = self.facts.restrictions.as_ref().map_or(0, |restrictions| {
             let networks = size_of_val(restrictions.networks.as_slice());
             let scopes: usize = restrictions
                 .scopes
@@ -137,9 +161,9 @@ impl Accounts {
     /// A cell of an account as an old read saw it, for one judgement and nobody else.
     pub(crate) fn detached(account: &Account, plans: &Plans) -> Arc<AccountCell> {
         Arc::new(AccountCell {
-            account: account.clone(),
-            standing: plans.check(account),
             is_outdated: AtomicBool::new(false),
+            standing: plans.check(account),
+            account: account.clone(),
         })
     }
 
