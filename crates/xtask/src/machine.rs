@@ -15,6 +15,8 @@ pub(crate) fn table() -> String {
             format!("{} GiB", (kib + (1 << 19)) >> 20)
         });
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    // What stands behind the version says who has built it.
+    let kernel = kernel.split('-').next().unwrap_or_default();
     let unknown = || "none".to_owned();
     let rows = [
         ("processor", format!("{model}, {cores} cores")),
