@@ -27,6 +27,9 @@ const AFTERWARDS: Duration = millis(200);
 /// How long before and after a moment of interest it is asked about closely.
 const CLOSELY: Duration = millis(60);
 
+/// How long a server that still accepts a key after the answer is asked closely, so that it is not taken for quicker than it is.
+const SPREADING: Duration = millis(500);
+
 /// Whether the servers reach their database over a network that can fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Network {
@@ -316,7 +319,8 @@ async fn ask(
                 }
                 let since = answered.saturating_sub(at);
                 let until_closely = BOUND.saturating_sub(CLOSELY + since);
-                if since < CLOSELY {
+                let is_spreading = verdict == Verdict::Accepted && since < SPREADING;
+                if since < CLOSELY || is_spreading {
                     closely
                 } else if until_closely.is_zero() {
                     at_the_bound
