@@ -33,6 +33,7 @@ mod base62;
 pub mod header;
 pub mod id;
 pub mod key;
+mod mac;
 pub mod name;
 pub mod network;
 pub mod pepper;
