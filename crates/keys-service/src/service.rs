@@ -149,9 +149,19 @@ impl KeyService {
     /// # Errors
     /// When the store cannot answer.
     pub async fn flush_uses(&self) -> Result<(), StoreError> {
+        let mut waiting = Vec::new();
+        for uses in self.inner.cache.collect_uses() {
+            waiting.extend(uses);
+            if waiting.len() >= USES_PER_BATCH {
+                self.write_uses(std::mem::take(&mut waiting)).await?;
+            }
+        }
+        self.write_uses(waiting).await
+    }
+
+    async fn write_uses(&self, uses: Vec<Used>) -> Result<(), StoreError> {
         let inner = &*self.inner;
-        inner.cache.collect_uses();
-        let uses = inner.cache.uses.take();
+        let uses = usage::merged(uses);
         let mut batches = uses.chunks(USES_PER_BATCH);
         for batch in batches.by_ref() {
             let dated = usage::dated(batch, &*inner.clock);

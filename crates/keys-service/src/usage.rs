@@ -46,20 +46,31 @@ impl Uses {
         *count = count.saturating_add(new.count);
     }
 
-    /// Takes all uses out, ordered by key.
+    /// Takes all uses out.
     pub(crate) fn take(&self) -> Vec<Used> {
         let uses = std::mem::take(&mut *self.0.lock());
-        let mut uses: Vec<_> = uses
-            .into_iter()
+        uses.into_iter()
             .map(|(key_id, (last_at, count))| Used {
                 key_id,
                 last_at,
                 count,
             })
-            .collect();
-        uses.sort_unstable_by_key(|used| used.key_id);
-        uses
+            .collect()
     }
+}
+
+/// One entry for each key, in their order: a statement must not name a row twice.
+pub(crate) fn merged(mut uses: Vec<Used>) -> Vec<Used> {
+    uses.sort_unstable_by_key(|used| used.key_id);
+    uses.dedup_by(|later, kept| {
+        let is_same = later.key_id == kept.key_id;
+        if is_same {
+            kept.last_at = kept.last_at.max(later.last_at);
+            kept.count = kept.count.saturating_add(later.count);
+        }
+        is_same
+    });
+    uses
 }
 
 /// What is written of `uses`, by what the clocks say now.
@@ -99,8 +110,19 @@ mod tests {
             last_at: 9,
             count: 3,
         };
-        assert_eq!(uses.take(), [expected]);
+        let taken = uses.take();
+        assert_eq!(taken, [expected]);
         assert_eq!(uses.take(), []);
+
+        let twice = [taken.clone(), taken].concat();
+        let merged = merged(twice);
+        assert_eq!(
+            merged,
+            [Used {
+                count: 6,
+                ..expected
+            }]
+        );
     }
 
     #[test]

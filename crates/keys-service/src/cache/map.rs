@@ -13,6 +13,8 @@
 //! the identifier registered, and forgets the record once the lock is free; or the load finds the generation bumped,
 //! and stores nothing.
 
+use std::ops::{Index, IndexMut};
+
 use hashbrown::HashTable;
 
 use super::generations::{Generations, Snapshot};
@@ -25,14 +27,14 @@ pub(crate) type Digest = [u8; 32];
 pub(crate) type RecordId = [u8; 16];
 
 /// Enough that two threads seldom meet at one lock, and few enough that empty shards cost nothing worth counting.
-const SHARDS: usize = 1 << SHARD_BITS;
+pub(crate) const SHARDS: usize = 1 << SHARD_BITS;
 const SHARD_BITS: u32 = 6;
 
 /// Slots are counted in what is left of a `u32` beside the number of the shard: 67 million in each shard.
 const SLOTS_MAX: usize = 1 << (u32::BITS - SHARD_BITS);
 
 /// Records that an eviction looks at before it gives up looking for one that was not used lately.
-const EVICTION_STEPS: usize = 32;
+const EVICTION_STEPS: u32 = 32;
 
 /// What a record takes beside the bytes it occupies inline.
 pub(crate) trait Weigh {
@@ -63,12 +65,16 @@ struct Aligned<T>(T);
 
 struct Shard<V> {
     by_digest: HashTable<u32>,
-    slots: Vec<Slot<V>>,
+    slots: Slots<V>,
     free: Vec<u32>,
     /// Where the next eviction begins to look: the hand of the clock.
-    hand: usize,
+    hand: u32,
     heap_bytes: usize,
 }
+
+/// Slots by number, in blocks that stay where they are: growing copies no record while others wait for the lock, and leaves no
+/// holes behind.
+struct Slots<V>(Vec<Vec<Slot<V>>>);
 
 /// Begins on a cache line: a record of the size that keys have is then two lines, which processors fetch together.
 #[repr(align(64))]
@@ -213,7 +219,7 @@ impl<V: Weigh, L: Locks> Map<V, L> {
                 // Before the generations are compared: see the module.
                 self.register(&id, place);
             }
-            let slot = &mut shard.slots[slot_index as usize];
+            let slot = &mut shard.slots[slot_index];
             let unchanged = self.generations.is_unchanged(since, &[id])
                 && self.generations.is_unchanged(since, depends_on);
             if !unchanged || (!is_new && matches!(slot.state, State::Tombstone)) {
@@ -228,7 +234,7 @@ impl<V: Weigh, L: Locks> Map<V, L> {
             let added = value.heap_bytes();
             if let State::Known(old) = std::mem::replace(&mut slot.state, State::Known(value)) {
                 shard.heap_bytes -= old.heap_bytes();
-                if std::mem::take(&mut shard.slots[slot_index as usize].marked) {
+                if std::mem::take(&mut shard.slots[slot_index].marked) {
                     out.push((id, old));
                 }
             }
@@ -249,7 +255,7 @@ impl<V: Weigh, L: Locks> Map<V, L> {
         let mut handed_back = None;
         for place in self.places(id) {
             self.shard(place.shard()).with(|shard| {
-                let Some(slot) = shard.slots.get_mut(place.slot() as usize) else {
+                let Some(slot) = shard.slots.get_mut(place.slot()) else {
                     return;
                 };
                 if slot.id != *id || matches!(slot.state, State::Free) {
@@ -282,9 +288,6 @@ impl<V: Weigh, L: Locks> Map<V, L> {
                         continue;
                     }
                     let (id, marked) = (slot.id, std::mem::take(&mut slot.marked));
-                    // Slots are counted in u32 from the start.
-                    #[expect(clippy::cast_possible_truncation, reason = "slots are counted in u32")]
-                    let slot_index = slot_index as u32;
                     self.unregister(&id, Place::new(&id, shard_index, slot_index));
                     if let State::Known(value) = shard.release(slot_index)
                         && marked
@@ -297,19 +300,17 @@ impl<V: Weigh, L: Locks> Map<V, L> {
         out
     }
 
-    /// Visits every marked record once, shard by shard.
-    pub(crate) fn collect(&self, mut visit: impl FnMut(RecordId, &mut V)) {
-        for shard in &self.shards {
-            shard.0.with(|shard| {
-                for slot in &mut shard.slots {
-                    if std::mem::take(&mut slot.marked)
-                        && let State::Known(value) = &mut slot.state
-                    {
-                        visit(slot.id, value);
-                    }
+    /// Visits every marked record of one shard.
+    pub(crate) fn collect(&self, shard: usize, mut visit: impl FnMut(RecordId, &mut V)) {
+        self.shard(shard).with(|shard| {
+            for slot in shard.slots.0.iter_mut().flatten() {
+                if std::mem::take(&mut slot.marked)
+                    && let State::Known(value) = &mut slot.state
+                {
+                    visit(slot.id, value);
                 }
-            });
-        }
+            }
+        });
     }
 
     /// How many records and tombstones there are, and their bytes on the heap.
@@ -332,7 +333,7 @@ impl<V: Weigh, L: Locks> Map<V, L> {
             let Some(victim) = shard.victim(keep) else {
                 return;
             };
-            let slot = &mut shard.slots[victim as usize];
+            let slot = &mut shard.slots[victim];
             let (id, marked) = (slot.id, std::mem::take(&mut slot.marked));
             // `ids` is locked inside a shard's lock only, never the other way round.
             let place = Place::new(&id, shard_of(&slot.digest), victim);
@@ -377,7 +378,7 @@ impl<V: Weigh> Shard<V> {
     fn new() -> Self {
         Self {
             by_digest: HashTable::new(),
-            slots: Vec::new(),
+            slots: Slots(Vec::new()),
             free: Vec::new(),
             hand: 0,
             heap_bytes: 0,
@@ -388,17 +389,17 @@ impl<V: Weigh> Shard<V> {
     fn find(&mut self, digest: &Digest) -> Option<&mut Slot<V>> {
         let slots = &self.slots;
         let slot = *self.by_digest.find(digest_hash(digest), |slot| {
-            constant_time_eq::constant_time_eq_32(&slots[*slot as usize].digest, digest)
+            constant_time_eq::constant_time_eq_32(&slots[*slot].digest, digest)
         })?;
-        self.slots.get_mut(slot as usize)
+        self.slots.get_mut(slot)
     }
 
     /// The slot of a digest, and whether it is a new one.
     fn claim(&mut self, digest: &Digest, id: RecordId) -> (u32, bool) {
         let slots = &self.slots;
-        let known = self.by_digest.find(digest_hash(digest), |slot| {
-            slots[*slot as usize].digest == *digest
-        });
+        let known = self
+            .by_digest
+            .find(digest_hash(digest), |slot| slots[*slot].digest == *digest);
         if let Some(slot) = known {
             return (*slot, false);
         }
@@ -412,26 +413,25 @@ impl<V: Weigh> Shard<V> {
             marked: false,
         };
         let index = if let Some(index) = self.free.pop() {
-            self.slots[index as usize] = slot;
+            self.slots[index] = slot;
             index
         } else {
-            self.slots.push(slot);
-            u32::try_from(self.slots.len() - 1).expect("a shard is bounded far below 2^32 entries")
+            self.slots.push(slot)
         };
         let slots = &self.slots;
         self.by_digest
             .insert_unique(digest_hash(digest), index, |slot| {
-                digest_hash(&slots[*slot as usize].digest)
+                digest_hash(&slots[*slot].digest)
             });
         (index, true)
     }
 
     fn release(&mut self, index: u32) -> State<V> {
-        let hash = digest_hash(&self.slots[index as usize].digest);
+        let hash = digest_hash(&self.slots[index].digest);
         if let Ok(entry) = self.by_digest.find_entry(hash, |slot| *slot == index) {
             entry.remove();
         }
-        let state = std::mem::replace(&mut self.slots[index as usize].state, State::Free);
+        let state = std::mem::replace(&mut self.slots[index].state, State::Free);
         if let State::Known(value) = &state {
             self.heap_bytes -= value.heap_bytes();
         }
@@ -447,7 +447,7 @@ impl<V: Weigh> Shard<V> {
         for step in 0..count {
             let index = (self.hand + step) % count;
             let slot = &mut self.slots[index];
-            if index == keep as usize {
+            if index == keep {
                 continue;
             }
             match slot.state {
@@ -468,7 +468,50 @@ impl<V: Weigh> Shard<V> {
         }
         let index = any_record.or(any_tombstone)?;
         self.hand = (index + 1) % count;
-        u32::try_from(index).ok()
+        Some(index)
+    }
+}
+
+impl<V> Slots<V> {
+    /// Small enough that the last block of each shard, which is half empty on average, does not count, and large enough
+    /// that the list of blocks stays in the processor's cache: 32 KB for records of the size that keys have.
+    const BLOCK_LEN: u32 = 256;
+
+    fn len(&self) -> u32 {
+        let full = self.0.len().saturating_sub(1) * Self::BLOCK_LEN as usize;
+        let last = self.0.last().map_or(0, Vec::len);
+        u32::try_from(full + last).expect("a shard is bounded far below 2^32 entries")
+    }
+
+    fn push(&mut self, slot: Slot<V>) -> u32 {
+        let index = self.len();
+        if index.is_multiple_of(Self::BLOCK_LEN) {
+            self.0.push(Vec::with_capacity(Self::BLOCK_LEN as usize));
+        }
+        let last = self.0.last_mut().expect("a block was just added");
+        last.push(slot);
+        index
+    }
+
+    fn get_mut(&mut self, index: u32) -> Option<&mut Slot<V>> {
+        let block = self.0.get_mut((index / Self::BLOCK_LEN) as usize)?;
+        block.get_mut((index % Self::BLOCK_LEN) as usize)
+    }
+}
+
+impl<V> Index<u32> for Slots<V> {
+    type Output = Slot<V>;
+
+    #[inline]
+    fn index(&self, index: u32) -> &Slot<V> {
+        &self.0[(index / Self::BLOCK_LEN) as usize][(index % Self::BLOCK_LEN) as usize]
+    }
+}
+
+impl<V> IndexMut<u32> for Slots<V> {
+    #[inline]
+    fn index_mut(&mut self, index: u32) -> &mut Slot<V> {
+        &mut self.0[(index / Self::BLOCK_LEN) as usize][(index % Self::BLOCK_LEN) as usize]
     }
 }
 

@@ -6,7 +6,7 @@ use shuttle::sync::Mutex;
 use shuttle::sync::atomic::{AtomicU64, Ordering};
 
 use super::locks::{Lock, Locks, ParkingLot};
-use super::map::{Bounds, Digest, Forget, Found, Map, RecordId, Stored, Weigh};
+use super::map::{Bounds, Digest, Forget, Found, Map, RecordId, SHARDS, Stored, Weigh};
 
 impl Weigh for u64 {
     fn heap_bytes(&self) -> usize {
@@ -45,6 +45,12 @@ fn value<L: Locks>(map: &Map<u64, L>, number: u64) -> Option<u64> {
 
 fn put<L: Locks>(map: &Map<u64, L>, number: u64, value: u64) -> Stored<u64> {
     map.store(&digest(number), id(number), &[], value, 0, map.snapshot())
+}
+
+fn collect(map: &Map<u64, ParkingLot>, mut seen: impl FnMut(RecordId, &mut u64)) {
+    for shard in 0..SHARDS {
+        map.collect(shard, &mut seen);
+    }
 }
 
 fn map(bounds: Bounds) -> Map<u64, ParkingLot> {
@@ -177,8 +183,8 @@ fn marked_records_are_collected_once_or_handed_back() {
     put(&map, 1, 10);
     mark(1);
     let mut collected = Vec::new();
-    map.collect(|id, value| collected.push((id, *value)));
-    map.collect(|id, value| collected.push((id, *value)));
+    collect(&map, |id, value| collected.push((id, *value)));
+    collect(&map, |id, value| collected.push((id, *value)));
     assert_eq!(collected, [(id(1), 11)]);
 
     mark(1);
@@ -190,7 +196,7 @@ fn marked_records_are_collected_once_or_handed_back() {
         }
         mark(number);
     }
-    map.collect(|_, _| handed_back += 1);
+    collect(&map, |_, _| handed_back += 1);
     assert_eq!(handed_back, 1_000);
 }
 

@@ -101,9 +101,17 @@ impl Cache {
         self.take_uses(marked);
     }
 
-    /// Gathers the uses that records hold, to be written.
-    pub(crate) fn collect_uses(&self) {
-        self.keys.collect(|id, record| self.note_uses(id, record));
+    /// The uses that have been gathered, to be written: at first those of keys that are not in the cache, then shard by shard of
+    /// it, so that never all of a million are held twice.
+    pub(crate) fn collect_uses(&self) -> impl Iterator<Item = Vec<Used>> {
+        let outside = std::iter::once_with(|| self.uses.take());
+        let inside = (0..map::SHARDS).map(|shard| {
+            let mut uses = Vec::new();
+            self.keys
+                .collect(shard, |id, record| uses.extend(take_use(id, record)));
+            uses
+        });
+        outside.chain(inside)
     }
 
     /// Keeps the uses of records that left the cache.
@@ -121,13 +129,17 @@ impl Cache {
     }
 
     fn note_uses(&self, id: RecordId, record: &mut Record) {
-        let count = std::mem::take(&mut record.uses);
-        if count > 0 {
-            self.uses.record(Used {
-                key_id: KeyId::from_uuid(uuid::Uuid::from_bytes(id)),
-                last_at: record.used_at,
-                count: u64::from(count),
-            });
+        if let Some(used) = take_use(id, record) {
+            self.uses.record(used);
         }
     }
+}
+
+fn take_use(id: RecordId, record: &mut Record) -> Option<Used> {
+    let count = std::mem::take(&mut record.uses);
+    (count > 0).then(|| Used {
+        key_id: KeyId::from_uuid(uuid::Uuid::from_bytes(id)),
+        last_at: record.used_at,
+        count: u64::from(count),
+    })
 }
