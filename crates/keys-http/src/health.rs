@@ -25,18 +25,20 @@ struct Health {
     changes: Option<Changes>,
 }
 
-/// Whether the changes of other instances are followed. While they are not, every verification asks the database, which is slow and
-/// right: reason to look into it, none to send requests elsewhere.
+/// Whether the changes of other instances are followed, and whether the listener for them is up. While they are not, every
+/// verification asks the database, which is slow and right: reason to look into it, none to send requests elsewhere.
 #[derive(Serialize)]
 struct Changes {
     changes: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     behind_seconds: Option<f64>,
+    listener: &'static str,
 }
 
 impl Changes {
     fn of(service: &KeyService) -> Self {
-        let behind = service.cache_state().behind;
+        let state = service.cache_state();
+        let behind = state.behind;
         let is_followed = behind.is_some_and(|behind| behind < REVOCATION_BOUND);
         Self {
             changes: if is_followed {
@@ -46,6 +48,7 @@ impl Changes {
             },
             // To the millisecond.
             behind_seconds: behind.map(|behind| (behind.as_secs_f64() * 1_000.0).round() / 1_000.0),
+            listener: if state.is_listening { "up" } else { "down" },
         }
     }
 }

@@ -20,6 +20,7 @@ const REQUESTS: &str = "keys_http_requests_total";
 const CACHE_ENTRIES: &str = "keys_cache_entries";
 const CACHE_BYTES: &str = "keys_cache_bytes";
 const CHANGES_BEHIND: &str = "keys_changes_behind_seconds";
+const CHANGES_LISTENER: &str = "keys_changes_listener";
 const READS: &str = "keys_store_reads_total";
 const KEYS_READ: &str = "keys_store_keys_read_total";
 const READS_UNDER_WAY: &str = "keys_store_reads_under_way";
@@ -41,7 +42,7 @@ const DESCRIPTIONS: [(&str, &str); 5] = [
     ),
 ];
 
-const GAUGE_DESCRIPTIONS: [(&str, &str); 6] = [
+const GAUGE_DESCRIPTIONS: [(&str, &str); 7] = [
     (READS_UNDER_WAY, "Reads of keys under way."),
     (READS_WAITED_FOR, "Requests that wait for the next read."),
     (
@@ -56,6 +57,10 @@ const GAUGE_DESCRIPTIONS: [(&str, &str); 6] = [
     (
         CHANGES_BEHIND,
         "How long ago this instance knew every change; infinite if it never did. Beyond 2 the cache is of no use.",
+    ),
+    (
+        CHANGES_LISTENER,
+        "Whether the listener for changes is up: 1 if it is, 0 if not.",
     ),
 ];
 
@@ -167,6 +172,7 @@ impl Metrics {
             (CACHE_ENTRIES, state.entries as f64),
             (CACHE_BYTES, state.bytes as f64),
             (CHANGES_BEHIND, behind.unwrap_or(f64::INFINITY)),
+            (CHANGES_LISTENER, f64::from(u8::from(state.is_listening))),
             (READS_UNDER_WAY, reads.under_way as f64),
             (READS_WAITED_FOR, reads.waiting as f64),
         ];

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use keys_core::{AccountId, EventId, KeyId, LimitName, PepperRing, PlanName, Plans, Timestamp};
@@ -63,6 +64,8 @@ pub(crate) struct Inner {
     pub(crate) unauthenticated: LimitName,
     pub(crate) clock: Arc<dyn Clock>,
     entropy: Entropy,
+    /// What the feed said of itself after its last turn.
+    is_listening: AtomicBool,
     /// Plans that accounts have and the configuration has not, each reported once.
     missing_plans: Mutex<HashSet<PlanName>>,
 }
@@ -105,6 +108,7 @@ impl KeyService {
                 .lease
                 .synced_at()
                 .map(|synced_at| Duration::from_nanos(elapsed.saturating_sub(synced_at))),
+            is_listening: inner.is_listening.load(Ordering::Relaxed),
         }
     }
 
@@ -232,6 +236,7 @@ impl KeyService {
                     was_live = false;
                 }
             }
+            inner.is_listening.store(feed.is_live(), Ordering::Relaxed);
         }
     }
 
@@ -318,6 +323,9 @@ pub struct CacheState {
     /// How long ago everything was last known; `None` as long as no changes are followed. Beyond
     /// [`REVOCATION_BOUND`](crate::feed::REVOCATION_BOUND) the cache is of no use.
     pub behind: Option<Duration>,
+    /// Whether changes were followed over a living connection at the last turn. While they are not, the cache is good until it is
+    /// too far behind, and then the database is asked for every key.
+    pub is_listening: bool,
 }
 
 /// Builds a [`KeyService`]. Everything has a default that is fit for production.
@@ -398,6 +406,7 @@ impl KeyServiceBuilder {
                 unauthenticated: "unauthenticated".parse().expect("the name is legal"),
                 clock: self.clock,
                 entropy: self.entropy,
+                is_listening: AtomicBool::new(false),
                 missing_plans: Mutex::default(),
             }),
         }

@@ -207,6 +207,6 @@ impl ChangeFeed for FaultyFeed {
     }
 
     fn is_live(&self) -> bool {
-        self.feed.is_live()
+        !self.store.feed_fails.load(SeqCst) && self.feed.is_live()
     }
 }

@@ -1,6 +1,7 @@
 //! `GET /metrics`
 
 use crate::exchange::{Exchange as _, Request, get, post};
+use crate::faulty::Faulty;
 use crate::rows::{FLAT, NOBODYS_KEY};
 use crate::support::World;
 
@@ -98,12 +99,23 @@ async fn cache_is_told_of() {
     let world = World::new();
     let never = figures(&world).await;
     has(&never, "keys_changes_behind_seconds inf");
+    has(&never, "keys_changes_listener 0");
     let world = world.followed().await;
     let key = world.pro_key().await;
     world.exchange(get("/v1/auth").bearer(&key)).await;
     let figures = figures(&world).await;
     has(&figures, "keys_changes_behind_seconds 0");
     has(&figures, "keys_cache_entries 1");
+}
+
+#[actix_web::test]
+async fn listener_that_is_down_is_told_of() {
+    let store = Faulty::default();
+    let world = World::with_store(store.clone()).followed().await;
+    has(&figures(&world).await, "keys_changes_listener 1");
+    store.feed_fails();
+    world.listener_is(false).await;
+    has(&figures(&world).await, "keys_changes_listener 0");
 }
 
 #[actix_web::test]

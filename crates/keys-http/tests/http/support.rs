@@ -73,10 +73,15 @@ impl World {
         self.advance(1);
         let service = self.service.clone();
         actix_web::rt::spawn(async move { service.maintain().await });
-        while self.service.cache_state().behind.is_none() {
+        self.listener_is(true).await;
+        self
+    }
+
+    /// Waits until the listener for changes is up, or down.
+    pub(crate) async fn listener_is(&self, up: bool) {
+        while self.service.cache_state().is_listening != up {
             actix_web::rt::time::sleep(Duration::from_millis(1)).await;
         }
-        self
     }
 
     pub(crate) fn advance(&self, seconds: u64) {
