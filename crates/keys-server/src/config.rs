@@ -5,6 +5,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use config::{Config, ConfigError, Environment, File, FileFormat};
@@ -13,7 +14,8 @@ use keys_core::{
     KeyPrefix, Limit, LimitName, LimitPer, Operation, PepperId, Plan, PlanName, Plans, Quota,
 };
 use keys_redis::{KeyPrefix as RedisKeyPrefix, OnUnavailable, RedisUrl};
-use keys_service::KeyManagement;
+use keys_service::service::GRACE_MAX;
+use keys_service::{CacheOptions, KeyManagement};
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
@@ -28,6 +30,9 @@ const DEFAULTS: &str = include_str!("../../../config/default.toml");
 pub(crate) struct Settings {
     pub database: Database,
     pub http: Http,
+    pub cache: CacheOptions,
+    /// How long verification goes on without the database.
+    pub grace: Duration,
     pub limits: Limits,
     pub peppers: Peppers,
     pub log: Log,
@@ -244,6 +249,8 @@ fn fault(error: &ConfigError, key: Option<&str>) -> String {
 struct Raw {
     database: Database,
     http: RawHttp,
+    cache: RawCache,
+    verification: RawVerification,
     limits: RawLimits,
     peppers: RawPeppers,
     log: Log,
@@ -279,6 +286,19 @@ struct RawMount {
 #[serde(deny_unknown_fields)]
 struct RawSurface {
     enabled: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawCache {
+    entries_max: usize,
+    bytes_max: usize,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawVerification {
+    grace_seconds: u64,
 }
 
 #[derive(Deserialize)]
@@ -358,6 +378,8 @@ impl Raw {
         Ok(Settings {
             database: self.database,
             http: self.http.check()?,
+            cache: self.cache.into(),
+            grace: self.verification.check()?,
             limits: self.limits.check()?,
             peppers: self.peppers.check()?,
             log: self.log,
@@ -461,6 +483,29 @@ impl RawMount {
             plan_gate: self.plan_gate,
             cap: self.cap,
         })
+    }
+}
+
+impl From<RawCache> for CacheOptions {
+    fn from(raw: RawCache) -> Self {
+        Self {
+            entries_max: raw.entries_max,
+            bytes_max: raw.bytes_max,
+        }
+    }
+}
+
+impl RawVerification {
+    fn check(self) -> anyhow::Result<Duration> {
+        let grace = Duration::from_secs(self.grace_seconds);
+        if grace > GRACE_MAX {
+            bail!(
+                "setting `verification.grace_seconds` must be at most {}, not {}",
+                GRACE_MAX.as_secs(),
+                grace.as_secs()
+            );
+        }
+        Ok(grace)
     }
 }
 
@@ -585,6 +630,8 @@ mod tests {
         assert_eq!(settings.http.unauthenticated.requests.get(), 60);
         assert!(settings.http.trusted_proxies.is_empty());
         assert!(settings.peppers.keys.is_empty());
+        assert_eq!(settings.cache, CacheOptions::default());
+        assert_eq!(settings.grace, Duration::ZERO);
         assert!(settings.limits.redis_url.is_none());
         assert_eq!(settings.limits.on_unavailable, OnUnavailable::Local);
         assert_eq!(settings.limits.key_prefix, RedisKeyPrefix::default());
@@ -625,6 +672,26 @@ mod tests {
     fn one_trusted_proxy_is_a_list_of_one() {
         let settings = load(&[("KEYS_HTTP__TRUSTED_PROXIES", "10.0.0.0/8")]).unwrap();
         assert_eq!(settings.http.trusted_proxies.len(), 1);
+    }
+
+    #[test]
+    fn cache_and_grace_are_settings() {
+        let settings = load(&[
+            ("KEYS_CACHE__ENTRIES_MAX", "1000"),
+            ("KEYS_CACHE__BYTES_MAX", "4096"),
+            ("KEYS_VERIFICATION__GRACE_SECONDS", "300"),
+        ])
+        .unwrap();
+        let CacheOptions {
+            entries_max,
+            bytes_max,
+        } = settings.cache;
+        assert_eq!((entries_max, bytes_max), (1_000, 4_096));
+        assert_eq!(settings.grace, GRACE_MAX);
+        assert_eq!(
+            refusal(&[("KEYS_VERIFICATION__GRACE_SECONDS", "301")]),
+            "setting `verification.grace_seconds` must be at most 300, not 301"
+        );
     }
 
     #[test]
@@ -674,6 +741,18 @@ mod tests {
             ("KEYS_PLANS__NEW__KEYS", "true", "keys_max"),
             ("KEYS_PLANS__PRO__LIMITS__LIST__REQUESTS", "0", "requests"),
             ("KEYS_PEPPERS__CURRENT", "p1", "peppers.current"),
+            ("KEYS_CACHE__ENTRIES_MAX", "-1", "cache.entries_max"),
+            ("KEYS_CACHE__BYTES_MAX", "256MB", "cache.bytes_max"),
+            (
+                "KEYS_VERIFICATION__GRACE_SECONDS",
+                "301",
+                "verification.grace_seconds",
+            ),
+            (
+                "KEYS_VERIFICATION__GRACE_SECONDS",
+                "-1",
+                "verification.grace_seconds",
+            ),
             ("KEYS_LIMITS__REDIS_URL", "127.0.0.1", "limits.redis_url"),
             (
                 "KEYS_LIMITS__ON_UNAVAILABLE",

@@ -61,7 +61,10 @@ async fn open_with(settings: &Settings, limiter: Option<RedisLimiter>) -> anyhow
             peppers::embedded(&path, keys_exist)?
         }
     };
-    let mut builder = KeyService::builder(store, ring).plans(settings.plans.clone());
+    let mut builder = KeyService::builder(store, ring)
+        .plans(settings.plans.clone())
+        .cache(settings.cache)
+        .grace(settings.grace);
     if let Some(limiter) = limiter {
         builder = builder.limiter(limiter);
     }
