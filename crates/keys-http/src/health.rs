@@ -22,20 +22,20 @@ struct Health {
     #[serde(skip_serializing_if = "Option::is_none")]
     database: Option<&'static str>,
     #[serde(flatten)]
-    changes: Option<Changes>,
+    following: Option<Following>,
 }
 
 /// Whether the changes of other instances are followed, and whether the listener for them is up. While they are not, every
 /// verification asks the database, which is slow and right: reason to look into it, none to send requests elsewhere.
 #[derive(Serialize)]
-struct Changes {
+struct Following {
     changes: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     behind_seconds: Option<f64>,
     listener: &'static str,
 }
 
-impl Changes {
+impl Following {
     fn of(service: &KeyService) -> Self {
         let state = service.cache_state();
         let behind = state.behind;
@@ -97,25 +97,25 @@ async fn live() -> HttpResponse {
         .json(Health {
             status: "ok",
             database: None,
-            changes: None,
+            following: None,
         })
 }
 
 async fn ready(api: web::Data<Api>) -> HttpResponse {
-    let changes = Some(Changes::of(api.service()));
+    let following = Some(Following::of(api.service()));
     let database = api.inner.readiness.database(api.service()).await;
     let mut response = match database {
         Ok(()) => HttpResponse::Ok().json(Health {
             status: "ok",
             database: None,
-            changes,
+            following,
         }),
         Err(fault) => HttpResponse::ServiceUnavailable()
             .insert_header((RETRY_AFTER, HeaderValue::from_static("1")))
             .json(Health {
                 status: "unavailable",
                 database: Some(fault),
-                changes: None,
+                following: None,
             }),
     };
     let no_store = HeaderValue::from_static("no-store");
