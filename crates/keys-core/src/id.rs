@@ -58,7 +58,12 @@ macro_rules! id {
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&URL_SAFE_NO_PAD.encode(self.0.as_bytes()))
+                let mut text = [0; ID_LEN];
+                // Neither can fail: the text has exactly that length, and is ASCII.
+                URL_SAFE_NO_PAD
+                    .encode_slice(self.0.as_bytes(), &mut text)
+                    .map_err(|_| fmt::Error)?;
+                f.write_str(str::from_utf8(&text).map_err(|_| fmt::Error)?)
             }
         }
 
