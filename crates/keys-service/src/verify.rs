@@ -251,11 +251,11 @@ impl KeyService {
         };
         match known {
             Cached::Settled(code, key) => Ok(Verdict::current(code, key)),
-            Cached::Judged(judged) => self.conclude(&digest, key, judged, request).await,
-            Cached::Miss => self.read_and_conclude(&digest, key, None, request).await,
+            // What waits for something is boxed: on the stack it would make every verification large to move.
+            Cached::Judged(judged) => Box::pin(self.conclude(&digest, key, judged, request)).await,
+            Cached::Miss => Box::pin(self.read_and_conclude(&digest, key, None, request)).await,
             Cached::Stale(judged) => {
-                self.read_and_conclude(&digest, key, Some(judged), request)
-                    .await
+                Box::pin(self.read_and_conclude(&digest, key, Some(judged), request)).await
             }
         }
     }
