@@ -5,9 +5,11 @@ use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
+use actix_web::error::PayloadError;
 use actix_web::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
-use actix_web::web::{Bytes, Payload};
+use actix_web::web::{Bytes, BytesMut};
 use actix_web::{HttpMessage, HttpRequest, mime, rt};
+use futures_util::{Stream, StreamExt as _};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::error::Category;
@@ -21,7 +23,10 @@ const KIB_MAX: usize = 64;
 const TIME_MAX: Duration = Duration::from_secs(15);
 
 /// Reads the whole body.
-pub(crate) async fn read(request: &HttpRequest, payload: Payload) -> Result<Bytes, Refusal> {
+pub(crate) async fn read(
+    request: &HttpRequest,
+    payload: impl Stream<Item = Chunk>,
+) -> Result<Bytes, Refusal> {
     read_up_to(KIB_MAX, request, payload).await
 }
 
@@ -29,7 +34,7 @@ pub(crate) async fn read(request: &HttpRequest, payload: Payload) -> Result<Byte
 pub(crate) async fn read_up_to(
     kib_max: usize,
     request: &HttpRequest,
-    payload: Payload,
+    payload: impl Stream<Item = Chunk>,
 ) -> Result<Bytes, Refusal> {
     let len_max = kib_max * 1024;
     let announced = is_json(request)?;
@@ -40,17 +45,50 @@ pub(crate) async fn read_up_to(
             Refusal::UnsupportedMediaType
         });
     }
-    let bytes = in_time(payload.to_bytes_limited(len_max))
+    let bytes = in_time(gather(payload, len_max))
         .await
         .map_err(|_| Refusal::BodyTimeout)?;
     match (bytes, announced) {
-        (Ok(Ok(bytes)), true) => Ok(bytes),
-        (Ok(Err(_)), _) => Err(Refusal::MalformedBody("The body could not be read".into())),
-        (Err(_), true) => Err(Refusal::BodyTooLarge { kib_max }),
+        (Ok(bytes), true) => Ok(bytes),
+        (Err(Unread::Broken), _) => {
+            Err(Refusal::MalformedBody("The body could not be read".into()))
+        }
+        (Err(Unread::TooLong), true) => Err(Refusal::BodyTooLarge { kib_max }),
         // A body that is not there has no type either.
-        (Ok(Ok(bytes)), false) if bytes.is_empty() => Err(missing()),
+        (Ok(bytes), false) if bytes.is_empty() => Err(missing()),
         (_, false) => Err(Refusal::UnsupportedMediaType),
     }
+}
+
+/// A part of a body, as it came.
+type Chunk = Result<Bytes, PayloadError>;
+
+/// Why there is no body.
+enum Unread {
+    TooLong,
+    Broken,
+}
+
+/// All chunks. The only one, as of nearly every body, is not copied, and no room is set aside for more.
+async fn gather(payload: impl Stream<Item = Chunk>, len_max: usize) -> Result<Bytes, Unread> {
+    let mut payload = pin!(payload);
+    let mut first = Bytes::new();
+    let mut all = BytesMut::new();
+    while let Some(chunk) = payload.next().await {
+        let chunk = chunk.map_err(|_| Unread::Broken)?;
+        if first.len().max(all.len()) + chunk.len() > len_max {
+            return Err(Unread::TooLong);
+        }
+        if first.is_empty() {
+            first = chunk;
+            continue;
+        }
+        if all.is_empty() {
+            all.extend_from_slice(&first);
+        }
+        all.extend_from_slice(&chunk);
+    }
+    Ok(if all.is_empty() { first } else { all.freeze() })
 }
 
 /// Waits for a body, but not for ever.
