@@ -207,7 +207,7 @@ impl Guard {
                 let judged = match &self.check {
                     Check::Cached(check) => self.verify(presented, address, check).await?,
                     Check::Database(requirement) => {
-                        self.authenticate(presented, address, requirement).await?
+                        Box::pin(self.authenticate(presented, address, requirement)).await?
                     }
                 };
                 match judged {
@@ -221,7 +221,8 @@ impl Guard {
             }
             Err(_) => Refusal::Unauthenticated { presented: true },
         };
-        Err(self.api.refuse(address, refusal).await)
+        // Boxed, and the database above, so that whoever is let through from the cache does not carry it along.
+        Err(Box::pin(self.api.refuse(address, refusal)).await)
     }
 
     async fn verify(

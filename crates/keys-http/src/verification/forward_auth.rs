@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
-use std::rc::Rc;
 
+use actix_web::dev::Payload;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{HeaderName, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse};
@@ -142,10 +142,10 @@ impl Denied {
     }
 }
 
-pub(super) async fn forward_auth(desk: Rc<Desk>, request: HttpRequest) -> HttpResponse {
-    let response = match Wanted::read(&request, &desk.api) {
+pub(super) async fn forward_auth(desk: &Desk, request: &HttpRequest, _: Payload) -> HttpResponse {
+    let response = match Wanted::read(request, &desk.api) {
         Err(refusal) => refusal.respond(problem::render),
-        Ok(wanted) => match judge(&desk.api, &request, &wanted).await {
+        Ok(wanted) => match judge(&desk.api, request, &wanted).await {
             Ok(granted) => granted,
             Err(denied) => denied.respond(wanted.only_403),
         },
@@ -182,7 +182,8 @@ async fn judge(api: &Api, request: &HttpRequest, wanted: &Wanted) -> Result<Http
         Err(CredentialError::Conflicting) => ("conflicting_credentials", refused(true)),
         Err(_) => ("malformed", refused(true)),
     };
-    let refused = api.refuse(address, refusal).await;
+    // Boxed, so that whoever may pass does not carry it along.
+    let refused = Box::pin(api.refuse(address, refusal)).await;
     let code = match &refused.refusal {
         Refusal::RateLimited(_) => Some(VerdictCode::RateLimited.as_str()),
         Refusal::Unavailable => None,
@@ -202,8 +203,14 @@ fn granted(key: &VerifiedKey, decision: Option<&Decision>) -> Result<HttpRespons
         Ok(())
     };
     put(X_KEY_ID, key.id().to_string())?;
-    let scopes: Vec<_> = key.scopes().iter().map(Scope::as_str).collect();
-    put(X_KEY_SCOPES, scopes.join(" "))?;
+    let mut scopes = String::new();
+    for scope in key.scopes().iter().map(Scope::as_str) {
+        if !scopes.is_empty() {
+            scopes.push(' ');
+        }
+        scopes.push_str(scope);
+    }
+    put(X_KEY_SCOPES, scopes)?;
     if let Some(account) = key.account() {
         put(X_ACCOUNT_ID, account.id.to_string())?;
         put(X_PLAN, account.plan.to_string())?;

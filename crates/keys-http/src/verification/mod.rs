@@ -10,15 +10,20 @@ mod view;
 
 use std::rc::Rc;
 
-use actix_web::http::header::{CACHE_CONTROL, HeaderMap, HeaderValue};
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::dev::{Payload, ServiceRequest, ServiceResponse, fn_service};
+use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue};
+use actix_web::{Error, HttpRequest, HttpResponse, web};
 use keys_core::{Denial, KeyKind, ScopeSet};
 use keys_service::{Verdict, VerdictCode, VerifiedKey};
+use serde::Serialize;
 
 use crate::admission::Refused;
 use crate::api::Api;
 use crate::guard::Guard;
-use crate::{fallback, problem};
+use crate::problem;
+use crate::refusal::Refusal;
+
+const POST: Option<&str> = Some("POST");
 
 /// What the routes share.
 struct Desk {
@@ -32,22 +37,42 @@ pub(crate) fn configure(api: &Api, app: &mut web::ServiceConfig) {
         api: api.clone(),
         operators: Guard::verifying(api, &[KeyKind::Operator], scopes),
     });
-    // Handlers hold what they need: to have it handed to them as data would be a search in each request.
-    let auth = {
-        let desk = Rc::clone(&desk);
-        move |request| forward_auth::forward_auth(Rc::clone(&desk), request)
-    };
-    let verify = {
-        let desk = Rc::clone(&desk);
-        move |request, payload| verify::verify(Rc::clone(&desk), request, payload)
-    };
-    let verify_batch =
-        move |request, payload| verify_batch::verify_batch(Rc::clone(&desk), request, payload);
-    let resource = |path| fallback::resource(path, "POST", problem::render);
     // In the order in which they are tried.
-    app.service(web::resource("/v1/auth").to(auth));
-    app.service(resource("/v1/keys/verify").route(web::post().to(verify)));
-    app.service(resource("/v1/keys/verify-batch").route(web::post().to(verify_batch)));
+    serve(app, &desk, "/v1/auth", None, forward_auth::forward_auth);
+    serve(app, &desk, "/v1/keys/verify", POST, verify::verify);
+    serve(
+        app,
+        &desk,
+        "/v1/keys/verify-batch",
+        POST,
+        verify_batch::verify_batch,
+    );
+}
+
+/// Serves a path, by the methods `allow` if that says any. Neither a resource nor extractors are in between, because each
+/// of their layers allocates for every request.
+fn serve(
+    app: &mut web::ServiceConfig,
+    desk: &Rc<Desk>,
+    path: &str,
+    allow: Option<&'static str>,
+    handler: impl AsyncFn(&Desk, &HttpRequest, Payload) -> HttpResponse + Clone + 'static,
+) {
+    let desk = Rc::clone(desk);
+    let service = fn_service(move |request: ServiceRequest| {
+        let (desk, handler) = (Rc::clone(&desk), handler.clone());
+        async move {
+            let (request, payload) = request.into_parts();
+            let response = match allow {
+                Some(allow) if request.method() != allow => {
+                    Refusal::MethodNotAllowed { allow }.respond(problem::render)
+                }
+                _ => handler(&desk, &request, payload).await,
+            };
+            Ok::<_, Error>(ServiceResponse::new(request, response))
+        }
+    });
+    app.service(web::service(path).finish(service));
 }
 
 impl Desk {
@@ -63,6 +88,17 @@ impl Desk {
         };
         keep_out_of_caches(result.unwrap_or_else(|refused| refused.respond(problem::render)))
     }
+}
+
+/// A body as JSON. The usual one fits into what is set aside for it at first.
+fn json(view: &impl Serialize) -> Result<HttpResponse, Refusal> {
+    let mut body = Vec::with_capacity(512);
+    // Cannot fail: no view has a map, and memory does not refuse to be written to.
+    serde_json::to_writer(&mut body, view).map_err(|_| Refusal::Unavailable)?;
+    let content_type = HeaderValue::from_static("application/json");
+    Ok(HttpResponse::Ok()
+        .insert_header((CONTENT_TYPE, content_type))
+        .body(body))
 }
 
 fn keep_out_of_caches(mut response: HttpResponse) -> HttpResponse {

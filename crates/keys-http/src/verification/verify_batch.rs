@@ -1,14 +1,13 @@
 //! `POST /v1/keys/verify-batch`
 
-use std::rc::Rc;
-
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::dev::Payload;
+use actix_web::{HttpRequest, HttpResponse};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::question::{self, Question};
 use super::view::{BatchView, VerdictView};
-use super::{Desk, told, wants_fresh};
+use super::{Desk, json, told, wants_fresh};
 use crate::api::Api;
 use crate::body;
 use crate::refusal::Refusal;
@@ -26,12 +25,12 @@ struct Members<'a> {
 }
 
 pub(super) async fn verify_batch(
-    desk: Rc<Desk>,
-    request: HttpRequest,
-    payload: web::Payload,
+    desk: &Desk,
+    request: &HttpRequest,
+    payload: Payload,
 ) -> HttpResponse {
     let verify = async || {
-        let body = body::read_up_to(KIB_MAX, &request, payload).await?;
+        let body = body::read_up_to(KIB_MAX, request, payload).await?;
         let questions = questions(&body::parse(&body)?, &desk.api)?;
         let fresh = wants_fresh(request.headers());
         let asked: Vec<_> = questions
@@ -43,11 +42,11 @@ pub(super) async fn verify_batch(
         for verdict in &verdicts {
             desk.api.count_verdict(told(verdict).0);
         }
-        Ok(HttpResponse::Ok().json(BatchView {
+        Ok(json(&BatchView {
             results: verdicts.iter().map(VerdictView::from).collect(),
-        }))
+        })?)
     };
-    desk.answer(&request, verify).await
+    desk.answer(request, verify).await
 }
 
 /// Reads the questions, up to the first that is at fault.
