@@ -269,6 +269,7 @@ struct Turn {
 
 /// Somebody who is asked, over connections that stay open.
 struct Contestant<'a> {
+    address: SocketAddr,
     process: u32,
     requests: &'a [Vec<u8>],
     connections: Vec<Connection>,
@@ -289,6 +290,7 @@ impl<'a> Contestant<'a> {
             }
         }
         Self {
+            address,
             process,
             requests,
             connections,
@@ -298,6 +300,12 @@ impl<'a> Contestant<'a> {
 
     /// Keeps one request under way on each connection. None is sent before the last one of its connection was answered.
     fn take_turn(&mut self) -> Turn {
+        for connection in &mut self.connections {
+            // The others may have taken longer to get ready than an idle connection is kept.
+            if connection.is_closed() {
+                *connection = Connection::open(self.address);
+            }
+        }
         let (start, cpu) = (Instant::now(), cpu_nanos(self.process));
         for number in 0..self.connections.len() {
             self.send(number);
@@ -351,6 +359,12 @@ impl Connection {
             buffer: Box::new([0; 4_096]),
             filled: 0,
         }
+    }
+
+    /// Whether the server has closed it while nothing was under way.
+    fn is_closed(&self) -> bool {
+        let peeked = self.stream.peek(&mut [0]);
+        !peeked.is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
     }
 
     fn send(&mut self, request: &[u8]) {
