@@ -10,6 +10,7 @@ use keys_core::address::TrustedProxies;
 use keys_http::{Api, Mount};
 use keys_service::KeyService;
 use tokio::runtime::Runtime;
+use tokio::task::JoinSet;
 
 use crate::config::{self, Http, Settings};
 use crate::open::{Opened, open_to_serve};
@@ -35,10 +36,7 @@ pub(crate) fn run(runtime: &Runtime, settings: Settings) -> anyhow::Result<()> {
         service,
         is_new_embedded,
     } = runtime.block_on(open_to_serve(&settings))?;
-    let maintenance = runtime.spawn({
-        let service = service.clone();
-        async move { service.maintain().await }
-    });
+    let maintenance = runtime.spawn(maintain(service.clone()));
     let http = settings.http;
     let served = actix_web::rt::System::new().block_on(async {
         let (server, address) = bind(&service, &http)?;
@@ -54,9 +52,25 @@ pub(crate) fn run(runtime: &Runtime, settings: Settings) -> anyhow::Result<()> {
         actix_web::rt::spawn(stop_on_signal(server.handle()));
         server.await.context("serving")
     });
-    maintenance.abort();
+    // Before the maintenance ends, which may be writing some of them right now.
     flush(runtime, &service);
+    maintenance.abort();
     served
+}
+
+/// Maintains the service for ever: a fault in the program must not silently end it.
+async fn maintain(service: KeyService) {
+    const PAUSE: Duration = Duration::from_secs(1);
+    // Ends its task with itself.
+    let mut tasks = JoinSet::new();
+    loop {
+        let service = service.clone();
+        tasks.spawn(async move { service.maintain().await });
+        if let Some(Err(error)) = tasks.join_next().await {
+            tracing::error!(%error, "the maintenance of the service ended and is started again");
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
 }
 
 fn is_embedded(url: &str) -> bool {

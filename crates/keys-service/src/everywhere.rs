@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use keys_core::Timestamp;
 
-use crate::feed::{Commit, REVOCATION_BOUND};
+use crate::feed::{self, Commit, REVOCATION_BOUND};
 use crate::service::KeyService;
 
 /// A change that was made, and by when no instance goes by what was before it.
@@ -18,7 +18,8 @@ pub struct Effective {
 }
 
 impl Effective {
-    /// By when no instance accepts what the change forbids, even if every notification was lost.
+    /// By when no instance accepts what the change forbids, even if every notification was lost: the bound after the change, or the
+    /// grace where that is longer, since an instance that is cut off accepts for so long what it knows.
     #[must_use]
     pub fn everywhere_by(&self) -> Timestamp {
         self.by
@@ -34,7 +35,7 @@ fn allowed_for_clocks(bound: Duration) -> Duration {
 impl KeyService {
     /// To be called as soon as the transaction is known to be committed.
     pub(crate) fn effective(&self, commit: Commit) -> Effective {
-        let bound = allowed_for_clocks(REVOCATION_BOUND);
+        let bound = allowed_for_clocks(REVOCATION_BOUND.max(self.inner.grace));
         Effective {
             commit,
             deadline: self.inner.clock.elapsed() + bound,
@@ -54,7 +55,11 @@ impl KeyService {
             if left.is_zero() {
                 return effective.by;
             }
-            let asked = self.inner.store.is_seen_everywhere(&effective.commit);
+            let silence = feed::silence_max(self.inner.grace);
+            let asked = self
+                .inner
+                .store
+                .is_seen_everywhere(&effective.commit, silence);
             match tokio::time::timeout(left, asked).await {
                 Ok(Ok(true)) => return self.now(),
                 // A store that cannot tell costs the wait its full time, nothing else.

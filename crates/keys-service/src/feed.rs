@@ -56,8 +56,18 @@ pub const REPORT_AGE_MAX: Duration = Duration::from_secs(1);
 /// Longer than it has to be for most instances, which costs little: whoever waits never waits for longer than
 /// [`REVOCATION_BOUND`] and these allowances after its own change, because by then every record that was read before
 /// the change has run out anyway.
-pub const SILENCE_MAX: Duration =
-    Duration::from_millis(TRUST_MAX.as_secs() * 1_010 + 50 + REPORT_AGE_MAX.as_secs() * 1_000);
+pub const SILENCE_MAX: Duration = silence_max(Duration::ZERO);
+
+/// [`SILENCE_MAX`] of instances that accept what they know for as long as `grace` after their last poll.
+#[must_use]
+pub const fn silence_max(grace: Duration) -> Duration {
+    let trust = if grace.as_secs() >= TRUST_MAX.as_secs() {
+        grace.as_secs() + 1
+    } else {
+        TRUST_MAX.as_secs()
+    };
+    Duration::from_millis(trust * 1_010 + 50 + REPORT_AGE_MAX.as_secs() * 1_000)
+}
 
 /// How many changes one poll hands over at most; with more, everything is forgotten instead, which is then cheaper.
 pub const CHANGES_MAX: usize = 10_000;

@@ -68,6 +68,8 @@ impl KeyService {
         }
         let change = self.change(by, self.now(), None)?;
         let Some(commit) = self.inner.store.revoke_key(owner, id, change).await? else {
+            // Perhaps an earlier attempt did it, and nobody was there any more to be told.
+            self.inner.cache.key_changed(id);
             return Ok(None);
         };
         let effective = self.effective(commit);

@@ -524,7 +524,7 @@ impl KeyStore for MemoryStore {
         })
     }
 
-    async fn is_seen_everywhere(&self, commit: &Commit) -> Result<bool, StoreError> {
+    async fn is_seen_everywhere(&self, commit: &Commit, _: Duration) -> Result<bool, StoreError> {
         Ok(self.readers.have_applied(commit.number()))
     }
 

@@ -18,7 +18,7 @@ use crate::entropy::{Entropy, EntropyError};
 use crate::feed::{Changed, Changes};
 use crate::limiter::{LimiterState, LocalLimiter, RateLimiter};
 use crate::store::{Change, Completion, KeyStore, StoreError};
-use crate::usage::{self, Used};
+use crate::usage::{self, Unwritten, Used};
 
 /// Issues, lists, authenticates and revokes keys. Cheap to clone; all clones are the same service.
 ///
@@ -66,6 +66,8 @@ pub(crate) struct Inner {
     entropy: Entropy,
     /// What the feed said of itself after its last turn.
     is_listening: AtomicBool,
+    /// Held while uses are written.
+    flushing: tokio::sync::Mutex<()>,
     /// Plans that accounts have and the configuration has not, each reported once.
     missing_plans: Mutex<HashSet<PlanName>>,
 }
@@ -148,35 +150,33 @@ impl KeyService {
         Ok(used.into_iter().filter(|id| !known.contains(id)).collect())
     }
 
-    /// Writes the uses gathered since the last time. When the store is away they are kept for the next time.
+    /// Writes the uses gathered since the last time. When the store is away, or when this is dropped half-way, they are kept for
+    /// the next time; a batch whose fate is unknown is written again, so counts are at least what they should be.
     ///
     /// # Errors
     /// When the store cannot answer.
     pub async fn flush_uses(&self) -> Result<(), StoreError> {
-        let mut waiting = Vec::new();
-        for uses in self.inner.cache.collect_uses() {
-            waiting.extend(uses);
-            if waiting.len() >= USES_PER_BATCH {
-                self.write_uses(std::mem::take(&mut waiting)).await?;
+        let inner = &*self.inner;
+        // One at a time: at a stop, the last waits for the one under way.
+        let _turn = inner.flushing.lock().await;
+        let mut unwritten = Unwritten::new(&inner.cache.uses);
+        for uses in inner.cache.collect_uses() {
+            unwritten.extend(uses);
+            while unwritten.batch(USES_PER_BATCH).len() == USES_PER_BATCH {
+                self.write_batch(&mut unwritten).await?;
             }
         }
-        self.write_uses(waiting).await
+        self.write_batch(&mut unwritten).await
     }
 
-    async fn write_uses(&self, uses: Vec<Used>) -> Result<(), StoreError> {
-        let inner = &*self.inner;
-        let uses = usage::merged(uses);
-        let mut batches = uses.chunks(USES_PER_BATCH);
-        for batch in batches.by_ref() {
-            let dated = usage::dated(batch, &*inner.clock);
-            let written = inner.store.record_uses(dated).await;
-            if let Err(error) = written {
-                for used in batch.iter().chain(batches.flatten()) {
-                    inner.cache.uses.record(*used);
-                }
-                return Err(error);
-            }
+    async fn write_batch(&self, unwritten: &mut Unwritten<'_>) -> Result<(), StoreError> {
+        let batch = usage::dated(unwritten.batch(USES_PER_BATCH), &*self.inner.clock);
+        if batch.is_empty() {
+            return Ok(());
         }
+        let count = batch.len();
+        self.inner.store.record_uses(batch).await?;
+        unwritten.written(count);
         Ok(())
     }
 
@@ -407,6 +407,7 @@ impl KeyServiceBuilder {
                 clock: self.clock,
                 entropy: self.entropy,
                 is_listening: AtomicBool::new(false),
+                flushing: tokio::sync::Mutex::default(),
                 missing_plans: Mutex::default(),
             }),
         }

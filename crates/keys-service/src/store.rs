@@ -354,9 +354,14 @@ pub trait KeyStore: Send + Sync + 'static {
     /// own, whom others wait for from its first poll on.
     fn feed(&self) -> Box<dyn ChangeFeed>;
 
-    /// Whether every instance that may still have a cache has applied what `commit` changed. `false` also where the
-    /// store cannot tell: whoever waits for `true` waits no longer than until everything has run out anyway.
-    async fn is_seen_everywhere(&self, commit: &Commit) -> Result<bool, StoreError>;
+    /// Whether every instance that may still have a cache has applied what `commit` changed. Those that have given no sign of life
+    /// for `silence` have none they may use. `false` also where the store cannot tell: whoever waits for `true` waits
+    /// no longer than until everything has run out anyway.
+    async fn is_seen_everywhere(
+        &self,
+        commit: &Commit,
+        silence: Duration,
+    ) -> Result<bool, StoreError>;
 
     /// Runs `future` where the store runs its own work, for as long as that takes: on a runtime that outlives the
     /// request that asks.

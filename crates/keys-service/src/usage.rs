@@ -59,18 +59,41 @@ impl Uses {
     }
 }
 
-/// One entry for each key, in their order: a statement must not name a row twice.
-pub(crate) fn merged(mut uses: Vec<Used>) -> Vec<Used> {
-    uses.sort_unstable_by_key(|used| used.key_id);
-    uses.dedup_by(|later, kept| {
-        let is_same = later.key_id == kept.key_id;
-        if is_same {
-            kept.last_at = kept.last_at.max(later.last_at);
-            kept.count = kept.count.saturating_add(later.count);
+/// Uses on their way to the store. Whatever has not arrived when this is dropped is kept for the next time.
+pub(crate) struct Unwritten<'a> {
+    uses: Vec<Used>,
+    kept_in: &'a Uses,
+}
+
+impl<'a> Unwritten<'a> {
+    pub(crate) fn new(kept_in: &'a Uses) -> Self {
+        Self {
+            uses: Vec::new(),
+            kept_in,
         }
-        is_same
-    });
-    uses
+    }
+
+    pub(crate) fn extend(&mut self, more: Vec<Used>) {
+        self.uses.extend(more);
+    }
+
+    /// The next to be written.
+    pub(crate) fn batch(&self, count_max: usize) -> &[Used] {
+        &self.uses[..self.uses.len().min(count_max)]
+    }
+
+    /// The last [`batch`](Self::batch) has arrived.
+    pub(crate) fn written(&mut self, count: usize) {
+        self.uses.drain(..count);
+    }
+}
+
+impl Drop for Unwritten<'_> {
+    fn drop(&mut self) {
+        for used in self.uses.drain(..) {
+            self.kept_in.record(used);
+        }
+    }
 }
 
 /// What is written of `uses`, by what the clocks say now.
@@ -110,19 +133,15 @@ mod tests {
             last_at: 9,
             count: 3,
         };
-        let taken = uses.take();
-        assert_eq!(taken, [expected]);
+        assert_eq!(uses.take(), [expected]);
         assert_eq!(uses.take(), []);
 
-        let twice = [taken.clone(), taken].concat();
-        let merged = merged(twice);
-        assert_eq!(
-            merged,
-            [Used {
-                count: 6,
-                ..expected
-            }]
-        );
+        let mut unwritten = Unwritten::new(&uses);
+        unwritten.extend(vec![expected, expected, expected]);
+        assert_eq!(unwritten.batch(2).len(), 2);
+        unwritten.written(2);
+        drop(unwritten);
+        assert_eq!(uses.take(), [expected]);
     }
 
     #[test]

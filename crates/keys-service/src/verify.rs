@@ -228,6 +228,22 @@ enum Cached {
     Stale(Judged),
 }
 
+/// Whether a verdict may be given from the cache alone.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Settle {
+    /// Where nothing is left to ask.
+    Now,
+    /// Only after what else is waited for.
+    Later,
+}
+
+/// One question of several.
+struct Item<'a> {
+    request: &'a VerifyRequest<'a>,
+    presented: Option<(PresentedKey<'a>, Digest)>,
+    known: Cached,
+}
+
 /// Times that a verdict is made anew because what it rested on changed while the limit was asked.
 const TURNS_MAX: u32 = 4;
 
@@ -247,7 +263,7 @@ impl KeyService {
         let known = if request.fresh {
             Cached::Miss
         } else {
-            self.cached(&digest, request)
+            self.cached(&digest, request, Settle::Now)
         };
         match known {
             Cached::Settled(code, key) => Ok(Verdict::current(code, key)),
@@ -277,7 +293,7 @@ impl KeyService {
         self.conclude(digest, key, judged, request).await
     }
 
-    /// Answers several questions, in order. All that the cache does not know is read at once.
+    /// Answers several questions, in order. All that the cache does not know is read at once, and all limits are asked at once.
     ///
     /// # Errors
     /// As [`verify`](Self::verify), for all of them together.
@@ -288,74 +304,131 @@ impl KeyService {
         for request in requests {
             self.check_limit_name(request.limit)?;
         }
-        let presented: Vec<_> = requests
-            .iter()
-            .map(|request| {
-                let key = PresentedKey::parse(request.key).ok()?;
-                Some((key, *self.inner.peppers.digest(key).digest.as_bytes()))
-            })
-            .collect();
-        let mut cached = Vec::with_capacity(requests.len());
-        let mut wanted = Vec::new();
-        for (request, presented) in requests.iter().zip(&presented) {
-            let known = match presented {
-                None => Cached::Settled(VerdictCode::Denied(Denial::Malformed), None),
-                Some(_) if request.fresh => Cached::Miss,
-                Some((_, digest)) => self.cached(digest, request),
-            };
-            if let (Cached::Miss | Cached::Stale(_), Some((key, digest))) = (&known, presented) {
-                wanted.push(self.wanted(digest, *key));
-            }
-            cached.push(known);
-        }
-        let mut loaded = match self.inner.loader.load(wanted).await {
-            Ok(loaded) => Some(loaded.into_iter()),
-            Err(StoreError::Unavailable(_))
-                if !cached.iter().any(|known| matches!(known, Cached::Miss)) =>
-            {
-                None
-            }
-            Err(error) => return Err(error.into()),
-        };
-        let mut verdicts = Vec::with_capacity(requests.len());
-        for ((request, presented), known) in requests.iter().zip(presented).zip(cached) {
-            let judged = match known {
-                Cached::Settled(code, key) => {
-                    verdicts.push(Verdict::current(code, key));
-                    continue;
+        let mut items: Vec<Item<'_>> = requests.iter().map(|request| self.item(request)).collect();
+        self.load_missing(&mut items).await?;
+        let takes = items.iter().map(|item| async {
+            match (&item.known, item.request.limit) {
+                (Cached::Judged(judged), Some(limit)) if judged.verdict.is_ok() => {
+                    self.take(&judged.key, limit, item.request.cost).await
                 }
-                Cached::Judged(judged) => judged,
-                Cached::Miss | Cached::Stale(_) => {
-                    match (loaded.as_mut().map(Iterator::next), known) {
-                        (Some(Some(Loaded::Known(loaded))), _) => {
-                            self.judge_loaded(*loaded, request)?
+                _ => Ok(None),
+            }
+        });
+        let decisions = futures_util::future::try_join_all(takes).await?;
+        // All that took time, in which keys may have been revoked. From the last look on nothing is waited for.
+        let mut turn = 0;
+        while self.give_up_outdated(&mut items) {
+            turn += 1;
+            if turn == TURNS_MAX {
+                return Err(VerifyError::Store(too_slow()));
+            }
+            self.load_missing(&mut items).await?;
+        }
+        let verdicts = items.into_iter().zip(decisions);
+        Ok(verdicts
+            .map(|(item, decision)| match item.known {
+                Cached::Settled(code, key) => Verdict::current(code, key),
+                Cached::Judged(judged) => self.concluded(judged, decision),
+                Cached::Miss | Cached::Stale(_) => Verdict::denied(Denial::NotFound),
+            })
+            .collect())
+    }
+
+    fn item<'a>(&self, request: &'a VerifyRequest<'a>) -> Item<'a> {
+        let Ok(key) = PresentedKey::parse(request.key) else {
+            return Item {
+                request,
+                presented: None,
+                known: Cached::Settled(VerdictCode::Denied(Denial::Malformed), None),
+            };
+        };
+        let digest = *self.inner.peppers.digest(key).digest.as_bytes();
+        let known = if request.fresh {
+            Cached::Miss
+        } else {
+            self.cached(&digest, request, Settle::Later)
+        };
+        Item {
+            request,
+            presented: Some((key, digest)),
+            known,
+        }
+    }
+
+    /// Reads what is not known, all at once. What was known before the database was lost is judged by that.
+    async fn load_missing(&self, items: &mut [Item<'_>]) -> Result<(), StoreError> {
+        let is_missing =
+            |item: &&mut Item<'_>| matches!(item.known, Cached::Miss | Cached::Stale(_));
+        let missing = items.iter_mut().filter(is_missing);
+        let (missing, wanted): (Vec<_>, Vec<_>) = missing
+            .filter_map(|item| {
+                let (key, digest) = item.presented?;
+                Some((item, self.wanted(&digest, key)))
+            })
+            .unzip();
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        match self.inner.loader.load(wanted).await {
+            Ok(loaded) => {
+                for (item, loaded) in missing.into_iter().zip(loaded) {
+                    item.known = match loaded {
+                        Loaded::Known(loaded) => {
+                            Cached::Judged(self.judge_loaded(*loaded, item.request)?)
                         }
-                        (Some(_), _) => {
-                            verdicts.push(Verdict::denied(Denial::NotFound));
-                            continue;
+                        Loaded::Unknown => {
+                            Cached::Settled(VerdictCode::Denied(Denial::NotFound), None)
                         }
-                        (None, Cached::Stale(judged)) => judged,
-                        (None, _) => return Err(too_slow().into()),
+                    };
+                }
+                Ok(())
+            }
+            Err(error @ StoreError::Unavailable(_)) => {
+                if missing
+                    .iter()
+                    .any(|item| matches!(item.known, Cached::Miss))
+                {
+                    return Err(error);
+                }
+                for item in missing {
+                    if let Cached::Stale(judged) = std::mem::replace(&mut item.known, Cached::Miss)
+                    {
+                        item.known = Cached::Judged(judged);
                     }
                 }
-            };
-            verdicts.push(match presented {
-                Some((key, digest)) => self.conclude(&digest, key, judged, request).await?,
-                None => Verdict::denied(Denial::Malformed),
-            });
+                Ok(())
+            }
+            Err(error) => Err(error),
         }
-        Ok(verdicts)
+    }
+
+    /// Forgets what no longer holds, and says whether there was any.
+    fn give_up_outdated(&self, items: &mut [Item<'_>]) -> bool {
+        let mut any = false;
+        for item in items {
+            if let Cached::Judged(judged) = &item.known
+                && judged.verdict.is_ok()
+                && judged.freshness == Freshness::Current
+                && !self.still_holds(judged)
+            {
+                item.known = Cached::Miss;
+                any = true;
+            }
+        }
+        any
     }
 
     /// Judges by what the cache holds.
     #[inline]
-    fn cached(&self, digest: &Digest, request: &VerifyRequest<'_>) -> Cached {
+    fn cached(&self, digest: &Digest, request: &VerifyRequest<'_>, settle: Settle) -> Cached {
         let inner = &*self.inner;
         let grace = inner.grace;
         // Before the record is looked at; asked for only where time passes before the verdict.
-        let since = match request.limit {
-            Some(_) => inner.cache.keys.snapshot(),
-            None => Snapshot::default(),
+        let is_last = request.limit.is_none() && settle == Settle::Now;
+        let since = if is_last {
+            Snapshot::default()
+        } else {
+            inner.cache.keys.snapshot()
         };
         let found = inner.cache.keys.visit(digest, |found| match found {
             Found::Nothing => Cached::Miss,
@@ -371,7 +444,7 @@ impl KeyService {
                 if lease == Lease::Expired {
                     return Cached::Miss;
                 }
-                if request.limit.is_none() && lease == Lease::Current {
+                if is_last && lease == Lease::Current {
                     // The usual case ends here, with nothing left to ask.
                     let code = match verdict {
                         Ok(()) => {
@@ -511,6 +584,11 @@ impl KeyService {
                 }
             }
         }
+        Ok(self.concluded(judged, rate_limit))
+    }
+
+    /// Makes the verdict and notes the use.
+    fn concluded(&self, judged: Judged, rate_limit: Option<Decision>) -> Verdict {
         let is_limited = rate_limit
             .as_ref()
             .is_some_and(|decision| !decision.allowed);
@@ -522,12 +600,12 @@ impl KeyService {
         if code == VerdictCode::Valid {
             self.record_use(judged.key.id);
         }
-        Ok(Verdict {
+        Verdict {
             code,
             key: Some(judged.key),
             rate_limit,
             freshness: judged.freshness,
-        })
+        }
     }
 
     fn still_holds(&self, judged: &Judged) -> bool {

@@ -1,29 +1,32 @@
 //! Verification from the cache, over the store in memory.
 #![expect(clippy::unwrap_used, reason = "a test that unwraps nothing has failed")]
 
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU32;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use keys_core::pepper::PepperedDigest;
 use keys_core::{
-    Account, AccountId, AllowedNetworks, Denial, EventId, KeyId, LimitName, PepperId, Plans,
-    ScopeSet, Timestamp,
+    Account, AccountId, AllowedNetworks, Denial, EventId, KeyId, LimitName, PepperId, Plans, Quota,
+    ScopeSet, SecretKey, Timestamp,
 };
 use keys_service::feed::{ChangeFeed, Commit};
+use keys_service::limiter::{Bucket, LimiterError};
 use keys_service::store::{
     BoxFuture, Change, ChangeError, FoundKey, KeyUse, NewKey, Reservation, Reserved,
 };
 use keys_service::{
-    AccountPatch, AccountQuery, Actor, Freshness, Issued, KeyDraft, KeyOwner, KeyPage, KeyService,
-    KeyStore, MemoryStore, NewAccount, StoreError, Verdict, VerdictCode, VerifyError,
-    VerifyRequest,
+    AccountPatch, AccountQuery, Actor, Decision, Freshness, Issued, KeyDraft, KeyOwner, KeyPage,
+    KeyService, KeyStore, MemoryStore, NewAccount, RateLimiter, StoreError, Verdict, VerdictCode,
+    VerifyError, VerifyRequest,
 };
 use keys_testkit::clock::FakeClock;
 use keys_testkit::data::{NOON, pepper_ring};
+use tokio::sync::Notify;
 
 /// A store that counts its look-ups and can be taken away.
 #[derive(Clone, Default)]
@@ -31,6 +34,7 @@ struct Watched {
     store: MemoryStore,
     look_ups: Arc<AtomicUsize>,
     is_away: Arc<AtomicBool>,
+    uses: Arc<Mutex<HashMap<KeyId, u64>>>,
 }
 
 impl Watched {
@@ -97,6 +101,9 @@ impl KeyStore for Watched {
 
     async fn record_uses(&self, uses: Vec<KeyUse>) -> Result<(), StoreError> {
         self.answer()?;
+        for used in &uses {
+            *self.uses.lock().unwrap().entry(used.key_id).or_default() += used.count;
+        }
         self.store.record_uses(uses).await
     }
 
@@ -112,8 +119,12 @@ impl KeyStore for Watched {
         self.store.feed()
     }
 
-    async fn is_seen_everywhere(&self, commit: &Commit) -> Result<bool, StoreError> {
-        self.store.is_seen_everywhere(commit).await
+    async fn is_seen_everywhere(
+        &self,
+        commit: &Commit,
+        silence: Duration,
+    ) -> Result<bool, StoreError> {
+        self.store.is_seen_everywhere(commit, silence).await
     }
 
     fn spawn(&self, future: BoxFuture<'static, ()>) {
@@ -156,6 +167,10 @@ impl Instance {
             Some(clock) => builder.clock(clock.clone()).build(),
             None => builder.build(),
         };
+        Self::follow(service).await
+    }
+
+    async fn follow(service: KeyService) -> Self {
         let maintenance = tokio::spawn({
             let service = service.clone();
             async move { service.maintain().await }
@@ -639,14 +654,136 @@ async fn recorded_use_survives_revocation_and_a_store_that_is_away() {
     let instance = Instance::start(&store, Some(&clock), Duration::ZERO).await;
     let account = instance.account().await;
     let issued = instance.issue(draft(account.id)).await;
+    let other = instance.issue(draft(account.id)).await;
     for _ in 0..5 {
         assert!(instance.verify(&issued).await.is_valid());
+        assert!(instance.verify(&other).await.is_valid());
     }
     store.is_away.store(true, Ordering::SeqCst);
     assert!(instance.service.flush_uses().await.is_err());
     store.is_away.store(false, Ordering::SeqCst);
+    assert!(instance.verify(&issued).await.is_valid());
+    instance.revoke(&issued).await;
+    assert!(!instance.verify(&issued).await.is_valid());
     instance.service.flush_uses().await.unwrap();
+    instance.service.flush_uses().await.unwrap();
+    let expected = HashMap::from([(issued.key.id, 6), (other.key.id, 5)]);
+    assert_eq!(*store.uses.lock().unwrap(), expected);
     let owner = KeyOwner::Account(account.id);
     let page = instance.service.list_keys(owner, 0, 10).await.unwrap();
     assert_eq!(page.keys[0].last_used_at, Some(NOON));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_keys_at_once_are_one_look_up() {
+    let store = Watched::default();
+    let instance = instance(&store).await;
+    let keys: Vec<_> = (0..1_000)
+        .map(|_| SecretKey::generate(&"sk_live".parse().unwrap(), &mut getrandom::SysRng).unwrap())
+        .collect();
+    let requests: Vec<_> = keys
+        .iter()
+        .map(|key| VerifyRequest::new(key.expose()))
+        .collect();
+    let verdicts = instance.service.verify_batch(&requests).await.unwrap();
+    assert!(
+        verdicts
+            .iter()
+            .all(|verdict| verdict.code == denied(Denial::NotFound))
+    );
+    assert_eq!(store.look_ups(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_key_is_looked_up_once() {
+    let store = Watched::default();
+    let instance = instance(&store).await;
+    let issued = instance.key().await;
+    assert!(instance.verify(&issued).await.is_valid());
+    instance.revoke(&issued).await;
+    let before = store.look_ups();
+    let request = VerifyRequest {
+        fresh: true,
+        ..VerifyRequest::new(issued.secret.expose())
+    };
+    let verdict = instance.ask(&request).await.unwrap();
+    assert_eq!(verdict.code, denied(Denial::Revoked));
+    assert_eq!(store.look_ups(), before + 1);
+}
+
+/// A limiter that takes its time.
+#[derive(Clone, Default)]
+struct Slow {
+    asked: Arc<Notify>,
+    may_answer: Arc<Notify>,
+}
+
+#[async_trait]
+impl RateLimiter for Slow {
+    async fn take(
+        &self,
+        bucket: &Bucket,
+        quota: Quota,
+        _: NonZeroU32,
+    ) -> Result<Decision, LimiterError> {
+        self.asked.notify_one();
+        self.may_answer.notified().await;
+        Ok(Decision {
+            limit: bucket.limit.clone(),
+            quota,
+            allowed: true,
+            remaining: 1,
+            reset: Duration::ZERO,
+            retry_after: Duration::ZERO,
+        })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_revoked_while_a_batch_waits_for_a_limit_is_refused() {
+    let slow = Slow::default();
+    let service = KeyService::builder(MemoryStore::default(), pepper_ring("p1"))
+        .plans(plans())
+        .limiter(slow.clone())
+        .build();
+    let instance = Instance::follow(service).await;
+    let (limited, settled) = (instance.key().await, instance.key().await);
+    assert!(instance.verify(&limited).await.is_valid());
+    assert!(instance.verify(&settled).await.is_valid());
+    let batch = tokio::spawn({
+        let service = instance.service.clone();
+        let (limited, settled) = (limited.secret, settled.secret);
+        async move {
+            let calls: LimitName = "calls".parse().unwrap();
+            let requests = [
+                VerifyRequest::new(settled.expose()),
+                VerifyRequest {
+                    limit: Some(&calls),
+                    ..VerifyRequest::new(limited.expose())
+                },
+            ];
+            service.verify_batch(&requests).await.unwrap()
+        }
+    });
+    slow.asked.notified().await;
+    let system = Actor::system();
+    let revoked = instance.service.revoke_key(&system, None, settled.key.id);
+    assert!(revoked.await.unwrap().is_some());
+    slow.may_answer.notify_one();
+    let verdicts = batch.await.unwrap();
+    assert_eq!(verdicts[0].code, denied(Denial::Revoked));
+    assert_eq!(verdicts[1].code, VerdictCode::Valid);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_a_grace_a_change_is_effective_everywhere_only_after_it() {
+    const GRACE: Duration = Duration::from_mins(1);
+    let store = Watched::default();
+    let clock = FakeClock::new(NOON);
+    let instance = Instance::start(&store, Some(&clock), GRACE).await;
+    let issued = instance.key().await;
+    let system = Actor::system();
+    let revoked = instance.service.revoke_key(&system, None, issued.key.id);
+    let effective = revoked.await.unwrap().unwrap();
+    assert!(effective.everywhere_by() >= NOON.saturating_add(GRACE));
 }

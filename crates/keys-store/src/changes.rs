@@ -45,11 +45,12 @@ pub(crate) async fn commit(connection: &mut Connection) -> Result<Commit, QueryE
 pub(crate) async fn is_seen_everywhere(
     connection: &mut Connection,
     commit: Commit,
+    silence: Duration,
 ) -> Result<bool, StoreError> {
     let Connection::Postgres(lease) = connection else {
         return Ok(false);
     };
-    let outcome = postgres::is_seen_everywhere(lease.enter(), commit).await;
+    let outcome = postgres::is_seen_everywhere(lease.enter(), commit, silence).await;
     Ok(lease.leave(outcome)?)
 }
 

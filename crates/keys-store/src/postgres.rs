@@ -9,7 +9,7 @@ use diesel_async::{
     AnsiTransactionManager, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection as _,
 };
 use keys_core::KeyDigest;
-use keys_service::feed::{Commit, SILENCE_MAX};
+use keys_service::feed::Commit;
 use keys_service::store::KeyUse;
 use tokio_postgres::NoTls;
 use tokio_postgres::config::{SslMode, TargetSessionAttrs};
@@ -319,6 +319,7 @@ pub(crate) async fn prune_changes(
 pub(crate) async fn is_seen_everywhere(
     connection: &mut AsyncPgConnection,
     commit: Commit,
+    silence: Duration,
 ) -> QueryResult<bool> {
     #[derive(QueryableByName)]
     struct Row {
@@ -337,7 +338,7 @@ pub(crate) async fn is_seen_everywhere(
                             and not pg_visible_in_snapshot($1::text::xid8, seen)) as is_seen",
     )
     .bind::<Text, _>(commit.number().to_string())
-    .bind::<BigInt, _>(i64::try_from(SILENCE_MAX.as_millis()).unwrap_or(i64::MAX))
+    .bind::<BigInt, _>(i64::try_from(silence.as_millis()).unwrap_or(i64::MAX))
     .get_result(connection)
     .await?;
     if !row.has_epoch {

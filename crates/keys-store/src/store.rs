@@ -327,9 +327,13 @@ impl KeyStore for Store {
         }
     }
 
-    async fn is_seen_everywhere(&self, commit: &Commit) -> Result<bool, StoreError> {
+    async fn is_seen_everywhere(
+        &self,
+        commit: &Commit,
+        silence: Duration,
+    ) -> Result<bool, StoreError> {
         let (inner, commit) = (Arc::clone(&self.0), *commit);
-        self.run(async move { is_seen_everywhere(&inner, commit).await })
+        self.run(async move { is_seen_everywhere(&inner, commit, silence).await })
             .await
     }
 
@@ -352,10 +356,14 @@ impl KeyStore for Store {
     }
 }
 
-async fn is_seen_everywhere(inner: &Inner, commit: Commit) -> Result<bool, StoreError> {
+async fn is_seen_everywhere(
+    inner: &Inner,
+    commit: Commit,
+    silence: Duration,
+) -> Result<bool, StoreError> {
     match &inner.connector {
         Connector::Postgres { .. } => {
-            changes::is_seen_everywhere(&mut inner.pools.read().await?, commit).await
+            changes::is_seen_everywhere(&mut inner.pools.read().await?, commit, silence).await
         }
         Connector::Sqlite { followers, .. } => {
             if !followers.readers.have_applied(commit.number()) {

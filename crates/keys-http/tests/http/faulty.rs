@@ -160,9 +160,13 @@ impl KeyStore for Faulty {
         })
     }
 
-    async fn is_seen_everywhere(&self, commit: &Commit) -> Result<bool, StoreError> {
+    async fn is_seen_everywhere(
+        &self,
+        commit: &Commit,
+        silence: Duration,
+    ) -> Result<bool, StoreError> {
         self.reads()?;
-        self.store.is_seen_everywhere(commit).await
+        self.store.is_seen_everywhere(commit, silence).await
     }
 
     fn spawn(&self, future: BoxFuture<'static, ()>) {

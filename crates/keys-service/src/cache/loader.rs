@@ -26,7 +26,8 @@ use crate::store::{KeyStore, StoreError, StoredKey};
 /// for one.
 const READS_MAX: usize = 4;
 
-/// Keys in one read. Measured best between a few dozen and some hundred; beyond, planner and latency suffer.
+/// Keys gathered for one read. Measured best between a few dozen and some hundred; beyond, planner and latency suffer. What is
+/// asked for at once is read at once all the same.
 const BATCH_MAX: usize = 256;
 
 /// Requests that may wait. Beyond, they are told that the database is not available rather than piling up.
@@ -94,10 +95,35 @@ pub struct ReadState {
 struct Queue {
     waiting: Vec<Waiting>,
     reads: usize,
+    calls: u64,
+}
+
+impl Queue {
+    /// Takes out whoever the next read is for: whole calls, up to a good number of keys, and at least one call.
+    fn next_batch(&mut self) -> Vec<Waiting> {
+        let mut count = self.waiting.len().min(BATCH_MAX);
+        while let Some(next) = self.waiting.get(count)
+            && next.call == self.waiting[count - 1].call
+        {
+            count += 1;
+        }
+        self.waiting.drain(..count).collect()
+    }
+}
+
+/// One of the reads under way; its end frees the place, whatever ends it.
+struct Reader<'a>(&'a Loader);
+
+impl Drop for Reader<'_> {
+    fn drop(&mut self) {
+        self.0.queue.lock().reads -= 1;
+    }
 }
 
 struct Waiting {
     wanted: Wanted,
+    /// The call it came with.
+    call: u64,
     retries: u8,
     answer: oneshot::Sender<Outcome>,
 }
@@ -159,12 +185,15 @@ impl Loader {
         if queue.waiting.len() + wanted.len() > WAITING_MAX {
             return Err(unavailable("too many requests wait for the database"));
         }
+        queue.calls += 1;
+        let call = queue.calls;
         let mut answers = Vec::with_capacity(wanted.len());
         for wanted in wanted {
             let (answer, receiver) = oneshot::channel();
             answers.push(receiver);
             queue.waiting.push(Waiting {
                 wanted,
+                call,
                 retries: 0,
                 answer,
             });
@@ -181,17 +210,19 @@ impl Loader {
 
     /// Reads until nobody waits.
     async fn drain(&self) {
+        let reader = Reader(self);
         loop {
             let batch = {
                 let mut queue = self.queue.lock();
                 // Whoever has gone away since is not read for.
                 queue.waiting.retain(|waiting| !waiting.answer.is_closed());
                 if queue.waiting.is_empty() {
+                    // Under the same lock as the look: whoever comes later starts a reader of its own.
                     queue.reads -= 1;
+                    std::mem::forget(reader);
                     return;
                 }
-                let count = queue.waiting.len().min(BATCH_MAX);
-                queue.waiting.drain(..count).collect::<Vec<_>>()
+                queue.next_batch()
             };
             self.read(batch).await;
         }
@@ -249,7 +280,8 @@ impl Loader {
                 continue;
             };
             let (loaded, kept) = self.keep(digest, stored, read_at, since);
-            if kept || waiting.retries >= RETRIES {
+            // What is revoked stays so: there is nothing to wait for.
+            if kept || loaded.record.is_revoked || waiting.retries >= RETRIES {
                 let _ = waiting.answer.send(Ok(Loaded::Known(Box::new(loaded))));
             } else {
                 again.push(Waiting {

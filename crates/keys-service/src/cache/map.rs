@@ -70,6 +70,7 @@ struct Shard<V> {
     /// Where the next eviction begins to look: the hand of the clock.
     hand: u32,
     heap_bytes: usize,
+    tombstones: usize,
 }
 
 /// Slots by number, in blocks that stay where they are: growing copies no record while others wait for the lock, and leaves no
@@ -265,6 +266,7 @@ impl<V: Weigh, L: Locks> Map<V, L> {
                 let state = std::mem::replace(&mut slot.state, State::Tombstone);
                 if let State::Known(value) = state {
                     shard.heap_bytes -= value.heap_bytes();
+                    shard.tombstones += 1;
                     handed_back = marked.then_some(value);
                     if how == Forget::Reload {
                         self.unregister(id, place);
@@ -333,6 +335,11 @@ impl<V: Weigh, L: Locks> Map<V, L> {
             let Some(victim) = shard.victim(keep) else {
                 return;
             };
+            let is_tombstone = matches!(shard.slots[victim].state, State::Tombstone);
+            if is_tombstone && shard.by_digest.len() <= self.per_shard.entries_max {
+                // Only bytes are short, and it has none.
+                return;
+            }
             let slot = &mut shard.slots[victim];
             let (id, marked) = (slot.id, std::mem::take(&mut slot.marked));
             // `ids` is locked inside a shard's lock only, never the other way round.
@@ -382,6 +389,7 @@ impl<V: Weigh> Shard<V> {
             free: Vec::new(),
             hand: 0,
             heap_bytes: 0,
+            tombstones: 0,
         }
     }
 
@@ -432,16 +440,21 @@ impl<V: Weigh> Shard<V> {
             entry.remove();
         }
         let state = std::mem::replace(&mut self.slots[index].state, State::Free);
-        if let State::Known(value) = &state {
-            self.heap_bytes -= value.heap_bytes();
+        match &state {
+            State::Free => {}
+            State::Tombstone => self.tombstones -= 1,
+            State::Known(value) => self.heap_bytes -= value.heap_bytes(),
         }
         self.free.push(index);
         state
     }
 
-    /// A record to give up: one that was not used since the hand last passed, or any record, or else a tombstone.
+    /// A record to give up: one that was not used since the hand last passed, or any record, or else a tombstone. Tombstones
+    /// go first where they are the most: generations keep what was revoked from coming back, and the next look finds it
+    /// revoked in the database, so they only save that look.
     fn victim(&mut self, keep: u32) -> Option<u32> {
         let count = self.slots.len();
+        let are_the_most = self.tombstones > self.by_digest.len() / 2;
         let mut any_record = None;
         let mut any_tombstone = None;
         for step in 0..count {
@@ -452,6 +465,10 @@ impl<V: Weigh> Shard<V> {
             }
             match slot.state {
                 State::Free => {}
+                State::Tombstone if are_the_most => {
+                    any_record = Some(index);
+                    break;
+                }
                 State::Tombstone => any_tombstone = any_tombstone.or(Some(index)),
                 State::Known(_) if slot.used => {
                     slot.used = false;

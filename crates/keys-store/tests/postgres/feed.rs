@@ -253,7 +253,12 @@ async fn crash_of_the_server_is_no_proof_that_all_have_seen() {
     let client = by_hand(&url).await;
     let instances = client.query("select from instance", &[]).await.unwrap();
     assert_eq!(instances.len(), 0);
-    assert!(!store.is_seen_everywhere(&commit).await.unwrap());
+    assert!(
+        !store
+            .is_seen_everywhere(&commit, SILENCE_MAX)
+            .await
+            .unwrap()
+    );
     let noticed = Instant::now();
 
     let mut resets = 0;
@@ -262,7 +267,12 @@ async fn crash_of_the_server_is_no_proof_that_all_have_seen() {
             resets += usize::from(changes.reset);
             feed.applied().await;
         }
-        assert!(!store.is_seen_everywhere(&commit).await.unwrap());
+        assert!(
+            !store
+                .is_seen_everywhere(&commit, SILENCE_MAX)
+                .await
+                .unwrap()
+        );
         feed.wait().await;
     }
     assert_eq!(resets, 1);

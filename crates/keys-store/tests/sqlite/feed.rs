@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use keys_service::KeyStore as _;
-use keys_service::feed::Changed;
+use keys_service::feed::{Changed, SILENCE_MAX};
 use keys_testkit::contract::{followed, is_seen_soon, news};
 use keys_testkit::data::{a_change, a_key};
 
@@ -99,16 +99,21 @@ async fn nobody_speaks_for_other_processes() {
     };
     let first = commit().await;
     for store in [&server, &other, &command] {
-        assert!(store.is_seen_everywhere(&first).await.unwrap());
+        assert!(store.is_seen_everywhere(&first, SILENCE_MAX).await.unwrap());
     }
 
     let mut feed = followed(&server).await;
     assert!(is_seen_soon(&server, first, &mut [&mut feed]).await);
-    assert!(!command.is_seen_everywhere(&first).await.unwrap());
+    assert!(
+        !command
+            .is_seen_everywhere(&first, SILENCE_MAX)
+            .await
+            .unwrap()
+    );
 
     let second = followed(&other).await;
     for store in [&server, &other, &command] {
-        assert!(!store.is_seen_everywhere(&first).await.unwrap());
+        assert!(!store.is_seen_everywhere(&first, SILENCE_MAX).await.unwrap());
     }
     drop((second, other));
     assert!(is_seen_soon(&server, first, &mut [&mut feed]).await);

@@ -206,7 +206,12 @@ pub async fn waiting_can_be_given_up(store: Arc<dyn KeyStore>) {
 /// Where nobody has a cache, everybody has seen everything.
 pub async fn without_feeds_everything_is_seen(store: Arc<dyn KeyStore>) {
     let commit = a_commit(&*store).await;
-    assert!(store.is_seen_everywhere(&commit).await.unwrap());
+    assert!(
+        store
+            .is_seen_everywhere(&commit, SILENCE_MAX)
+            .await
+            .unwrap()
+    );
 }
 
 /// Only what every instance has applied is seen: having read it is not enough.
@@ -223,7 +228,12 @@ pub async fn change_is_seen_once_every_feed_has_applied_it(store: Arc<dyn KeySto
         .await
         .unwrap();
     for commit in [update, a_commit(&*store).await] {
-        assert!(!store.is_seen_everywhere(&commit).await.unwrap());
+        assert!(
+            !store
+                .is_seen_everywhere(&commit, SILENCE_MAX)
+                .await
+                .unwrap()
+        );
     }
     let later = a_commit(&*store).await;
 
@@ -235,7 +245,12 @@ pub async fn change_is_seen_once_every_feed_has_applied_it(store: Arc<dyn KeySto
         assert!(is_seen_soon(&*store, commit, &mut [&mut one, &mut other]).await);
     }
     let commit = a_commit(&*store).await;
-    assert!(!store.is_seen_everywhere(&commit).await.unwrap());
+    assert!(
+        !store
+            .is_seen_everywhere(&commit, SILENCE_MAX)
+            .await
+            .unwrap()
+    );
     news(&mut *one).await;
     news(&mut *other).await;
     assert!(is_seen_soon(&*store, commit, &mut [&mut one, &mut other]).await);
@@ -254,7 +269,12 @@ pub async fn silent_feed_is_waited_for_while_its_cache_may_be_trusted(store: Arc
         if begin.elapsed() + Duration::from_secs(1) > SILENCE_MAX {
             break Instant::now();
         }
-        assert!(!store.is_seen_everywhere(&commit).await.unwrap());
+        assert!(
+            !store
+                .is_seen_everywhere(&commit, SILENCE_MAX)
+                .await
+                .unwrap()
+        );
         alive.wait().await;
     };
     // Both were heard of after `begin`, and not much later.
@@ -269,10 +289,20 @@ pub async fn feed_that_comes_back_is_waited_for(store: Arc<dyn KeyStore>) {
     let mut feed = followed(&*store).await;
     sleep(SILENCE_MAX + Duration::from_millis(200)).await;
     let before = a_commit(&*store).await;
-    assert!(store.is_seen_everywhere(&before).await.unwrap());
+    assert!(
+        store
+            .is_seen_everywhere(&before, SILENCE_MAX)
+            .await
+            .unwrap()
+    );
     feed.poll().await.unwrap();
     let commit = a_commit(&*store).await;
-    assert!(!store.is_seen_everywhere(&commit).await.unwrap());
+    assert!(
+        !store
+            .is_seen_everywhere(&commit, SILENCE_MAX)
+            .await
+            .unwrap()
+    );
     news(&mut *feed).await;
     assert!(is_seen_soon(&*store, commit, &mut [&mut feed]).await);
 }

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use keys_service::feed::{ChangeFeed, Changed, Commit};
+use keys_service::feed::{ChangeFeed, Changed, Commit, SILENCE_MAX};
 use keys_service::store::KeyStore;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -42,7 +42,11 @@ pub async fn is_seen_soon(
     feeds: &mut [&mut Box<dyn ChangeFeed>],
 ) -> bool {
     for _ in 0..10 {
-        if store.is_seen_everywhere(&commit).await.unwrap() {
+        if store
+            .is_seen_everywhere(&commit, SILENCE_MAX)
+            .await
+            .unwrap()
+        {
             return true;
         }
         for feed in &mut *feeds {
