@@ -17,7 +17,7 @@ mod support {
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use keys_testkit::postgres::Database;
@@ -40,9 +40,10 @@ const P99_RISE_MAX: Duration = Duration::from_millis(5);
 
 struct Fleet {
     servers: Vec<Arc<Server>>,
-    key: String,
-    /// Every request.
-    question: Vec<u8>,
+    operator: String,
+    /// Answers of 503, which the full form takes from nobody: servers that a busy machine keeps from following changes, and
+    /// from their database, do not know whether a key is still good.
+    unavailable: Arc<AtomicU32>,
     redis: Redis,
     _database: Database,
 }
@@ -79,37 +80,42 @@ impl Fleet {
                 .await;
             servers.push(Arc::new(server));
         }
-        let operator = servers[0].operator_key("test");
+        Self {
+            operator: servers[0].operator_key("test"),
+            servers,
+            unavailable: Arc::default(),
+            redis,
+            _database: database,
+        }
+    }
+
+    /// A key of a new account, and so with buckets of its own.
+    async fn new_key(&self) -> String {
         let post = async |path: &str, body: &Value| {
-            let call = servers[0].post(path).bearer(&operator).json(body);
+            let call = self.servers[0].post(path).bearer(&self.operator).json(body);
             let answer = call.send().await;
             assert_eq!(answer.status, 201, "{answer:?}");
             answer
         };
         let account = post("/v1/accounts", &json!({ "plan": "pro" })).await;
         let path = format!("/v1/accounts/{}/keys", account.text("/id"));
-        let key = post(&path, &json!({})).await.text("/key");
-        let question = json!({ "key": key, "limit": "verify" }).to_string();
-        Self {
-            servers,
-            question: keep_alive::post("/v1/keys/verify", &operator, &question),
-            key,
-            redis,
-            _database: database,
-        }
+        post(&path, &json!({})).await.text("/key")
     }
 
     /// Asks all servers together ten times as often as the quota allows until `meanwhile` is done.
-    async fn ask(&mut self, meanwhile: impl AsyncFnOnce(&mut Redis)) -> Vec<Sample> {
+    async fn ask(&mut self, key: &str, meanwhile: impl AsyncFnOnce(&mut Redis)) -> Vec<Sample> {
         const TIMES_THE_QUOTA: u32 = 10;
         let every = PERIOD * SERVERS * CONNECTIONS / (QUOTA * TIMES_THE_QUOTA);
+        let question = json!({ "key": key, "limit": "verify" }).to_string();
+        let question = keep_alive::post("/v1/keys/verify", &self.operator, &question);
         let start = Instant::now();
         let done = Arc::new(AtomicBool::new(false));
         let mut connections = Vec::new();
         for server in &self.servers {
             for _ in 0..CONNECTIONS {
                 let done = Arc::clone(&done);
-                let (server, question) = (Arc::clone(server), self.question.clone());
+                let (server, question) = (Arc::clone(server), question.clone());
+                let unavailable = Arc::clone(&self.unavailable);
                 connections.push(tokio::spawn(async move {
                     let mut connection = KeepAlive::connect(&server.url("")).await;
                     let mut ticks = tokio::time::interval(every);
@@ -120,6 +126,10 @@ impl Fleet {
                         let sent = start.elapsed();
                         let answer = connection.ask(&question).await;
                         let answered = start.elapsed();
+                        if answer.status == 503 && !report::is_full() {
+                            unavailable.fetch_add(1, Relaxed);
+                            continue;
+                        }
                         // Whatever happens to Redis, there is a verdict.
                         assert_eq!(answer.status, 200, "{answer:?}");
                         let verdict: Value = serde_json::from_str(answer.body).unwrap();
@@ -159,10 +169,15 @@ impl Fleet {
     }
 
     /// Asks for that long, with everything saved up at the start, and tells what came of the quota.
-    async fn ask_and_check(&mut self, when: &str, lasting: Duration) -> (Vec<Sample>, bool) {
+    async fn ask_and_check(
+        &mut self,
+        key: &str,
+        when: &str,
+        lasting: Duration,
+    ) -> (Vec<Sample>, bool) {
         sleep(PERIOD * 2).await;
         let before = self.undecided().await;
-        let samples = self.ask(async |_| sleep(lasting).await).await;
+        let samples = self.ask(key, async |_| sleep(lasting).await).await;
         let held = check_quota(when, &samples, self.undecided().await - before);
         (samples, held)
     }
@@ -182,8 +197,8 @@ fn millis(time: Duration) -> String {
 }
 
 /// Whether it was the quota, and what was saved up at the start: within one percent of it and never more than one above it. Those
-/// `undecided` by Redis are accepted on top, as an instance by itself knows no better. On a busy machine there are some: an
-/// answer takes longer than 20 ms now and then.
+/// `undecided` by Redis may be accepted on top, as an instance by itself knows no better: on the busy machine of the short form
+/// an answer takes longer than 20 ms now and then. The full form tolerates none.
 fn check_quota(when: &str, samples: &[Sample], undecided: f64) -> bool {
     const TOLERANCE: f64 = 0.01;
     let accepted: Vec<Sample> = samples.iter().filter(|one| one.allowed).copied().collect();
@@ -231,15 +246,15 @@ fn check_quota(when: &str, samples: &[Sample], undecided: f64) -> bool {
         most_above = most_above.max(count.saturating_sub(QUOTA + saved));
     }
     let is_quota = off <= TOLERANCE;
-    let is_even = f64::from(most_above) <= 1.0 + undecided;
+    // The short form accepts few, and other tests may run at the same time.
+    let tolerated = if report::is_full() { 0.0 } else { undecided };
+    let is_even = f64::from(most_above) <= 1.0 + tolerated;
     report::figure(
         &format!("limits, {when}: most accepted in a window, above the quota"),
-        format_args!("{most_above}, of which up to {undecided} not by Redis"),
-        "at most 1 by Redis",
+        format_args!("{most_above}, and {undecided} decided without Redis"),
+        "at most 1",
         is_even,
     );
-    // The short form accepts few, and other tests run at the same time.
-    let tolerated = if report::is_full() { 0.0 } else { undecided };
     (is_quota || off * at_least <= tolerated) && is_even
 }
 
@@ -268,11 +283,11 @@ async fn until_counted(servers: &[Arc<Server>], state: &str) {
 
 /// Undisturbed, in trouble, and after it. Returns the p99 of the first two, and whether the quota held.
 async fn round(fleet: &mut Fleet, lasting: Duration) -> (Duration, Duration, bool) {
-    let servers = fleet.servers.clone();
+    let (servers, key) = (fleet.servers.clone(), fleet.new_key().await);
     until_counted(&servers, "shared").await;
-    let (quiet, held) = fleet.ask_and_check("undisturbed", lasting).await;
+    let (quiet, held) = fleet.ask_and_check(&key, "undisturbed", lasting).await;
     let troubled = fleet
-        .ask(async |redis| {
+        .ask(&key, async |redis| {
             redis.command("FLUSHALL");
             sleep(PERIOD).await;
             redis.command("SCRIPT FLUSH");
@@ -290,7 +305,9 @@ async fn round(fleet: &mut Fleet, lasting: Duration) -> (Duration, Duration, boo
             until_counted(&servers, "shared").await;
         })
         .await;
-    let (_, held_again) = fleet.ask_and_check("after the trouble", lasting).await;
+    let (_, held_again) = fleet
+        .ask_and_check(&key, "after the trouble", lasting)
+        .await;
     (p99(&quiet), p99(&troubled), held && held_again)
 }
 
@@ -303,8 +320,14 @@ async fn three_servers_hold_one_quota_and_survive_their_redis() {
     let lasting = Duration::from_secs(if report::is_full() { 60 } else { 3 });
     let mut fleet = Fleet::start().await;
     let (before, during, held) = round(&mut fleet, lasting).await;
-    // Any other answer would have failed before.
-    report::figure("limits: answers other than a verdict", 0, "none", true);
+    // Any other answer than 503 would have failed before, and in the full form that too.
+    let unavailable = fleet.unavailable.load(Relaxed);
+    report::figure(
+        "limits: answers other than a verdict",
+        unavailable,
+        "none",
+        unavailable == 0,
+    );
     report::information("limits: p99, undisturbed", millis(before));
     report::information(
         "limits: p99, Redis flushed, killed, stopped",
@@ -375,62 +398,124 @@ fn is_right(said: f64, at: At, asked: At) {
     );
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn headers_of_every_server_are_right_within_a_second() {
-    const QUOTA: u32 = 6;
-    const PERIOD: Duration = Duration::from_secs(12);
-    const INTERVAL: f64 = 2.0;
-    let mut fleet = Fleet::start_with(QUOTA, PERIOD).await;
-    until_counted(&fleet.servers, "shared").await;
-    let question = keep_alive::auth("?limit=verify", &fleet.key, Ipv4Addr::LOCALHOST);
-    let mut connections = Vec::new();
-    for server in &fleet.servers {
-        connections.push(KeepAlive::connect(&server.url("")).await);
+/// Questions about one key, and when they are asked.
+struct Asking {
+    connections: Vec<KeepAlive>,
+    unavailable: Arc<AtomicU32>,
+    question: Vec<u8>,
+    start: Instant,
+}
+
+impl Asking {
+    /// Asks about a new key.
+    async fn start(fleet: &Fleet) -> Self {
+        let key = fleet.new_key().await;
+        let mut connections = Vec::new();
+        for server in &fleet.servers {
+            connections.push(KeepAlive::connect(&server.url("")).await);
+        }
+        Self {
+            connections,
+            unavailable: Arc::clone(&fleet.unavailable),
+            question: keep_alive::auth("?limit=verify", &key, Ipv4Addr::LOCALHOST),
+            start: Instant::now(),
+        }
     }
-    let start = Instant::now();
-    let mut ask = async |server: usize| {
-        let sent = start.elapsed().as_secs_f64();
-        let headers = Headers::of(connections[server].ask(&question).await);
-        (headers, At(sent, start.elapsed().as_secs_f64()))
-    };
+
+    /// Asks one server, and says when. In the short form it is asked again if it could not say; nothing was counted then.
+    async fn ask(&mut self, server: usize) -> (Headers, At) {
+        const UNAVAILABLE_MAX: u32 = 50;
+        loop {
+            let sent = self.start.elapsed().as_secs_f64();
+            let answer = self.connections[server].ask(&self.question).await;
+            if answer.status == 503 && !report::is_full() {
+                let unavailable = self.unavailable.fetch_add(1, Relaxed);
+                assert!(unavailable < UNAVAILABLE_MAX, "{answer:?}");
+                continue;
+            }
+            return (
+                Headers::of(answer),
+                At(sent, self.start.elapsed().as_secs_f64()),
+            );
+        }
+    }
+}
+
+/// The quota of the test of headers.
+const HEADERS_QUOTA: u32 = 6;
+const HEADERS_PERIOD: Duration = Duration::from_secs(12);
+const HEADERS_INTERVAL: f64 = 2.0;
+
+/// Since when a request is allowed again, if the bucket is full at that time.
+fn next_at(full_at: At) -> At {
+    full_at.plus(HEADERS_INTERVAL - HEADERS_PERIOD.as_secs_f64())
+}
+
+/// Uses up the quota of a new key, and waits until it is allowed once more. Returns when its bucket is full, as far as each server
+/// has seen. Nothing if the machine was so busy that Redis has not decided everything, or that there was time for another request.
+async fn use_up(fleet: &Fleet) -> Option<(Asking, [At; SERVERS as usize])> {
+    until_counted(&fleet.servers, "shared").await;
+    let undecided = fleet.undecided().await;
+    let mut asking = Asking::start(fleet).await;
+    let mut heard = Vec::new();
+    for number in 0..HEADERS_QUOTA + SERVERS {
+        heard.push(asking.ask((number % SERVERS) as usize).await);
+    }
+    let took = heard[heard.len() - 1].1.1 - heard[0].1.0;
+    if took >= HEADERS_INTERVAL || fleet.undecided().await > undecided {
+        return None;
+    }
 
     // All together have one bucket, whichever is asked.
-    let mut full_at = None;
-    let mut seen = [At(0.0, 0.0); SERVERS as usize];
-    for number in 1..=QUOTA {
-        let server = (number % SERVERS) as usize;
-        let (headers, asked) = ask(server).await;
-        let now_full_at = full_at.unwrap_or(asked).plus(INTERVAL);
-        full_at = Some(now_full_at);
+    let (allowed, refused) = heard.split_at(HEADERS_QUOTA as usize);
+    let mut full_at = allowed[0].1;
+    for (number, (headers, asked)) in (1..).zip(allowed) {
+        full_at = full_at.plus(HEADERS_INTERVAL);
         assert!(headers.allowed, "{number}: {headers:?}");
-        assert_eq!(headers.remaining, QUOTA - number);
-        is_right(headers.reset, now_full_at, asked);
+        assert_eq!(headers.remaining, HEADERS_QUOTA - number);
+        is_right(headers.reset, full_at, *asked);
     }
-    let full_at = full_at.unwrap();
-    let next_at = |full_at: At| full_at.plus(INTERVAL - PERIOD.as_secs_f64());
     let mut wait = 0.0;
-    for (server, seen) in seen.iter_mut().enumerate() {
-        let (headers, asked) = ask(server).await;
-        *seen = full_at;
+    for (headers, asked) in refused {
         assert!(!headers.allowed, "{headers:?}");
         assert_eq!(headers.remaining, 0);
-        is_right(headers.reset, full_at, asked);
+        is_right(headers.reset, full_at, *asked);
         wait = headers.retry_after.unwrap();
-        is_right(wait, next_at(full_at), asked);
+        is_right(wait, next_at(full_at), *asked);
     }
     // To wait as long as was said is enough.
     sleep(Duration::from_secs_f64(wait)).await;
-    let (headers, asked) = ask(0).await;
+    let (headers, asked) = asking.ask(0).await;
+    if fleet.undecided().await > undecided {
+        return None;
+    }
     assert!(headers.allowed, "{headers:?}");
-    seen[0] = full_at.plus(INTERVAL);
+    let mut seen = [full_at; SERVERS as usize];
+    seen[0] = full_at.plus(HEADERS_INTERVAL);
     is_right(headers.reset, seen[0], asked);
+    Some((asking, seen))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn headers_of_every_server_are_right_within_a_second() {
+    const ATTEMPTS_MAX: usize = 5;
+    let mut fleet = Fleet::start_with(HEADERS_QUOTA, HEADERS_PERIOD).await;
+    let mut attempts = 1;
+    let (mut asking, seen) = loop {
+        if let Some(used_up) = use_up(&fleet).await {
+            break used_up;
+        }
+        println!("attempt {attempts}: the machine is too busy to tell");
+        assert!(attempts < ATTEMPTS_MAX, "always too busy to tell");
+        attempts += 1;
+    };
 
     // Without Redis each goes on from what it last saw.
     fleet.redis.kill();
     for (server, mut full_at) in seen.into_iter().enumerate() {
-        let (headers, asked) = ask(server).await;
+        let (headers, asked) = asking.ask(server).await;
         if headers.allowed {
-            full_at = full_at.plus(INTERVAL);
+            full_at = full_at.plus(HEADERS_INTERVAL);
         } else {
             is_right(headers.retry_after.unwrap(), next_at(full_at), asked);
         }

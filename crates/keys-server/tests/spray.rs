@@ -34,7 +34,7 @@ use keys_testkit::rng::seeded;
 use keys_testkit::server::Server;
 use serde_json::{Value, json};
 
-use support::keep_alive::{self, KeepAlive};
+use support::keep_alive::{self, Heard, KeepAlive};
 
 const MIB: f64 = 1024.0 * 1024.0;
 
@@ -93,6 +93,30 @@ impl Size {
     }
 }
 
+/// How often a question is asked, at most, of which nothing came but 503.
+const ATTEMPTS_MAX: u32 = 10;
+
+/// Asks until there is an answer, and returns what is read from it and how long it took. 503 stands in the full form. In
+/// the short one other tests may keep the machine so busy that a server is late: it is counted, and asked again.
+async fn ask_until_answered<T>(
+    connection: &mut KeepAlive,
+    request: &[u8],
+    unavailable: &AtomicU32,
+    read: impl FnOnce(Heard<'_>) -> T,
+) -> (T, Duration) {
+    let mut attempts = 1;
+    loop {
+        let sent = Instant::now();
+        let answer = connection.ask(request).await;
+        let took = sent.elapsed();
+        if answer.status != 503 || attempts == ATTEMPTS_MAX || report::is_full() {
+            return (read(answer), took);
+        }
+        attempts += 1;
+        unavailable.fetch_add(1, Relaxed);
+    }
+}
+
 struct World {
     server: Server,
     database: Option<Arc<Database>>,
@@ -101,6 +125,8 @@ struct World {
     known: Vec<String>,
     /// Keys that were never used.
     cold: Vec<String>,
+    /// Answers of 503, after which the same was asked again.
+    unavailable: Arc<AtomicU32>,
 }
 
 impl World {
@@ -138,6 +164,7 @@ impl World {
             operator,
             known,
             cold,
+            unavailable: Arc::default(),
         }
     }
 
@@ -267,13 +294,20 @@ impl<T: Send + 'static> Beside<T> {
     }
 }
 
+/// What is said of every valid key.
+fn is_accepted(answer: Heard<'_>) {
+    assert_eq!(answer.status, 200, "{answer:?}");
+}
+
 /// Valid traffic: known keys, one after the other. All of them are accepted.
 fn valid_traffic(world: &World) -> Beside<Times> {
     let (url, known) = (world.server.url(""), world.known.clone());
+    let unavailable = Arc::clone(&world.unavailable);
     Beside::on_a_runtime(async move |stop| {
         let mut connections = Vec::new();
         for number in 0..VALID_CONNECTIONS {
             let (url, known, stop) = (url.clone(), known.clone(), Arc::clone(&stop));
+            let unavailable = Arc::clone(&unavailable);
             connections.push(tokio::task::spawn_local(async move {
                 let mut connection = KeepAlive::connect(&url).await;
                 let mut ticks = tokio::time::interval(VALID_EVERY);
@@ -285,10 +319,9 @@ fn valid_traffic(world: &World) -> Beside<Times> {
                         break;
                     }
                     let request = keep_alive::auth("", key, Ipv4Addr::LOCALHOST);
-                    let sent = Instant::now();
-                    let answer = connection.ask(&request).await;
-                    times.push(sent.elapsed());
-                    assert_eq!(answer.status, 200, "{answer:?}");
+                    let asked =
+                        ask_until_answered(&mut connection, &request, &unavailable, is_accepted);
+                    times.push(asked.await.1);
                 }
                 times
             }));
@@ -304,6 +337,7 @@ fn valid_traffic(world: &World) -> Beside<Times> {
 /// Valid keys that the server does not have in memory, each once. All of them are accepted.
 fn cold_traffic(world: &World) -> Beside<Times> {
     let (url, cold) = (world.server.url(""), world.cold.clone());
+    let unavailable = Arc::clone(&world.unavailable);
     Beside::on_a_runtime(async move |stop| {
         let mut connection = KeepAlive::connect(&url).await;
         let mut ticks = tokio::time::interval(COLD_EVERY);
@@ -315,10 +349,8 @@ fn cold_traffic(world: &World) -> Beside<Times> {
                 break;
             }
             let request = keep_alive::auth("", key, Ipv4Addr::LOCALHOST);
-            let sent = Instant::now();
-            let answer = connection.ask(&request).await;
-            times.push(sent.elapsed());
-            assert_eq!(answer.status, 200, "{answer:?}");
+            let asked = ask_until_answered(&mut connection, &request, &unavailable, is_accepted);
+            times.push(asked.await.1);
         }
         Times::new(times)
     })
@@ -431,6 +463,7 @@ async fn ask(world: &World, load: Load, count: u32, pace: Pace) -> f64 {
     for number in 0..SPRAYING {
         let mut connection = KeepAlive::connect(&world.server.url("")).await;
         let (operator, rounds) = (world.operator.clone(), Arc::clone(&rounds));
+        let unavailable = Arc::clone(&world.unavailable);
         let mut next = keys(world, load, number);
         connections.push(tokio::spawn(async move {
             let mut turns = Turns::new(pace);
@@ -446,6 +479,7 @@ async fn ask(world: &World, load: Load, count: u32, pace: Pace) -> f64 {
                     round,
                     &mut next,
                     &mut turns,
+                    &unavailable,
                 )
                 .await;
             }
@@ -495,6 +529,7 @@ async fn ask_round(
     round: u32,
     mut next: impl FnMut() -> String,
     turns: &mut Turns,
+    unavailable: &AtomicU32,
 ) {
     let (gateways, backends, at_once) = ROUND;
     for number in 0..gateways {
@@ -503,25 +538,31 @@ async fn ask_round(
         let client = Ipv4Addr::from_bits(Ipv4Addr::new(10, 0, 0, 0).to_bits() + number);
         let request = keep_alive::auth("", &next(), client);
         turns.next().await;
-        let answer = connection.ask(&request).await;
-        assert_eq!(answer.status, load.status(), "{answer:?}");
-        assert_eq!(answer.header("x-denial"), load.denial());
+        ask_until_answered(connection, &request, unavailable, |answer| {
+            assert_eq!(answer.status, load.status(), "{answer:?}");
+            assert_eq!(answer.header("x-denial"), load.denial());
+        })
+        .await;
     }
     for _ in 0..backends {
         let body = json!({ "key": next() }).to_string();
         let request = keep_alive::post("/v1/keys/verify", operator, &body);
         turns.next().await;
-        let answer = connection.ask(&request).await;
-        assert_eq!(answer.status, 200, "{answer:?}");
-        assert!(answer.body.contains(load.code()), "{answer:?}");
+        ask_until_answered(connection, &request, unavailable, |answer| {
+            assert_eq!(answer.status, 200, "{answer:?}");
+            assert!(answer.body.contains(load.code()), "{answer:?}");
+        })
+        .await;
     }
     let requests: Vec<_> = (0..at_once).map(|_| json!({ "key": next() })).collect();
     let body = json!({ "requests": requests }).to_string();
     let request = keep_alive::post("/v1/keys/verify-batch", operator, &body);
     turns.next().await;
-    let answer = connection.ask(&request).await;
-    assert_eq!(answer.status, 200, "{answer:?}");
-    assert_eq!(answer.body.matches(load.code()).count(), at_once);
+    ask_until_answered(connection, &request, unavailable, |answer| {
+        assert_eq!(answer.status, 200, "{answer:?}");
+        assert_eq!(answer.body.matches(load.code()).count(), at_once);
+    })
+    .await;
 }
 
 /// Valid traffic with nothing beside it.
@@ -592,6 +633,11 @@ async fn spray(place: &str, database: Option<Arc<Database>>) {
             busiest <= READS_MAX,
         );
         assert!(busiest <= READS_MAX, "{busiest}");
+        // Reads are found by their text: one that was rewritten would not be. The short form may be over too soon.
+        assert!(
+            !report::is_full() || busiest >= 1.0,
+            "no read was ever seen"
+        );
     }
     let not_found = after.not_found - before.not_found;
     assert!(not_found >= f64::from(size.unknown), "{not_found}");
@@ -627,6 +673,15 @@ async fn spray(place: &str, database: Option<Arc<Database>>) {
     report::information(
         &name("p99 of valid traffic over that beside known keys at any rate"),
         format_args!("{:.2}x", ratio_to(&unbridled)),
+    );
+    report::information(
+        &name("p99 of valid traffic over that with nothing beside it"),
+        format_args!("{:.2}x", ratio_to(&idle)),
+    );
+    // In the full form it would have failed at the first.
+    report::information(
+        &name("answers of 503, asked again"),
+        world.unavailable.load(Relaxed),
     );
     let ratio = ratio_to(&quiet);
     report::ratio_at_most(

@@ -47,8 +47,10 @@ pub(crate) struct Tally {
     pub(crate) unavailable: usize,
     /// What broke the promise.
     pub(crate) broken: Vec<String>,
-    /// From the answer to the last request that another server accepted; nothing where none was.
+    /// From the answer to when the last request that another server accepted was sent; nothing where none was.
     pub(crate) lateness: Times,
+    /// The same to when that request was answered. The server made up its mind in between.
+    pub(crate) lateness_answered: Times,
     /// What each revocation took.
     pub(crate) took: Times,
     /// From one question about a key to the next at the same server, just after its revocation: nothing is measured more
@@ -104,13 +106,14 @@ impl Trial {
         })
     }
 
-    fn lateness(&self) -> Duration {
+    /// From the answer to that moment of the last request that another server accepted.
+    fn lateness(&self, moment: impl Fn(&Sample) -> Duration) -> Duration {
         let elsewhere = self.samples.iter().enumerate();
         elsewhere
             .filter(|(server, _)| *server != self.revoked_on)
             .flat_map(|(_, samples)| samples)
             .filter(|one| one.verdict == Verdict::Accepted)
-            .map(|one| one.sent.saturating_sub(self.answered))
+            .map(|one| moment(one).saturating_sub(self.answered))
             .max()
             .unwrap_or_default()
     }
@@ -123,7 +126,9 @@ impl Tally {
         assert!(trial.is_telling(elsewhere), "{trial:#?}");
         self.revokes += 1;
         self.took.0.push(trial.answered.saturating_sub(trial.sent));
-        self.lateness.0.push(trial.lateness());
+        self.lateness.0.push(trial.lateness(|one| one.sent));
+        let answered = trial.lateness(|one| one.answered);
+        self.lateness_answered.0.push(answered);
         self.broken.extend(trial.broken(elsewhere));
         for samples in &trial.samples {
             self.verifications += samples.len();
@@ -177,7 +182,8 @@ mod tests {
         let kept = trial([REFUSES, late]);
         assert!(kept.is_telling(BOUND));
         assert!(kept.broken(BOUND).is_empty());
-        assert_eq!(kept.lateness(), millis(1_999));
+        assert_eq!(kept.lateness(|one| one.sent), millis(1_999));
+        assert_eq!(kept.lateness(|one| one.answered), millis(2_000));
         let mut tally = Tally::default();
         tally.add(&kept, BOUND);
         let counts = (tally.accepted_before, tally.accepted_after, tally.refused);
