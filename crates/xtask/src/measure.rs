@@ -7,7 +7,7 @@ use keys_testkit::postgres::URL_VARIABLE;
 use keys_testkit::report::FULL_VARIABLE;
 
 use crate::document::{self, Document, Figure};
-use crate::step::{self, Step};
+use crate::step::{self, Output, Step};
 use crate::{install, machine, postgres};
 
 /// One table.
@@ -147,13 +147,13 @@ const PROOFS: [Measurement; 5] = [
     },
 ];
 
-/// Runs the benchmarks whose names contain `filter`. What is missed is published like what is held.
+/// Runs the benchmarks whose names contain `filter`. What is missed is published like what is held; to end badly is a failure.
 pub(crate) fn bench(filter: Option<&str>) -> anyhow::Result<()> {
     const DOCUMENT: &str = "docs/benchmarks.md";
     provide()?;
-    let missed = all(DOCUMENT, &BENCHMARKS, filter, &[])?;
-    println!("\nwritten to {DOCUMENT}; missed: {missed}");
-    Ok(())
+    let outcome = all(DOCUMENT, &BENCHMARKS, filter, &[])?;
+    println!("\nwritten to {DOCUMENT}; missed: {}", outcome.missed.len());
+    outcome.ended_well()
 }
 
 /// Runs the proofs whose names contain `filter`, in full.
@@ -162,9 +162,11 @@ pub(crate) fn prove(filter: Option<&str>) -> anyhow::Result<()> {
     let (url, cluster) = postgres()?;
     provide()?;
     let environment = [(FULL_VARIABLE, "1"), (URL_VARIABLE, &url)];
-    let missed = all(DOCUMENT, &PROOFS, filter, &environment)?;
+    let outcome = all(DOCUMENT, &PROOFS, filter, &environment)?;
     drop(cluster);
-    ensure!(missed == 0, "{missed} figures were missed, see {DOCUMENT}");
+    outcome.ended_well()?;
+    let missed = outcome.missed.join("; ");
+    ensure!(missed.is_empty(), "missed, see {DOCUMENT}: {missed}");
     println!("\nall held, written to {DOCUMENT}");
     Ok(())
 }
@@ -178,13 +180,35 @@ fn provide() -> anyhow::Result<()> {
     install::nginx()
 }
 
-/// Runs one after the other and writes each table as soon as it is there. Returns how many figures were missed.
+/// What came of measurements.
+#[derive(Debug, Default)]
+struct Outcome {
+    /// The figures that were missed.
+    missed: Vec<String>,
+    /// The measurements that ended badly, and how.
+    failed: Vec<String>,
+}
+
+impl Outcome {
+    fn ended_well(&self) -> anyhow::Result<()> {
+        let Self { missed, failed } = self;
+        ensure!(
+            failed.is_empty(),
+            "{}; missed: {}",
+            failed.join("; "),
+            missed.join("; ")
+        );
+        Ok(())
+    }
+}
+
+/// Runs one after the other and writes each table as soon as it is there, whether or not the run ended well.
 fn all(
     document: &str,
     measurements: &[Measurement],
     filter: Option<&str>,
     environment: &[(&'static str, &str)],
-) -> anyhow::Result<usize> {
+) -> anyhow::Result<Outcome> {
     let wanted = |name: &str| filter.is_none_or(|filter| name.contains(filter));
     let chosen: Vec<_> = measurements.iter().filter(|one| wanted(one.name)).collect();
     let names: Vec<_> = measurements.iter().map(|one| one.name).collect();
@@ -194,10 +218,26 @@ fn all(
         let build = one.build.iter().copied().chain(["--no-run"]);
         step::all(&[Step::cargo(&format!("build of {}", one.name), build)])?;
     }
-    let mut missed = 0;
+    let mut outcome = Outcome::default();
     for one in chosen {
-        let figures = one.run(environment)?;
-        missed += figures.iter().filter(|figure| figure.is_missed()).count();
+        let step = one.step(environment);
+        let output = step.read()?;
+        if !output.status.success() {
+            outcome
+                .failed
+                .push(step.ended(output.status, output.elapsed));
+        }
+        let figures = match one.figures(&output) {
+            Ok(figures) => figures,
+            // There is nothing to publish, but there may be of the others.
+            Err(error) => {
+                outcome.failed.push(error.to_string());
+                continue;
+            }
+        };
+        let missed = figures.iter().filter(|figure| figure.is_missed());
+        let missed = missed.map(|figure| format!("{}: {}", figure.what, figure.measured));
+        outcome.missed.extend(missed);
         // Opened anew each time: whoever writes prose meanwhile loses nothing.
         let mut document = Document::open(document)?;
         document.replace("machine", &machine::table())?;
@@ -206,55 +246,91 @@ fn all(
             &document::table(&one.shown(environment), &figures),
         )?;
     }
-    Ok(missed)
+    Ok(outcome)
 }
 
 impl Measurement {
-    fn step(&self) -> Step {
-        let arguments = self.build.iter().copied();
-        if self.arguments.is_empty() {
-            return Step::cargo(self.name, arguments);
+    fn step(&self, environment: &[(&'static str, &str)]) -> Step {
+        let mut step = Step::cargo(self.name, self.build.iter().copied());
+        if !self.arguments.is_empty() {
+            step = step
+                .arguments(["--"])
+                .arguments(self.arguments.iter().copied());
         }
-        let own = ["--"].into_iter().chain(self.arguments.iter().copied());
-        Step::cargo(self.name, arguments.chain(own))
+        for (name, value) in environment {
+            step = step.environment(name, value);
+        }
+        step
     }
 
     /// The command for somebody who types it.
-    fn shown(&self, environment: &[(&str, &str)]) -> String {
+    fn shown(&self, environment: &[(&'static str, &str)]) -> String {
         let is_full = environment.iter().any(|(name, _)| *name == FULL_VARIABLE);
         let prefix = match self.reads {
             Reads::Figures if is_full => format!("{FULL_VARIABLE}=1 "),
             _ => String::new(),
         };
-        format!("{prefix}{}", self.step().shown())
+        format!("{prefix}{}", self.step(environment).shown())
     }
 
-    fn run(&self, environment: &[(&'static str, &str)]) -> anyhow::Result<Vec<Figure>> {
-        let mut step = self.step();
-        for (name, value) in environment {
-            step = step.environment(name, value);
-        }
-        let (lines, elapsed) = step.read()?;
-        let figures: Vec<_> = match self.reads {
+    /// The figures that a run has printed, however it ended. A bad end is one of them, as those that it kept from being printed
+    /// are not there to be missed.
+    fn figures(&self, output: &Output) -> anyhow::Result<Vec<Figure>> {
+        let Output {
+            lines,
+            elapsed,
+            status,
+        } = output;
+        let mut figures: Vec<_> = match self.reads {
             Reads::Figures => lines.iter().filter_map(|line| Figure::read(line)).collect(),
-            Reads::Criterion => criterion(&lines),
+            Reads::Criterion => criterion(lines),
             Reads::Time { what, at_most } => {
-                let tests = lines.iter().filter_map(|line| passed(line)).sum::<u32>();
-                ensure!(tests > 0, "no test of {} was run", self.name);
+                let counts: Vec<_> = lines.iter().filter_map(|line| counts(line)).collect();
+                let passed: u32 = counts.iter().map(|(passed, _)| passed).sum();
+                let failed: u32 = counts.iter().map(|(_, failed)| failed).sum();
+                ensure!(passed + failed > 0, "no test of {} was run", self.name);
                 let required = format!("at most {}", step::show(at_most));
-                let shown = format!("{tests} tests in {}", step::show(elapsed));
-                vec![Figure::new(what, &shown, &required, elapsed <= at_most)]
+                let shown = format!("{passed} tests in {}", step::show(*elapsed));
+                let shown = match failed {
+                    0 => shown,
+                    _ => format!("{shown}, and {failed} failed"),
+                };
+                let held = failed == 0 && *elapsed <= at_most;
+                vec![Figure::new(what, &shown, &required, held)]
             }
         };
         ensure!(!figures.is_empty(), "{} has printed no figures", self.name);
+        if !status.success() {
+            let failed = failed(lines);
+            let measured = if failed.is_empty() {
+                status.to_string()
+            } else {
+                format!("{status}, failed: {}", failed.join(", "))
+            };
+            let what = format!("{}: end of the run", self.name);
+            figures.push(Figure::new(&what, &measured, "success", false));
+        }
         Ok(figures)
     }
 }
 
-/// How many tests have passed, from `test result: ok. 12 passed; 0 failed; ..`.
-fn passed(line: &str) -> Option<u32> {
-    let (_, rest) = line.split_once("test result: ok. ")?;
-    rest.split(' ').next()?.parse().ok()
+/// How many tests have passed, and how many failed, from `test result: ok. 12 passed; 0 failed; ..`.
+fn counts(line: &str) -> Option<(u32, u32)> {
+    let (_, rest) = line.split_once("test result: ")?;
+    let (_, rest) = rest.split_once(". ")?;
+    let (passed, rest) = rest.split_once(" passed; ")?;
+    let (failed, _) = rest.split_once(" failed")?;
+    Some((passed.parse().ok()?, failed.parse().ok()?))
+}
+
+/// The names of the tests that failed: the last list under `failures:`, which is indented.
+fn failed(lines: &[String]) -> Vec<&str> {
+    let Some(start) = lines.iter().rposition(|line| line == "failures:") else {
+        return Vec::new();
+    };
+    let names = lines[start + 1..].iter();
+    let names = names.map_while(|line| line.strip_prefix("    "));
+    names.collect()
 }
 
 /// The middle times of criterion, each also as a ratio to the first.
@@ -290,6 +366,9 @@ fn time(line: &str) -> Option<(&str, f64)> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::process::ExitStatusExt as _;
+    use std::process::ExitStatus;
+
     use super::*;
 
     #[test]
@@ -313,8 +392,74 @@ mod tests {
     }
 
     #[test]
-    fn passed_tests_are_counted() {
-        assert_eq!(passed("test result: ok. 12 passed; 0 failed"), Some(12));
-        assert_eq!(passed("test a ... ok"), None);
+    fn tests_are_counted_also_where_some_failed() {
+        let ok = "test result: ok. 12 passed; 0 failed; 0 ignored";
+        assert_eq!(counts(ok), Some((12, 0)));
+        let failed = "test result: FAILED. 11 passed; 1 failed; 0 ignored";
+        assert_eq!(counts(failed), Some((11, 1)));
+        assert_eq!(counts("test a ... ok"), None);
+    }
+
+    const FAILED: &[&str] = &[
+        "test spray ... figure\tdenied\t3.0x\tat most 2.0x\tmissed",
+        "FAILED",
+        "failures:",
+        "    spray",
+        "",
+        "test result: FAILED. 3 passed; 1 failed; 0 ignored",
+    ];
+
+    /// What a measurement reads from these lines of a run of two seconds.
+    fn read(name: &str, lines: &[&str], code: i32) -> anyhow::Result<Vec<Figure>> {
+        let named = |one: &&Measurement| one.name == name;
+        let measurement = BENCHMARKS.iter().chain(&PROOFS).find(named).unwrap();
+        measurement.figures(&Output {
+            lines: lines.iter().map(ToString::to_string).collect(),
+            elapsed: Duration::from_secs(2),
+            // As the system has it: the code of an exit stands in the second byte.
+            status: ExitStatus::from_raw(code << 8),
+        })
+    }
+
+    #[test]
+    fn figures_of_a_run_that_failed_are_read_and_its_end_is_one_of_them() {
+        let missed = Figure::new("denied", "3.0x", "at most 2.0x", false);
+        let end = "exit status: 101, failed: spray";
+        let end = Figure::new("spray: end of the run", end, "success", false);
+        assert_eq!(read("spray", FAILED, 101).unwrap(), [missed, end]);
+        let line = "sha256 time: [82.0 ns 83.0 ns 84.0 ns]";
+        let figures = read("rules", &[line], 1).unwrap();
+        assert_eq!(figures[1].measured, "exit status: 1");
+        assert!(figures[1].is_missed());
+    }
+
+    #[test]
+    fn time_is_missed_where_a_test_failed() {
+        let figures = read("coherence", FAILED, 101).unwrap();
+        assert_eq!(figures[0].measured, "3 tests in 2.0 s, and 1 failed");
+        assert!(figures[0].is_missed());
+        let passed = ["test result: ok. 4 passed; 0 failed; 0 ignored"];
+        let figures = read("coherence", &passed, 0).unwrap();
+        assert!(figures.len() == 1 && !figures[0].is_missed(), "{figures:?}");
+    }
+
+    #[test]
+    fn run_without_figures_is_an_error_however_it_ends() {
+        for code in [0, 101] {
+            for name in ["rules", "spray", "coherence"] {
+                let error = read(name, &["Compiling"], code).unwrap_err().to_string();
+                assert!(error.contains(name), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn outcome_names_what_failed_and_what_was_missed() {
+        let mut outcome = Outcome::default();
+        outcome.missed.push("denied: 3.0x".to_owned());
+        assert!(outcome.ended_well().is_ok());
+        outcome.failed.push("spray ended".to_owned());
+        let error = outcome.ended_well().unwrap_err().to_string();
+        assert_eq!(error, "spray ended; missed: denied: 3.0x");
     }
 }

@@ -4,11 +4,20 @@ use std::ffi::OsString;
 use std::io::{BufRead as _, BufReader};
 use std::num::NonZeroUsize;
 use std::os::unix::process::CommandExt as _;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use keys_testkit::process::Watch;
+
+/// What came of a command that was run.
+#[derive(Debug)]
+pub(crate) struct Output {
+    /// What it printed.
+    pub(crate) lines: Vec<String>,
+    pub(crate) elapsed: Duration,
+    pub(crate) status: ExitStatus,
+}
 
 /// A cargo command to run.
 #[derive(Debug)]
@@ -60,13 +69,26 @@ impl Step {
     }
 
     fn run(&self) -> anyhow::Result<()> {
-        self.run_with(Stdio::inherit(), |_| Ok(())).map(drop)
+        let (status, elapsed) = self.run_with(Stdio::inherit(), |_| Ok(()))?;
+        anyhow::ensure!(status.success(), self.ended(status, elapsed));
+        println!("-- {} passed in {}", self.title, show(elapsed));
+        Ok(())
     }
 
-    /// Runs it and shows what it prints, as [`all`] does. Returns the lines of its standard output, and how long it took.
-    pub(crate) fn read(&self) -> anyhow::Result<(Vec<String>, Duration)> {
+    /// How it ended, if that was not well.
+    pub(crate) fn ended(&self, status: ExitStatus, elapsed: Duration) -> String {
+        format!(
+            "{} after {}: `{}` ended with {status}",
+            self.title,
+            show(elapsed),
+            self.shown()
+        )
+    }
+
+    /// Runs it and shows what it prints, as [`all`] does. However it ends, what it has printed is returned.
+    pub(crate) fn read(&self) -> anyhow::Result<Output> {
         let mut lines = Vec::new();
-        let elapsed = self.run_with(Stdio::piped(), |child| {
+        let (status, elapsed) = self.run_with(Stdio::piped(), |child| {
             let Some(stdout) = child.stdout.take() else {
                 return Ok(());
             };
@@ -77,14 +99,18 @@ impl Step {
             }
             Ok(())
         })?;
-        Ok((lines, elapsed))
+        Ok(Output {
+            lines,
+            elapsed,
+            status,
+        })
     }
 
     fn run_with(
         &self,
         stdout: Stdio,
         meanwhile: impl FnOnce(&mut Child) -> std::io::Result<()>,
-    ) -> anyhow::Result<Duration> {
+    ) -> anyhow::Result<(ExitStatus, Duration)> {
         let shown = self.shown();
         heading(&format!("{}: {shown}", self.title));
         let start = Instant::now();
@@ -105,15 +131,7 @@ impl Step {
         meanwhile(&mut child).with_context(|| shown.clone())?;
         let status = child.wait().with_context(|| shown.clone())?;
         watch.disarm();
-        let elapsed = start.elapsed();
-        anyhow::ensure!(
-            status.success(),
-            "{} after {}: `{shown}` ended with {status}",
-            self.title,
-            show(elapsed)
-        );
-        println!("-- {} passed in {}", self.title, show(elapsed));
-        Ok(elapsed)
+        Ok((status, start.elapsed()))
     }
 }
 
@@ -203,6 +221,15 @@ mod tests {
         let error = all(&steps).unwrap_err().to_string();
         assert!(error.starts_with("breaks after "), "{error}");
         assert!(error.contains("`cargo no-such-command`"), "{error}");
+    }
+
+    #[test]
+    fn output_is_read_however_the_step_ends() {
+        let output = Step::cargo("works", ["--version"]).read().unwrap();
+        assert!(output.status.success());
+        assert!(output.lines[0].starts_with("cargo "), "{output:?}");
+        let output = Step::cargo("breaks", ["no-such-command"]).read().unwrap();
+        assert!(!output.status.success());
     }
 
     #[test]
