@@ -1,9 +1,13 @@
 //! What only PostgreSQL does: row locks, advisory locks, arrays as tables, its connections.
 
+use std::marker::PhantomData;
+use std::sync::OnceLock;
 use std::time::Duration;
 
+use diesel::pg::{Pg, PgQueryBuilder};
 use diesel::prelude::*;
-use diesel::sql_types::{Array, BigInt, Bool, Text};
+use diesel::query_builder::{AstPass, Query, QueryBuilder as _, QueryFragment, QueryId};
+use diesel::sql_types::{Array, BigInt, Binary, Bool, Text};
 use diesel::{QueryResult, sql_query};
 use diesel_async::{
     AnsiTransactionManager, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection as _,
@@ -35,6 +39,11 @@ const USES_PER_STATEMENT: usize = 1_000;
 
 /// Only one instance migrates at a time. An arbitrary number ("keysmigr" in ASCII) that no other program should use.
 const MIGRATION_LOCK: i64 = 0x6b65_7973_6d69_6772;
+
+/// Statements are planned once for each connection, not once for each execution. Left to itself the server plans a look-up
+/// of few keys each time, because it believes a list whose length it does not know to be longer; that costs more than
+/// the look-up. What sweeps through tables is planned for its parameters: see [`plan_each_time`].
+const PLAN_ONCE: &str = "-c plan_cache_mode=force_generic_plan";
 
 /// How long to wait for another instance that is migrating.
 const MIGRATION_LOCK_TIMEOUT: Duration = Duration::from_mins(1);
@@ -72,7 +81,7 @@ impl PostgresConnector {
         let listening = listening(&config);
         // What is said last holds, so these win over the URL's own options.
         let settings = format!(
-            "{} -c statement_timeout={} -c idle_in_transaction_session_timeout={} -c synchronous_commit=on",
+            "{} -c statement_timeout={} -c idle_in_transaction_session_timeout={} -c synchronous_commit=on {PLAN_ONCE}",
             config.get_options().unwrap_or_default(),
             options.statement_timeout.as_millis(),
             options.operation_timeout.as_millis(),
@@ -193,21 +202,72 @@ pub(crate) async fn keys_by_digest(
     connection: &mut AsyncPgConnection,
     wanted: &[[u8; KeyDigest::LEN]],
 ) -> QueryResult<Vec<FoundRow>> {
-    let wanted: Vec<&[u8]> = wanted
+    static SQL: OnceLock<[String; 2]> = OnceLock::new();
+    let wanted = wanted
         .iter()
         .map(<[u8; KeyDigest::LEN]>::as_slice)
         .collect();
-    api_key::table
+    let query = api_key::table
         .left_join(account::table)
-        .filter(api_key::digest.eq_any(wanted))
+        .filter(api_key::digest.eq_any(Vec::<&[u8]>::new()))
         .select((
             api_key::digest,
             api_key::pepper_id,
             KeyRow::as_select(),
             Option::<AccountRow>::as_select(),
-        ))
-        .load(connection)
-        .await
+        ));
+    BuiltOnce::new(&SQL, &query, wanted)?.load(connection).await
+}
+
+/// A query for a list whose text is put together the first time only: `diesel-async` would do so for each execution, only
+/// to find that it is prepared already.
+struct BuiltOnce<'a, Q> {
+    /// What stands before and after the list.
+    sql: &'static [String; 2],
+    list: Vec<&'a [u8]>,
+    query: PhantomData<fn() -> Q>,
+}
+
+impl<'a, Q: QueryFragment<Pg>> BuiltOnce<'a, Q> {
+    /// `query` is the query for an empty list.
+    fn new(
+        sql: &'static OnceLock<[String; 2]>,
+        query: &Q,
+        list: Vec<&'a [u8]>,
+    ) -> QueryResult<Self> {
+        let sql = if let Some(sql) = sql.get() {
+            sql
+        } else {
+            let mut builder = PgQueryBuilder::default();
+            query.to_sql(&mut builder, &Pg)?;
+            let text = builder.finish();
+            let (before, after) = text.split_once("$1").expect("the list is its parameter");
+            sql.get_or_init(|| [before.to_owned(), after.to_owned()])
+        };
+        Ok(Self {
+            sql,
+            list,
+            query: PhantomData,
+        })
+    }
+}
+
+impl<Q: Query> Query for BuiltOnce<'_, Q> {
+    type SqlType = Q::SqlType;
+}
+
+impl<Q: QueryId> QueryId for BuiltOnce<'_, Q> {
+    type QueryId = BuiltOnce<'static, Q::QueryId>;
+    const HAS_STATIC_QUERY_ID: bool = Q::HAS_STATIC_QUERY_ID;
+}
+
+impl<Q> QueryFragment<Pg> for BuiltOnce<'_, Q> {
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        out.push_sql(&self.sql[0]);
+        out.push_bind_param::<Array<Binary>, _>(&self.list)?;
+        out.push_sql(&self.sql[1]);
+        Ok(())
+    }
 }
 
 /// The number of the transaction under way.
@@ -276,6 +336,14 @@ pub(crate) async fn record_uses(
         .await?;
     }
     Ok(())
+}
+
+/// Has the statements of this transaction planned for their parameters: how many rows are old, and which partial index is
+/// meant, is not known otherwise.
+pub(crate) async fn plan_each_time(connection: &mut AsyncPgConnection) -> QueryResult<()> {
+    connection
+        .batch_execute("set local plan_cache_mode = force_custom_plan")
+        .await
 }
 
 /// Forgets changes that are older than `kept` and that every instance heard of in that time has seen, and notes how far

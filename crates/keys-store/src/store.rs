@@ -395,6 +395,8 @@ async fn sweep_in(
 ) -> Result<u64, StoreError> {
     match connection {
         Connection::Postgres(lease) => {
+            let outcome = postgres::plan_each_time(lease.enter()).await;
+            lease.leave(outcome)?;
             let outcome = postgres::prune_changes(lease.enter(), CHANGES_KEPT).await;
             lease.leave(outcome)?;
         }
