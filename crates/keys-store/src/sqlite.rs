@@ -9,8 +9,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use diesel::connection::SimpleConnection as _;
+use diesel::expression::{AppearsOnTable, Expression, ValidGrouping};
 use diesel::prelude::*;
-use diesel::sql_types::BigInt;
+use diesel::query_builder::{AstPass, QueryFragment, QueryId};
+use diesel::sql_types::{BigInt, Binary};
+use diesel::sqlite::Sqlite;
 use diesel::{QueryResult, sql_query};
 use diesel_async::AsyncConnection as _;
 use diesel_async::sync_connection_wrapper::{SpawnBlocking, SyncConnectionWrapper};
@@ -30,6 +33,11 @@ mod feed;
 mod presence;
 
 pub(crate) use feed::{Followers, SqliteFeed};
+
+/// How much of the file readers see through the system's cache instead of copying each page out of it: what they copied they
+/// would have to copy again after each write. It takes address space, not memory. In return a disk that fails to read, or
+/// somebody who cuts the file short, ends the process.
+const MAPPED_MAX: u64 = 1 << 30;
 
 /// A connection whose calls block threads set aside for that.
 pub(crate) type SqliteConnection = SyncConnectionWrapper<diesel::SqliteConnection, BlockingThreads>;
@@ -116,7 +124,9 @@ impl SqliteConnector {
         );
         match access {
             Access::ReadWrite => common,
-            Access::Read => format!("{common} pragma query_only = on;"),
+            Access::Read => {
+                format!("{common} pragma query_only = on; pragma mmap_size = {MAPPED_MAX};")
+            }
         }
     }
 }
@@ -165,19 +175,39 @@ pub(crate) fn keys_by_digest(
         for digest in &wanted {
             let row = api_key::table
                 .left_join(account::table)
-                .filter(api_key::digest.eq(digest.as_slice()))
+                .filter(api_key::digest.eq(Opaque(digest.as_slice().into_sql::<Binary>())))
                 .select((
                     api_key::digest,
                     api_key::pepper_id,
                     KeyRow::as_select(),
                     Option::<AccountRow>::as_select(),
                 ))
-                .first::<FoundRow>(open)
+                .get_result::<FoundRow>(open)
                 .optional()?;
             found.extend(row);
         }
         Ok(found)
     })
+}
+
+/// A value that SQLite's planner does not look into. Once a table has been analysed, what is compared with an indexed column is
+/// compared with the samples, and the statement is prepared anew for each value: that costs more than the look-up.
+#[derive(QueryId, ValidGrouping)]
+struct Opaque<E>(E);
+
+impl<E: Expression> Expression for Opaque<E> {
+    type SqlType = E::SqlType;
+}
+
+impl<E: AppearsOnTable<T>, T> AppearsOnTable<T> for Opaque<E> {}
+
+impl<E: QueryFragment<Sqlite>> QueryFragment<Sqlite> for Opaque<E> {
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Sqlite>) -> QueryResult<()> {
+        out.push_sql("(select ");
+        self.0.walk_ast(out.reborrow())?;
+        out.push_sql(")");
+        Ok(())
+    }
 }
 
 /// The number of the latest change, of this transaction or an earlier one.
