@@ -3,11 +3,13 @@
 use std::error::Error;
 use std::fmt;
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use futures_util::FutureExt as _;
 use keys_core::pepper::PepperedDigest;
 use keys_core::{Account, AccountId, EventId, KeyId, PepperId, Timestamp};
 use keys_service::feed::{ChangeFeed, Commit};
@@ -209,17 +211,7 @@ impl Store {
         T: Send + 'static,
         E: From<StoreError> + Send + 'static,
     {
-        let pools = self.pools();
-        let task = self.0.runtime.spawn(async move {
-            let began = Instant::now();
-            match tokio::time::timeout(timeout, work).await {
-                Ok(outcome) => outcome,
-                Err(elapsed) => {
-                    pools.forget_idle(began);
-                    Err(StoreError::Unavailable(Box::new(elapsed)).into())
-                }
-            }
-        });
+        let task = self.0.runtime.spawn(within(self.pools(), timeout, work));
         task.await.unwrap_or_else(|error| {
             Err(if error.is_panic() {
                 StoreError::Unexpected(Box::new(error)).into()
@@ -227,6 +219,21 @@ impl Store {
                 StoreError::Unavailable(Box::new(error)).into()
             })
         })
+    }
+}
+
+async fn within<T, E: From<StoreError>>(
+    pools: Pools,
+    timeout: Duration,
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
+    let began = Instant::now();
+    match tokio::time::timeout(timeout, work).await {
+        Ok(outcome) => outcome,
+        Err(elapsed) => {
+            pools.forget_idle(began);
+            Err(StoreError::Unavailable(Box::new(elapsed)).into())
+        }
     }
 }
 
@@ -251,6 +258,16 @@ impl KeyStore for Store {
             Connector::Sqlite { .. } => self.0.operation_timeout,
         };
         let found = keys::find_by_digests(self.pools(), digests);
+        // Whoever reads for many is on this runtime already; a task for each look-up would be a detour.
+        if Handle::try_current().is_ok_and(|current| current.id() == self.0.runtime.id()) {
+            return match AssertUnwindSafe(within(self.pools(), timeout, found))
+                .catch_unwind()
+                .await
+            {
+                Ok(outcome) => outcome,
+                Err(_) => Err(StoreError::Unexpected("the look-up panicked".into())),
+            };
+        }
         self.run_within(timeout, found).await
     }
 
