@@ -17,6 +17,10 @@ use clap::Parser;
 use crate::arguments::{Arguments, Command};
 use crate::config::Settings;
 
+/// Requests are made of many small pieces, which the allocator of the system is slower to hand out.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match run(arguments) {
