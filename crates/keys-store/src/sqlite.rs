@@ -34,11 +34,6 @@ mod presence;
 
 pub(crate) use feed::{Followers, SqliteFeed};
 
-/// How much of the file readers see through the system's cache instead of copying each page out of it: what they copied they
-/// would have to copy again after each write. It takes address space, not memory. In return a disk that fails to read, or
-/// somebody who cuts the file short, ends the process.
-const MAPPED_MAX: u64 = 1 << 30;
-
 /// A connection whose calls block threads set aside for that.
 pub(crate) type SqliteConnection = SyncConnectionWrapper<diesel::SqliteConnection, BlockingThreads>;
 
@@ -124,9 +119,7 @@ impl SqliteConnector {
         );
         match access {
             Access::ReadWrite => common,
-            Access::Read => {
-                format!("{common} pragma query_only = on; pragma mmap_size = {MAPPED_MAX};")
-            }
+            Access::Read => format!("{common} pragma query_only = on;"),
         }
     }
 }

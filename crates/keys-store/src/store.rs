@@ -3,13 +3,11 @@
 use std::error::Error;
 use std::fmt;
 use std::future::Future;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use futures_util::FutureExt as _;
 use keys_core::pepper::PepperedDigest;
 use keys_core::{Account, AccountId, EventId, KeyId, PepperId, Timestamp};
 use keys_service::feed::{ChangeFeed, Commit};
@@ -260,13 +258,7 @@ impl KeyStore for Store {
         let found = keys::find_by_digests(self.pools(), digests);
         // Whoever reads for many is on this runtime already; a task for each look-up would be a detour.
         if Handle::try_current().is_ok_and(|current| current.id() == self.0.runtime.id()) {
-            return match AssertUnwindSafe(within(self.pools(), timeout, found))
-                .catch_unwind()
-                .await
-            {
-                Ok(outcome) => outcome,
-                Err(_) => Err(StoreError::Unexpected("the look-up panicked".into())),
-            };
+            return within(self.pools(), timeout, found).await;
         }
         self.run_within(timeout, found).await
     }
