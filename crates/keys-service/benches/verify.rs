@@ -17,6 +17,10 @@ use keys_service::{
 use keys_testkit::report;
 use sha2::{Digest as _, Sha256};
 
+/// The allocator of the server.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Accounts hold ten keys each, as their plan allows.
 const KEYS_PER_ACCOUNT: usize = 10;
 
