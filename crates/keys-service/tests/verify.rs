@@ -197,7 +197,19 @@ impl Instance {
     async fn issue(&self, draft: KeyDraft) -> Issued {
         let system = Actor::system();
         let issued = self.service.issue_key(&system, draft, None);
-        issued.await.unwrap()
+        let issued = issued.await.unwrap();
+        self.catch_up().await;
+        issued
+    }
+
+    /// Waits until all changes so far have been followed, by which keys that are known already would be read again.
+    async fn catch_up(&self) {
+        let system = Actor::system();
+        let account = self.account().await;
+        let last = self.service.issue_key(&system, draft(account.id), None);
+        let last = last.await.unwrap().key.id;
+        let revoked = self.service.revoke_key(&system, None, last).await;
+        self.service.everywhere(revoked.unwrap().unwrap()).await;
     }
 
     async fn key(&self) -> Issued {
