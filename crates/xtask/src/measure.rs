@@ -14,11 +14,31 @@ use crate::{install, machine, postgres};
 struct Measurement {
     /// Where it stands in the document, and what a filter is compared with.
     name: &'static str,
-    /// What cargo is told to build.
-    build: &'static [&'static str],
+    program: Program,
     /// What the program is told, after `--`.
     arguments: &'static [&'static str],
     reads: Reads,
+}
+
+/// What is built and run, of which package, optimized.
+enum Program {
+    Bench(&'static str, &'static str),
+    Test(&'static str, &'static str),
+    /// The unit tests.
+    Units(&'static str),
+}
+
+impl Program {
+    /// What cargo is told.
+    fn arguments(&self) -> Vec<&'static str> {
+        match *self {
+            Self::Bench(package, name) => vec!["bench", "--package", package, "--bench", name],
+            Self::Test(package, name) => {
+                vec!["test", "--release", "--package", package, "--test", name]
+            }
+            Self::Units(package) => vec!["test", "--release", "--package", package, "--lib"],
+        }
+    }
 }
 
 /// Where the figures of a measurement are.
@@ -37,44 +57,37 @@ enum Reads {
 const BENCHMARKS: [Measurement; 6] = [
     Measurement {
         name: "rules",
-        build: &["bench", "--package", "keys-core", "--bench", "keys"],
+        program: Program::Bench("keys-core", "keys"),
         arguments: &[],
         reads: Reads::Criterion,
     },
     Measurement {
         name: "verify",
-        build: &["bench", "--package", "keys-service", "--bench", "verify"],
+        program: Program::Bench("keys-service", "verify"),
         arguments: &[],
         reads: Reads::Figures,
     },
     Measurement {
         name: "allocations",
-        build: &[
-            "test",
-            "--release",
-            "--package",
-            "keys-service",
-            "--test",
-            "allocations",
-        ],
+        program: Program::Test("keys-service", "allocations"),
         arguments: &["--nocapture"],
         reads: Reads::Figures,
     },
     Measurement {
         name: "memory",
-        build: &["bench", "--package", "keys-service", "--bench", "verify"],
+        program: Program::Bench("keys-service", "verify"),
         arguments: &["--memory"],
         reads: Reads::Figures,
     },
     Measurement {
         name: "http",
-        build: &["bench", "--package", "keys-server", "--bench", "http"],
+        program: Program::Bench("keys-server", "http"),
         arguments: &[],
         reads: Reads::Figures,
     },
     Measurement {
         name: "database",
-        build: &["bench", "--package", "keys-store", "--bench", "lookup"],
+        program: Program::Bench("keys-store", "lookup"),
         arguments: &[],
         reads: Reads::Figures,
     },
@@ -83,53 +96,25 @@ const BENCHMARKS: [Measurement; 6] = [
 const PROOFS: [Measurement; 5] = [
     Measurement {
         name: "revocation",
-        build: &[
-            "test",
-            "--release",
-            "--package",
-            "keys-server",
-            "--test",
-            "revocation",
-        ],
+        program: Program::Test("keys-server", "revocation"),
         arguments: &["--nocapture", "--test-threads", "1"],
         reads: Reads::Figures,
     },
     Measurement {
         name: "limits",
-        build: &[
-            "test",
-            "--release",
-            "--package",
-            "keys-server",
-            "--test",
-            "shared_limits",
-        ],
+        program: Program::Test("keys-server", "shared_limits"),
         arguments: &["--nocapture", "--test-threads", "1"],
         reads: Reads::Figures,
     },
     Measurement {
         name: "spray",
-        build: &[
-            "test",
-            "--release",
-            "--package",
-            "keys-server",
-            "--test",
-            "spray",
-        ],
+        program: Program::Test("keys-server", "spray"),
         arguments: &["--nocapture", "--test-threads", "1"],
         reads: Reads::Figures,
     },
     Measurement {
         name: "coherence",
-        build: &[
-            "test",
-            "--release",
-            "--package",
-            "keys-service",
-            "--test",
-            "coherence",
-        ],
+        program: Program::Test("keys-service", "coherence"),
         arguments: &[],
         reads: Reads::Time {
             what: "the model of the cache's protocol, checked with every known trap",
@@ -138,7 +123,7 @@ const PROOFS: [Measurement; 5] = [
     },
     Measurement {
         name: "interleavings",
-        build: &["test", "--release", "--package", "keys-service", "--lib"],
+        program: Program::Units("keys-service"),
         arguments: &["cache::map"],
         reads: Reads::Time {
             what: "the real code of the cache under random schedules of its threads",
@@ -215,7 +200,7 @@ fn all(
     ensure!(!chosen.is_empty(), "there are only {}", names.join(", "));
     for one in &chosen {
         // Nothing is to be measured while a compiler runs.
-        let build = one.build.iter().copied().chain(["--no-run"]);
+        let build = one.program.arguments().into_iter().chain(["--no-run"]);
         step::all(&[Step::cargo(&format!("build of {}", one.name), build)])?;
     }
     let mut outcome = Outcome::default();
@@ -251,7 +236,7 @@ fn all(
 
 impl Measurement {
     fn step(&self, environment: &[(&'static str, &str)]) -> Step {
-        let mut step = Step::cargo(self.name, self.build.iter().copied());
+        let mut step = Step::cargo(self.name, self.program.arguments());
         if !self.arguments.is_empty() {
             step = step
                 .arguments(["--"])
