@@ -11,10 +11,6 @@
     reason = "set-up panics: that is how a test fails"
 )]
 
-mod support {
-    pub(crate) mod keep_alive;
-}
-
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
@@ -24,9 +20,8 @@ use keys_testkit::postgres::Database;
 use keys_testkit::redis::Redis;
 use keys_testkit::report;
 use keys_testkit::server::{PEPPER, Server};
+use keys_testkit::wire::{self, Answer, Wire};
 use serde_json::{Value, json};
-
-use support::keep_alive::{self, Heard, KeepAlive};
 
 const SERVERS: u32 = 3;
 const QUOTA: u32 = 60;
@@ -107,7 +102,7 @@ impl Fleet {
         const TIMES_THE_QUOTA: u32 = 10;
         let every = PERIOD * SERVERS * CONNECTIONS / (QUOTA * TIMES_THE_QUOTA);
         let question = json!({ "key": key, "limit": "verify" }).to_string();
-        let question = keep_alive::post("/v1/keys/verify", &self.operator, &question);
+        let question = wire::request_with("POST", "/v1/keys/verify", &self.operator, &question);
         let start = Instant::now();
         let done = Arc::new(AtomicBool::new(false));
         let mut connections = Vec::new();
@@ -117,7 +112,7 @@ impl Fleet {
                 let (server, question) = (Arc::clone(server), question.clone());
                 let unavailable = Arc::clone(&self.unavailable);
                 connections.push(tokio::spawn(async move {
-                    let mut connection = KeepAlive::connect(&server.url("")).await;
+                    let mut connection = Wire::connect(&server.url("")).await;
                     let mut ticks = tokio::time::interval(every);
                     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Burst);
                     let mut samples = Vec::new();
@@ -370,7 +365,7 @@ struct Headers {
 }
 
 impl Headers {
-    fn of(answer: Heard<'_>) -> Self {
+    fn of(answer: Answer<'_>) -> Self {
         assert!(matches!(answer.status, 200 | 429), "{answer:?}");
         let policy = answer.header("ratelimit-policy");
         assert_eq!(policy, Some(r#""verify";q=6;w=12"#), "{answer:?}");
@@ -400,7 +395,7 @@ fn is_right(said: f64, at: At, asked: At) {
 
 /// Questions about one key, and when they are asked.
 struct Asking {
-    connections: Vec<KeepAlive>,
+    connections: Vec<Wire>,
     unavailable: Arc<AtomicU32>,
     question: Vec<u8>,
     start: Instant,
@@ -412,12 +407,12 @@ impl Asking {
         let key = fleet.new_key().await;
         let mut connections = Vec::new();
         for server in &fleet.servers {
-            connections.push(KeepAlive::connect(&server.url("")).await);
+            connections.push(Wire::connect(&server.url("")).await);
         }
         Self {
             connections,
             unavailable: Arc::clone(&fleet.unavailable),
-            question: keep_alive::auth("?limit=verify", &key, Ipv4Addr::LOCALHOST),
+            question: wire::forward_auth("?limit=verify", &key, Ipv4Addr::LOCALHOST),
             start: Instant::now(),
         }
     }

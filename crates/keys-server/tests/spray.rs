@@ -17,10 +17,6 @@
     reason = "set-up panics: that is how a test fails"
 )]
 
-mod support {
-    pub(crate) mod keep_alive;
-}
-
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
@@ -32,9 +28,8 @@ use keys_testkit::postgres::Database;
 use keys_testkit::report;
 use keys_testkit::rng::seeded;
 use keys_testkit::server::Server;
+use keys_testkit::wire::{self, Answer, Wire};
 use serde_json::{Value, json};
-
-use support::keep_alive::{self, Heard, KeepAlive};
 
 const MIB: f64 = 1024.0 * 1024.0;
 
@@ -99,10 +94,10 @@ const ATTEMPTS_MAX: u32 = 10;
 /// Asks until there is an answer, and returns what is read from it and how long it took. 503 stands in the full form. In
 /// the short one other tests may keep the machine so busy that a server is late: it is counted, and asked again.
 async fn ask_until_answered<T>(
-    connection: &mut KeepAlive,
+    connection: &mut Wire,
     request: &[u8],
     unavailable: &AtomicU32,
-    read: impl FnOnce(Heard<'_>) -> T,
+    read: impl FnOnce(Answer<'_>) -> T,
 ) -> (T, Duration) {
     let mut attempts = 1;
     loop {
@@ -145,8 +140,13 @@ impl World {
         let account = json!({ "plan": "pro" });
         let account = server.post("/v1/accounts").bearer(&operator).json(&account);
         let account = account.send().await.text("/id");
-        let mut connection = KeepAlive::connect(&server.url("")).await;
-        let request = keep_alive::post(&format!("/v1/accounts/{account}/keys"), &operator, "{}");
+        let mut connection = Wire::connect(&server.url("")).await;
+        let request = wire::request_with(
+            "POST",
+            &format!("/v1/accounts/{account}/keys"),
+            &operator,
+            "{}",
+        );
         let mut make = async |count: usize| {
             let mut keys = Vec::with_capacity(count);
             for _ in 0..count {
@@ -169,7 +169,7 @@ impl World {
     }
 
     async fn figures(&self) -> Figures {
-        let mut connection = KeepAlive::connect(&self.server.url("")).await;
+        let mut connection = Wire::connect(&self.server.url("")).await;
         Figures::read(&mut connection).await
     }
 
@@ -202,7 +202,7 @@ struct Figures {
 }
 
 impl Figures {
-    async fn read(connection: &mut KeepAlive) -> Self {
+    async fn read(connection: &mut Wire) -> Self {
         let answer = connection
             .ask(b"GET /metrics HTTP/1.1\r\nHost: keys\r\n\r\n")
             .await;
@@ -295,7 +295,7 @@ impl<T: Send + 'static> Beside<T> {
 }
 
 /// What is said of every valid key.
-fn is_accepted(answer: Heard<'_>) {
+fn is_accepted(answer: Answer<'_>) {
     assert_eq!(answer.status, 200, "{answer:?}");
 }
 
@@ -309,7 +309,7 @@ fn valid_traffic(world: &World) -> Beside<Times> {
             let (url, known, stop) = (url.clone(), known.clone(), Arc::clone(&stop));
             let unavailable = Arc::clone(&unavailable);
             connections.push(tokio::task::spawn_local(async move {
-                let mut connection = KeepAlive::connect(&url).await;
+                let mut connection = Wire::connect(&url).await;
                 let mut ticks = tokio::time::interval(VALID_EVERY);
                 ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
                 let mut times = Vec::new();
@@ -318,7 +318,7 @@ fn valid_traffic(world: &World) -> Beside<Times> {
                     if stop.load(Relaxed) {
                         break;
                     }
-                    let request = keep_alive::auth("", key, Ipv4Addr::LOCALHOST);
+                    let request = wire::forward_auth("", key, Ipv4Addr::LOCALHOST);
                     let asked =
                         ask_until_answered(&mut connection, &request, &unavailable, is_accepted);
                     times.push(asked.await.1);
@@ -339,7 +339,7 @@ fn cold_traffic(world: &World) -> Beside<Times> {
     let (url, cold) = (world.server.url(""), world.cold.clone());
     let unavailable = Arc::clone(&world.unavailable);
     Beside::on_a_runtime(async move |stop| {
-        let mut connection = KeepAlive::connect(&url).await;
+        let mut connection = Wire::connect(&url).await;
         let mut ticks = tokio::time::interval(COLD_EVERY);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut times = Vec::new();
@@ -348,7 +348,7 @@ fn cold_traffic(world: &World) -> Beside<Times> {
             if stop.load(Relaxed) {
                 break;
             }
-            let request = keep_alive::auth("", key, Ipv4Addr::LOCALHOST);
+            let request = wire::forward_auth("", key, Ipv4Addr::LOCALHOST);
             let asked = ask_until_answered(&mut connection, &request, &unavailable, is_accepted);
             times.push(asked.await.1);
         }
@@ -360,7 +360,7 @@ fn cold_traffic(world: &World) -> Beside<Times> {
 fn looks(world: &World) -> Beside<(f64, f64)> {
     let url = world.server.url("");
     Beside::on_a_runtime(async move |stop| {
-        let mut connection = KeepAlive::connect(&url).await;
+        let mut connection = Wire::connect(&url).await;
         let (mut under_way, mut waited_for) = (0.0_f64, 0.0_f64);
         while !stop.load(Relaxed) {
             let figures = Figures::read(&mut connection).await;
@@ -461,7 +461,7 @@ async fn ask(world: &World, load: Load, count: u32, pace: Pace) -> f64 {
     let rounds_wanted = count.div_ceil(KEYS_PER_ROUND);
     let mut connections = Vec::new();
     for number in 0..SPRAYING {
-        let mut connection = KeepAlive::connect(&world.server.url("")).await;
+        let mut connection = Wire::connect(&world.server.url("")).await;
         let (operator, rounds) = (world.operator.clone(), Arc::clone(&rounds));
         let unavailable = Arc::clone(&world.unavailable);
         let mut next = keys(world, load, number);
@@ -523,7 +523,7 @@ impl Turns {
 }
 
 async fn ask_round(
-    connection: &mut KeepAlive,
+    connection: &mut Wire,
     operator: &str,
     load: Load,
     round: u32,
@@ -536,7 +536,7 @@ async fn ask_round(
         // Nobody fails twice from the same address: each has a bucket of its own.
         let number = round * KEYS_PER_ROUND + u32::try_from(number).unwrap();
         let client = Ipv4Addr::from_bits(Ipv4Addr::new(10, 0, 0, 0).to_bits() + number);
-        let request = keep_alive::auth("", &next(), client);
+        let request = wire::forward_auth("", &next(), client);
         turns.next().await;
         ask_until_answered(connection, &request, unavailable, |answer| {
             assert_eq!(answer.status, load.status(), "{answer:?}");
@@ -546,7 +546,7 @@ async fn ask_round(
     }
     for _ in 0..backends {
         let body = json!({ "key": next() }).to_string();
-        let request = keep_alive::post("/v1/keys/verify", operator, &body);
+        let request = wire::request_with("POST", "/v1/keys/verify", operator, &body);
         turns.next().await;
         ask_until_answered(connection, &request, unavailable, |answer| {
             assert_eq!(answer.status, 200, "{answer:?}");
@@ -556,7 +556,7 @@ async fn ask_round(
     }
     let requests: Vec<_> = (0..at_once).map(|_| json!({ "key": next() })).collect();
     let body = json!({ "requests": requests }).to_string();
-    let request = keep_alive::post("/v1/keys/verify-batch", operator, &body);
+    let request = wire::request_with("POST", "/v1/keys/verify-batch", operator, &body);
     turns.next().await;
     ask_until_answered(connection, &request, unavailable, |answer| {
         assert_eq!(answer.status, 200, "{answer:?}");

@@ -12,6 +12,7 @@
 //! | [`redis`] | a throw-away Redis, which can be killed, stopped and flushed |
 //! | [`report`] | figures that proofs and benchmarks measure |
 //! | [`server`] | a running server, and requests to it |
+//! | [`wire`] | requests as bytes, for measuring |
 //! | [`process`] | processes that must not outlive whoever started them |
 #![expect(
     clippy::missing_panics_doc,
@@ -30,3 +31,4 @@ pub mod redis;
 pub mod report;
 pub mod rng;
 pub mod server;
+pub mod wire;

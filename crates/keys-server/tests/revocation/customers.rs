@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
+use keys_testkit::wire::{Wire, request, request_with};
 use serde_json::Value;
 use tokio::task::JoinSet;
-
-use crate::wire::{Wire, request, request_with};
 
 /// A plan whose limits never get in the way, and free failures: everything here comes from one address.
 pub(crate) const PLAN: &str = "\

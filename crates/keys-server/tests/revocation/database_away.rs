@@ -7,11 +7,11 @@ use keys_testkit::fault_proxy::{Direction, Fault, FaultProxy};
 use keys_testkit::postgres::Database;
 use keys_testkit::report::{figure, information, is_full};
 use keys_testkit::server::Server;
+use keys_testkit::wire::{Wire, request, request_with};
 use tokio::task::JoinSet;
 
 use crate::customers::{self, Key};
 use crate::fleet::server;
-use crate::wire::{Wire, request, request_with};
 use crate::{BOUND, Millis, Times, end_the_line, millis, now};
 
 /// Well-formed, and nobody's.

@@ -8,12 +8,12 @@ use keys_testkit::fault_proxy::{Fault, FaultProxy};
 use keys_testkit::postgres::Database;
 use keys_testkit::redis::Redis;
 use keys_testkit::server::{Server, ServerBuilder};
+use keys_testkit::wire::{Wire, request, request_with};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::customers::{self, Key, PLAN};
 use crate::trial::{Sample, Tally, Trial, Verdict};
-use crate::wire::{Wire, request, request_with};
 use crate::{BINARY, BOUND, between, dice, millis, now};
 
 pub(crate) const SERVERS: usize = 3;

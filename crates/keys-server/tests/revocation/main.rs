@@ -20,7 +20,6 @@
 mod customers;
 mod fleet;
 mod trial;
-mod wire;
 
 mod database_away;
 mod everywhere;

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use keys_testkit::postgres::Database;
 use keys_testkit::report::{figure, information, is_full};
+use keys_testkit::wire::Wire;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::customers::{self, Key};
 use crate::fleet::server;
-use crate::wire::Wire;
 use crate::{Times, end_the_line, millis, now};
 
 /// Verifications a second that the full form asks for.
