@@ -47,4 +47,6 @@ pub use manage::RevokeError;
 pub use memory::MemoryStore;
 pub use service::{CacheState, KeyService, KeyServiceBuilder};
 pub use store::{AccountPatch, AccountQuery, KeyOwner, KeyPage, KeyStore, StoreError};
-pub use verify::{Freshness, Verdict, VerdictCode, VerifiedKey, VerifyError, VerifyRequest};
+pub use verify::{
+    Freshness, Verdict, VerdictCode, VerifiedAccount, VerifiedKey, VerifyError, VerifyRequest,
+};

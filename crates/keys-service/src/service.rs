@@ -12,6 +12,7 @@ use rand_core::CryptoRng;
 
 use crate::actor::Actor;
 use crate::cache::loader::{Loader, ReadState};
+use crate::cache::record::PlanNames;
 use crate::cache::{Cache, CacheOptions, lease};
 use crate::clock::{Clock, SystemClock};
 use crate::entropy::{Entropy, EntropyError};
@@ -59,6 +60,7 @@ pub(crate) struct Inner {
     pub(crate) grace: Duration,
     pub(crate) peppers: PepperRing,
     pub(crate) plans: Arc<Plans>,
+    pub(crate) plan_names: Arc<PlanNames>,
     pub(crate) limiter: Arc<dyn RateLimiter>,
     /// The name of the limit that failed authentications count against.
     pub(crate) unauthenticated: LimitName,
@@ -387,12 +389,14 @@ impl KeyServiceBuilder {
             .limiter
             .unwrap_or_else(|| Arc::new(LocalLimiter::new(Arc::clone(&self.clock))));
         let plans = Arc::new(self.plans);
-        let cache = Arc::new(Cache::new(self.cache));
+        let plan_names = Arc::new(PlanNames::new(&plans));
+        let cache = Arc::new(Cache::new(self.cache, Arc::clone(&self.clock)));
         let loader = Arc::new(Loader::new(
             Arc::clone(&self.store),
             Arc::clone(&self.clock),
             Arc::clone(&cache),
             Arc::clone(&plans),
+            Arc::clone(&plan_names),
         ));
         KeyService {
             inner: Arc::new(Inner {
@@ -402,6 +406,7 @@ impl KeyServiceBuilder {
                 grace: self.grace,
                 peppers: self.peppers,
                 plans,
+                plan_names,
                 limiter,
                 unauthenticated: "unauthenticated".parse().expect("the name is legal"),
                 clock: self.clock,

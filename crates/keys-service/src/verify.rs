@@ -10,14 +10,15 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use keys_core::{
-    Account, Denial, KeyId, KeyKind, LimitName, LimitPer, PresentedKey, ScopeSet, Timestamp,
+    AccountId, Denial, ExternalId, KeyId, KeyKind, LimitName, LimitPer, PlanName, PresentedKey,
+    ScopeSet, Timestamp,
 };
 
 use crate::cache::generations::Snapshot;
 use crate::cache::lease::{self, Freshness as Lease};
 use crate::cache::loader::{Loaded, LoadedKey, Wanted};
-use crate::cache::map::{Digest, Found, RecordId};
-use crate::cache::record::{Facts, Record, account_record_id};
+use crate::cache::map::{Found, MapKey, RecordId};
+use crate::cache::record::{Facts, Micros, PlanNames, Record, account_record_id};
 use crate::limiter::{Bucket, Decision, LimiterError, Subject};
 use crate::service::KeyService;
 use crate::store::StoreError;
@@ -140,14 +141,26 @@ impl Verdict {
 pub struct VerifiedKey {
     id: KeyId,
     facts: Facts,
+    /// Where it is a configured one.
+    plan: Option<&'static PlanName>,
+}
+
+/// What a verdict tells of the account that a key belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VerifiedAccount<'a> {
+    /// Our identifier.
+    pub id: AccountId,
+    /// The host system's identifier, if it gave one.
+    pub external_id: Option<&'a ExternalId>,
+    /// The plan; it may have left the configuration since.
+    pub plan: &'a PlanName,
 }
 
 impl VerifiedKey {
-    fn new(id: RecordId, facts: &Facts) -> Self {
-        Self {
-            id: KeyId::from_uuid(uuid::Uuid::from_bytes(id)),
-            facts: facts.clone(),
-        }
+    #[inline]
+    fn new(id: KeyId, facts: Facts, names: &PlanNames) -> Self {
+        let plan = facts.plan(names);
+        Self { id, facts, plan }
     }
 
     /// The identifier.
@@ -164,22 +177,26 @@ impl VerifiedKey {
 
     /// The account it belongs to; none exactly for an operator's key.
     #[must_use]
-    pub fn account(&self) -> Option<&Account> {
-        self.facts.account.as_ref().map(|cell| &cell.account)
+    pub fn account(&self) -> Option<VerifiedAccount<'_>> {
+        Some(VerifiedAccount {
+            id: self.facts.account_id()?,
+            external_id: self.facts.external_id(),
+            plan: self.plan.or_else(|| self.facts.unknown_plan())?,
+        })
     }
 
     /// What its owner calls it.
     #[must_use]
     pub fn name(&self) -> Option<&str> {
-        Some(self.facts.name.as_str()).filter(|name| !name.is_empty())
+        Some(self.facts.name()).filter(|name| !name.is_empty())
     }
 
     /// What it may be used for.
     #[must_use]
     pub fn scopes(&self) -> &ScopeSet {
         static NONE: LazyLock<ScopeSet> = LazyLock::new(ScopeSet::default);
-        match &self.facts.restrictions {
-            Some(restrictions) => &restrictions.scopes,
+        match self.facts.more() {
+            Some(more) => &more.scopes,
             None => &NONE,
         }
     }
@@ -187,7 +204,7 @@ impl VerifiedKey {
     /// When it expires.
     #[must_use]
     pub fn expires_at(&self) -> Option<Timestamp> {
-        self.facts.restrictions.as_ref()?.expires_at
+        self.facts.more()?.expires_at
     }
 }
 
@@ -240,7 +257,7 @@ enum Settle {
 /// One question of several.
 struct Item<'a> {
     request: &'a VerifyRequest<'a>,
-    presented: Option<(PresentedKey<'a>, Digest)>,
+    presented: Option<(PresentedKey<'a>, MapKey)>,
     known: Cached,
 }
 
@@ -259,19 +276,21 @@ impl KeyService {
         let Ok(key) = PresentedKey::parse(request.key) else {
             return Ok(Verdict::denied(Denial::Malformed));
         };
-        let digest = *self.inner.peppers.digest(key).digest.as_bytes();
+        let found_by = self.inner.cache.find_by(key, &self.inner.peppers);
         let known = if request.fresh {
             Cached::Miss
         } else {
-            self.cached(&digest, request, Settle::Now)
+            self.cached(&found_by, request, Settle::Now)
         };
         match known {
             Cached::Settled(code, key) => Ok(Verdict::current(code, key)),
             // What waits for something is boxed: on the stack it would make every verification large to move.
-            Cached::Judged(judged) => Box::pin(self.conclude(&digest, key, judged, request)).await,
-            Cached::Miss => Box::pin(self.read_and_conclude(&digest, key, None, request)).await,
+            Cached::Judged(judged) => {
+                Box::pin(self.conclude(&found_by, key, judged, request)).await
+            }
+            Cached::Miss => Box::pin(self.read_and_conclude(&found_by, key, None, request)).await,
             Cached::Stale(judged) => {
-                Box::pin(self.read_and_conclude(&digest, key, Some(judged), request)).await
+                Box::pin(self.read_and_conclude(&found_by, key, Some(judged), request)).await
             }
         }
     }
@@ -279,18 +298,18 @@ impl KeyService {
     /// Answers by what the database says, or by what was known when it is away.
     async fn read_and_conclude(
         &self,
-        digest: &Digest,
+        found_by: &MapKey,
         key: PresentedKey<'_>,
         stale: Option<Judged>,
         request: &VerifyRequest<'_>,
     ) -> Result<Verdict, VerifyError> {
-        let judged = match self.load(digest, key, request).await {
+        let judged = match self.load(found_by, key, request).await {
             Ok(Some(judged)) => judged,
             Ok(None) => return Ok(Verdict::denied(Denial::NotFound)),
             Err(error @ StoreError::Unavailable(_)) => stale.ok_or(error)?,
             Err(error) => return Err(error.into()),
         };
-        self.conclude(digest, key, judged, request).await
+        self.conclude(found_by, key, judged, request).await
     }
 
     /// Answers several questions, in order. All that the cache does not know is read at once, and all limits are asked at once.
@@ -342,15 +361,15 @@ impl KeyService {
                 known: Cached::Settled(VerdictCode::Denied(Denial::Malformed), None),
             };
         };
-        let digest = *self.inner.peppers.digest(key).digest.as_bytes();
+        let found_by = self.inner.cache.find_by(key, &self.inner.peppers);
         let known = if request.fresh {
             Cached::Miss
         } else {
-            self.cached(&digest, request, Settle::Later)
+            self.cached(&found_by, request, Settle::Later)
         };
         Item {
             request,
-            presented: Some((key, digest)),
+            presented: Some((key, found_by)),
             known,
         }
     }
@@ -362,8 +381,8 @@ impl KeyService {
         let missing = items.iter_mut().filter(is_missing);
         let (missing, wanted): (Vec<_>, Vec<_>) = missing
             .filter_map(|item| {
-                let (key, digest) = item.presented?;
-                Some((item, self.wanted(&digest, key)))
+                let (key, found_by) = item.presented?;
+                Some((item, self.wanted(&found_by, key)))
             })
             .unzip();
         if wanted.is_empty() {
@@ -420,7 +439,7 @@ impl KeyService {
 
     /// Judges by what the cache holds.
     #[inline]
-    fn cached(&self, digest: &Digest, request: &VerifyRequest<'_>, settle: Settle) -> Cached {
+    fn cached(&self, found_by: &MapKey, request: &VerifyRequest<'_>, settle: Settle) -> Cached {
         let inner = &*self.inner;
         let grace = inner.grace;
         // Before the record is looked at; asked for only where time passes before the verdict.
@@ -430,12 +449,14 @@ impl KeyService {
         } else {
             inner.cache.keys.snapshot()
         };
-        let found = inner.cache.keys.visit(digest, |found| match found {
+        let found = inner.cache.keys.visit(found_by, |found| match found {
             Found::Nothing => Cached::Miss,
             Found::Tombstone => Cached::Settled(VerdictCode::Denied(Denial::Revoked), None),
             Found::Known(mut hit) => {
                 let verdict = self.judge_record(hit.value, request);
-                if hit.value.is_outdated() {
+                if let Some(id) = hit.value.facts.account_id()
+                    && inner.cache.accounts.mark(id) != hit.value.facts.account_mark
+                {
                     return Cached::Miss;
                 }
                 // After the work, immediately before the verdict.
@@ -449,16 +470,16 @@ impl KeyService {
                     let code = match verdict {
                         Ok(()) => {
                             hit.value.uses = hit.value.uses.saturating_add(1);
-                            hit.value.used_at = hit.value.used_at.max(elapsed);
+                            hit.value.used_at = Micros::of(elapsed);
                             hit.mark();
                             VerdictCode::Valid
                         }
                         Err(denial) => VerdictCode::Denied(denial),
                     };
-                    return Cached::Settled(code, Some(VerifiedKey::new(hit.id, &hit.value.facts)));
+                    return Cached::Settled(code, Some(self.told(hit.id, &hit.value.facts)));
                 }
                 let judged = Judged {
-                    key: VerifiedKey::new(hit.id, &hit.value.facts),
+                    key: self.told(hit.id, &hit.value.facts),
                     verdict,
                     read_at: hit.read_at,
                     since,
@@ -477,7 +498,7 @@ impl KeyService {
             }
         });
         if let Cached::Miss = found
-            && let Some(read_at) = inner.cache.unknown.read_at(digest)
+            && let Some(read_at) = inner.cache.unknown.read_at(&found_by.digest)
         {
             let age = lease::nanos(inner.clock.elapsed()).saturating_sub(read_at);
             if age < lease::nanos(lease::REVOCATION_BOUND) {
@@ -487,20 +508,27 @@ impl KeyService {
         found
     }
 
-    fn wanted(&self, digest: &Digest, key: PresentedKey<'_>) -> Wanted {
+    /// What is told of a record.
+    #[inline]
+    fn told(&self, id: RecordId, facts: &Facts) -> VerifiedKey {
+        let id = KeyId::from_uuid(uuid::Uuid::from_bytes(id));
+        VerifiedKey::new(id, facts.clone(), &self.inner.plan_names)
+    }
+
+    fn wanted(&self, found_by: &MapKey, key: PresentedKey<'_>) -> Wanted {
         Wanted {
-            cached_as: *digest,
+            cached_as: *found_by,
             digests: self.inner.peppers.digests(key).collect(),
         }
     }
 
     async fn load(
         &self,
-        digest: &Digest,
+        found_by: &MapKey,
         key: PresentedKey<'_>,
         request: &VerifyRequest<'_>,
     ) -> Result<Option<Judged>, StoreError> {
-        let wanted = vec![self.wanted(digest, key)];
+        let wanted = vec![self.wanted(found_by, key)];
         match self.inner.loader.load(wanted).await?.pop() {
             Some(Loaded::Known(loaded)) => self.judge_loaded(*loaded, request).map(Some),
             Some(Loaded::Unknown) | None => Ok(None),
@@ -518,10 +546,7 @@ impl KeyService {
             return Err(too_slow());
         }
         Ok(Judged {
-            key: VerifiedKey {
-                id: loaded.key_id,
-                facts: loaded.record.facts,
-            },
+            key: VerifiedKey::new(loaded.key_id, loaded.record.facts, &self.inner.plan_names),
             verdict,
             read_at: loaded.read_at,
             since: loaded.since,
@@ -532,12 +557,12 @@ impl KeyService {
 
     #[inline]
     fn judge_record(&self, record: &Record, request: &VerifyRequest<'_>) -> Result<(), Denial> {
-        if record.is_revoked {
+        if record.is_revoked() {
             return Err(Denial::Revoked);
         }
         let facts = &record.facts;
-        let restrictions = facts.restrictions.as_deref();
-        let expires_at = restrictions.and_then(|restrictions| restrictions.expires_at);
+        let more = facts.more();
+        let expires_at = more.and_then(|more| more.expires_at);
         // The time of day is asked for only where it matters: a clock costs as much as the look-up.
         if expires_at.is_some_and(|end| self.now() >= end) {
             return Err(Denial::Expired);
@@ -545,14 +570,10 @@ impl KeyService {
         if !request.kinds.contains(&facts.kind) {
             return Err(Denial::KindNotAllowed);
         }
-        if let Some(cell) = &facts.account {
-            cell.standing?;
-        }
-        match restrictions {
-            Some(restrictions) if !restrictions.networks.allows(request.address) => {
-                Err(Denial::IpNotAllowed)
-            }
-            Some(restrictions) if restrictions.scopes.covers(request.scopes) => Ok(()),
+        facts.standing?;
+        match more {
+            Some(more) if !more.networks.allows(request.address) => Err(Denial::IpNotAllowed),
+            Some(more) if more.scopes.covers(request.scopes) => Ok(()),
             None if request.scopes.is_empty() => Ok(()),
             _ => Err(Denial::InsufficientScope),
         }
@@ -561,7 +582,7 @@ impl KeyService {
     /// Asks the limit, if there is one, makes sure that nothing has changed meanwhile, and notes the use.
     async fn conclude(
         &self,
-        digest: &Digest,
+        found_by: &MapKey,
         presented: PresentedKey<'_>,
         mut judged: Judged,
         request: &VerifyRequest<'_>,
@@ -578,7 +599,7 @@ impl KeyService {
                 if turn == TURNS_MAX {
                     return Err(VerifyError::Store(too_slow()));
                 }
-                match self.load(digest, presented, request).await? {
+                match self.load(found_by, presented, request).await? {
                     Some(again) => judged = again,
                     None => return Ok(Verdict::denied(Denial::NotFound)),
                 }
@@ -639,7 +660,7 @@ impl KeyService {
         let Some(account) = key.account() else {
             return Ok(None);
         };
-        let plan = self.inner.plans.find(&account.plan);
+        let plan = self.inner.plans.find(account.plan);
         let Some(rule) = plan.and_then(|plan| plan.limits.get(limit)) else {
             return Ok(None);
         };

@@ -214,7 +214,7 @@ fn granted(key: &VerifiedKey, decision: Option<&Decision>) -> Result<HttpRespons
     if let Some(account) = key.account() {
         put(X_ACCOUNT_ID, account.id.to_string())?;
         put(X_PLAN, account.plan.to_string())?;
-        if let Some(external_id) = &account.external_id {
+        if let Some(external_id) = account.external_id {
             let encoded = utf8_percent_encode(external_id.as_str(), UNSAFE);
             put(X_ACCOUNT_EXTERNAL_ID, encoded.to_string())?;
         }

@@ -54,13 +54,13 @@ struct KeyView<'a> {
 impl<'a> From<&'a VerifiedKey> for KeyView<'a> {
     fn from(key: &'a VerifiedKey) -> Self {
         let account = key.account();
-        let external_id = account.and_then(|account| account.external_id.as_ref());
+        let external_id = account.and_then(|account| account.external_id);
         Self {
             id: key.id(),
             account_id: account.map(|account| Text(account.id)),
             external_id: external_id.map(ExternalId::as_str),
             name: key.name(),
-            plan: account.map(|account| PlanName::as_str(&account.plan)),
+            plan: account.map(|account| PlanName::as_str(account.plan)),
             scopes: key.scopes(),
             expires_at: key.expires_at().map(Text),
         }

@@ -15,10 +15,11 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::Cache;
+use super::account_marks::Mark;
 use super::generations::Snapshot;
 use super::lease::Nanos;
-use super::map::{Digest, Stored};
-use super::record::{Accounts, Record, account_record_id, key_record_id};
+use super::map::{Digest, MapKey, Stored};
+use super::record::{PlanNames, Record, account_record_id, key_record_id};
 use crate::clock::Clock;
 use crate::store::{KeyStore, StoreError, StoredKey};
 
@@ -60,7 +61,7 @@ pub(crate) struct LoadedKey {
 /// A digest to be looked up: the one it is cached under, and all that the database may know it by.
 #[derive(Debug, Clone)]
 pub(crate) struct Wanted {
-    pub(crate) cached_as: Digest,
+    pub(crate) cached_as: MapKey,
     pub(crate) digests: Vec<PepperedDigest>,
 }
 
@@ -72,6 +73,7 @@ pub(crate) struct Loader {
     clock: Arc<dyn Clock>,
     cache: Arc<Cache>,
     plans: Arc<Plans>,
+    plan_names: Arc<PlanNames>,
     queue: Mutex<Queue>,
     reads: AtomicU64,
     /// Keys they asked for.
@@ -134,12 +136,14 @@ impl Loader {
         clock: Arc<dyn Clock>,
         cache: Arc<Cache>,
         plans: Arc<Plans>,
+        plan_names: Arc<PlanNames>,
     ) -> Self {
         Self {
             store,
             clock,
             cache,
             plans,
+            plan_names,
             queue: Mutex::default(),
             reads: AtomicU64::new(0),
             keys_asked: AtomicU64::new(0),
@@ -235,7 +239,7 @@ impl Loader {
         let made: HashMap<Digest, _> = batch
             .iter()
             .map(|waiting| {
-                let digest = waiting.wanted.cached_as;
+                let digest = waiting.wanted.cached_as.digest;
                 (digest, self.cache.unknown.made(&digest))
             })
             .collect();
@@ -273,15 +277,15 @@ impl Loader {
                 let (kept_as, stored) = rows.get(digest.digest.as_bytes())?;
                 (kept_as == digest).then_some(stored)
             });
-            let digest = &waiting.wanted.cached_as;
+            let MapKey { digest, .. } = &waiting.wanted.cached_as;
             let Some(stored) = row else {
                 self.cache.unknown.remember(digest, read_at, made[digest]);
                 let _ = waiting.answer.send(Ok(Loaded::Unknown));
                 continue;
             };
-            let (loaded, kept) = self.keep(digest, stored, read_at, since);
+            let (loaded, kept) = self.keep(&waiting.wanted.cached_as, stored, read_at, since);
             // What is revoked stays so: there is nothing to wait for.
-            if kept || loaded.record.is_revoked || waiting.retries >= RETRIES {
+            if kept || loaded.record.is_revoked() || waiting.retries >= RETRIES {
                 let _ = waiting.answer.send(Ok(Loaded::Known(Box::new(loaded))));
             } else {
                 again.push(Waiting {
@@ -296,25 +300,21 @@ impl Loader {
     /// Puts what was read into the cache, and says whether that was possible.
     fn keep(
         &self,
-        digest: &Digest,
+        key: &MapKey,
         stored: &StoredKey,
         read_at: Nanos,
         since: Snapshot,
     ) -> (LoadedKey, bool) {
         let account = stored.account.as_ref();
         let depends_on = account.map(|account| account_record_id(account.id));
-        // Looked at before the account's cell is taken: an old row must not outdate what a newer one brought.
-        let unchanged = self.cache.keys.is_unchanged(since, depends_on.as_slice());
-        let cell = account.map(|account| {
-            if unchanged {
-                self.cache.accounts.cell(account, &self.plans)
-            } else {
-                Accounts::detached(account, &self.plans)
-            }
+        // Before the generations are compared, which happens as the record is stored.
+        let mark = account.map_or(Mark::default(), |account| {
+            self.cache.accounts.mark(account.id)
         });
-        let record = Record::new(stored.key.clone(), cell);
+        let (plans, names) = (&self.plans, &self.plan_names);
+        let record = Record::new(stored.key.clone(), account, mark, plans, names);
         let id = key_record_id(stored);
-        let since = if record.is_revoked {
+        let since = if record.is_revoked() {
             // Revocation is final, so this may be stored whatever has changed; but a load that read the key before it was
             // revoked, and is still under way, must not replace it: whoever was told "revoked" must never be let in again.
             self.cache.keys.bump(&id);
@@ -323,7 +323,7 @@ impl Loader {
             since
         };
         let stored_in_cache = self.cache.keys.store(
-            digest,
+            key,
             id,
             depends_on.as_slice(),
             record.clone(),

@@ -4,8 +4,10 @@
 //! this 41 ns at 100,000 entries), and none lets a load find out, in the same step that stores its result, that what
 //! it read has changed since. That step is what keeps a revoked key from being put back by a load that began before.
 //!
-//! Records are kept inline in shards, found by a digest whose own bytes choose shard and bucket, since it is as good as
-//! random already. A second index finds a record by its identifier, because that is all a change says.
+//! Records are kept inline in shards, found by a hash of the key's text and told apart by the whole digest. The hash needs no look at
+//! the digest, so that memory can be asked for a record ([`Map::prefetch`]) while its digest is still being worked out: among a
+//! hundred thousand records that hides most of the wait. A second index finds a record by its identifier, because that is all
+//! a change says.
 //!
 //! # Order of things
 //! A change first bumps the [`Generations`] of the identifier, then looks it up and forgets it. A load first registers
@@ -13,15 +15,27 @@
 //! the identifier registered, and forgets the record once the lock is free; or the load finds the generation bumped,
 //! and stores nothing.
 
-use std::ops::{Index, IndexMut};
+use std::collections::HashSet;
+use std::ops;
 
 use hashbrown::HashTable;
+use prefetch_index::prefetch_index;
 
 use super::generations::{Generations, Snapshot};
+use super::index::Index;
 use super::locks::{Lock as _, Locks};
 
 /// A digest, uniformly distributed.
 pub(crate) type Digest = [u8; 32];
+
+/// What a record is found by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct MapKey {
+    /// Chooses where to look. Any distribution of its bits will do that has few alike.
+    pub(crate) hash: u64,
+    /// Decides whether it is the one.
+    pub(crate) digest: Digest,
+}
 
 /// The identifier of a record, in any distribution.
 pub(crate) type RecordId = [u8; 16];
@@ -64,7 +78,7 @@ type Sharded<T> = Box<[Aligned<T>]>;
 struct Aligned<T>(T);
 
 struct Shard<V> {
-    by_digest: HashTable<u32>,
+    by_hash: Index,
     slots: Slots<V>,
     free: Vec<u32>,
     /// Where the next eviction begins to look: the hand of the clock.
@@ -77,18 +91,20 @@ struct Shard<V> {
 /// holes behind.
 struct Slots<V>(Vec<Vec<Slot<V>>>);
 
-/// Begins on a cache line: a record of the size that keys have is then two lines, which processors fetch together.
-#[repr(align(64))]
+/// Two lines of the processor's cache for records of the size that keys have: what finds it, and then what is found.
+#[repr(C, align(128))]
 struct Slot<V> {
     digest: Digest,
     id: RecordId,
     /// When the load that brought it began.
     read_at: u64,
-    state: State<V>,
+    /// What is kept of the hash.
+    tag: u32,
     /// Used since the hand last passed.
     used: bool,
     /// Has something to be collected by [`Map::collect`].
     marked: bool,
+    state: State<V>,
 }
 
 enum State<V> {
@@ -170,11 +186,22 @@ impl<V: Weigh, L: Locks> Map<V, L> {
         }
     }
 
-    /// Looks a digest up and hands what is found to `visit`, under the lock of its shard: keep it short.
+    /// Has memory bring what will be asked for, if it is there, without waiting for it.
     #[inline]
-    pub(crate) fn visit<R>(&self, digest: &Digest, visit: impl FnOnce(Found<'_, V>) -> R) -> R {
-        self.shard(shard_of(digest)).with(|shard| {
-            let Some(slot) = shard.find(digest) else {
+    pub(crate) fn prefetch(&self, hash: u64) {
+        self.shard(shard_of(hash)).with(|shard| {
+            // Mostly there is one. Another with the same few bits costs nothing but its fetch.
+            if let Some(slot) = shard.by_hash.candidates(tag_of(hash)).next() {
+                shard.slots.prefetch(slot);
+            }
+        });
+    }
+
+    /// Looks a key up and hands what is found to `visit`, under the lock of its shard: keep it short.
+    #[inline]
+    pub(crate) fn visit<R>(&self, key: &MapKey, visit: impl FnOnce(Found<'_, V>) -> R) -> R {
+        self.shard(shard_of(key.hash)).with(|shard| {
+            let Some(slot) = shard.find(key) else {
                 return visit(Found::Nothing);
             };
             slot.used = true;
@@ -205,16 +232,16 @@ impl<V: Weigh, L: Locks> Map<V, L> {
     /// known to be gone for good.
     pub(crate) fn store(
         &self,
-        digest: &Digest,
+        key: &MapKey,
         id: RecordId,
         depends_on: &[RecordId],
         value: V,
         read_at: u64,
         since: Snapshot,
     ) -> Stored<V> {
-        let shard_index = shard_of(digest);
+        let shard_index = shard_of(key.hash);
         self.shard(shard_index).with(|shard| {
-            let (slot_index, is_new) = shard.claim(digest, id);
+            let (slot_index, is_new) = shard.claim(key, id);
             let place = Place::new(&id, shard_index, slot_index);
             if is_new {
                 // Before the generations are compared: see the module.
@@ -240,7 +267,7 @@ impl<V: Weigh, L: Locks> Map<V, L> {
                 }
             }
             shard.heap_bytes += added;
-            self.make_room(shard, slot_index, &mut out);
+            self.make_room(shard, shard_index, slot_index, &mut out);
             Stored::Yes(out)
         })
     }
@@ -320,7 +347,7 @@ impl<V: Weigh, L: Locks> Map<V, L> {
         self.shards.iter().fold((0, 0), |(entries, bytes), shard| {
             shard
                 .0
-                .with(|shard| (entries + shard.by_digest.len(), bytes + shard.heap_bytes))
+                .with(|shard| (entries + shard.by_hash.len(), bytes + shard.heap_bytes))
         })
     }
 
@@ -328,22 +355,28 @@ impl<V: Weigh, L: Locks> Map<V, L> {
         &self.shards[index % SHARDS].0
     }
 
-    fn make_room(&self, shard: &mut Shard<V>, keep: u32, out: &mut Vec<(RecordId, V)>) {
-        while shard.by_digest.len() > self.per_shard.entries_max
+    fn make_room(
+        &self,
+        shard: &mut Shard<V>,
+        shard_index: usize,
+        keep: u32,
+        out: &mut Vec<(RecordId, V)>,
+    ) {
+        while shard.by_hash.len() > self.per_shard.entries_max
             || shard.heap_bytes > self.per_shard.bytes_max
         {
             let Some(victim) = shard.victim(keep) else {
                 return;
             };
             let is_tombstone = matches!(shard.slots[victim].state, State::Tombstone);
-            if is_tombstone && shard.by_digest.len() <= self.per_shard.entries_max {
+            if is_tombstone && shard.by_hash.len() <= self.per_shard.entries_max {
                 // Only bytes are short, and it has none.
                 return;
             }
             let slot = &mut shard.slots[victim];
             let (id, marked) = (slot.id, std::mem::take(&mut slot.marked));
             // `ids` is locked inside a shard's lock only, never the other way round.
-            let place = Place::new(&id, shard_of(&slot.digest), victim);
+            let place = Place::new(&id, shard_index, victim);
             self.unregister(&id, place);
             if let State::Known(value) = shard.release(victim)
                 && marked
@@ -384,7 +417,7 @@ impl<V: Weigh, L: Locks> Map<V, L> {
 impl<V: Weigh> Shard<V> {
     fn new() -> Self {
         Self {
-            by_digest: HashTable::new(),
+            by_hash: Index::default(),
             slots: Slots(Vec::new()),
             free: Vec::new(),
             hand: 0,
@@ -394,27 +427,30 @@ impl<V: Weigh> Shard<V> {
     }
 
     #[inline]
-    fn find(&mut self, digest: &Digest) -> Option<&mut Slot<V>> {
-        let slots = &self.slots;
-        let slot = *self.by_digest.find(digest_hash(digest), |slot| {
-            constant_time_eq::constant_time_eq_32(&slots[*slot].digest, digest)
-        })?;
+    fn find(&mut self, key: &MapKey) -> Option<&mut Slot<V>> {
+        let slot = self.number(key)?;
         self.slots.get_mut(slot)
     }
 
-    /// The slot of a digest, and whether it is a new one.
-    fn claim(&mut self, digest: &Digest, id: RecordId) -> (u32, bool) {
-        let slots = &self.slots;
-        let known = self
-            .by_digest
-            .find(digest_hash(digest), |slot| slots[*slot].digest == *digest);
-        if let Some(slot) = known {
-            return (*slot, false);
+    #[inline]
+    fn number(&self, key: &MapKey) -> Option<u32> {
+        let mut candidates = self.by_hash.candidates(tag_of(key.hash));
+        candidates.find(|slot| {
+            constant_time_eq::constant_time_eq_32(&self.slots[*slot].digest, &key.digest)
+        })
+    }
+
+    /// The slot of a key, and whether it is a new one.
+    fn claim(&mut self, key: &MapKey, id: RecordId) -> (u32, bool) {
+        if let Some(slot) = self.number(key) {
+            return (slot, false);
         }
+        let tag = tag_of(key.hash);
         let slot = Slot {
-            digest: *digest,
+            digest: key.digest,
             id,
             read_at: 0,
+            tag,
             state: State::Free,
             // A record proves itself by its second use: a flood of keys that are used once pushes out no other.
             used: false,
@@ -426,19 +462,18 @@ impl<V: Weigh> Shard<V> {
         } else {
             self.slots.push(slot)
         };
-        let slots = &self.slots;
-        self.by_digest
-            .insert_unique(digest_hash(digest), index, |slot| {
-                digest_hash(&slots[*slot].digest)
-            });
+        let (slots, free) = (&self.slots, &self.free);
+        self.by_hash.insert(tag, index, || {
+            let free: HashSet<u32> = free.iter().copied().collect();
+            slots.tags().filter(move |(slot, _)| !free.contains(slot))
+        });
         (index, true)
     }
 
     fn release(&mut self, index: u32) -> State<V> {
-        let hash = digest_hash(&self.slots[index].digest);
-        if let Ok(entry) = self.by_digest.find_entry(hash, |slot| *slot == index) {
-            entry.remove();
-        }
+        let slots = &self.slots;
+        let tag = slots[index].tag;
+        self.by_hash.remove(tag, index, |slot| slots[slot].tag);
         let state = std::mem::replace(&mut self.slots[index].state, State::Free);
         match &state {
             State::Free => {}
@@ -454,7 +489,7 @@ impl<V: Weigh> Shard<V> {
     /// revoked in the database, so they only save that look.
     fn victim(&mut self, keep: u32) -> Option<u32> {
         let count = self.slots.len();
-        let are_the_most = self.tombstones > self.by_digest.len() / 2;
+        let are_the_most = self.tombstones > self.by_hash.len() / 2;
         let mut any_record = None;
         let mut any_tombstone = None;
         for step in 0..count {
@@ -510,13 +545,29 @@ impl<V> Slots<V> {
         index
     }
 
+    /// All slots, the free ones too, with their tags.
+    fn tags(&self) -> impl Iterator<Item = (u32, u32)> {
+        let tags = self.0.iter().flatten().map(|slot| slot.tag);
+        (0..).zip(tags)
+    }
+
+    /// Has memory bring both lines of a slot.
+    #[inline]
+    fn prefetch(&self, index: u32) {
+        let block = self.0.get((index / Self::BLOCK_LEN) as usize);
+        if let Some(slot) = block.and_then(|block| block.get((index % Self::BLOCK_LEN) as usize)) {
+            prefetch_index(std::slice::from_ref(&slot.digest), 0);
+            prefetch_index(std::slice::from_ref(&slot.state), 0);
+        }
+    }
+
     fn get_mut(&mut self, index: u32) -> Option<&mut Slot<V>> {
         let block = self.0.get_mut((index / Self::BLOCK_LEN) as usize)?;
         block.get_mut((index % Self::BLOCK_LEN) as usize)
     }
 }
 
-impl<V> Index<u32> for Slots<V> {
+impl<V> ops::Index<u32> for Slots<V> {
     type Output = Slot<V>;
 
     #[inline]
@@ -525,7 +576,7 @@ impl<V> Index<u32> for Slots<V> {
     }
 }
 
-impl<V> IndexMut<u32> for Slots<V> {
+impl<V> ops::IndexMut<u32> for Slots<V> {
     #[inline]
     fn index_mut(&mut self, index: u32) -> &mut Slot<V> {
         &mut self.0[(index / Self::BLOCK_LEN) as usize][(index % Self::BLOCK_LEN) as usize]
@@ -555,15 +606,16 @@ impl Place {
     }
 }
 
-fn shard_of(digest: &Digest) -> usize {
-    usize::from(digest[0]) % SHARDS
+#[cfg(test)]
+pub(crate) const fn slot_size<V>() -> usize {
+    size_of::<Slot<V>>()
 }
 
-fn digest_hash(digest: &Digest) -> u64 {
-    let bytes = digest
-        .last_chunk()
-        .expect("a digest has more than eight bytes");
-    u64::from_le_bytes(*bytes)
+/// By other bits than [`tag_of`] takes, or all tags of a shard would have some bits in common.
+fn shard_of(hash: u64) -> usize {
+    #[expect(clippy::cast_possible_truncation, reason = "only the low bits matter")]
+    let low = hash as usize;
+    low % SHARDS
 }
 
 /// Identifiers begin with a time, so their bytes are mixed: the finalizer of `SplitMix64` (Steele, Lea, Flood
@@ -578,9 +630,7 @@ fn mix(id: &RecordId) -> u64 {
 }
 
 fn id_shard(id: &RecordId) -> usize {
-    #[expect(clippy::cast_possible_truncation, reason = "only the low bits matter")]
-    let low = mix(id) as usize;
-    low % SHARDS
+    shard_of(mix(id))
 }
 
 fn tag_of(hash: u64) -> u32 {

@@ -6,7 +6,7 @@ use shuttle::sync::Mutex;
 use shuttle::sync::atomic::{AtomicU64, Ordering};
 
 use super::locks::{Lock, Locks, ParkingLot};
-use super::map::{Bounds, Digest, Forget, Found, Map, RecordId, SHARDS, Stored, Weigh};
+use super::map::{Bounds, Forget, Found, Map, MapKey, RecordId, SHARDS, Stored, Weigh};
 
 impl Weigh for u64 {
     fn heap_bytes(&self) -> usize {
@@ -19,15 +19,18 @@ const ROOMY: Bounds = Bounds {
     bytes_max: usize::MAX,
 };
 
-fn digest(number: u64) -> Digest {
+fn key(number: u64) -> MapKey {
     // As uniform as a real digest, so that shards fill evenly.
     let mut state = number.wrapping_add(1);
-    std::array::from_fn(|_| {
+    let digest: [u8; 32] = std::array::from_fn(|_| {
         state = state
             .wrapping_mul(6_364_136_223_846_793_005)
             .wrapping_add(1_442_695_040_888_963_407);
         (state >> 56) as u8
-    })
+    });
+    let (words, _) = digest.as_chunks();
+    let hash = u64::from_le_bytes(words[1]);
+    MapKey { hash, digest }
 }
 
 fn id(number: u64) -> RecordId {
@@ -37,14 +40,14 @@ fn id(number: u64) -> RecordId {
 }
 
 fn value<L: Locks>(map: &Map<u64, L>, number: u64) -> Option<u64> {
-    map.visit(&digest(number), |found| match found {
+    map.visit(&key(number), |found| match found {
         Found::Known(hit) => Some(*hit.value),
         Found::Nothing | Found::Tombstone => None,
     })
 }
 
 fn put<L: Locks>(map: &Map<u64, L>, number: u64, value: u64) -> Stored<u64> {
-    map.store(&digest(number), id(number), &[], value, 0, map.snapshot())
+    map.store(&key(number), id(number), &[], value, 0, map.snapshot())
 }
 
 fn collect(map: &Map<u64, ParkingLot>, mut seen: impl FnMut(RecordId, &mut u64)) {
@@ -75,11 +78,37 @@ fn what_was_stored_is_found_until_it_is_forgotten() {
 }
 
 #[test]
+fn records_that_are_looked_for_in_one_place_are_told_apart_by_their_digests() {
+    let map = map(ROOMY);
+    let key = |number| MapKey {
+        hash: 7,
+        ..key(number)
+    };
+    for number in 0..100 {
+        map.prefetch(7);
+        let stored = map.store(&key(number), id(number), &[], number, 0, map.snapshot());
+        assert_eq!(stored, Stored::Yes(Vec::new()));
+    }
+    let find = |number| {
+        map.visit(&key(number), |found| match found {
+            Found::Known(hit) => Some(*hit.value),
+            Found::Nothing | Found::Tombstone => None,
+        })
+    };
+    for number in 0..100 {
+        assert_eq!(find(number), Some(number));
+    }
+    assert_eq!(find(100), None);
+    map.forget(&id(50), Forget::Reload);
+    assert_eq!((find(49), find(50), find(51)), (Some(49), None, Some(51)));
+}
+
+#[test]
 fn a_load_that_began_before_a_change_stores_nothing() {
     let map = map(ROOMY);
     let since = map.snapshot();
     map.forget(&id(1), Forget::Reload);
-    let stored = map.store(&digest(1), id(1), &[], 1, 0, since);
+    let stored = map.store(&key(1), id(1), &[], 1, 0, since);
     assert_eq!(stored, Stored::Changed);
     assert_eq!(map.size(), (0, 0));
 }
@@ -89,7 +118,7 @@ fn a_change_of_what_a_record_depends_on_keeps_it_out() {
     let map = map(ROOMY);
     let since = map.snapshot();
     map.bump(&id(77));
-    let store = |since| map.store(&digest(1), id(1), &[id(77)], 1, 0, since);
+    let store = |since| map.store(&key(1), id(1), &[id(77)], 1, 0, since);
     assert_eq!(store(since), Stored::Changed);
     assert_eq!(store(map.snapshot()), Stored::Yes(Vec::new()));
 }
@@ -102,7 +131,7 @@ fn a_tombstone_is_never_replaced() {
     assert_eq!(put(&map, 1, 2), Stored::Changed);
     map.forget(&id(1), Forget::Reload);
     map.forget_all();
-    assert!(map.visit(&digest(1), |found| matches!(found, Found::Tombstone)));
+    assert!(map.visit(&key(1), |found| matches!(found, Found::Tombstone)));
 }
 
 #[test]
@@ -112,7 +141,7 @@ fn forgetting_everything_stops_loads_under_way_too() {
     let since = map.snapshot();
     map.forget_all();
     assert_eq!(value(&map, 1), None);
-    let stored = map.store(&digest(2), id(2), &[], 2, 0, since);
+    let stored = map.store(&key(2), id(2), &[], 2, 0, since);
     assert_eq!(stored, Stored::Changed);
 }
 
@@ -162,7 +191,7 @@ fn records_in_use_stay_and_tombstones_go_last() {
     let still_hot = (0..100).filter(|hot| value(&map, *hot).is_some()).count();
     assert!(still_hot >= 90, "{still_hot} of 100 hot records are left");
     let tombstones = (100..200)
-        .filter(|number| map.visit(&digest(*number), |found| matches!(found, Found::Tombstone)));
+        .filter(|number| map.visit(&key(*number), |found| matches!(found, Found::Tombstone)));
     assert_eq!(tombstones.count(), 100);
 }
 
@@ -173,7 +202,7 @@ fn marked_records_are_collected_once_or_handed_back() {
         bytes_max: usize::MAX,
     });
     let mark = |number| {
-        map.visit(&digest(number), |found| {
+        map.visit(&key(number), |found| {
             if let Found::Known(mut hit) = found {
                 *hit.value += 1;
                 hit.mark();
@@ -239,7 +268,7 @@ fn race(snapshot: Snapshot) {
                     Snapshot::BeforeReading => before,
                     Snapshot::AfterReading => map.snapshot(),
                 };
-                map.store(&digest(1), id(1), &[], read, 0, since);
+                map.store(&key(1), id(1), &[], read, 0, since);
             })
         })
         .collect();

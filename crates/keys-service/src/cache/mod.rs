@@ -3,13 +3,17 @@
 //! | Module | Holds |
 //! |---|---|
 //! | [`map`] | a sharded map that never serves what it was told to forget; knows nothing of keys |
+//! | [`index`] | where in a shard of the map a record is |
 //! | [`generations`] | which records have changed since when |
 //! | [`lease`] | until when what is cached may be trusted |
-//! | [`record`] | what is kept of a key and of an account |
+//! | [`record`] | what is kept of a key |
+//! | [`account_marks`] | whether a key's account has changed since it was read |
 //! | [`unknown`] | digests that nobody has |
 //! | [`loader`] | reads what is missing, several keys in one statement |
 
+pub(crate) mod account_marks;
 pub(crate) mod generations;
+mod index;
 pub(crate) mod lease;
 pub(crate) mod loader;
 mod locks;
@@ -19,13 +23,18 @@ mod map_tests;
 pub(crate) mod record;
 pub(crate) mod unknown;
 
-use keys_core::{AccountId, KeyId};
+use std::sync::Arc;
 
+use keys_core::secret::RANDOM_LEN;
+use keys_core::{AccountId, KeyId, PepperRing, PresentedKey};
+
+use crate::clock::Clock;
 use crate::usage::{Used, Uses};
-use lease::Lease;
+use account_marks::AccountMarks;
+use lease::{Lease, Nanos};
 use locks::ParkingLot;
-use map::{Bounds, Digest, Forget, Map, RecordId};
-use record::{Accounts, Record, account_record_id};
+use map::{Bounds, Digest, Forget, Map, MapKey, RecordId};
+use record::{Record, account_record_id};
 use unknown::Unknown;
 
 /// How much the cache may hold.
@@ -50,24 +59,37 @@ impl Default for CacheOptions {
 /// See the module.
 pub(crate) struct Cache {
     pub(crate) keys: Map<Record, ParkingLot>,
-    pub(crate) accounts: Accounts,
+    pub(crate) accounts: AccountMarks,
     pub(crate) unknown: Unknown<ParkingLot>,
     pub(crate) lease: Lease,
     /// Uses of keys that have left the cache, and of keys that were never in it.
     pub(crate) uses: Uses,
+    clock: Arc<dyn Clock>,
 }
 
 impl Cache {
-    pub(crate) fn new(options: CacheOptions) -> Self {
+    pub(crate) fn new(options: CacheOptions, clock: Arc<dyn Clock>) -> Self {
         Self {
             keys: Map::new(Bounds {
                 entries_max: options.entries_max,
                 bytes_max: options.bytes_max,
             }),
-            accounts: Accounts::default(),
+            accounts: AccountMarks::default(),
             unknown: Unknown::new(),
             lease: Lease::default(),
             uses: Uses::default(),
+            clock,
+        }
+    }
+
+    /// What a presented key is found by. What is known of it is on its way from memory while its digest is worked out.
+    #[inline]
+    pub(crate) fn find_by(&self, key: PresentedKey<'_>, peppers: &PepperRing) -> MapKey {
+        let hash = hash(key.random_part());
+        self.keys.prefetch(hash);
+        MapKey {
+            hash,
+            digest: *peppers.digest(key).digest.as_bytes(),
         }
     }
 
@@ -88,16 +110,14 @@ impl Cache {
 
     /// An account has changed: all its keys are read again.
     pub(crate) fn account_changed(&self, id: AccountId) {
-        // First the generation, then the cell: a load that saw the old account either finds the bump, or its cell is
-        // in place by the time it is outdated here.
+        // First the generation, then the mark: a load that saw the old account finds the one, or had its mark before the other.
         self.keys.bump(&account_record_id(id));
-        self.accounts.forget(id);
+        self.accounts.bump(id);
     }
 
     /// Anything may have changed.
     pub(crate) fn everything_changed(&self) {
         let marked = self.keys.forget_all();
-        self.accounts.forget_all();
         self.take_uses(marked);
     }
 
@@ -108,7 +128,7 @@ impl Cache {
         let inside = (0..map::SHARDS).map(|shard| {
             let mut uses = Vec::new();
             self.keys
-                .collect(shard, |id, record| uses.extend(take_use(id, record)));
+                .collect(shard, |id, record| uses.extend(self.take_use(id, record)));
             uses
         });
         outside.chain(inside)
@@ -129,17 +149,34 @@ impl Cache {
     }
 
     fn note_uses(&self, id: RecordId, record: &mut Record) {
-        if let Some(used) = take_use(id, record) {
+        if let Some(used) = self.take_use(id, record) {
             self.uses.record(used);
         }
     }
+
+    fn take_use(&self, id: RecordId, record: &mut Record) -> Option<Used> {
+        let count = std::mem::take(&mut record.uses);
+        (count > 0).then(|| {
+            // Read here, where nobody else can use the record: it is later than the last use.
+            let now: Nanos = lease::nanos(self.clock.elapsed());
+            Used {
+                key_id: KeyId::from_uuid(uuid::Uuid::from_bytes(id)),
+                last_at: record.used_at.before(now),
+                count: u64::from(count),
+            }
+        })
+    }
 }
 
-fn take_use(id: RecordId, record: &mut Record) -> Option<Used> {
-    let count = std::mem::take(&mut record.uses);
-    (count > 0).then(|| Used {
-        key_id: KeyId::from_uuid(uuid::Uuid::from_bytes(id)),
-        last_at: record.used_at,
-        count: u64::from(count),
-    })
+/// A hash of what is random in a key: its first sixteen characters, 95 bits, folded as wyhash does (Wang Yi, 2019), with the first of
+/// its constants. Nobody chooses what is in the cache, so nobody can choose what meets there.
+#[inline]
+fn hash(random: &[u8; RANDOM_LEN]) -> u64 {
+    const SECRETS: [u64; 2] = [0xa076_1d64_78bd_642f, 0xe703_7ed1_a0b4_28db];
+    let (words, _) = random.as_chunks();
+    let [a, b] = [0, 1].map(|word| u64::from_le_bytes(words[word]) ^ SECRETS[word]);
+    let product = u128::from(a) * u128::from(b);
+    #[expect(clippy::cast_possible_truncation, reason = "both halves go in")]
+    let folded = product as u64 ^ (product >> 64) as u64;
+    folded
 }

@@ -1,99 +1,190 @@
 //! What the cache keeps of a key: enough to judge it, never a verdict.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use keys_core::{
-    Account, AccountId, AllowedNetworks, ApiKey, Denial, KeyKind, Plans, ScopeSet, Timestamp,
+    Account, AccountId, AllowedNetworks, ApiKey, Denial, ExternalId, KeyKind, PlanName, Plans,
+    ScopeSet, Timestamp,
 };
 use parking_lot::Mutex;
 use smol_str::SmolStr;
 
+use super::account_marks::Mark;
 use super::lease::Nanos;
 use super::map::{RecordId, Weigh};
 use crate::store::StoredKey;
 
-/// What a key is judged by. Small, since a million of them are kept.
+/// What a key is judged by. One line of the processor's cache, with nothing in it for most keys that leads elsewhere: a verdict on
+/// one of a million waits for memory once.
 #[derive(Debug, Clone)]
 pub(crate) struct Record {
     pub(crate) facts: Facts,
     /// Uses since they were last collected.
     pub(crate) uses: u32,
-    /// The last use, on the clock of intervals: a request reads one clock, not two.
-    pub(crate) used_at: Nanos,
-    pub(crate) is_revoked: bool,
+    /// The last of them.
+    pub(crate) used_at: Micros,
 }
 
-/// What a verdict tells of a key. Cheap to clone: no name that people give is copied to the heap.
+/// What a verdict tells of a key. Cheap to clone: what most keys have is inline, and no count that other threads change is touched.
 #[derive(Debug, Clone)]
 pub(crate) struct Facts {
-    pub(crate) account: Option<Arc<AccountCell>>,
-    /// Kept inline up to 23 bytes, which most are: reading it costs no further look at memory.
-    pub(crate) name: SmolStr,
-    /// Most keys have none.
-    pub(crate) restrictions: Option<Arc<Restrictions>>,
+    /// Nil for an operator's key.
+    account_id: AccountId,
+    /// Kept inline up to 23 bytes, which most are.
+    name: SmolStr,
+    /// What few keys have.
+    more: Option<Arc<More>>,
+    /// Of the account, when this was read.
+    pub(crate) account_mark: Mark,
+    plan: PlanIndex,
     pub(crate) kind: KeyKind,
+    /// Whether it may be used as far as that is for ever, or depends on the account alone.
+    pub(crate) standing: Result<(), Denial>,
 }
 
-/// What narrows the use of a key.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Restrictions {
+/// What narrows the use of a key, and what does not fit elsewhere.
+#[derive(Debug, Default)]
+pub(crate) struct More {
     pub(crate) expires_at: Option<Timestamp>,
     pub(crate) networks: AllowedNetworks,
     pub(crate) scopes: ScopeSet,
+    external_id: Option<ExternalId>,
+    /// A plan that is not configured.
+    plan: Option<PlanName>,
 }
 
-/// An account, shared by the records of all its keys: one change refuses them all at once.
-///
-/// What every verification looks at comes first, so that it lies beside the counts of the `Arc`, which every verification
-/// changes: one line of the processor's cache instead of two.
+/// Time on the clock of intervals in microseconds, without what exceeds 71 minutes: enough to tell how long ago something was that is
+/// looked at every few seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Micros(u32);
+
+impl Micros {
+    #[inline]
+    pub(crate) fn of(time: Nanos) -> Self {
+        #[expect(clippy::cast_possible_truncation, reason = "that is what it is")]
+        Self((time / 1_000) as u32)
+    }
+
+    /// The time that this was, at most 71 minutes before `now`.
+    pub(crate) fn before(self, now: Nanos) -> Nanos {
+        let ago = Self::of(now).0.wrapping_sub(self.0);
+        (now / 1_000).saturating_sub(ago.into()) * 1_000
+    }
+}
+
+/// The place of a plan among the configured ones, or of none of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct PlanIndex(u16);
+
+/// The names of the configured plans, so that a record has room for one and a verdict tells it without counting who else does.
 #[derive(Debug)]
-#[repr(C)]
-pub(crate) struct AccountCell {
-    /// The account has changed since: records that hold this must be read again.
-    is_outdated: AtomicBool,
-    /// Whether it may use keys, by the configured plans, which do not change while the program runs.
-    pub(crate) standing: Result<(), Denial>,
-    pub(crate) account: Account,
-}
+pub(crate) struct PlanNames(Vec<&'static PlanName>);
 
-impl AccountCell {
-    pub(crate) fn is_outdated(&self) -> bool {
-        self.is_outdated.load(Ordering::Acquire)
+impl PlanNames {
+    pub(crate) fn new(plans: &Plans) -> Self {
+        /// Names that were ever configured in this process. They stay for ever: there are as few as somebody has thought of.
+        static KNOWN: Mutex<BTreeSet<&'static PlanName>> = Mutex::new(BTreeSet::new());
+        let mut known = KNOWN.lock();
+        let for_ever = |(name, _): (&PlanName, _)| -> &'static PlanName {
+            if let Some(name) = known.get(name) {
+                return name;
+            }
+            let name: &'static PlanName = Box::leak(Box::new(name.clone()));
+            known.insert(name);
+            name
+        };
+        Self(plans.iter().map(for_ever).collect())
+    }
+
+    fn index(&self, name: &PlanName) -> Option<PlanIndex> {
+        let index = self.0.binary_search(&name).ok()?;
+        u16::try_from(index).ok().map(PlanIndex)
+    }
+
+    fn name(&self, index: PlanIndex) -> Option<&'static PlanName> {
+        self.0.get(usize::from(index.0)).copied()
     }
 }
 
 impl Record {
-    pub(crate) fn new(key: ApiKey, account: Option<Arc<AccountCell>>) -> Self {
-        let is_restricted = key.expires_at.is_some()
+    pub(crate) fn new(
+        key: ApiKey,
+        account: Option<&Account>,
+        account_mark: Mark,
+        plans: &Plans,
+        plan_names: &PlanNames,
+    ) -> Self {
+        let standing = match account {
+            _ if key.revoked_at.is_some() => Err(Denial::Revoked),
+            Some(account) => plans.check(account),
+            None => Ok(()),
+        };
+        let plan = account.and_then(|account| plan_names.index(&account.plan));
+        let unknown_plan = account.filter(|_| plan.is_none());
+        let external_id = account.and_then(|account| account.external_id.clone());
+        let has_more = key.expires_at.is_some()
             || !key.allowed_networks.is_unrestricted()
-            || !key.scopes.is_empty();
+            || !key.scopes.is_empty()
+            || external_id.is_some()
+            || unknown_plan.is_some();
         Self {
             facts: Facts {
-                account,
+                account_id: account.map_or(NO_ACCOUNT, |account| account.id),
                 name: key
                     .name
                     .map_or(SmolStr::default(), |name| name.as_str().into()),
-                restrictions: is_restricted.then(|| {
-                    Arc::new(Restrictions {
+                more: has_more.then(|| {
+                    Arc::new(More {
                         expires_at: key.expires_at,
                         networks: key.allowed_networks,
                         scopes: key.scopes,
+                        external_id,
+                        plan: unknown_plan.map(|account| account.plan.clone()),
                     })
                 }),
+                plan: plan.unwrap_or(PlanIndex(u16::MAX)),
+                account_mark,
                 kind: key.kind,
+                standing,
             },
             uses: 0,
-            used_at: 0,
-            is_revoked: key.revoked_at.is_some(),
+            used_at: Micros::default(),
         }
     }
 
-    /// Whether the account is no longer what this record holds.
-    pub(crate) fn is_outdated(&self) -> bool {
-        let account = self.facts.account.as_ref();
-        account.is_some_and(|cell| cell.is_outdated())
+    pub(crate) fn is_revoked(&self) -> bool {
+        self.facts.standing == Err(Denial::Revoked)
+    }
+}
+
+/// No account has this identifier.
+const NO_ACCOUNT: AccountId = AccountId::from_uuid(uuid::Uuid::nil());
+
+impl Facts {
+    pub(crate) fn account_id(&self) -> Option<AccountId> {
+        (self.account_id != NO_ACCOUNT).then_some(self.account_id)
+    }
+
+    pub(crate) fn external_id(&self) -> Option<&ExternalId> {
+        self.more.as_ref()?.external_id.as_ref()
+    }
+
+    pub(crate) fn plan(&self, names: &PlanNames) -> Option<&'static PlanName> {
+        names.name(self.plan)
+    }
+
+    /// The plan, where it is not a configured one.
+    pub(crate) fn unknown_plan(&self) -> Option<&PlanName> {
+        self.more.as_ref()?.plan.as_ref()
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn more(&self) -> Option<&More> {
+        self.more.as_deref()
     }
 }
 
@@ -107,99 +198,19 @@ impl Weigh for Record {
         } else {
             0
         };
-        let restrictions = self.facts.restrictions.as_ref().map_or(0, |restrictions| {
-            let networks = size_of_val(restrictions.networks.as_slice());
-            let scopes: usize = restrictions
+        let more = self.facts.more.as_ref().map_or(0, |more| {
+            let networks = size_of_val(more.networks.as_slice());
+            let scopes: usize = more
                 .scopes
                 .iter()
                 .map(|scope| size_of_val(scope) + scope.as_str().len() + OVERHEAD)
                 .sum();
-            size_of::<Restrictions>() + networks + scopes + OVERHEAD
+            let external_id = more.external_id.as_ref();
+            let external_id = external_id.map_or(0, |id| id.as_str().len() + OVERHEAD);
+            // Names of plans are shared.
+            size_of::<More>() + networks + scopes + external_id + OVERHEAD
         });
-        name + restrictions
-    }
-}
-
-/// The cells of all accounts that have a key in the cache.
-pub(crate) struct Accounts {
-    shards: [Mutex<Shard>; Self::SHARDS],
-}
-
-impl Default for Accounts {
-    fn default() -> Self {
-        Self {
-            shards: std::array::from_fn(|_| Mutex::default()),
-        }
-    }
-}
-
-#[derive(Default)]
-struct Shard {
-    cells: HashMap<AccountId, Weak<AccountCell>>,
-    /// The number of cells after the last look for abandoned ones.
-    swept_len: usize,
-}
-
-impl Accounts {
-    const SHARDS: usize = 64;
-
-    /// The cell of `account` as it was just read. Where another state of it was known, that is outdated from now on.
-    pub(crate) fn cell(&self, account: &Account, plans: &Plans) -> Arc<AccountCell> {
-        let mut shard = self.shard(account.id).lock();
-        if let Some(cell) = shard.cells.get(&account.id).and_then(Weak::upgrade) {
-            if cell.account == *account && !cell.is_outdated() {
-                return cell;
-            }
-            cell.is_outdated.store(true, Ordering::Release);
-        }
-        let cell = Self::detached(account, plans);
-        shard.cells.insert(account.id, Arc::downgrade(&cell));
-        shard.sweep();
-        cell
-    }
-
-    /// A cell of an account as an old read saw it, for one judgement and nobody else.
-    pub(crate) fn detached(account: &Account, plans: &Plans) -> Arc<AccountCell> {
-        Arc::new(AccountCell {
-            is_outdated: AtomicBool::new(false),
-            standing: plans.check(account),
-            account: account.clone(),
-        })
-    }
-
-    /// Marks what is known of the account as outdated.
-    pub(crate) fn forget(&self, id: AccountId) {
-        let cell = self.shard(id).lock().cells.remove(&id);
-        if let Some(cell) = cell.and_then(|cell| cell.upgrade()) {
-            cell.is_outdated.store(true, Ordering::Release);
-        }
-    }
-
-    /// Marks what is known of every account as outdated.
-    pub(crate) fn forget_all(&self) {
-        for shard in &self.shards {
-            for (_, cell) in shard.lock().cells.drain() {
-                if let Some(cell) = cell.upgrade() {
-                    cell.is_outdated.store(true, Ordering::Release);
-                }
-            }
-        }
-    }
-
-    fn shard(&self, id: AccountId) -> &Mutex<Shard> {
-        // The last byte of a UUID of version 7 is random.
-        &self.shards[usize::from(id.as_uuid().as_bytes()[15]) % Self::SHARDS]
-    }
-}
-
-impl Shard {
-    /// Drops cells whose keys have all left the cache, once there may be as many of them as of others.
-    fn sweep(&mut self) {
-        const LEN_MIN: usize = 64;
-        if self.cells.len() >= 2 * self.swept_len.max(LEN_MIN) {
-            self.cells.retain(|_, cell| cell.strong_count() > 0);
-            self.swept_len = self.cells.len();
-        }
+        name + more
     }
 }
 
@@ -211,4 +222,50 @@ pub(crate) fn key_record_id(stored: &StoredKey) -> RecordId {
 /// How the cache knows an account by.
 pub(crate) fn account_record_id(id: AccountId) -> RecordId {
     *id.as_uuid().as_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_is_one_line_of_the_processors_cache() {
+        assert_eq!(size_of::<Record>(), 64);
+        // One more for what finds it.
+        assert_eq!(super::super::map::slot_size::<Record>(), 128);
+    }
+
+    #[test]
+    fn a_short_time_is_told_from_what_is_left_of_it() {
+        const MINUTE: Nanos = 60_000_000_000;
+        for now in [
+            5,
+            1_000_000,
+            70 * MINUTE,
+            1_000 * MINUTE,
+            100_000_000 * MINUTE,
+        ] {
+            for ago in [0, 1_000, MINUTE, 71 * MINUTE] {
+                let then = now.saturating_sub(ago);
+                assert_eq!(Micros::of(then).before(now), then / 1_000 * 1_000);
+            }
+        }
+    }
+
+    #[test]
+    fn names_of_plans_are_told_by_their_place() {
+        let plans = Plans::documented();
+        let names = PlanNames::new(&plans);
+        let same = PlanNames::new(&plans);
+        for (name, _) in plans.iter() {
+            let index = names.index(name).unwrap();
+            assert_eq!(names.name(index), Some(name));
+            assert!(std::ptr::eq(
+                names.name(index).unwrap(),
+                same.name(index).unwrap()
+            ));
+        }
+        assert_eq!(names.index(&"other".parse().unwrap()), None);
+        assert_eq!(names.name(PlanIndex(u16::MAX)), None);
+    }
 }

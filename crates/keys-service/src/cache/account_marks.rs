@@ -1,0 +1,61 @@
+//! Whether an account has changed since one of its keys was read: one shared count, so that one change refuses all keys of an account at
+//! once, however many there are.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use keys_core::AccountId;
+
+/// 256 KiB, so that the ones in use stay in the processor's cache. Accounts that share a count make each other's keys be read again,
+/// which is harmless: with a million keys in the cache a change concerns fifteen.
+const COUNTS: usize = 1 << 16;
+
+/// How often what an account is counted by had changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Mark(u32);
+
+/// Counts the changes of accounts.
+pub(crate) struct AccountMarks(Box<[AtomicU32]>);
+
+impl Default for AccountMarks {
+    fn default() -> Self {
+        Self((0..COUNTS).map(|_| AtomicU32::new(0)).collect())
+    }
+}
+
+impl AccountMarks {
+    /// To be taken before it is made sure that the account has not changed since it was read. Whatever has changed by then is found there,
+    /// and whatever changes later has another mark.
+    #[inline]
+    pub(crate) fn mark(&self, id: AccountId) -> Mark {
+        Mark(self.count(id).load(Ordering::Acquire))
+    }
+
+    /// Outdates what is known of the account.
+    pub(crate) fn bump(&self, id: AccountId) {
+        self.count(id).fetch_add(1, Ordering::Release);
+    }
+
+    #[inline]
+    fn count(&self, id: AccountId) -> &AtomicU32 {
+        // The last bytes of a UUID of version 7 are random.
+        let uuid = id.as_uuid();
+        let bytes = uuid.as_bytes();
+        &self.0[usize::from(u16::from_le_bytes([bytes[14], bytes[15]])) % COUNTS]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_is_seen_in_the_accounts_own_mark() {
+        let marks = AccountMarks::default();
+        let [one, other] = [1, 2].map(|id| AccountId::from_uuid(uuid::Uuid::from_u128(id)));
+        let (before, other_before) = (marks.mark(one), marks.mark(other));
+        assert_eq!(marks.mark(one), before);
+        marks.bump(one);
+        assert_ne!(marks.mark(one), before);
+        assert_eq!(marks.mark(other), other_before);
+    }
+}
