@@ -161,6 +161,13 @@ impl LocalLimiter {
         self.counters(bucket, quota).take_over(bucket, reset);
     }
 
+    /// Takes from the bucket only if it is full, or a tenth of it and at least one stay in it. For a limiter that this one stands in for
+    /// and that is only late: what this one took over may since have been taken by others.
+    pub fn take_sparingly(&self, bucket: &Bucket, quota: Quota, cost: NonZeroU32) -> Decision {
+        self.counters(bucket, quota)
+            .take_sparingly(bucket, quota, cost)
+    }
+
     fn counters(&self, bucket: &Bucket, quota: Quota) -> Arc<Counters> {
         let key = (quota, matches!(bucket.subject, Subject::Address(_)));
         if let Some(counters) = self.by_quota.read().get(&key) {
@@ -237,17 +244,40 @@ impl Counters {
             ),
         };
         let reset = self.buckets.until_full(&bucket, self.clock.now());
-        let used = reset.as_nanos().div_ceil(quota.interval().as_nanos());
-        let used = u32::try_from(used).unwrap_or(u32::MAX);
         Decision {
             limit: bucket.limit,
             quota,
             allowed,
-            remaining: quota.requests.get().saturating_sub(used),
+            remaining: remaining(quota, reset),
             reset,
             retry_after,
         }
     }
+
+    fn take_sparingly(&self, bucket: &Bucket, quota: Quota, cost: NonZeroU32) -> Decision {
+        let reserve = (quota.requests.get() / 10).max(1);
+        let reset = self.buckets.until_full(bucket, self.clock.now());
+        let remaining = remaining(quota, reset);
+        let wanted = cost.get().saturating_add(reserve);
+        if reset.is_zero() || remaining >= wanted {
+            return self.take(bucket, quota, cost);
+        }
+        Decision {
+            limit: bucket.limit.clone(),
+            quota,
+            allowed: false,
+            remaining,
+            reset,
+            retry_after: reset.min(quota.interval().saturating_mul(wanted - remaining)),
+        }
+    }
+}
+
+/// How much is left of a bucket that will be full after `reset`.
+fn remaining(quota: Quota, reset: Duration) -> u32 {
+    let used = reset.as_nanos().div_ceil(quota.interval().as_nanos());
+    let used = u32::try_from(used).unwrap_or(u32::MAX);
+    quota.requests.get().saturating_sub(used)
 }
 
 /// When each bucket will be full again, in shards with a lock each.

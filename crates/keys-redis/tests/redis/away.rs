@@ -95,6 +95,43 @@ async fn loss_of_redis_makes_no_bucket_full() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn late_redis_is_not_taken_for_one_that_has_something_left() {
+    let redis = Redis::start();
+    let limiter = limiter_on(&redis)
+        .budget(Duration::from_millis(500))
+        .connect()
+        .await;
+    until(&limiter, LimiterState::Shared).await;
+    let ten_an_hour = quota(10, 3_600);
+    for (limit, taken) in [("nearly-empty", 9), ("half-full", 5)] {
+        for _ in 0..taken {
+            assert!(take(&limiter, limit, ten_an_hour).await.unwrap().allowed);
+        }
+    }
+    // Two are late, which may happen; the third in a row says that it is away.
+    redis.pause();
+    let nearly_empty = take(&limiter, "nearly-empty", ten_an_hour).await.unwrap();
+    assert!(!nearly_empty.allowed);
+    assert_eq!(nearly_empty.remaining, 1);
+    let wait = nearly_empty.retry_after;
+    assert!(
+        wait > Duration::from_secs(300) && wait <= Duration::from_secs(360),
+        "{wait:?}"
+    );
+    let half_full = take(&limiter, "half-full", ten_an_hour).await.unwrap();
+    assert!(half_full.allowed);
+    assert_eq!(limiter.state(), LimiterState::Shared);
+    take_until(&limiter, LimiterState::Local).await;
+    assert!(
+        take(&limiter, "nearly-empty", ten_an_hour)
+            .await
+            .unwrap()
+            .allowed
+    );
+    redis.resume();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn redis_that_is_away_at_the_start_is_found_later() {
     let mut redis = Redis::stopped();
     let start = Instant::now();
