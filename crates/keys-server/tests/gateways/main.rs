@@ -12,7 +12,7 @@ use keys_testkit::nginx::Nginx;
 use keys_testkit::server::Server;
 use serde_json::{Value, json};
 
-const CONFIG: &str = include_str!("../../../docs/gateways/nginx.conf");
+const CONFIG: &str = include_str!("../../../../docs/gateways/nginx.conf");
 
 /// Well-formed, and nobody's.
 const NOBODYS_KEY: &str = "sk_live_000000000000000000000000003vSKjy";
