@@ -11,6 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use actix_web::{App, HttpResponse, HttpServer, web};
+use keys_testkit::gateway::Gateway;
 use keys_testkit::many::{self, ManyKey};
 use keys_testkit::nginx::Nginx;
 use keys_testkit::postgres::Database;
@@ -83,7 +84,7 @@ async fn answer_a_constant() -> std::io::Result<()> {
 /// Everything that is asked, running.
 struct Stage {
     constant: Constant,
-    nginx: Nginx,
+    nginx: Gateway,
     server: Server,
     server_with_log: Server,
     operator: String,

@@ -6,8 +6,8 @@
 //! | [`clock`], [`rng`] | time and randomness that tests decide |
 //! | [`contract`] | what every [`KeyStore`](keys_service::KeyStore) is held to; see [`store_contract!`] |
 //! | [`fault_proxy`] | a network that fails on request |
+//! | [`gateway`] | throw-away gateways: [`nginx`], [`traefik`] and [`envoy`] |
 //! | [`many`] | more keys than anybody would issue one by one |
-//! | [`nginx`] | a throw-away nginx |
 //! | [`postgres`] | a throw-away PostgreSQL, a database per test |
 //! | [`redis`] | a throw-away Redis, which can be killed, stopped and flushed |
 //! | [`report`] | figures that proofs and benchmarks measure |
@@ -22,7 +22,9 @@
 pub mod clock;
 pub mod contract;
 pub mod data;
+pub mod envoy;
 pub mod fault_proxy;
+pub mod gateway;
 pub mod many;
 pub mod nginx;
 pub mod postgres;
@@ -31,4 +33,5 @@ pub mod redis;
 pub mod report;
 pub mod rng;
 pub mod server;
+pub mod traefik;
 pub mod wire;

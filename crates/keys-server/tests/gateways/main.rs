@@ -45,7 +45,7 @@ fn application() -> SocketAddr {
 struct Gateway {
     server: Server,
     operator: String,
-    nginx: Nginx,
+    nginx: keys_testkit::gateway::Gateway,
     client: reqwest::Client,
 }
 
