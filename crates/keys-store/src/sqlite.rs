@@ -164,23 +164,34 @@ pub(crate) fn keys_by_digest(
     wanted: Vec<[u8; KeyDigest::LEN]>,
 ) -> impl Future<Output = QueryResult<Vec<FoundRow>>> + use<> {
     connection.spawn_blocking(move |open| {
-        let mut found = Vec::new();
-        for digest in &wanted {
-            let row = api_key::table
-                .left_join(account::table)
-                .filter(api_key::digest.eq(Opaque(digest.as_slice().into_sql::<Binary>())))
-                .select((
-                    api_key::digest,
-                    api_key::pepper_id,
-                    KeyRow::as_select(),
-                    Option::<AccountRow>::as_select(),
-                ))
-                .get_result::<FoundRow>(open)
-                .optional()?;
-            found.extend(row);
+        let read = |open: &mut diesel::SqliteConnection| {
+            let found = wanted.iter().map(|digest| key_by_digest(open, digest));
+            found.filter_map(Result::transpose).collect()
+        };
+        // As one transaction the file is locked and looked at for changes once, not for each of them.
+        if wanted.len() > 1 {
+            open.transaction(read)
+        } else {
+            read(open)
         }
-        Ok(found)
     })
+}
+
+fn key_by_digest(
+    open: &mut diesel::SqliteConnection,
+    digest: &[u8; KeyDigest::LEN],
+) -> QueryResult<Option<FoundRow>> {
+    api_key::table
+        .left_join(account::table)
+        .filter(api_key::digest.eq(Opaque(digest.as_slice().into_sql::<Binary>())))
+        .select((
+            api_key::digest,
+            api_key::pepper_id,
+            KeyRow::as_select(),
+            Option::<AccountRow>::as_select(),
+        ))
+        .get_result(open)
+        .optional()
 }
 
 /// A value that SQLite's planner does not look into. Once a table has been analysed, what is compared with an indexed column is
