@@ -289,7 +289,70 @@ fn race(snapshot: Snapshot) {
     assert!(served == 2, "stale: served {served} after the last change");
 }
 
+/// The same while others take the only place there is in the shard, so that slots change hands under everybody's feet.
+fn race_for_one_place() {
+    const OTHERS: [u64; 2] = [10, 20];
+    let map = Arc::new(Map::<u64, Scheduled>::new(Bounds {
+        entries_max: SHARDS,
+        bytes_max: usize::MAX,
+    }));
+    let beside = |number: u64| MapKey {
+        hash: number << 32,
+        ..key(number)
+    };
+    let read = move |map: &Map<u64, Scheduled>, number| {
+        map.visit(&beside(number), |found| match found {
+            Found::Known(hit) => Some((hit.id, *hit.value)),
+            Found::Nothing | Found::Tombstone => None,
+        })
+    };
+    let database = Arc::new(AtomicU64::new(0));
+    let load = {
+        let (map, database) = (Arc::clone(&map), Arc::clone(&database));
+        shuttle::thread::spawn(move || {
+            let since = map.snapshot();
+            let value = database.load(Ordering::SeqCst);
+            map.store(&beside(1), id(1), &[], value, 0, since);
+        })
+    };
+    let others = OTHERS.map(|number| {
+        let map = Arc::clone(&map);
+        shuttle::thread::spawn(move || {
+            map.store(&beside(number), id(number), &[], number, 0, map.snapshot());
+            map.prefetch(beside(number).hash);
+            let found = read(&map, number);
+            assert!(found.is_none_or(|found| found == (id(number), number)));
+        })
+    });
+    for change in 1..=2 {
+        database.store(change, Ordering::SeqCst);
+        map.forget(&id(1), Forget::Reload);
+        let (who, served) = read(&map, 1).unwrap_or((id(1), change));
+        assert!(who == id(1) && served >= change, "stale: served {served}");
+    }
+    for thread in others.into_iter().chain([load]) {
+        thread.join().expect("no thread panics");
+    }
+    let served = read(&map, 1);
+    assert!(
+        served.is_none_or(|served| served == (id(1), 2)),
+        "stale: served {served:?}"
+    );
+    assert!(map.size().0 <= 1);
+    // Whatever is there is found by its identifier, and nothing else is.
+    for number in [1].into_iter().chain(OTHERS) {
+        map.forget(&id(number), Forget::Reload);
+    }
+    assert_eq!(map.size(), (0, 0));
+}
+
 const INTERLEAVINGS: usize = 2_000;
+
+#[test]
+fn no_interleaving_confuses_records_that_take_each_others_place() {
+    shuttle::check_random(race_for_one_place, INTERLEAVINGS);
+    shuttle::check_pct(race_for_one_place, INTERLEAVINGS, 3);
+}
 
 #[test]
 fn no_interleaving_puts_an_old_record_back() {
