@@ -15,14 +15,12 @@
 //! the identifier registered, and forgets the record once the lock is free; or the load finds the generation bumped,
 //! and stores nothing.
 
-use std::collections::HashSet;
-use std::ops;
+use std::ops::{Index, IndexMut};
 
 use hashbrown::HashTable;
 use prefetch_index::prefetch_index;
 
 use super::generations::{Generations, Snapshot};
-use super::index::Index;
 use super::locks::{Lock as _, Locks};
 
 /// A digest, uniformly distributed.
@@ -78,7 +76,7 @@ type Sharded<T> = Box<[Aligned<T>]>;
 struct Aligned<T>(T);
 
 struct Shard<V> {
-    by_hash: Index,
+    by_hash: HashTable<u32>,
     slots: Slots<V>,
     free: Vec<u32>,
     /// Where the next eviction begins to look: the hand of the clock.
@@ -191,8 +189,8 @@ impl<V: Weigh, L: Locks> Map<V, L> {
     pub(crate) fn prefetch(&self, hash: u64) {
         self.shard(shard_of(hash)).with(|shard| {
             // Mostly there is one. Another with the same few bits costs nothing but its fetch.
-            if let Some(slot) = shard.by_hash.candidates(tag_of(hash)).next() {
-                shard.slots.prefetch(slot);
+            if let Some(slot) = shard.by_hash.iter_hash(spread(tag_of(hash))).next() {
+                shard.slots.prefetch(*slot);
             }
         });
     }
@@ -417,7 +415,7 @@ impl<V: Weigh, L: Locks> Map<V, L> {
 impl<V: Weigh> Shard<V> {
     fn new() -> Self {
         Self {
-            by_hash: Index::default(),
+            by_hash: HashTable::new(),
             slots: Slots(Vec::new()),
             free: Vec::new(),
             hand: 0,
@@ -434,10 +432,11 @@ impl<V: Weigh> Shard<V> {
 
     #[inline]
     fn number(&self, key: &MapKey) -> Option<u32> {
-        let mut candidates = self.by_hash.candidates(tag_of(key.hash));
-        candidates.find(|slot| {
-            constant_time_eq::constant_time_eq_32(&self.slots[*slot].digest, &key.digest)
-        })
+        let slots = &self.slots;
+        let found = self.by_hash.find(spread(tag_of(key.hash)), |slot| {
+            constant_time_eq::constant_time_eq_32(&slots[*slot].digest, &key.digest)
+        });
+        found.copied()
     }
 
     /// The slot of a key, and whether it is a new one.
@@ -462,18 +461,17 @@ impl<V: Weigh> Shard<V> {
         } else {
             self.slots.push(slot)
         };
-        let (slots, free) = (&self.slots, &self.free);
-        self.by_hash.insert(tag, index, || {
-            let free: HashSet<u32> = free.iter().copied().collect();
-            slots.tags().filter(move |(slot, _)| !free.contains(slot))
-        });
+        let slots = &self.slots;
+        self.by_hash
+            .insert_unique(spread(tag), index, |slot| spread(slots[*slot].tag));
         (index, true)
     }
 
     fn release(&mut self, index: u32) -> State<V> {
-        let slots = &self.slots;
-        let tag = slots[index].tag;
-        self.by_hash.remove(tag, index, |slot| slots[slot].tag);
+        let hash = spread(self.slots[index].tag);
+        if let Ok(entry) = self.by_hash.find_entry(hash, |slot| *slot == index) {
+            entry.remove();
+        }
         let state = std::mem::replace(&mut self.slots[index].state, State::Free);
         match &state {
             State::Free => {}
@@ -545,12 +543,6 @@ impl<V> Slots<V> {
         index
     }
 
-    /// All slots, the free ones too, with their tags.
-    fn tags(&self) -> impl Iterator<Item = (u32, u32)> {
-        let tags = self.0.iter().flatten().map(|slot| slot.tag);
-        (0..).zip(tags)
-    }
-
     /// Has memory bring both lines of a slot.
     #[inline]
     fn prefetch(&self, index: u32) {
@@ -567,7 +559,7 @@ impl<V> Slots<V> {
     }
 }
 
-impl<V> ops::Index<u32> for Slots<V> {
+impl<V> Index<u32> for Slots<V> {
     type Output = Slot<V>;
 
     #[inline]
@@ -576,7 +568,7 @@ impl<V> ops::Index<u32> for Slots<V> {
     }
 }
 
-impl<V> ops::IndexMut<u32> for Slots<V> {
+impl<V> IndexMut<u32> for Slots<V> {
     #[inline]
     fn index_mut(&mut self, index: u32) -> &mut Slot<V> {
         &mut self.0[(index / Self::BLOCK_LEN) as usize][(index % Self::BLOCK_LEN) as usize]

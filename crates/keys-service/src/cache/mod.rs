@@ -3,7 +3,6 @@
 //! | Module | Holds |
 //! |---|---|
 //! | [`map`] | a sharded map that never serves what it was told to forget; knows nothing of keys |
-//! | [`index`] | where in a shard of the map a record is |
 //! | [`generations`] | which records have changed since when |
 //! | [`lease`] | until when what is cached may be trusted |
 //! | [`record`] | what is kept of a key |
@@ -13,7 +12,6 @@
 
 pub(crate) mod account_marks;
 pub(crate) mod generations;
-mod index;
 pub(crate) mod lease;
 pub(crate) mod loader;
 mod locks;
