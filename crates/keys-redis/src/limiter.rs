@@ -101,8 +101,8 @@ impl RateLimiter for RedisLimiter {
             "Redis has not decided"
         );
         match inner.on_unavailable {
-            // It is there, and others may be asking it: what they have taken is not known here.
-            OnUnavailable::Local if matches!(fault, Fault::Late) && !inner.breaker.is_open() => {
+            // It was there just now, and others may be asking it: what they have taken is not known here.
+            OnUnavailable::Local if matches!(fault, Fault::Late) => {
                 Ok(inner.local.take_sparingly(bucket, quota, cost))
             }
             OnUnavailable::Local => inner.local.take(bucket, quota, cost).await,

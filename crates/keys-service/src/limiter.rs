@@ -162,7 +162,7 @@ impl LocalLimiter {
     }
 
     /// Takes from the bucket only if it is full, or a tenth of it and at least one stay in it. For a limiter that this one stands in for
-    /// and that is only late: what this one took over may since have been taken by others.
+    /// and that is only late: what this one took over may since have been taken by others. A bucket that it never heard of is full.
     pub fn take_sparingly(&self, bucket: &Bucket, quota: Quota, cost: NonZeroU32) -> Decision {
         self.counters(bucket, quota)
             .take_sparingly(bucket, quota, cost)
@@ -234,11 +234,12 @@ impl Counters {
 
     fn take(&self, bucket: &Bucket, quota: Quota, cost: NonZeroU32) -> Decision {
         let bucket = self.buckets.bounded(bucket, self.clock.now());
-        let (allowed, retry_after) = match self.limiter.check_key_n(&bucket, cost) {
-            Ok(Ok(())) => (true, Duration::ZERO),
-            Ok(Err(not_until)) => (false, not_until.wait_time_from(self.clock.now())),
-            // More than the whole quota can never be there.
-            Err(_) => (
+        // Not asked for more than there can ever be: it would overflow.
+        let asked = (cost <= quota.requests).then(|| self.limiter.check_key_n(&bucket, cost));
+        let (allowed, retry_after) = match asked {
+            Some(Ok(Ok(()))) => (true, Duration::ZERO),
+            Some(Ok(Err(not_until))) => (false, not_until.wait_time_from(self.clock.now())),
+            Some(Err(_)) | None => (
                 false,
                 Duration::from_secs(quota.period_seconds.get().into()),
             ),
@@ -255,20 +256,23 @@ impl Counters {
     }
 
     fn take_sparingly(&self, bucket: &Bucket, quota: Quota, cost: NonZeroU32) -> Decision {
-        let reserve = (quota.requests.get() / 10).max(1);
-        let reset = self.buckets.until_full(bucket, self.clock.now());
-        let remaining = remaining(quota, reset);
-        let wanted = cost.get().saturating_add(reserve);
-        if reset.is_zero() || remaining >= wanted {
-            return self.take(bucket, quota, cost);
+        let bucket = self.buckets.bounded(bucket, self.clock.now());
+        if self.buckets.until_full(&bucket, self.clock.now()).is_zero() {
+            return self.take(&bucket, quota, cost);
         }
+        // All of it is taken, and what is to stay is given back: whoever comes in between is refused rather than let through.
+        let reserve = (quota.requests.get() / 10).max(1);
+        let decision = self.take(&bucket, quota, cost.saturating_add(reserve));
+        if !decision.allowed {
+            return decision;
+        }
+        let given_back = quota.interval().saturating_mul(reserve);
+        let reset = decision.reset.saturating_sub(given_back);
+        self.buckets.give_back(&bucket, given_back.into());
         Decision {
-            limit: bucket.limit.clone(),
-            quota,
-            allowed: false,
-            remaining,
+            remaining: remaining(quota, reset),
             reset,
-            retry_after: reset.min(quota.interval().saturating_mul(wanted - remaining)),
+            ..decision
         }
     }
 }
@@ -347,6 +351,13 @@ impl Buckets {
             .full_at
             .get(bucket)
             .map_or(Duration::ZERO, |full_at| full_at.saturating_sub(now).into())
+    }
+
+    /// Has the bucket be full that much earlier.
+    fn give_back(&self, bucket: &Bucket, time: Nanos) {
+        if let Some(full_at) = self.shard(bucket).full_at.get_mut(bucket) {
+            *full_at = full_at.saturating_sub(time);
+        }
     }
 
     fn sweep(&self, now: Nanos) {
@@ -442,6 +453,45 @@ mod tests {
         clock.0.store(6_000, Ordering::Relaxed);
         assert!(take().await.allowed);
         assert!(!take().await.allowed);
+    }
+
+    #[tokio::test]
+    async fn taken_from_sparingly_a_bucket_keeps_a_tenth_and_at_least_one() {
+        for (requests, allowed) in [(1, 1), (2, 1), (10, 9), (100, 90)] {
+            let limiter = LocalLimiter::new(Arc::new(Manual::default()));
+            let quota = Quota::per_minute(NonZeroU32::new(requests).unwrap());
+            let bucket = bucket([10, 0, 0, 1]);
+            let mut last = None;
+            for _ in 0..allowed {
+                let decision = limiter.take_sparingly(&bucket, quota, ONE);
+                assert!(decision.allowed, "{decision:?}");
+                last = Some((decision.remaining, decision.reset));
+            }
+            assert_eq!(last, Some((requests - allowed, quota.interval() * allowed)));
+            let refused = limiter.take_sparingly(&bucket, quota, ONE);
+            assert!(!refused.allowed);
+            assert_eq!((refused.remaining, refused.reset), last.unwrap());
+            assert!(refused.retry_after > Duration::ZERO);
+            // It is only spared.
+            let decision = limiter.take(&bucket, quota, ONE).await.unwrap();
+            assert_eq!(decision.allowed, requests > allowed);
+        }
+    }
+
+    #[test]
+    fn a_full_bucket_is_taken_from_sparingly_whatever_it_costs() {
+        let limiter = LocalLimiter::new(Arc::new(Manual::default()));
+        let cost = |cost| NonZeroU32::new(cost).unwrap();
+        let take = |address, cost| {
+            let decision = limiter.take_sparingly(&bucket(address), ten_a_minute(), cost);
+            (decision.allowed, decision.remaining)
+        };
+        assert_eq!(take([10, 0, 0, 1], cost(10)), (true, 0));
+        assert_eq!(take([10, 0, 0, 2], cost(11)), (false, 10));
+        assert_eq!(take([10, 0, 0, 3], cost(1)), (true, 9));
+        assert_eq!(take([10, 0, 0, 3], cost(9)), (false, 9));
+        assert_eq!(take([10, 0, 0, 3], cost(8)), (true, 1));
+        assert_eq!(take([10, 0, 0, 3], NonZeroU32::MAX), (false, 1));
     }
 
     #[tokio::test]

@@ -14,11 +14,12 @@ use keys_core::{
     ScopeSet, Timestamp,
 };
 
+use crate::cache;
 use crate::cache::generations::Snapshot;
 use crate::cache::lease::{self, Freshness as Lease};
 use crate::cache::loader::{Loaded, LoadedKey, Wanted};
 use crate::cache::map::{Found, MapKey, RecordId};
-use crate::cache::record::{Facts, Micros, PlanNames, Record, account_record_id};
+use crate::cache::record::{Facts, Millis, PlanNames, Record, account_record_id};
 use crate::limiter::{Bucket, Decision, LimiterError, Subject};
 use crate::service::KeyService;
 use crate::store::StoreError;
@@ -159,7 +160,7 @@ pub struct VerifiedAccount<'a> {
 impl VerifiedKey {
     #[inline]
     fn new(id: KeyId, facts: Facts, names: &PlanNames) -> Self {
-        let plan = facts.plan(names);
+        let plan = facts.configured_plan(names);
         Self { id, facts, plan }
     }
 
@@ -181,7 +182,10 @@ impl VerifiedKey {
         Some(VerifiedAccount {
             id: self.facts.account_id()?,
             external_id: self.facts.external_id(),
-            plan: self.plan.or_else(|| self.facts.unknown_plan())?,
+            plan: self
+                .plan
+                .or_else(|| self.facts.unknown_plan())
+                .expect("the name of a plan that is not configured is kept"),
         })
     }
 
@@ -195,8 +199,8 @@ impl VerifiedKey {
     #[must_use]
     pub fn scopes(&self) -> &ScopeSet {
         static NONE: LazyLock<ScopeSet> = LazyLock::new(ScopeSet::default);
-        match self.facts.more() {
-            Some(more) => &more.scopes,
+        match self.facts.narrowing() {
+            Some(narrowing) => &narrowing.scopes,
             None => &NONE,
         }
     }
@@ -204,7 +208,7 @@ impl VerifiedKey {
     /// When it expires.
     #[must_use]
     pub fn expires_at(&self) -> Option<Timestamp> {
-        self.facts.more()?.expires_at
+        self.facts.narrowing()?.expires_at
     }
 }
 
@@ -276,7 +280,7 @@ impl KeyService {
         let Ok(key) = PresentedKey::parse(request.key) else {
             return Ok(Verdict::denied(Denial::Malformed));
         };
-        let found_by = self.inner.cache.find_by(key, &self.inner.peppers);
+        let found_by = self.find_by(key, request);
         let known = if request.fresh {
             Cached::Miss
         } else {
@@ -361,7 +365,7 @@ impl KeyService {
                 known: Cached::Settled(VerdictCode::Denied(Denial::Malformed), None),
             };
         };
-        let found_by = self.inner.cache.find_by(key, &self.inner.peppers);
+        let found_by = self.find_by(key, request);
         let known = if request.fresh {
             Cached::Miss
         } else {
@@ -437,6 +441,20 @@ impl KeyService {
         any
     }
 
+    /// What a presented key is found by. What is known of it comes from memory while its digest is worked out.
+    #[inline]
+    fn find_by(&self, key: PresentedKey<'_>, request: &VerifyRequest<'_>) -> MapKey {
+        let inner = &*self.inner;
+        let hash = cache::hash(key);
+        if !request.fresh {
+            inner.cache.keys.prefetch(hash);
+        }
+        MapKey {
+            hash,
+            digest: *inner.peppers.digest(key).digest.as_bytes(),
+        }
+    }
+
     /// Judges by what the cache holds.
     #[inline]
     fn cached(&self, found_by: &MapKey, request: &VerifyRequest<'_>, settle: Settle) -> Cached {
@@ -454,15 +472,16 @@ impl KeyService {
             Found::Tombstone => Cached::Settled(VerdictCode::Denied(Denial::Revoked), None),
             Found::Known(mut hit) => {
                 let verdict = self.judge_record(hit.value, request);
-                if let Some(id) = hit.value.facts.account_id()
-                    && inner.cache.accounts.mark(id) != hit.value.facts.account_mark
-                {
-                    return Cached::Miss;
-                }
                 // After the work, immediately before the verdict.
                 let elapsed = lease::nanos(inner.clock.elapsed());
                 let lease = inner.cache.lease.freshness(hit.read_at, elapsed, grace);
                 if lease == Lease::Expired {
+                    return Cached::Miss;
+                }
+                // After the lease, which speaks only for what has been marked before it was extended.
+                if let Some(id) = hit.value.facts.account_id()
+                    && inner.cache.accounts.mark(id) != hit.value.facts.account_mark
+                {
                     return Cached::Miss;
                 }
                 if is_last && lease == Lease::Current {
@@ -470,7 +489,7 @@ impl KeyService {
                     let code = match verdict {
                         Ok(()) => {
                             hit.value.uses = hit.value.uses.saturating_add(1);
-                            hit.value.used_at = Micros::of(elapsed);
+                            hit.value.used_at = Millis::of(elapsed);
                             hit.mark();
                             VerdictCode::Valid
                         }
@@ -561,8 +580,8 @@ impl KeyService {
             return Err(Denial::Revoked);
         }
         let facts = &record.facts;
-        let more = facts.more();
-        let expires_at = more.and_then(|more| more.expires_at);
+        let narrowing = facts.narrowing();
+        let expires_at = narrowing.and_then(|narrowing| narrowing.expires_at);
         // The time of day is asked for only where it matters: a clock costs as much as the look-up.
         if expires_at.is_some_and(|end| self.now() >= end) {
             return Err(Denial::Expired);
@@ -570,10 +589,12 @@ impl KeyService {
         if !request.kinds.contains(&facts.kind) {
             return Err(Denial::KindNotAllowed);
         }
-        facts.standing?;
-        match more {
-            Some(more) if !more.networks.allows(request.address) => Err(Denial::IpNotAllowed),
-            Some(more) if more.scopes.covers(request.scopes) => Ok(()),
+        facts.standing()?;
+        match narrowing {
+            Some(narrowing) if !narrowing.networks.allows(request.address) => {
+                Err(Denial::IpNotAllowed)
+            }
+            Some(narrowing) if narrowing.scopes.covers(request.scopes) => Ok(()),
             None if request.scopes.is_empty() => Ok(()),
             _ => Err(Denial::InsufficientScope),
         }

@@ -35,6 +35,7 @@ struct Watched {
     look_ups: Arc<AtomicUsize>,
     is_away: Arc<AtomicBool>,
     uses: Arc<Mutex<HashMap<KeyId, u64>>>,
+    late: Late,
 }
 
 impl Watched {
@@ -58,7 +59,12 @@ impl KeyStore for Watched {
     ) -> Result<Vec<FoundKey>, StoreError> {
         self.answer()?;
         self.look_ups.fetch_add(1, Ordering::SeqCst);
-        self.store.find_by_digests(digests).await
+        let found = self.store.find_by_digests(digests).await;
+        if self.late.is_wanted.swap(false, Ordering::SeqCst) {
+            self.late.has_read.notify_one();
+            self.late.may_answer.notified().await;
+        }
+        found
     }
 
     async fn find_account(&self, id: AccountId) -> Result<Option<Account>, StoreError> {
@@ -566,6 +572,7 @@ async fn a_batch_is_answered_in_order_with_one_look_up() {
         instance.issue(draft(account.id)).await,
     );
     instance.revoke(&second).await;
+    instance.catch_up().await;
     let requests = [
         VerifyRequest::new(second.secret.expose()),
         VerifyRequest::new("garbage"),
@@ -687,6 +694,62 @@ async fn recorded_use_survives_revocation_and_a_store_that_is_away() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_use_is_dated_right_however_late_it_is_written() {
+    let store = Watched::default();
+    let clock = FakeClock::new(NOON);
+    let instance = Instance::start(&store, Some(&clock), Duration::ZERO).await;
+    let account = instance.account().await;
+    let issued = instance.issue(draft(account.id)).await;
+    // The first finds the key in the store, the second in the cache.
+    for _ in 0..2 {
+        assert!(instance.verify(&issued).await.is_valid());
+    }
+    // As after a suspend, or while nothing can be written.
+    clock.advance(Duration::from_hours(36));
+    instance.service.flush_uses().await.unwrap();
+    let owner = KeyOwner::Account(account.id);
+    let page = instance.service.list_keys(owner, 0, 10).await.unwrap();
+    assert_eq!(page.keys[0].last_used_at, Some(NOON));
+}
+
+/// A store whose next look-up is answered late, with what it read at once.
+#[derive(Clone, Default)]
+struct Late {
+    is_wanted: Arc<AtomicBool>,
+    has_read: Arc<Notify>,
+    may_answer: Arc<Notify>,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_disabled_while_its_key_is_loaded_is_refused_from_then_on() {
+    let store = Watched::default();
+    let instance = instance(&store).await;
+    let account = instance.account().await;
+    let issued = instance.issue(draft(account.id)).await;
+    store.late.is_wanted.store(true, Ordering::SeqCst);
+    let loaded = tokio::spawn({
+        let (service, secret) = (instance.service.clone(), issued.secret);
+        async move {
+            let request = VerifyRequest::new(secret.expose());
+            let early = service.verify(&request).await.unwrap();
+            let later = service.verify(&request).await.unwrap();
+            (early.code, later.code)
+        }
+    });
+    store.late.has_read.notified().await;
+    let disable = AccountPatch {
+        disabled: Some(true),
+        ..AccountPatch::default()
+    };
+    instance.patch(account.id, disable).await;
+    store.late.may_answer.notify_one();
+    // What was read before is read again, and not kept.
+    let refused = denied(Denial::AccountDisabled);
+    assert_eq!(loaded.await.unwrap(), (refused, refused));
+    assert!(store.look_ups() >= 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_keys_at_once_are_one_look_up() {
     let store = Watched::default();
     let instance = instance(&store).await;
@@ -785,6 +848,38 @@ async fn a_key_revoked_while_a_batch_waits_for_a_limit_is_refused() {
     let verdicts = batch.await.unwrap();
     assert_eq!(verdicts[0].code, denied(Denial::Revoked));
     assert_eq!(verdicts[1].code, VerdictCode::Valid);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_whose_account_is_disabled_while_it_waits_for_a_limit_is_refused() {
+    let slow = Slow::default();
+    let service = KeyService::builder(MemoryStore::default(), pepper_ring("p1"))
+        .plans(plans())
+        .limiter(slow.clone())
+        .build();
+    let instance = Instance::follow(service).await;
+    let account = instance.account().await;
+    let issued = instance.issue(draft(account.id)).await;
+    assert!(instance.verify(&issued).await.is_valid());
+    let asked = tokio::spawn({
+        let (service, secret) = (instance.service.clone(), issued.secret);
+        async move {
+            let calls: LimitName = "calls".parse().unwrap();
+            let request = VerifyRequest {
+                limit: Some(&calls),
+                ..VerifyRequest::new(secret.expose())
+            };
+            service.verify(&request).await.unwrap()
+        }
+    });
+    slow.asked.notified().await;
+    let disable = AccountPatch {
+        disabled: Some(true),
+        ..AccountPatch::default()
+    };
+    instance.patch(account.id, disable).await;
+    slow.may_answer.notify_one();
+    assert_eq!(asked.await.unwrap().code, denied(Denial::AccountDisabled));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use keys_core::AccountId;
 
 /// 256 KiB, so that the ones in use stay in the processor's cache. Accounts that share a count make each other's keys be read again,
-/// which is harmless: with a million keys in the cache a change concerns fifteen.
+/// which is harmless: with a million keys in the cache a change concerns fifteen on average.
 const COUNTS: usize = 1 << 16;
 
 /// How often what an account is counted by had changed.
@@ -37,10 +37,11 @@ impl AccountMarks {
 
     #[inline]
     fn count(&self, id: AccountId) -> &AtomicU32 {
-        // The last bytes of a UUID of version 7 are random.
-        let uuid = id.as_uuid();
-        let bytes = uuid.as_bytes();
-        &self.0[usize::from(u16::from_le_bytes([bytes[14], bytes[15]])) % COUNTS]
+        // Whatever of it is random, and whoever chose it: multiplied by 2^64 over the golden ratio (Knuth, The Art of Computer
+        // Programming, 6.4), of which the upper bits depend on all.
+        let (upper, lower) = id.as_uuid().as_u64_pair();
+        let mixed = (upper.rotate_left(32) ^ lower).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        &self.0[usize::from((mixed >> (u64::BITS - COUNTS.ilog2())) as u16)]
     }
 }
 

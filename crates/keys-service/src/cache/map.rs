@@ -1,7 +1,7 @@
 //! A bounded map of records that never serves what it was told to forget. It knows nothing of keys' rules.
 //!
-//! Why our own: the general caches cost 4 to 25 times this per look-up (measured: `quick_cache` 144 to 168 ns, `moka` 990 ns,
-//! this 41 ns at 100,000 entries), and none lets a load find out, in the same step that stores its result, that what
+//! Why our own: the general caches cost 4 to 25 times a sharded map with inline records (measured per look-up at 100,000 entries:
+//! `quick_cache` 144 to 168 ns, `moka` 990 ns, such a map 41 ns), none fetches ahead, and none lets a load find out, in the same step that stores its result, that what
 //! it read has changed since. That step is what keeps a revoked key from being put back by a load that began before.
 //!
 //! Records are kept inline in shards, found by a hash of the key's text and told apart by the whole digest. The hash needs no look at
@@ -14,6 +14,9 @@
 //! the identifier, then compares generations, then stores, all under the lock of the shard. So either the change finds
 //! the identifier registered, and forgets the record once the lock is free; or the load finds the generation bumped,
 //! and stores nothing.
+//!
+//! Then the change bumps them again. Whoever takes a snapshot, looks a record up, does something that takes time and asks whether it
+//! still holds ([`Map::is_unchanged`]) may have taken the snapshot after the first bump and seen the record before it was forgotten.
 
 use std::ops::{Index, IndexMut};
 
@@ -300,6 +303,7 @@ impl<V: Weigh, L: Locks> Map<V, L> {
                 }
             });
         }
+        self.generations.bump(id);
         handed_back
     }
 
@@ -324,6 +328,7 @@ impl<V: Weigh, L: Locks> Map<V, L> {
                 }
             });
         }
+        self.generations.bump_all();
         out
     }
 

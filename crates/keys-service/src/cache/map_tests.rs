@@ -2,15 +2,23 @@
 
 use std::sync::Arc;
 
+use keys_core::AccountId;
 use shuttle::sync::Mutex;
 use shuttle::sync::atomic::{AtomicU64, Ordering};
 
+use super::account_marks::{AccountMarks, Mark};
 use super::locks::{Lock, Locks, ParkingLot};
 use super::map::{Bounds, Forget, Found, Map, MapKey, RecordId, SHARDS, Stored, Weigh};
 
 impl Weigh for u64 {
     fn heap_bytes(&self) -> usize {
         10
+    }
+}
+
+impl Weigh for (u64, Mark) {
+    fn heap_bytes(&self) -> usize {
+        0
     }
 }
 
@@ -346,7 +354,135 @@ fn race_for_one_place() {
     assert_eq!(map.size(), (0, 0));
 }
 
+/// A verdict that waits for something between the look at a record and the last look at whether it still holds, while the record
+/// changes. Once the change was answered, no copy of what was before may hold.
+fn race_with_a_copy(forget: fn(&Map<u64, Scheduled>)) {
+    let map = Arc::new(Map::<u64, Scheduled>::new(ROOMY));
+    put(&map, 1, 0);
+    let change = {
+        let map = Arc::clone(&map);
+        shuttle::thread::spawn(move || forget(&map))
+    };
+    let since = map.snapshot();
+    let copy = value(&map, 1);
+    change.join().expect("a change does not panic");
+    let holds = copy.is_some() && map.is_unchanged(since, &[id(1)]);
+    assert!(!holds, "stale: a copy still holds");
+}
+
+/// In which order a change of an account is noted.
+#[derive(Clone, Copy, PartialEq)]
+enum Noted {
+    /// As the cache does it.
+    GenerationFirst,
+    /// The mistake to plant: a load that saw the old account stores it with the new mark.
+    MarkFirst,
+    /// Another one: a copy that was made in between still holds.
+    GenerationOnce,
+}
+
+/// A load of a key and a copy of it while its account changes: whatever is found afterwards is new, or its mark is no longer the
+/// account's, and no copy of the old holds.
+fn race_with_an_account(noted: Noted) {
+    const OLD: u64 = 0;
+    const NEW: u64 = 1;
+    let account = AccountId::from_uuid(uuid::Uuid::from_bytes(id(7)));
+    let map = Arc::new(Map::<(u64, Mark), Scheduled>::new(ROOMY));
+    let marks = Arc::new(AccountMarks::default());
+    let database = Arc::new(AtomicU64::new(OLD));
+    let load = {
+        let (map, marks) = (Arc::clone(&map), Arc::clone(&marks));
+        let database = Arc::clone(&database);
+        move || {
+            let since = map.snapshot();
+            let read = database.load(Ordering::SeqCst);
+            shuttle::thread::yield_now();
+            let mark = marks.mark(account);
+            map.store(&key(1), id(1), &[id(7)], (read, mark), 0, since);
+        }
+    };
+    let served = {
+        let (map, marks) = (Arc::clone(&map), Arc::clone(&marks));
+        move || {
+            let found = map.visit(&key(1), |found| match found {
+                Found::Known(hit) => Some(*hit.value),
+                Found::Nothing | Found::Tombstone => None,
+            });
+            found.and_then(|(read, mark)| (mark == marks.mark(account)).then_some(read))
+        }
+    };
+    load();
+    let load = shuttle::thread::spawn(load);
+    let change = {
+        let (map, database) = (Arc::clone(&map), Arc::clone(&database));
+        shuttle::thread::spawn(move || {
+            database.store(NEW, Ordering::SeqCst);
+            if noted == Noted::MarkFirst {
+                marks.bump(account);
+                shuttle::thread::yield_now();
+            }
+            map.bump(&id(7));
+            shuttle::thread::yield_now();
+            if noted != Noted::MarkFirst {
+                marks.bump(account);
+                shuttle::thread::yield_now();
+            }
+            if noted != Noted::GenerationOnce {
+                map.bump(&id(7));
+            }
+        })
+    };
+    let since = map.snapshot();
+    let copy = served();
+    change.join().expect("a change does not panic");
+    let holds = copy == Some(OLD) && map.is_unchanged(since, &[id(7)]);
+    assert!(!holds, "stale: a copy still holds");
+    assert_ne!(served(), Some(OLD), "stale");
+    load.join().expect("a load does not panic");
+    assert_ne!(served(), Some(OLD), "stale");
+}
+
 const INTERLEAVINGS: usize = 2_000;
+
+#[test]
+fn no_interleaving_lets_a_copy_outlive_a_change() {
+    let changes: [fn(&Map<u64, Scheduled>); 3] = [
+        |map| assert_eq!(map.forget(&id(1), Forget::Reload), None),
+        |map| assert_eq!(map.forget(&id(1), Forget::ForEver), None),
+        |map| assert_eq!(map.forget_all(), []),
+    ];
+    for forget in changes {
+        shuttle::check_random(move || race_with_a_copy(forget), INTERLEAVINGS);
+    }
+}
+
+#[test]
+fn no_interleaving_keeps_a_key_of_an_account_that_has_changed() {
+    shuttle::check_random(
+        || race_with_an_account(Noted::GenerationFirst),
+        INTERLEAVINGS,
+    );
+    shuttle::check_pct(
+        || race_with_an_account(Noted::GenerationFirst),
+        INTERLEAVINGS,
+        3,
+    );
+}
+
+#[test]
+#[should_panic(expected = "stale")]
+fn an_account_marked_before_its_generation_is_caught() {
+    shuttle::check_random(|| race_with_an_account(Noted::MarkFirst), INTERLEAVINGS);
+}
+
+#[test]
+#[should_panic(expected = "stale: a copy")]
+fn an_account_whose_generation_is_bumped_once_is_caught() {
+    shuttle::check_random(
+        || race_with_an_account(Noted::GenerationOnce),
+        INTERLEAVINGS,
+    );
+}
 
 #[test]
 fn no_interleaving_confuses_records_that_take_each_others_place() {

@@ -21,24 +21,25 @@ mod map_tests;
 pub(crate) mod record;
 pub(crate) mod unknown;
 
+use std::cell::OnceCell;
 use std::sync::Arc;
 
-use keys_core::secret::RANDOM_LEN;
-use keys_core::{AccountId, KeyId, PepperRing, PresentedKey};
+use keys_core::{AccountId, KeyId, PresentedKey};
 
 use crate::clock::Clock;
 use crate::usage::{Used, Uses};
 use account_marks::AccountMarks;
 use lease::{Lease, Nanos};
 use locks::ParkingLot;
-use map::{Bounds, Digest, Forget, Map, MapKey, RecordId};
+use map::{Bounds, Digest, Forget, Map, RecordId};
 use record::{Record, account_record_id};
 use unknown::Unknown;
 
 /// How much the cache may hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CacheOptions {
-    /// Keys at most. At about 200 bytes each, a million take 200 MB.
+    /// Keys at most. At about 160 bytes each, and a hundred more for those with an external identifier, an expiry, addresses or scopes,
+    /// a million take 160 to 260 MB.
     pub entries_max: usize,
     /// Bytes at most that keys take beside their fixed part, in names, addresses and scopes.
     pub bytes_max: usize,
@@ -80,17 +81,6 @@ impl Cache {
         }
     }
 
-    /// What a presented key is found by. What is known of it is on its way from memory while its digest is worked out.
-    #[inline]
-    pub(crate) fn find_by(&self, key: PresentedKey<'_>, peppers: &PepperRing) -> MapKey {
-        let hash = hash(key.random_part());
-        self.keys.prefetch(hash);
-        MapKey {
-            hash,
-            digest: *peppers.digest(key).digest.as_bytes(),
-        }
-    }
-
     /// A key was made here.
     pub(crate) fn key_made(&self, digest: &Digest) {
         self.unknown.made_known(digest);
@@ -108,9 +98,11 @@ impl Cache {
 
     /// An account has changed: all its keys are read again.
     pub(crate) fn account_changed(&self, id: AccountId) {
-        // First the generation, then the mark: a load that saw the old account finds the one, or had its mark before the other.
+        // First the generation, then the mark: a load that saw the old account finds the one, or had its mark before the other. Then
+        // once more: a verdict that took its snapshot in between, and saw the old mark, must find that something has changed.
         self.keys.bump(&account_record_id(id));
         self.accounts.bump(id);
+        self.keys.bump(&account_record_id(id));
     }
 
     /// Anything may have changed.
@@ -125,8 +117,11 @@ impl Cache {
         let outside = std::iter::once_with(|| self.uses.take());
         let inside = (0..map::SHARDS).map(|shard| {
             let mut uses = Vec::new();
-            self.keys
-                .collect(shard, |id, record| uses.extend(self.take_use(id, record)));
+            // Read where nobody else can use a record: it is later than every use.
+            let now = OnceCell::new();
+            self.keys.collect(shard, |id, record| {
+                uses.extend(take_use(id, record, *now.get_or_init(|| self.now())));
+            });
             uses
         });
         outside.chain(inside)
@@ -147,31 +142,31 @@ impl Cache {
     }
 
     fn note_uses(&self, id: RecordId, record: &mut Record) {
-        if let Some(used) = self.take_use(id, record) {
+        if let Some(used) = take_use(id, record, self.now()) {
             self.uses.record(used);
         }
     }
 
-    fn take_use(&self, id: RecordId, record: &mut Record) -> Option<Used> {
-        let count = std::mem::take(&mut record.uses);
-        (count > 0).then(|| {
-            // Read here, where nobody else can use the record: it is later than the last use.
-            let now: Nanos = lease::nanos(self.clock.elapsed());
-            Used {
-                key_id: KeyId::from_uuid(uuid::Uuid::from_bytes(id)),
-                last_at: record.used_at.before(now),
-                count: u64::from(count),
-            }
-        })
+    fn now(&self) -> Nanos {
+        lease::nanos(self.clock.elapsed())
     }
 }
 
-/// A hash of what is random in a key: its first sixteen characters, 95 bits, folded as wyhash does (Wang Yi, 2019), with the first of
+fn take_use(id: RecordId, record: &mut Record, now: Nanos) -> Option<Used> {
+    let count = std::mem::take(&mut record.uses);
+    (count > 0).then(|| Used {
+        key_id: KeyId::from_uuid(uuid::Uuid::from_bytes(id)),
+        last_at: record.used_at.before(now),
+        count: u64::from(count),
+    })
+}
+
+/// A hash of what is random in a presented key: its first sixteen characters, 95 bits, folded as wyhash does (Wang Yi, 2019), with the first of
 /// its constants. Nobody chooses what is in the cache, so nobody can choose what meets there.
 #[inline]
-fn hash(random: &[u8; RANDOM_LEN]) -> u64 {
+pub(crate) fn hash(key: PresentedKey<'_>) -> u64 {
     const SECRETS: [u64; 2] = [0xa076_1d64_78bd_642f, 0xe703_7ed1_a0b4_28db];
-    let (words, _) = random.as_chunks();
+    let (words, _) = key.random_part().as_chunks();
     let [a, b] = [0, 1].map(|word| u64::from_le_bytes(words[word]) ^ SECRETS[word]);
     let product = u128::from(a) * u128::from(b);
     #[expect(clippy::cast_possible_truncation, reason = "both halves go in")]

@@ -1,6 +1,7 @@
 //! What the cache keeps of a key: enough to judge it, never a verdict.
 
 use std::collections::BTreeSet;
+use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use keys_core::{
@@ -15,67 +16,84 @@ use super::lease::Nanos;
 use super::map::{RecordId, Weigh};
 use crate::store::StoredKey;
 
-/// What a key is judged by. One line of the processor's cache, with nothing in it for most keys that leads elsewhere: a verdict on
-/// one of a million waits for memory once.
+/// What a key is judged by. One line of the processor's cache, with nothing in it that leads elsewhere for a key that nothing narrows
+/// and whose account has no external identifier: a verdict on one of a million waits for memory once, on others twice.
 #[derive(Debug, Clone)]
 pub(crate) struct Record {
     pub(crate) facts: Facts,
     /// Uses since they were last collected.
     pub(crate) uses: u32,
     /// The last of them.
-    pub(crate) used_at: Micros,
+    pub(crate) used_at: Millis,
 }
 
 /// What a verdict tells of a key. Cheap to clone: what most keys have is inline, and no count that other threads change is touched.
 #[derive(Debug, Clone)]
 pub(crate) struct Facts {
-    /// Nil for an operator's key.
+    /// Nil for an operator's key, and only there a matter of nobody's.
     account_id: AccountId,
     /// Kept inline up to 23 bytes, which most are.
     name: SmolStr,
-    /// What few keys have.
+    /// What does not fit here.
     more: Option<Arc<More>>,
     /// Of the account, when this was read.
     pub(crate) account_mark: Mark,
-    plan: PlanIndex,
+    plan: Option<PlanNumber>,
     pub(crate) kind: KeyKind,
-    /// Whether it may be used as far as that is for ever, or depends on the account alone.
-    pub(crate) standing: Result<(), Denial>,
+    standing: Standing,
 }
 
-/// What narrows the use of a key, and what does not fit elsewhere.
-#[derive(Debug, Default)]
-pub(crate) struct More {
+/// Whether a key may be used as far as that is for ever, or depends on the account alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    /// It may, for anything and from anywhere, for ever: there is nothing more to look at.
+    Unnarrowed,
+    /// It may, but for what [`Narrowing`] says.
+    Narrowed,
+    Denied(Denial),
+}
+
+/// What many keys have none of.
+#[derive(Debug)]
+struct More {
+    narrowing: Option<Box<Narrowing>>,
+    external_id: Option<ExternalId>,
+    /// A plan that is not configured.
+    plan: Option<Box<PlanName>>,
+}
+
+/// What narrows the use of a key.
+#[derive(Debug)]
+pub(crate) struct Narrowing {
     pub(crate) expires_at: Option<Timestamp>,
     pub(crate) networks: AllowedNetworks,
     pub(crate) scopes: ScopeSet,
-    external_id: Option<ExternalId>,
-    /// A plan that is not configured.
-    plan: Option<PlanName>,
 }
 
-/// Time on the clock of intervals in microseconds, without what exceeds 71 minutes: enough to tell how long ago something was that is
-/// looked at every few seconds.
+/// Time on the clock of intervals in milliseconds, without what exceeds 49 days: enough to tell how long ago something was that is
+/// looked at every few seconds, also after a machine was suspended or a database could not be written to for as long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Micros(u32);
+pub(crate) struct Millis(u32);
 
-impl Micros {
+impl Millis {
+    const NANOS: Nanos = 1_000_000;
+
     #[inline]
     pub(crate) fn of(time: Nanos) -> Self {
         #[expect(clippy::cast_possible_truncation, reason = "that is what it is")]
-        Self((time / 1_000) as u32)
+        Self((time / Self::NANOS) as u32)
     }
 
-    /// The time that this was, at most 71 minutes before `now`.
+    /// The time that this was, at most 49 days before `now`.
     pub(crate) fn before(self, now: Nanos) -> Nanos {
         let ago = Self::of(now).0.wrapping_sub(self.0);
-        (now / 1_000).saturating_sub(ago.into()) * 1_000
+        (now / Self::NANOS).saturating_sub(ago.into()) * Self::NANOS
     }
 }
 
-/// The place of a plan among the configured ones, or of none of them.
+/// The place of a plan among the configured ones, counted from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct PlanIndex(u16);
+struct PlanNumber(NonZeroU16);
 
 /// The names of the configured plans, so that a record has room for one and a verdict tells it without counting who else does.
 #[derive(Debug)]
@@ -97,13 +115,16 @@ impl PlanNames {
         Self(plans.iter().map(for_ever).collect())
     }
 
-    fn index(&self, name: &PlanName) -> Option<PlanIndex> {
+    /// None too for one of more than 65,535: its name is kept with the key then.
+    fn number(&self, name: &PlanName) -> Option<PlanNumber> {
+        // `Plans` has them in order.
         let index = self.0.binary_search(&name).ok()?;
-        u16::try_from(index).ok().map(PlanIndex)
+        let number = NonZeroU16::new(u16::try_from(index + 1).ok()?)?;
+        Some(PlanNumber(number))
     }
 
-    fn name(&self, index: PlanIndex) -> Option<&'static PlanName> {
-        self.0.get(usize::from(index.0)).copied()
+    fn name(&self, number: PlanNumber) -> Option<&'static PlanName> {
+        self.0.get(usize::from(number.0.get()) - 1).copied()
     }
 }
 
@@ -115,19 +136,27 @@ impl Record {
         plans: &Plans,
         plan_names: &PlanNames,
     ) -> Self {
-        let standing = match account {
-            _ if key.revoked_at.is_some() => Err(Denial::Revoked),
-            Some(account) => plans.check(account),
-            None => Ok(()),
+        let is_narrowed = key.expires_at.is_some()
+            || !key.allowed_networks.is_unrestricted()
+            || !key.scopes.is_empty();
+        let allowed = if is_narrowed {
+            Standing::Narrowed
+        } else {
+            Standing::Unnarrowed
         };
-        let plan = account.and_then(|account| plan_names.index(&account.plan));
+        let standing = match account {
+            _ if key.revoked_at.is_some() => Standing::Denied(Denial::Revoked),
+            Some(account) => plans
+                .check(account)
+                .map_or_else(Standing::Denied, |()| allowed),
+            None if key.kind == KeyKind::Operator => allowed,
+            // The database allows no such thing. If it were there, nobody could answer for it.
+            None => Standing::Denied(Denial::AccountDisabled),
+        };
+        let plan = account.and_then(|account| plan_names.number(&account.plan));
         let unknown_plan = account.filter(|_| plan.is_none());
         let external_id = account.and_then(|account| account.external_id.clone());
-        let has_more = key.expires_at.is_some()
-            || !key.allowed_networks.is_unrestricted()
-            || !key.scopes.is_empty()
-            || external_id.is_some()
-            || unknown_plan.is_some();
+        let has_more = is_narrowed || external_id.is_some() || unknown_plan.is_some();
         Self {
             facts: Facts {
                 account_id: account.map_or(NO_ACCOUNT, |account| account.id),
@@ -136,55 +165,74 @@ impl Record {
                     .map_or(SmolStr::default(), |name| name.as_str().into()),
                 more: has_more.then(|| {
                     Arc::new(More {
-                        expires_at: key.expires_at,
-                        networks: key.allowed_networks,
-                        scopes: key.scopes,
+                        narrowing: is_narrowed.then(|| {
+                            Box::new(Narrowing {
+                                expires_at: key.expires_at,
+                                networks: key.allowed_networks,
+                                scopes: key.scopes,
+                            })
+                        }),
                         external_id,
-                        plan: unknown_plan.map(|account| account.plan.clone()),
+                        plan: unknown_plan.map(|account| Box::new(account.plan.clone())),
                     })
                 }),
-                plan: plan.unwrap_or(PlanIndex(u16::MAX)),
                 account_mark,
+                plan,
                 kind: key.kind,
                 standing,
             },
             uses: 0,
-            used_at: Micros::default(),
+            used_at: Millis::default(),
         }
     }
 
     pub(crate) fn is_revoked(&self) -> bool {
-        self.facts.standing == Err(Denial::Revoked)
+        self.facts.standing == Standing::Denied(Denial::Revoked)
     }
 }
 
-/// No account has this identifier.
+/// Where an identifier has to stand and there is none.
 const NO_ACCOUNT: AccountId = AccountId::from_uuid(uuid::Uuid::nil());
 
 impl Facts {
+    /// None exactly for an operator's key.
+    #[inline]
     pub(crate) fn account_id(&self) -> Option<AccountId> {
-        (self.account_id != NO_ACCOUNT).then_some(self.account_id)
+        (self.kind != KeyKind::Operator).then_some(self.account_id)
     }
 
     pub(crate) fn external_id(&self) -> Option<&ExternalId> {
         self.more.as_ref()?.external_id.as_ref()
     }
 
-    pub(crate) fn plan(&self, names: &PlanNames) -> Option<&'static PlanName> {
-        names.name(self.plan)
+    pub(crate) fn configured_plan(&self, names: &PlanNames) -> Option<&'static PlanName> {
+        names.name(self.plan?)
     }
 
     /// The plan, where it is not a configured one.
     pub(crate) fn unknown_plan(&self) -> Option<&PlanName> {
-        self.more.as_ref()?.plan.as_ref()
+        self.more.as_ref()?.plan.as_deref()
     }
 
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
-    pub(crate) fn more(&self) -> Option<&More> {
-        self.more.as_deref()
+    /// What narrows the key. Looks no further at one that nothing narrows.
+    #[inline]
+    pub(crate) fn narrowing(&self) -> Option<&Narrowing> {
+        if self.standing == Standing::Unnarrowed {
+            return None;
+        }
+        self.more.as_ref()?.narrowing.as_deref()
+    }
+
+    #[inline]
+    pub(crate) fn standing(&self) -> Result<(), Denial> {
+        match self.standing {
+            Standing::Unnarrowed | Standing::Narrowed => Ok(()),
+            Standing::Denied(denial) => Err(denial),
+        }
     }
 }
 
@@ -199,16 +247,20 @@ impl Weigh for Record {
             0
         };
         let more = self.facts.more.as_ref().map_or(0, |more| {
-            let networks = size_of_val(more.networks.as_slice());
-            let scopes: usize = more
-                .scopes
-                .iter()
-                .map(|scope| size_of_val(scope) + scope.as_str().len() + OVERHEAD)
-                .sum();
+            let narrowing = more.narrowing.as_ref().map_or(0, |narrowing| {
+                let networks = size_of_val(narrowing.networks.as_slice());
+                let scopes: usize = narrowing
+                    .scopes
+                    .iter()
+                    .map(|scope| size_of_val(scope) + scope.as_str().len() + OVERHEAD)
+                    .sum();
+                size_of::<Narrowing>() + networks + scopes + OVERHEAD
+            });
             let external_id = more.external_id.as_ref();
             let external_id = external_id.map_or(0, |id| id.as_str().len() + OVERHEAD);
-            // Names of plans are shared.
-            size_of::<More>() + networks + scopes + external_id + OVERHEAD
+            let plan = more.plan.as_ref();
+            let plan = plan.map_or(0, |plan| plan.as_str().len() + 2 * OVERHEAD);
+            size_of::<More>() + narrowing + external_id + plan + OVERHEAD
         });
         name + more
     }
@@ -237,17 +289,11 @@ mod tests {
 
     #[test]
     fn a_short_time_is_told_from_what_is_left_of_it() {
-        const MINUTE: Nanos = 60_000_000_000;
-        for now in [
-            5,
-            1_000_000,
-            70 * MINUTE,
-            1_000 * MINUTE,
-            100_000_000 * MINUTE,
-        ] {
-            for ago in [0, 1_000, MINUTE, 71 * MINUTE] {
+        const DAY: Nanos = 86_400_000_000_000;
+        for now in [5, 1_000_000, 48 * DAY, 1_000 * DAY, 100_000 * DAY] {
+            for ago in [0, 1_000_000, DAY, 49 * DAY] {
                 let then = now.saturating_sub(ago);
-                assert_eq!(Micros::of(then).before(now), then / 1_000 * 1_000);
+                assert_eq!(Millis::of(then).before(now), then / 1_000_000 * 1_000_000);
             }
         }
     }
@@ -258,14 +304,14 @@ mod tests {
         let names = PlanNames::new(&plans);
         let same = PlanNames::new(&plans);
         for (name, _) in plans.iter() {
-            let index = names.index(name).unwrap();
-            assert_eq!(names.name(index), Some(name));
+            let number = names.number(name).unwrap();
+            assert_eq!(names.name(number), Some(name));
             assert!(std::ptr::eq(
-                names.name(index).unwrap(),
-                same.name(index).unwrap()
+                names.name(number).unwrap(),
+                same.name(number).unwrap()
             ));
         }
-        assert_eq!(names.index(&"other".parse().unwrap()), None);
-        assert_eq!(names.name(PlanIndex(u16::MAX)), None);
+        assert_eq!(names.number(&"other".parse().unwrap()), None);
+        assert_eq!(names.name(PlanNumber(NonZeroU16::MAX)), None);
     }
 }

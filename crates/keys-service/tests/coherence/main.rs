@@ -32,13 +32,14 @@
 //! # What is left out
 //! - Rules other than "active": expiry, addresses, scopes and limits are judged on every call and are no matter of coherence.
 //!   `Disabled` stands for all that refuses a key and may be taken back, an account's fate included.
-//! - The hash of a key, the map and its locks: an entry is looked up, inserted and removed in one step. The interleavings
-//!   inside the map are checked next to it. All keys are in one shard, which has one generation.
+//! - The hash of a key, the map and its locks: an entry is looked up, inserted and removed in one step, and one step forgets it
+//!   and bumps its generation. What can happen in between, the mark of a key's account included, is tried out under a scheduler
+//!   in `src/cache/map_tests.rs`. All keys are in one shard, which has one generation.
 //! - The registry of live instances that `wait=global` asks: every instance is in it.
 //! - Clocks that run at different rates. The implementation adds 50 ms and a percent where two clocks are compared.
 //! - I7, which is about counting uses.
 //!
-//! Some steps are one where the implementation takes two, always so that the model allows more: a load reads the row in the moment
+//! Others are one where the implementation takes two so that the model allows more: a load reads the row in the moment
 //! its time and generation are taken, and a poll takes its snapshot in the moment its time is taken (later would only be
 //! fresher). A load that was overtaken is tried again any number of times, none included.
 //!
