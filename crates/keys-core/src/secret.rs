@@ -235,7 +235,7 @@ pub fn check_form(text: &str) -> Result<(), Malformed> {
     }
 }
 
-/// The same as `crc32fast::hash`, in a third of the time for a text of this length.
+/// The same as `crc32fast::hash`, in half of the time for a text of this length while the tables, 13 KB, are in the processor's cache.
 ///
 /// A checksum of this kind is linear: what each character adds to it depends on the character and its place alone. So the parts are looked
 /// up, none of them waiting for another, where the library's steps wait for the one before.

@@ -529,8 +529,10 @@ impl<V: Weigh> Shard<V> {
 
 impl<V> Slots<V> {
     /// Small enough that the last block of each shard, which is half empty on average, does not count, and large enough
-    /// that the list of blocks stays in the processor's cache: 32 KB for records of the size that keys have.
-    const BLOCK_LEN: u32 = 256;
+    /// that the list of blocks stays in the processor's cache: 32 KB for records of the size that keys have. One less than a
+    /// power of two, since an allocator needs some room to align a block: with 256 it took the next size it has, a quarter
+    /// more (measured: 206 bytes a key instead of 168).
+    const BLOCK_LEN: u32 = 255;
 
     fn len(&self) -> u32 {
         let full = self.0.len().saturating_sub(1) * Self::BLOCK_LEN as usize;

@@ -38,8 +38,8 @@ use unknown::Unknown;
 /// How much the cache may hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CacheOptions {
-    /// Keys at most. At about 160 bytes each, and a hundred more for those with an external identifier, an expiry, addresses or scopes,
-    /// a million take 160 to 260 MB.
+    /// Keys at most. At about 170 bytes each, and a hundred more for those with an external identifier, an expiry, addresses or scopes,
+    /// a million take 170 to 270 MB.
     pub entries_max: usize,
     /// Bytes at most that keys take beside their fixed part, in names, addresses and scopes.
     pub bytes_max: usize,
