@@ -13,7 +13,7 @@ use actix_web::http::{Method, StatusCode};
 use pin_project_lite::pin_project;
 
 use crate::api::Api;
-use crate::metrics;
+use crate::metrics::{self, Route};
 
 /// Middleware that logs the method, the pattern of the route, the status and the duration of each request.
 ///
@@ -81,9 +81,7 @@ where
     fn call(&self, request: ServiceRequest) -> Self::Future {
         LoggedFuture {
             api: Rc::clone(&self.api),
-            method: known(request.method()),
-            // How long something took is no time of day: no test has to decide it.
-            start: Instant::now(),
+            entry: Entry::begin(request.method()),
             answer: self.service.call(request),
         }
     }
@@ -106,13 +104,42 @@ macro_rules! log {
         }
     }};
 }
+
+/// What is told of a request once it was answered, wherever that was.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    method: &'static str,
+    start: Instant,
+}
+
+impl Entry {
+    pub(crate) fn begin(method: &Method) -> Self {
+        Self {
+            method: known(method),
+            // How long something took is no time of day: no test has to decide it.
+            start: Instant::now(),
+        }
+    }
+
+    /// Writes the event, and counts the request if `api` keeps figures.
+    pub(crate) fn end(&self, api: Option<&Api>, route: &Route, status: StatusCode) {
+        if let Some(metrics) = api.and_then(|api| api.inner.metrics.as_ref()) {
+            metrics.count_request(route, status);
+        }
+        if route.is_hot() && status == StatusCode::OK {
+            log!(DEBUG, self.method, route.pattern(), status, self.start);
+        } else {
+            log!(INFO, self.method, route.pattern(), status, self.start);
+        }
+    }
+}
+
 pin_project! {
     /// A request under way. Not boxed, unlike most middleware: this is on the path of every verification.
     #[derive(Debug)]
     pub struct LoggedFuture<F> {
         api: Rc<Option<Api>>,
-        method: &'static str,
-        start: Instant,
+        entry: Entry,
         #[pin]
         answer: F,
     }
@@ -132,19 +159,11 @@ where
         let (route, status) = match &answer {
             Ok(response) => (metrics::route(response.request()), response.status()),
             Err(error) => (
-                metrics::Route::Other("unmatched".into()),
+                Route::Other("unmatched".into()),
                 error.as_response_error().status_code(),
             ),
         };
-        let metrics = Option::as_ref(this.api).and_then(|api| api.inner.metrics.as_ref());
-        if let Some(metrics) = metrics {
-            metrics.count_request(&route, status);
-        }
-        if route.is_hot() && status == StatusCode::OK {
-            log!(DEBUG, this.method, route.pattern(), status, this.start);
-        } else {
-            log!(INFO, this.method, route.pattern(), status, this.start);
-        }
+        this.entry.end(Option::as_ref(this.api), &route, status);
         Poll::Ready(answer)
     }
 }

@@ -6,9 +6,10 @@ use std::task::Poll;
 use std::time::Duration;
 
 use actix_web::error::PayloadError;
-use actix_web::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
+use actix_web::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap};
+use actix_web::mime::{self, Mime};
+use actix_web::rt;
 use actix_web::web::{Bytes, BytesMut};
-use actix_web::{HttpMessage, HttpRequest, mime, rt};
 use futures_util::{Stream, StreamExt as _};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -24,21 +25,21 @@ const TIME_MAX: Duration = Duration::from_secs(15);
 
 /// Reads the whole body.
 pub(crate) async fn read(
-    request: &HttpRequest,
+    headers: &HeaderMap,
     payload: impl Stream<Item = Chunk>,
 ) -> Result<Bytes, Refusal> {
-    read_up_to(KIB_MAX, request, payload).await
+    read_up_to(KIB_MAX, headers, payload).await
 }
 
 /// Reads the whole body, which may be longer or shorter than others.
 pub(crate) async fn read_up_to(
     kib_max: usize,
-    request: &HttpRequest,
+    headers: &HeaderMap,
     payload: impl Stream<Item = Chunk>,
 ) -> Result<Bytes, Refusal> {
     let len_max = kib_max * 1024;
-    let announced = is_json(request)?;
-    if content_length(request).is_some_and(|length| length > len_max as u64) {
+    let announced = is_json(headers)?;
+    if content_length(headers).is_some_and(|length| length > len_max as u64) {
         return Err(if announced {
             Refusal::BodyTooLarge { kib_max }
         } else {
@@ -147,24 +148,25 @@ fn malformed(error: serde_json::Error) -> Refusal {
 }
 
 /// Whether the body is announced as JSON; an error if it is announced as anything else.
-fn is_json(request: &HttpRequest) -> Result<bool, Refusal> {
-    let headers = request.headers();
+fn is_json(headers: &HeaderMap) -> Result<bool, Refusal> {
     let plain = headers
         .get_all(CONTENT_ENCODING)
         .all(|coding| coding.as_bytes().eq_ignore_ascii_case(b"identity"));
-    if !plain || headers.get_all(CONTENT_TYPE).count() > 1 {
+    let mut content_types = headers.get_all(CONTENT_TYPE);
+    let content_type = content_types.next();
+    if !plain || content_types.next().is_some() {
         return Err(Refusal::UnsupportedMediaType);
     }
+    let Some(content_type) = content_type else {
+        return Ok(false);
+    };
     // What nearly everybody sends needs no taking apart.
-    let content_type = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
-    if content_type == Some(b"application/json") {
+    if content_type == "application/json" {
         return Ok(true);
     }
-    let Ok(media_type) = request.mime_type() else {
+    let media_type = content_type.to_str().ok().map(str::parse::<Mime>);
+    let Some(Ok(media_type)) = media_type else {
         return Err(Refusal::UnsupportedMediaType);
-    };
-    let Some(media_type) = media_type else {
-        return Ok(false);
     };
     let json = media_type.type_() == mime::APPLICATION
         && (media_type.subtype() == mime::JSON || media_type.suffix() == Some(mime::JSON));
@@ -175,7 +177,7 @@ fn is_json(request: &HttpRequest) -> Result<bool, Refusal> {
     }
 }
 
-fn content_length(request: &HttpRequest) -> Option<u64> {
-    let length = request.headers().get(CONTENT_LENGTH)?;
+fn content_length(headers: &HeaderMap) -> Option<u64> {
+    let length = headers.get(CONTENT_LENGTH)?;
     length.to_str().ok()?.parse().ok()
 }

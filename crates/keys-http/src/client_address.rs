@@ -2,17 +2,17 @@
 
 use std::net::IpAddr;
 
-use actix_web::HttpRequest;
+use actix_web::dev::RequestHead;
 use actix_web::http::header::{FORWARDED, HeaderName, HeaderValue, X_FORWARDED_FOR};
 use keys_core::address::TrustedProxies;
 
 /// The client's address as far as `proxies` can be believed; `None` where it cannot be found out.
-pub(crate) fn client_address(request: &HttpRequest, proxies: &TrustedProxies) -> Option<IpAddr> {
+pub(crate) fn client_address(request: &RequestHead, proxies: &TrustedProxies) -> Option<IpAddr> {
     // Looked for only if the peer is a proxy.
     let values = |name: HeaderName| {
         let headers = std::iter::once(name).flat_map(|name| request.headers().get_all(name));
         headers.map(HeaderValue::as_bytes)
     };
-    let peer = request.peer_addr().map(|peer| peer.ip());
+    let peer = request.peer_addr.map(|peer| peer.ip());
     proxies.client(peer, values(FORWARDED), values(X_FORWARDED_FOR))
 }

@@ -25,7 +25,7 @@ impl Wait {
         if request.query_string().is_empty() {
             return Ok(Self::Local);
         }
-        match Query::of(request).one("wait") {
+        match Query::parse(request.query_string()).one("wait") {
             Ok(None) => Ok(Self::Local),
             Ok(Some("global")) => Ok(Self::Global),
             Ok(Some(_)) => Err(Refusal::field("wait", "must be global")),

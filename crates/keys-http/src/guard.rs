@@ -7,7 +7,7 @@ use std::ops::Deref;
 use std::rc::Rc;
 
 use actix_web::body::{EitherBody, MessageBody};
-use actix_web::dev::{Payload, Service, ServiceRequest, ServiceResponse, Transform};
+use actix_web::dev::{Payload, RequestHead, Service, ServiceRequest, ServiceResponse, Transform};
 use actix_web::error::InternalError;
 use actix_web::{Error, FromRequest, HttpMessage, HttpRequest};
 use futures_util::future::LocalBoxFuture;
@@ -200,9 +200,9 @@ impl Guard {
     }
 
     /// Lets the request through, or not.
-    pub(crate) async fn admit(&self, request: &HttpRequest) -> Result<Admitted, Refused> {
+    pub(crate) async fn admit(&self, request: &RequestHead) -> Result<Admitted, Refused> {
         let address = client_address(request, &self.api.inner.trusted_proxies);
-        let refusal = match credential(request.headers()) {
+        let refusal = match credential(&request.headers) {
             Ok(Some(presented)) => {
                 let judged = match &self.check {
                     Check::Cached(check) => self.verify(presented, address, check).await?,
@@ -318,7 +318,7 @@ where
         let service = Rc::clone(&self.service);
         let guard = Rc::clone(&self.guard);
         Box::pin(async move {
-            match guard.admit(request.request()).await {
+            match guard.admit(request.head()).await {
                 Ok(admitted) => {
                     let decision = admitted.remember(&request);
                     let mut response = service.call(request).await?;

@@ -13,6 +13,7 @@ use metrics::{Counter, Key, Label, Level, Metadata, Recorder as _};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 
 use crate::api::Api;
+use crate::verification::Endpoint;
 use crate::{fallback, problem};
 
 const VERDICTS: &str = "keys_verdicts_total";
@@ -64,9 +65,6 @@ const GAUGE_DESCRIPTIONS: [(&str, &str); 7] = [
     ),
 ];
 
-/// The routes of verification, which are asked much more often than others.
-const HOT: [&str; 3] = ["/v1/auth", "/v1/keys/verify", "/v1/keys/verify-batch"];
-
 const CODES: [VerdictCode; 10] = [
     VerdictCode::Valid,
     VerdictCode::RateLimited,
@@ -85,8 +83,8 @@ pub(crate) struct Metrics {
     recorder: PrometheusRecorder,
     /// Found once, so that counting a verdict is one addition.
     verdicts: [(VerdictCode, Counter); CODES.len()],
-    /// The same for requests that were answered 200.
-    hot: [OnceLock<Counter>; HOT.len()],
+    /// The same for verifications that were answered 200.
+    hot: [OnceLock<Counter>; Endpoint::ALL.len()],
     requests: RwLock<HashMap<String, HashMap<StatusCode, Counter>>>,
 }
 
@@ -126,10 +124,11 @@ impl Metrics {
 
     /// Counts an answered request. There are no more routes than the application has.
     pub(crate) fn count_request(&self, route: &Route, status: StatusCode) {
-        if let Route::Hot(place) = route
+        if let Route::Hot(endpoint) = route
             && status == StatusCode::OK
         {
-            let counter = self.hot[*place].get_or_init(|| self.requests(HOT[*place], status));
+            let counter = &self.hot[*endpoint as usize];
+            let counter = counter.get_or_init(|| self.requests(endpoint.path(), status));
             return counter.increment(1);
         }
         let route = route.pattern();
@@ -221,8 +220,8 @@ async fn metrics(api: web::Data<Api>) -> HttpResponse {
 
 /// What answered a request, as far as logs and figures tell.
 pub(crate) enum Route {
-    /// One of [`HOT`], by its place there.
-    Hot(usize),
+    /// One of verification, which are asked much more often than others.
+    Hot(Endpoint),
     /// Any other pattern.
     Other(Cow<'static, str>),
 }
@@ -234,7 +233,7 @@ impl Route {
 
     pub(crate) fn pattern(&self) -> &str {
         match self {
-            Self::Hot(place) => HOT[*place],
+            Self::Hot(endpoint) => endpoint.path(),
             Self::Other(pattern) => pattern,
         }
     }
@@ -243,8 +242,8 @@ impl Route {
 /// The route that answers a request.
 pub(crate) fn route(request: &HttpRequest) -> Route {
     // To find the pattern is to look for the route once more, which the hot path can do without.
-    match HOT.iter().position(|path| *path == request.path()) {
-        Some(place) => Route::Hot(place),
+    match Endpoint::of(request.path()) {
+        Some(endpoint) => Route::Hot(endpoint),
         None => Route::Other(
             request
                 .match_pattern()

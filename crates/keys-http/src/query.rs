@@ -1,6 +1,5 @@
 //! Parameters of a query. None of them is ever a credential.
 
-use actix_web::HttpRequest;
 use actix_web::web;
 
 use crate::refusal::FieldError;
@@ -9,8 +8,8 @@ use crate::refusal::FieldError;
 pub(crate) struct Query(Vec<(String, String)>);
 
 impl Query {
-    pub(crate) fn of(request: &HttpRequest) -> Self {
-        let pairs = web::Query::<Vec<(String, String)>>::from_query(request.query_string());
+    pub(crate) fn parse(query: &str) -> Self {
+        let pairs = web::Query::<Vec<(String, String)>>::from_query(query);
         Self(pairs.map(web::Query::into_inner).unwrap_or_default())
     }
 

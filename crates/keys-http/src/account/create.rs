@@ -63,7 +63,7 @@ pub(super) async fn create(
     surface
         .manage(&identity, Operation::Create, async |manager| {
             let idempotency_key = idempotency::key(&request)?;
-            let body = body::read(&request, payload).await?;
+            let body = body::read(request.headers(), payload).await?;
             let wanted = Wanted::try_from(body::parse::<Members>(&body)?)?;
             let draft = KeyDraft {
                 name: wanted.name,

@@ -48,7 +48,7 @@ pub(super) async fn list(
 ) -> HttpResponse {
     surface
         .manage(&identity, Operation::List, async |manager| {
-            let wanted = Wanted::try_from(Query::of(&request))?;
+            let wanted = Wanted::try_from(Query::parse(request.query_string()))?;
             let owner = KeyOwner::Account(manager.account_id);
             let found = surface
                 .service

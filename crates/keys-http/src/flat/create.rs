@@ -37,7 +37,7 @@ pub(super) async fn create(
     surface
         .manage(&identity, Operation::Create, async |manager| {
             let idempotency_key = idempotency::key(&request)?;
-            let body = body::read(&request, payload).await?;
+            let body = body::read(request.headers(), payload).await?;
             let draft = KeyDraft {
                 name: Some(name(body::parse(&body)?)?),
                 gate: surface.gate,

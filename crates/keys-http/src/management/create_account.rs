@@ -27,7 +27,7 @@ pub(super) async fn create_account(
 ) -> HttpResponse {
     let create = async || {
         let idempotency_key = idempotency::key(&request)?;
-        let body = body::read(&request, payload).await?;
+        let body = body::read(request.headers(), payload).await?;
         let new = new_account(body::parse(&body)?)?;
         let idempotent = idempotency::idempotent(idempotency_key, "POST /v1/accounts", &body);
         let actor = operator(&identity)?;

@@ -65,7 +65,7 @@ pub(super) async fn issue_key(
     let issue = async || {
         let account_id = account_id(&request)?;
         let idempotency_key = idempotency::key(&request)?;
-        let body = body::read(&request, payload).await?;
+        let body = body::read(request.headers(), payload).await?;
         let wanted = Wanted::try_from(body::parse::<Members>(&body)?)?;
         let operation = format!("POST /v1/accounts/{account_id}/keys");
         let idempotent = idempotency::idempotent(idempotency_key, operation, &body);

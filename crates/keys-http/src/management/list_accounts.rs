@@ -15,7 +15,7 @@ const LIMIT_MAX: u64 = 100;
 
 pub(super) async fn list_accounts(api: web::Data<Api>, request: HttpRequest) -> HttpResponse {
     let list = async || {
-        let query = account_query(&Query::of(&request))?;
+        let query = account_query(&Query::parse(request.query_string()))?;
         let page = api.service().list_accounts(query).await?;
         Ok(HttpResponse::Ok().json(AccountPageView::from(&page)))
     };

@@ -28,7 +28,7 @@ pub(super) async fn open_session(
     let open = async || {
         let account_id = account_id(&request)?;
         let idempotency_key = idempotency::key(&request)?;
-        let body = body::read(&request, payload).await?;
+        let body = body::read(request.headers(), payload).await?;
         let ttl = ttl(&body::parse(&body)?)?;
         let operation = format!("POST /v1/accounts/{account_id}/sessions");
         let idempotent = idempotency::idempotent(idempotency_key, operation, &body);

@@ -38,7 +38,7 @@ pub(super) async fn update_account(
     let update = async || {
         let id = account_id(&request)?;
         let wait = Wait::of(&request)?;
-        let body = body::read(&request, payload).await?;
+        let body = body::read(request.headers(), payload).await?;
         let patch = account_patch(body::parse(&body)?)?;
         let actor = operator(&identity)?;
         let updated = api.service().update_account(&actor, id, patch).await?;

@@ -3,16 +3,16 @@
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 
-use actix_web::dev::Payload;
+use actix_web::body::BoxBody;
+use actix_web::dev::{RequestHead, Response};
 use actix_web::http::StatusCode;
 use actix_web::http::header::{HeaderName, HeaderValue};
-use actix_web::{HttpRequest, HttpResponse};
 use keys_core::header::CredentialError;
 use keys_core::{KeyKind, LimitName, Scope, ScopeSet};
 use keys_service::{Decision, VerdictCode, VerifiedKey, VerifyRequest};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::{Desk, keep_out_of_caches, told};
+use super::{Desk, told};
 use crate::admission::Refused;
 use crate::api::Api;
 use crate::client_address::client_address;
@@ -52,11 +52,11 @@ struct Wanted {
 impl Wanted {
     const PARAMETERS: [&'static str; 4] = ["scope", "limit", "cost", "mode"];
 
-    fn read(request: &HttpRequest, api: &Api) -> Result<Self, Refusal> {
-        if request.query_string().is_empty() {
+    fn read(query: &str, api: &Api) -> Result<Self, Refusal> {
+        if query.is_empty() {
             return Ok(Self::default());
         }
-        let query = Query::of(request);
+        let query = Query::parse(query);
         let mut faults = Faults::default();
         // A misspelt `scope` would let everybody in.
         if query.has_other_than(&Self::PARAMETERS) {
@@ -127,7 +127,7 @@ impl From<Refusal> for Denied {
 }
 
 impl Denied {
-    fn respond(&self, only_403: bool) -> HttpResponse {
+    fn respond(&self, only_403: bool) -> Response<BoxBody> {
         let is_limit = matches!(self.refused.refusal, Refusal::RateLimited(_));
         let mut response = self.refused.respond(if is_limit && only_403 {
             |refusal| problem::render_as(StatusCode::FORBIDDEN, refusal)
@@ -138,25 +138,28 @@ impl Denied {
             let headers = response.headers_mut();
             headers.insert(X_DENIAL, HeaderValue::from_static(code));
         }
-        response
+        response.into()
     }
 }
 
-pub(super) async fn forward_auth(desk: &Desk, request: &HttpRequest, _: Payload) -> HttpResponse {
-    let response = match Wanted::read(request, &desk.api) {
-        Err(refusal) => refusal.respond(problem::render),
-        Ok(wanted) => match judge(&desk.api, request, &wanted).await {
+pub(super) async fn forward_auth(desk: &Desk, head: &RequestHead) -> Response<BoxBody> {
+    match Wanted::read(head.uri.query().unwrap_or_default(), &desk.api) {
+        Err(refusal) => refusal.respond(problem::render).into(),
+        Ok(wanted) => match judge(&desk.api, head, &wanted).await {
             Ok(granted) => granted,
             Err(denied) => denied.respond(wanted.only_403),
         },
-    };
-    keep_out_of_caches(response)
+    }
 }
 
-async fn judge(api: &Api, request: &HttpRequest, wanted: &Wanted) -> Result<HttpResponse, Denied> {
-    let address = client_address(request, &api.inner.trusted_proxies);
+async fn judge(
+    api: &Api,
+    head: &RequestHead,
+    wanted: &Wanted,
+) -> Result<Response<BoxBody>, Denied> {
+    let address = client_address(head, &api.inner.trusted_proxies);
     let refused = |presented| Refusal::Unauthenticated { presented };
-    let (code, refusal) = match credential(request.headers()) {
+    let (code, refusal) = match credential(&head.headers) {
         Ok(Some(key)) => {
             let verdict = api.service().verify(&wanted.question(key, address)).await;
             let verdict = verdict.map_err(Refusal::from)?;
@@ -193,8 +196,8 @@ async fn judge(api: &Api, request: &HttpRequest, wanted: &Wanted) -> Result<Http
 }
 
 /// Says who it is in headers for the gateway to pass on.
-fn granted(key: &VerifiedKey, decision: Option<&Decision>) -> Result<HttpResponse, Refusal> {
-    let mut response = HttpResponse::Ok().finish();
+fn granted(key: &VerifiedKey, decision: Option<&Decision>) -> Result<Response<BoxBody>, Refusal> {
+    let mut response = Response::new(StatusCode::OK);
     let headers = response.headers_mut();
     let mut put = |name, text: String| -> Result<(), Refusal> {
         // Cannot fail, as none of the texts has anything but visible ASCII. If one had, the client's own header must not pass instead.

@@ -1,6 +1,7 @@
 //! Verification: may this key do this, from there, now? Errors as RFC 9457 has them.
 //!
 //! The hot path: neither whoever asks nor the key that is asked about costs a look into the database while the cache knows them.
+//! [`Desk::answer`] knows requests and answers as they are on the wire and nothing of applications; [`configure`] puts it into one.
 
 mod forward_auth;
 mod question;
@@ -10,9 +11,11 @@ mod view;
 
 use std::rc::Rc;
 
-use actix_web::dev::{Payload, ServiceRequest, ServiceResponse, fn_service};
+use actix_web::body::BoxBody;
+use actix_web::dev::{Payload, RequestHead, Response, ServiceRequest, ServiceResponse, fn_service};
+use actix_web::http::StatusCode;
 use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue};
-use actix_web::{Error, HttpRequest, HttpResponse, web};
+use actix_web::{Error, web};
 use keys_core::{Denial, KeyKind, ScopeSet};
 use keys_service::{Verdict, VerdictCode, VerifiedKey};
 use serde::Serialize;
@@ -23,85 +26,120 @@ use crate::guard::Guard;
 use crate::problem;
 use crate::refusal::Refusal;
 
-const POST: Option<&str> = Some("POST");
+/// A route of verification.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Endpoint {
+    Auth,
+    Verify,
+    VerifyBatch,
+}
 
-/// What the routes share.
+impl Endpoint {
+    /// In the order in which they are tried, which is that of their discriminants.
+    pub(crate) const ALL: [Self; 3] = [Self::Auth, Self::Verify, Self::VerifyBatch];
+
+    pub(crate) const fn path(self) -> &'static str {
+        match self {
+            Self::Auth => "/v1/auth",
+            Self::Verify => "/v1/keys/verify",
+            Self::VerifyBatch => "/v1/keys/verify-batch",
+        }
+    }
+
+    /// The route whose path this is, byte for byte.
+    pub(crate) fn of(path: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|known| known.path() == path)
+    }
+
+    /// The only method it is served by, if there is one.
+    const fn allow(self) -> Option<&'static str> {
+        match self {
+            Self::Auth => None,
+            Self::Verify | Self::VerifyBatch => Some("POST"),
+        }
+    }
+}
+
+/// Answers whatever is asked about keys.
 struct Desk {
     api: Api,
     operators: Guard,
 }
 
+/// Serves the routes inside an application. Neither a resource nor extractors are in between, because each of their layers
+/// allocates for every request.
 pub(crate) fn configure(api: &Api, app: &mut web::ServiceConfig) {
-    let scopes = ScopeSet::parse(["keys:verify"]).expect("the scope of operators is legal");
-    let desk = Rc::new(Desk {
-        api: api.clone(),
-        operators: Guard::verifying(api, &[KeyKind::Operator], scopes),
-    });
-    // In the order in which they are tried.
-    serve(app, &desk, "/v1/auth", None, forward_auth::forward_auth);
-    serve(app, &desk, "/v1/keys/verify", POST, verify::verify);
-    serve(
-        app,
-        &desk,
-        "/v1/keys/verify-batch",
-        POST,
-        verify_batch::verify_batch,
-    );
-}
-
-/// Serves a path, by the methods `allow` if that says any. Neither a resource nor extractors are in between, because each
-/// of their layers allocates for every request.
-fn serve(
-    app: &mut web::ServiceConfig,
-    desk: &Rc<Desk>,
-    path: &str,
-    allow: Option<&'static str>,
-    handler: impl AsyncFn(&Desk, &HttpRequest, Payload) -> HttpResponse + Clone + 'static,
-) {
-    let desk = Rc::clone(desk);
-    let service = fn_service(move |request: ServiceRequest| {
-        let (desk, handler) = (Rc::clone(&desk), handler.clone());
-        async move {
-            let (request, payload) = request.into_parts();
-            let response = match allow {
-                Some(allow) if request.method() != allow => {
-                    Refusal::MethodNotAllowed { allow }.respond(problem::render)
-                }
-                _ => handler(&desk, &request, payload).await,
-            };
-            Ok::<_, Error>(ServiceResponse::new(request, response))
-        }
-    });
-    app.service(web::service(path).finish(service));
-}
-
-impl Desk {
-    /// Does `work` if an operator asks for it.
-    async fn answer(
-        &self,
-        request: &HttpRequest,
-        work: impl AsyncFnOnce() -> Result<HttpResponse, Refused>,
-    ) -> HttpResponse {
-        let result = match self.operators.admit(request).await {
-            Ok(_) => work().await,
-            Err(refused) => Err(refused),
-        };
-        keep_out_of_caches(result.unwrap_or_else(|refused| refused.respond(problem::render)))
+    let desk = Rc::new(Desk::new(api));
+    for endpoint in Endpoint::ALL {
+        let desk = Rc::clone(&desk);
+        let service = fn_service(move |request: ServiceRequest| {
+            let desk = Rc::clone(&desk);
+            async move {
+                let (request, payload) = request.into_parts();
+                let response = desk.answer(endpoint, request.head(), payload).await;
+                Ok::<_, Error>(ServiceResponse::new(request, response.into()))
+            }
+        });
+        app.service(web::service(endpoint.path()).finish(service));
     }
 }
 
+impl Desk {
+    fn new(api: &Api) -> Self {
+        let scopes = ScopeSet::parse(["keys:verify"]).expect("the scope of operators is legal");
+        Self {
+            api: api.clone(),
+            operators: Guard::verifying(api, &[KeyKind::Operator], scopes),
+        }
+    }
+
+    /// The whole answer, whatever was asked.
+    async fn answer(
+        &self,
+        endpoint: Endpoint,
+        head: &RequestHead,
+        payload: Payload,
+    ) -> Response<BoxBody> {
+        if let Some(allow) = endpoint.allow()
+            && head.method != allow
+        {
+            let refusal = Refusal::MethodNotAllowed { allow };
+            return refusal.respond(problem::render).into();
+        }
+        let response = match endpoint {
+            Endpoint::Auth => forward_auth::forward_auth(self, head).await,
+            Endpoint::Verify => refused_or(verify::verify(self, head, payload).await),
+            Endpoint::VerifyBatch => {
+                // Boxed, so that the others, which are much smaller, do not take its room.
+                let answer = Box::pin(verify_batch::verify_batch(self, head, payload));
+                refused_or(answer.await)
+            }
+        };
+        keep_out_of_caches(response)
+    }
+
+    /// Lets operators through.
+    async fn admit(&self, head: &RequestHead) -> Result<(), Refused> {
+        self.operators.admit(head).await.map(|_| ())
+    }
+}
+
+fn refused_or(result: Result<Response<BoxBody>, Refused>) -> Response<BoxBody> {
+    result.unwrap_or_else(|refused| refused.respond(problem::render).into())
+}
+
 /// A body as JSON. The usual one fits into what is set aside for it at first.
-fn json(view: &impl Serialize) -> Result<HttpResponse, Refusal> {
+fn json(view: &impl Serialize) -> Result<Response<BoxBody>, Refusal> {
     let mut body = Vec::with_capacity(512);
     // Cannot fail: no view has a map, and memory does not refuse to be written to.
     serde_json::to_writer(&mut body, view).map_err(|_| Refusal::Unavailable)?;
+    let mut response = Response::with_body(StatusCode::OK, BoxBody::new(body));
     let content_type = HeaderValue::from_static("application/json");
-    Ok(HttpResponse::Ok()
-        .insert_header((CONTENT_TYPE, content_type))
-        .body(body))
+    response.headers_mut().insert(CONTENT_TYPE, content_type);
+    Ok(response)
 }
 
-fn keep_out_of_caches(mut response: HttpResponse) -> HttpResponse {
+fn keep_out_of_caches(mut response: Response<BoxBody>) -> Response<BoxBody> {
     let no_store = HeaderValue::from_static("no-store");
     response.headers_mut().insert(CACHE_CONTROL, no_store);
     response

@@ -1,13 +1,14 @@
 //! `POST /v1/keys/verify-batch`
 
-use actix_web::dev::Payload;
-use actix_web::{HttpRequest, HttpResponse};
+use actix_web::body::BoxBody;
+use actix_web::dev::{Payload, RequestHead, Response};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::question::{self, Question};
 use super::view::{BatchView, VerdictView};
 use super::{Desk, json, told, wants_fresh};
+use crate::admission::Refused;
 use crate::api::Api;
 use crate::body;
 use crate::refusal::Refusal;
@@ -26,27 +27,25 @@ struct Members<'a> {
 
 pub(super) async fn verify_batch(
     desk: &Desk,
-    request: &HttpRequest,
+    head: &RequestHead,
     payload: Payload,
-) -> HttpResponse {
-    let verify = async || {
-        let body = body::read_up_to(KIB_MAX, request, payload).await?;
-        let questions = questions(&body::parse(&body)?, &desk.api)?;
-        let fresh = wants_fresh(request.headers());
-        let asked: Vec<_> = questions
-            .iter()
-            .map(|question| question.request(fresh))
-            .collect();
-        let verdicts = desk.api.service().verify_batch(&asked).await;
-        let verdicts = verdicts.map_err(Refusal::from)?;
-        for verdict in &verdicts {
-            desk.api.count_verdict(told(verdict).0);
-        }
-        Ok(json(&BatchView {
-            results: verdicts.iter().map(VerdictView::from).collect(),
-        })?)
-    };
-    desk.answer(request, verify).await
+) -> Result<Response<BoxBody>, Refused> {
+    desk.admit(head).await?;
+    let body = body::read_up_to(KIB_MAX, &head.headers, payload).await?;
+    let questions = questions(&body::parse(&body)?, &desk.api)?;
+    let fresh = wants_fresh(&head.headers);
+    let asked: Vec<_> = questions
+        .iter()
+        .map(|question| question.request(fresh))
+        .collect();
+    let verdicts = desk.api.service().verify_batch(&asked).await;
+    let verdicts = verdicts.map_err(Refusal::from)?;
+    for verdict in &verdicts {
+        desk.api.count_verdict(told(verdict).0);
+    }
+    Ok(json(&BatchView {
+        results: verdicts.iter().map(VerdictView::from).collect(),
+    })?)
 }
 
 /// Reads the questions, up to the first that is at fault.
