@@ -97,6 +97,10 @@ impl Api {
         plans.find_map(|(_, plan)| Some(plan.limits.get_key_value(name)?.0.clone()))
     }
 
+    pub(crate) fn serves_verification(&self) -> bool {
+        self.inner.verification
+    }
+
     /// The service behind the surfaces.
     #[must_use]
     pub fn service(&self) -> &KeyService {

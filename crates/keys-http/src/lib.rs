@@ -1,6 +1,7 @@
 //! The HTTP side of the API-key service, on actix-web.
 //!
-//! [`Api`] puts the surfaces into an application; [`RequireKey`] guards the routes of any other one.
+//! [`Api`] puts the surfaces into an application, and verification [before](Api::front) it where every microsecond counts;
+//! [`RequireKey`] guards the routes of any other one.
 //!
 //! | Surface | Where | Errors |
 //! |---|---|---|
@@ -41,6 +42,7 @@ mod effective;
 mod fallback;
 mod fields;
 mod flat;
+mod front;
 mod guard;
 mod health;
 mod idempotency;
@@ -56,6 +58,7 @@ mod verification;
 
 pub use access_log::AccessLog;
 pub use api::{Api, ApiBuilder};
+pub use front::Front;
 pub use guard::{KeyIdentity, RequireKey};
 pub use mount::{InvalidMount, Mount};
 pub use refusal::{FieldError, Refusal, Render};

@@ -80,9 +80,10 @@ fn is_embedded(url: &str) -> bool {
 fn bind(service: &KeyService, http: &Http) -> anyhow::Result<(actix_web::dev::Server, SocketAddr)> {
     let api = api(service, http)?;
     let mut server = HttpServer::new(move || {
-        App::new()
+        let app = App::new()
             .wrap(api.log_requests())
-            .configure(|app| api.configure(app))
+            .configure(|app| api.configure(app));
+        api.front(app)
     })
     .client_request_timeout(CLIENT_REQUEST_TIMEOUT)
     .keep_alive(KEEP_ALIVE)

@@ -1,7 +1,8 @@
 //! Verification: may this key do this, from there, now? Errors as RFC 9457 has them.
 //!
 //! The hot path: neither whoever asks nor the key that is asked about costs a look into the database while the cache knows them.
-//! [`Desk::answer`] knows requests and answers as they are on the wire and nothing of applications; [`configure`] puts it into one.
+//! [`Desk::answer`] knows requests and answers as they are on the wire and nothing of applications: inside one the routes of
+//! [`configure`] ask it, and before one [`Front`](crate::Front) does.
 
 mod forward_auth;
 mod question;
@@ -61,8 +62,8 @@ impl Endpoint {
 }
 
 /// Answers whatever is asked about keys.
-struct Desk {
-    api: Api,
+pub(crate) struct Desk {
+    pub(crate) api: Api,
     operators: Guard,
 }
 
@@ -85,7 +86,7 @@ pub(crate) fn configure(api: &Api, app: &mut web::ServiceConfig) {
 }
 
 impl Desk {
-    fn new(api: &Api) -> Self {
+    pub(crate) fn new(api: &Api) -> Self {
         let scopes = ScopeSet::parse(["keys:verify"]).expect("the scope of operators is legal");
         Self {
             api: api.clone(),
@@ -94,7 +95,7 @@ impl Desk {
     }
 
     /// The whole answer, whatever was asked.
-    async fn answer(
+    pub(crate) async fn answer(
         &self,
         endpoint: Endpoint,
         head: &RequestHead,

@@ -1,40 +1,13 @@
 //! What is logged of requests.
 
-use std::cell::RefCell;
-use std::io;
-
-use tracing_subscriber::filter::LevelFilter;
-
 use crate::exchange::{Exchange as _, Request, delete, get, post};
+use crate::log;
 use crate::rows::FLAT;
 use crate::support::{CLIENT, World};
 
-thread_local! {
-    /// Each test has a thread of its own.
-    static LOGGED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
-
-struct ToThisThread;
-
-impl io::Write for ToThisThread {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        LOGGED.with_borrow_mut(|logged| logged.extend_from_slice(bytes));
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 #[actix_web::test]
 async fn requests_are_logged_without_anything_a_client_wrote() {
-    // For all threads: whether an event is logged at all is decided once, by whichever thread gets there first.
-    tracing_subscriber::fmt()
-        .with_max_level(LevelFilter::TRACE)
-        .with_ansi(false)
-        .with_writer(|| ToThisThread)
-        .init();
+    log::begin();
     let world = World::new();
     let key = world.pro_key().await;
     let secret = &key["sk_live_".len()..];
@@ -54,7 +27,7 @@ async fn requests_are_logged_without_anything_a_client_wrote() {
     world.exchange(get("/v1/auth").bearer(&key)).await;
     world.exchange(get("/v1/auth").bearer("canary")).await;
 
-    let text = LOGGED.with_borrow(|logged| String::from_utf8_lossy(logged).into_owned());
+    let text = log::take();
     for expected in [
         "POST /api/api-keys answered 201 in ",
         "GET /api/api-keys answered 401 in ",

@@ -2,6 +2,7 @@
 
 mod exchange;
 mod faulty;
+mod log;
 mod rows;
 #[expect(
     clippy::unwrap_used,
@@ -21,6 +22,11 @@ mod flat_create;
 mod flat_delete;
 mod flat_list;
 mod forward_auth;
+#[expect(
+    clippy::unwrap_used,
+    reason = "set-up panics: that is how a test fails"
+)]
+mod front;
 mod guard;
 mod health;
 mod idempotency;

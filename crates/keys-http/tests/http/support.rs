@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use actix_web::App;
+use actix_web::body::{self, MessageBody};
+use actix_web::dev::{AppConfig, Response, Service as _, ServiceFactory as _};
 use actix_web::test::{self, TestRequest};
 use keys_core::{Account, AccountId, KeyName, Plans, Quota, ScopeSet};
 use keys_http::{Api, ApiBuilder};
@@ -24,6 +26,14 @@ pub(crate) struct World {
     pub(crate) service: KeyService,
     pub(crate) api: Api,
     peer: String,
+    way: Way,
+}
+
+/// Where verification is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    BeforeTheApplication,
+    WithinIt,
 }
 
 impl World {
@@ -54,7 +64,13 @@ impl World {
             api: api(Api::builder(service.clone())).build(),
             service,
             peer: CLIENT.to_owned(),
+            // As the server does it.
+            way: Way::BeforeTheApplication,
         }
+    }
+
+    pub(crate) fn by(self, way: Way) -> Self {
+        Self { way, ..self }
     }
 
     /// The same world, seen from another address.
@@ -64,6 +80,7 @@ impl World {
             service: self.service.clone(),
             api: self.api.clone(),
             peer: peer.to_owned(),
+            way: self.way,
         }
     }
 
@@ -163,9 +180,18 @@ impl Exchange for World {
         let app = App::new()
             .wrap(api.log_requests())
             .configure(|app| api.configure(app));
-        let service = test::init_service(app).await;
-        let response = test::call_service(&service, test_request(&request, &self.peer)).await;
-        answer(response).await
+        let request = test_request(&request, &self.peer);
+        match self.way {
+            Way::BeforeTheApplication => {
+                let front = self.api.front(app).new_service(AppConfig::default());
+                let response = front.await.unwrap().call(request).await.unwrap();
+                answer(response).await
+            }
+            Way::WithinIt => {
+                let service = test::init_service(app).await;
+                answer(test::call_service(&service, request).await).await
+            }
+        }
     }
 }
 
@@ -185,15 +211,14 @@ pub(crate) fn test_request(request: &Request, peer: &str) -> actix_http::Request
     built.to_request()
 }
 
-pub(crate) async fn answer<B: actix_web::body::MessageBody>(
-    response: actix_web::dev::ServiceResponse<B>,
-) -> Answer {
+pub(crate) async fn answer<B: MessageBody>(response: impl Into<Response<B>>) -> Answer {
+    let response = response.into();
     let headers = response.headers().iter().map(|(name, value)| {
         let value = value.to_str().unwrap().to_owned();
         (name.as_str().to_owned(), value)
     });
     let (status, headers) = (response.status().as_u16(), headers.collect());
-    let body = test::read_body(response).await;
+    let body = body::to_bytes(response.into_body()).await.ok().unwrap();
     Answer {
         status,
         headers,
