@@ -6,13 +6,13 @@ use std::num::NonZeroU32;
 use actix_web::body::BoxBody;
 use actix_web::dev::{RequestHead, Response};
 use actix_web::http::StatusCode;
-use actix_web::http::header::{HeaderName, HeaderValue};
+use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 use keys_core::header::CredentialError;
 use keys_core::{KeyKind, LimitName, Scope, ScopeSet};
 use keys_service::{Decision, VerdictCode, VerifiedKey, VerifyRequest};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::{Desk, told};
+use super::{Desk, add, told};
 use crate::admission::Refused;
 use crate::api::Api;
 use crate::client_address::client_address;
@@ -199,31 +199,40 @@ async fn judge(
 fn granted(key: &VerifiedKey, decision: Option<&Decision>) -> Result<Response<BoxBody>, Refusal> {
     let mut response = Response::new(StatusCode::OK);
     let headers = response.headers_mut();
-    let mut put = |name, text: String| -> Result<(), Refusal> {
-        // Cannot fail, as none of the texts has anything but visible ASCII. If one had, the client's own header must not pass instead.
-        let value = HeaderValue::try_from(text).map_err(|_| Refusal::Unavailable)?;
-        headers.insert(name, value);
-        Ok(())
-    };
-    put(X_KEY_ID, key.id().to_string())?;
-    let mut scopes = String::new();
-    for scope in key.scopes().iter().map(Scope::as_str) {
-        if !scopes.is_empty() {
-            scopes.push(' ');
-        }
-        scopes.push_str(scope);
-    }
-    put(X_KEY_SCOPES, scopes)?;
+    put(headers, X_KEY_ID, key.id().to_string())?;
+    put(headers, X_KEY_SCOPES, joined(key.scopes()))?;
     if let Some(account) = key.account() {
-        put(X_ACCOUNT_ID, account.id.to_string())?;
-        put(X_PLAN, account.plan.to_string())?;
+        put(headers, X_ACCOUNT_ID, account.id.to_string())?;
+        put(headers, X_PLAN, account.plan.as_str())?;
         if let Some(external_id) = account.external_id {
             let encoded = utf8_percent_encode(external_id.as_str(), UNSAFE);
-            put(X_ACCOUNT_EXTERNAL_ID, encoded.to_string())?;
+            put(headers, X_ACCOUNT_EXTERNAL_ID, encoded.to_string())?;
         }
     }
     if let Some(decision) = decision {
         limits::show(decision, headers);
     }
     Ok(response)
+}
+
+fn put<V>(headers: &mut HeaderMap, name: HeaderName, text: V) -> Result<(), Refusal>
+where
+    HeaderValue: TryFrom<V>,
+{
+    // Cannot fail, as none of the texts has anything but visible ASCII. If one had, the client's own header must not pass instead.
+    let value = HeaderValue::try_from(text).map_err(|_| Refusal::Unavailable)?;
+    add(headers, name, value);
+    Ok(())
+}
+
+/// Scopes with a blank between each two of them.
+fn joined(scopes: &ScopeSet) -> String {
+    let mut text = String::new();
+    for scope in scopes.iter().map(Scope::as_str) {
+        if !text.is_empty() {
+            text.push(' ');
+        }
+        text.push_str(scope);
+    }
+    text
 }
