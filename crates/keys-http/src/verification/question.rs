@@ -11,6 +11,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::api::Api;
+use crate::body;
 use crate::fields::{self, Faults};
 use crate::refusal::{FieldError, Refusal};
 
@@ -36,7 +37,31 @@ pub(super) struct Question<'a> {
     cost: NonZeroU32,
 }
 
+/// What nearly everybody sends.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OnlyKey<'a> {
+    key: &'a str,
+}
+
 impl<'a> Question<'a> {
+    /// Reads a whole body.
+    pub(super) fn parse(body: &'a [u8], api: &Api) -> Result<Self, Refusal> {
+        // A struct is also read from an array, which no document speaks of.
+        if body.first() == Some(&b'{')
+            && let Ok(OnlyKey { key }) = serde_json::from_slice(body)
+        {
+            return Ok(Self {
+                key: Cow::Borrowed(key),
+                address: None,
+                scopes: ScopeSet::default(),
+                limit: None,
+                cost: NonZeroU32::MIN,
+            });
+        }
+        Self::read(body::parse(body)?, "", api)
+    }
+
     /// Reads the members; `path` is what their names start with in faults, such as `requests.3.`.
     pub(super) fn read(members: Members<'a>, path: &str, api: &Api) -> Result<Self, Refusal> {
         let name = |member: &str| format!("{path}{member}");

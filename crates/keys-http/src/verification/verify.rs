@@ -17,7 +17,7 @@ pub(super) async fn verify(
 ) -> Result<Response<BoxBody>, Refused> {
     desk.admit(head).await?;
     let body = body::read(&head.headers, payload).await?;
-    let question = Question::read(body::parse(&body)?, "", &desk.api)?;
+    let question = Question::parse(&body, &desk.api)?;
     let asked = question.request(wants_fresh(&head.headers));
     let verdict = desk.api.service().verify(&asked).await;
     let verdict = verdict.map_err(Refusal::from)?;
