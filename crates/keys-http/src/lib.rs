@@ -53,6 +53,7 @@ mod mount;
 mod problem;
 mod query;
 mod refusal;
+mod reminder;
 mod surface;
 mod verification;
 

@@ -26,6 +26,7 @@ use crate::api::Api;
 use crate::guard::Guard;
 use crate::problem;
 use crate::refusal::Refusal;
+use crate::reminder::Reminder;
 
 /// A route of verification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,7 +78,7 @@ pub(crate) fn configure(api: &Api, app: &mut web::ServiceConfig) {
             let desk = Rc::clone(&desk);
             async move {
                 let (request, payload) = request.into_parts();
-                let response = desk.answer(endpoint, request.head(), payload).await;
+                let response = desk.answer(endpoint, request.head(), payload, None).await;
                 Ok::<_, Error>(ServiceResponse::new(request, response.into()))
             }
         });
@@ -94,12 +95,13 @@ impl Desk {
         }
     }
 
-    /// The whole answer, whatever was asked.
+    /// The whole answer, whatever was asked. A body that is not there yet is left to `reminder` instead of looked at again at once.
     pub(crate) async fn answer(
         &self,
         endpoint: Endpoint,
         head: &RequestHead,
         payload: Payload,
+        reminder: Option<&Reminder>,
     ) -> Response<BoxBody> {
         if let Some(allow) = endpoint.allow()
             && head.method != allow
@@ -109,7 +111,7 @@ impl Desk {
         }
         let response = match endpoint {
             Endpoint::Auth => forward_auth::forward_auth(self, head).await,
-            Endpoint::Verify => refused_or(verify::verify(self, head, payload).await),
+            Endpoint::Verify => refused_or(verify::verify(self, head, payload, reminder).await),
             Endpoint::VerifyBatch => {
                 // Boxed, so that the others, which are much smaller, do not take its room.
                 let answer = Box::pin(verify_batch::verify_batch(self, head, payload));
