@@ -2,7 +2,7 @@
 
 use std::future::poll_fn;
 use std::pin::pin;
-use std::task::{Context, Poll, Waker};
+use std::task::Poll;
 use std::time::Duration;
 
 use actix_web::error::PayloadError;
@@ -16,10 +16,9 @@ use serde::de::IgnoredAny;
 use serde_json::error::Category;
 
 use crate::refusal::Refusal;
-use crate::reminder::Reminder;
 
 /// The longest body in KiB. The longest legal one, 128 networks and a memo of 500 characters, stays well below.
-pub(crate) const KIB_MAX: usize = 64;
+const KIB_MAX: usize = 64;
 
 /// How long a body may take to arrive. Whoever sends 64 KiB more slowly holds a connection hostage.
 const TIME_MAX: Duration = Duration::from_secs(15);
@@ -29,15 +28,14 @@ pub(crate) async fn read(
     headers: &HeaderMap,
     payload: impl Stream<Item = Chunk>,
 ) -> Result<Bytes, Refusal> {
-    read_up_to(KIB_MAX, headers, payload, None).await
+    read_up_to(KIB_MAX, headers, payload).await
 }
 
-/// Reads the whole body, of another length or with a reminder instead of the first wake-up.
+/// Reads the whole body, which may be longer or shorter than others.
 pub(crate) async fn read_up_to(
     kib_max: usize,
     headers: &HeaderMap,
     payload: impl Stream<Item = Chunk>,
-    reminder: Option<&Reminder>,
 ) -> Result<Bytes, Refusal> {
     let len_max = kib_max * 1024;
     let announced = is_json(headers)?;
@@ -48,7 +46,7 @@ pub(crate) async fn read_up_to(
             Refusal::UnsupportedMediaType
         });
     }
-    let bytes = in_time(gather(payload, len_max), reminder)
+    let bytes = in_time(gather(payload, len_max))
         .await
         .map_err(|_| Refusal::BodyTimeout)?;
     match (bytes, announced) {
@@ -95,33 +93,17 @@ async fn gather(payload: impl Stream<Item = Chunk>, len_max: usize) -> Result<By
 }
 
 /// Waits for a body, but not for ever.
-async fn in_time<T>(
-    body: impl Future<Output = T>,
-    reminder: Option<&Reminder>,
-) -> Result<T, tokio::time::error::Elapsed> {
+async fn in_time<T>(body: impl Future<Output = T>) -> Result<T, tokio::time::error::Elapsed> {
     let mut body = pin!(body);
     let mut is_second_look = false;
-    let early = poll_fn(|context| {
-        if is_second_look {
-            if let Some(reminder) = reminder {
-                reminder.looked_at(context.waker());
-            }
-            return Poll::Ready(match body.as_mut().poll(context) {
-                Poll::Ready(done) => Some(done),
-                Poll::Pending => None,
-            });
+    let early = poll_fn(|context| match body.as_mut().poll(context) {
+        Poll::Ready(done) => Poll::Ready(Some(done)),
+        Poll::Pending if is_second_look => Poll::Ready(None),
+        Poll::Pending => {
+            is_second_look = true;
+            context.waker().wake_by_ref();
+            Poll::Pending
         }
-        is_second_look = true;
-        let mut unwoken = Context::from_waker(Waker::noop());
-        match body.as_mut().poll(&mut unwoken) {
-            Poll::Ready(done) => return Poll::Ready(Some(done)),
-            Poll::Pending => {}
-        }
-        match reminder {
-            Some(reminder) => reminder.leave(context.waker()),
-            None => context.waker().wake_by_ref(),
-        }
-        Poll::Pending
     });
     // A short body comes along with its head and is there at the second look, before it costs a timer.
     match early.await {

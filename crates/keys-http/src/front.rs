@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use actix_http::{Payload, Request};
+use actix_http::Request;
 use actix_service::IntoServiceFactory;
 use actix_web::Error;
 use actix_web::body::{BoxBody, MessageBody};
@@ -17,7 +17,6 @@ use pin_project_lite::pin_project;
 use crate::access_log::Entry;
 use crate::api::Api;
 use crate::metrics::Route;
-use crate::reminder::Reminder;
 use crate::verification::{Desk, Endpoint};
 
 /// An application with verification before it: what [`Api::front`] makes, for `HttpServer::new`.
@@ -93,15 +92,15 @@ where
         let app = self.app.new_service(config);
         Box::pin(async move {
             let app = app.await?;
-            let reception = api.serves_verification().then(|| Reception::open(&api));
-            Ok(Fronted { reception, app })
+            let desk = api.serves_verification().then(|| Rc::new(Desk::new(&api)));
+            Ok(Fronted { desk, app })
         })
     }
 }
 
 /// A service with verification before it.
 pub struct Fronted<S> {
-    reception: Option<Rc<Reception>>,
+    desk: Option<Rc<Desk>>,
     app: S,
 }
 
@@ -117,10 +116,10 @@ where
     actix_web::dev::forward_ready!(app);
 
     fn call(&self, request: Request) -> Self::Future {
-        if let Some(reception) = &self.reception
+        if let Some(desk) = &self.desk
             && let Some(endpoint) = Endpoint::of(request.path())
         {
-            let answer = Rc::clone(reception).answer(endpoint, request);
+            let answer = verification(Rc::clone(desk), endpoint, request);
             // Boxed, because a connection has room for the largest future there is, and moves it for each request.
             return FrontedFuture::Verification {
                 answer: Box::pin(answer),
@@ -132,34 +131,12 @@ where
     }
 }
 
-/// Where requests are answered before an application.
-struct Reception {
-    desk: Desk,
-    reminder: Rc<Reminder>,
-}
-
-impl Reception {
-    fn open(api: &Api) -> Rc<Self> {
-        Rc::new(Self {
-            desk: Desk::new(api),
-            reminder: Reminder::start(),
-        })
-    }
-
-    async fn answer(self: Rc<Self>, endpoint: Endpoint, request: Request) -> Response<BoxBody> {
-        let entry = Entry::begin(request.method());
-        let (head, payload) = request.into_parts();
-        // Only of such a connection it is known that it looks at a request again as soon as it has got something for it.
-        let is_http_1 = matches!(payload, Payload::H1 { .. });
-        let reminder = is_http_1.then_some(&*self.reminder);
-        let response = self.desk.answer(endpoint, &head, payload, reminder).await;
-        entry.end(
-            Some(&self.desk.api),
-            &Route::Hot(endpoint),
-            response.status(),
-        );
-        response
-    }
+async fn verification(desk: Rc<Desk>, endpoint: Endpoint, request: Request) -> Response<BoxBody> {
+    let entry = Entry::begin(request.method());
+    let (head, payload) = request.into_parts();
+    let response = desk.answer(endpoint, &head, payload).await;
+    entry.end(Some(&desk.api), &Route::Hot(endpoint), response.status());
+    response
 }
 
 pin_project! {

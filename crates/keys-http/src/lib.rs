@@ -53,7 +53,6 @@ mod mount;
 mod problem;
 mod query;
 mod refusal;
-mod reminder;
 mod surface;
 mod verification;
 

@@ -26,7 +26,6 @@ use crate::api::Api;
 use crate::guard::Guard;
 use crate::problem;
 use crate::refusal::Refusal;
-use crate::reminder::Reminder;
 
 /// A route of verification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,7 +77,7 @@ pub(crate) fn configure(api: &Api, app: &mut web::ServiceConfig) {
             let desk = Rc::clone(&desk);
             async move {
                 let (request, payload) = request.into_parts();
-                let response = desk.answer(endpoint, request.head(), payload, None).await;
+                let response = desk.answer(endpoint, request.head(), payload).await;
                 Ok::<_, Error>(ServiceResponse::new(request, response.into()))
             }
         });
@@ -95,13 +94,12 @@ impl Desk {
         }
     }
 
-    /// The whole answer, whatever was asked. A body that is not there yet is left to `reminder` instead of looked at again at once.
+    /// The whole answer, whatever was asked.
     pub(crate) async fn answer(
         &self,
         endpoint: Endpoint,
         head: &RequestHead,
         payload: Payload,
-        reminder: Option<&Reminder>,
     ) -> Response<BoxBody> {
         if let Some(allow) = endpoint.allow()
             && head.method != allow
@@ -111,7 +109,7 @@ impl Desk {
         }
         let response = match endpoint {
             Endpoint::Auth => forward_auth::forward_auth(self, head).await,
-            Endpoint::Verify => refused_or(verify::verify(self, head, payload, reminder).await),
+            Endpoint::Verify => refused_or(verify::verify(self, head, payload).await),
             Endpoint::VerifyBatch => {
                 // Boxed, so that the others, which are much smaller, do not take its room.
                 let answer = Box::pin(verify_batch::verify_batch(self, head, payload));

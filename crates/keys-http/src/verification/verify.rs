@@ -9,16 +9,14 @@ use super::{Desk, json, told, wants_fresh};
 use crate::admission::Refused;
 use crate::body;
 use crate::refusal::Refusal;
-use crate::reminder::Reminder;
 
 pub(super) async fn verify(
     desk: &Desk,
     head: &RequestHead,
     payload: Payload,
-    reminder: Option<&Reminder>,
 ) -> Result<Response<BoxBody>, Refused> {
     desk.admit(head).await?;
-    let body = body::read_up_to(body::KIB_MAX, &head.headers, payload, reminder).await?;
+    let body = body::read(&head.headers, payload).await?;
     let question = Question::parse(&body, &desk.api)?;
     let asked = question.request(wants_fresh(&head.headers));
     let verdict = desk.api.service().verify(&asked).await;

@@ -31,7 +31,7 @@ pub(super) async fn verify_batch(
     payload: Payload,
 ) -> Result<Response<BoxBody>, Refused> {
     desk.admit(head).await?;
-    let body = body::read_up_to(KIB_MAX, &head.headers, payload, None).await?;
+    let body = body::read_up_to(KIB_MAX, &head.headers, payload).await?;
     let questions = questions(&body::parse(&body)?, &desk.api)?;
     let fresh = wants_fresh(&head.headers);
     let asked: Vec<_> = questions
