@@ -178,6 +178,10 @@ impl VerifiedKey {
 
     /// The account it belongs to; none exactly for an operator's key.
     #[must_use]
+    #[expect(
+        clippy::missing_panics_doc,
+        reason = "an account's plan is either a configured one or kept by name"
+    )]
     pub fn account(&self) -> Option<VerifiedAccount<'_>> {
         Some(VerifiedAccount {
             id: self.facts.account_id()?,

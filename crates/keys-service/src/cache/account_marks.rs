@@ -41,7 +41,12 @@ impl AccountMarks {
         // Programming, 6.4), of which the upper bits depend on all.
         let (upper, lower) = id.as_uuid().as_u64_pair();
         let mixed = (upper.rotate_left(32) ^ lower).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        &self.0[usize::from((mixed >> (u64::BITS - COUNTS.ilog2())) as u16)]
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "so many bits are left as there are counts"
+        )]
+        let place = (mixed >> (u64::BITS - COUNTS.ilog2())) as usize;
+        &self.0[place]
     }
 }
 
