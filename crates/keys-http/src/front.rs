@@ -29,12 +29,15 @@ impl Api {
     /// Puts verification before an application, for servers that are asked about keys more often than anything else.
     ///
     /// Requests for `/v1/keys/verify`, `/v1/keys/verify-batch` and `/v1/auth` are answered before the application sees them,
-    /// without its routing and its middleware, which cost as much as the verification does. All others go to the application. So do
-    /// those three where verification is [not served](crate::ApiBuilder::verification) or the path is written in any other way,
-    /// such as percent-encoded: [`configure`](Self::configure) the application nonetheless.
+    /// without its routing and its middleware. All others go to the application. So do those three where verification is
+    /// [not served](crate::ApiBuilder::verification) or the path is written in any other way, such as percent-encoded:
+    /// [`configure`](Self::configure) the application nonetheless.
     ///
-    /// An answer is the same, byte for byte, as from within the application. It is logged and counted as by
-    /// [`log_requests`](Self::log_requests); other middleware of the application has no part in it.
+    /// An answer has the same status, headers and body as from within the application, and is logged and counted as by
+    /// [`log_requests`](Self::log_requests), also where that is not used. Nothing else of the application has a part in it: middleware
+    /// for cross-origin requests, request identifiers or addresses does not see these requests, the paths are those of the root
+    /// wherever the surfaces are put into the application, and a route of its own under one of them is never asked. Where that
+    /// matters, serve the application alone.
     ///
     /// ```no_run
     /// use actix_web::{App, HttpServer};

@@ -127,7 +127,7 @@ impl Metrics {
         if let Route::Hot(endpoint) = route
             && status == StatusCode::OK
         {
-            let counter = &self.hot[*endpoint as usize];
+            let counter = &self.hot[endpoint.number()];
             let counter = counter.get_or_init(|| self.requests(endpoint.path(), status));
             return counter.increment(1);
         }

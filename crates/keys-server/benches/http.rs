@@ -10,7 +10,13 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use actix_web::{App, HttpResponse, HttpServer, web};
+use actix_http::Request;
+use actix_service::{IntoServiceFactory, ServiceFactory, fn_service, map_config};
+use actix_web::body::{BoxBody, MessageBody};
+use actix_web::dev::{AppConfig, Response};
+use actix_web::http::StatusCode;
+use actix_web::http::header::{CONTENT_TYPE, HeaderValue};
+use actix_web::{App, Error, HttpResponse, HttpServer, web};
 use keys_testkit::gateway::Gateway;
 use keys_testkit::many::{self, ManyKey};
 use keys_testkit::nginx::Nginx;
@@ -21,7 +27,8 @@ use keys_testkit::server::Server;
 
 const KEYS: usize = 10_000;
 const CONNECTIONS: usize = 32;
-const ROUNDS: usize = 15;
+const CONTESTANTS: usize = 6;
+const ROUNDS: usize = 18;
 const TURN: Duration = Duration::from_millis(700);
 
 /// The longest time that any answer may take.
@@ -30,10 +37,18 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// The first argument of the process that answers a constant.
 const CONSTANT: &str = "--answer-a-constant";
 
+/// The first argument of the process that answers it before an application, as verification is answered.
+const BARE_CONSTANT: &str = "--answer-a-constant-before-an-application";
+
 fn main() {
-    if std::env::args().any(|argument| argument == CONSTANT) {
-        answer_a_constant().expect("a handler that answers a constant can be served");
-        return;
+    for (wanted, serve) in [
+        (CONSTANT, answer_a_constant as fn() -> std::io::Result<()>),
+        (BARE_CONSTANT, answer_a_constant_before_an_application),
+    ] {
+        if std::env::args().any(|argument| argument == wanted) {
+            serve().expect("whatever answers a constant can be served");
+            return;
+        }
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -70,7 +85,32 @@ async fn answer_a_constant() -> std::io::Result<()> {
     async fn constant() -> HttpResponse {
         HttpResponse::Ok().content_type("text/plain").body("ok")
     }
-    let server = HttpServer::new(|| App::new().route("/v1/auth", web::to(constant)))
+    serve(|| App::new().route("/v1/auth", web::to(constant))).await
+}
+
+/// The same without an application.
+#[actix_web::main]
+async fn answer_a_constant_before_an_application() -> std::io::Result<()> {
+    async fn constant(_: Request) -> Result<Response<BoxBody>, Error> {
+        let mut response = Response::with_body(StatusCode::OK, BoxBody::new("ok"));
+        let content_type = HeaderValue::from_static("text/plain");
+        response.headers_mut().append(CONTENT_TYPE, content_type);
+        Ok(response)
+    }
+    serve(|| map_config(fn_service(constant), |_: AppConfig| ())).await
+}
+
+/// As the server does it, with one worker. Says where.
+async fn serve<I, S, B>(make: impl Fn() -> I + Send + Clone + 'static) -> std::io::Result<()>
+where
+    I: IntoServiceFactory<S, Request>,
+    S: ServiceFactory<Request, Config = AppConfig> + 'static,
+    S::Error: Into<Error>,
+    S::InitError: std::fmt::Debug,
+    S::Response: Into<Response<B>>,
+    B: MessageBody + 'static,
+{
+    let server = HttpServer::new(make)
         .workers(1)
         .client_request_timeout(Duration::from_secs(5))
         .keep_alive(Duration::from_secs(75))
@@ -84,6 +124,7 @@ async fn answer_a_constant() -> std::io::Result<()> {
 /// Everything that is asked, running.
 struct Stage {
     constant: Constant,
+    bare_constant: Constant,
     nginx: Gateway,
     server: Server,
     server_with_log: Server,
@@ -113,7 +154,8 @@ impl Stage {
         let server_with_log = start("info,keys_http=debug");
         many::fill_postgres(&database, &keys, keys.len());
         Self {
-            constant: Constant::start(),
+            constant: Constant::start(CONSTANT),
+            bare_constant: Constant::start(BARE_CONSTANT),
             nginx: Nginx::start(|port| map(port, &keys)),
             operator: server.operator_key("benchmark"),
             server,
@@ -140,16 +182,17 @@ impl Stage {
         let server = (address(&self.server.url("")), self.server.process_id());
         let with_log = &self.server_with_log;
         let with_log = (address(&with_log.url("")), with_log.process_id());
-        let constant = (self.constant.address, self.constant.process.id());
+        let of = |constant: &Constant| (constant.address, constant.process.id());
+        let (constant, bare) = (of(&self.constant), of(&self.bare_constant));
         let nginx = (address(&self.nginx.url("")), std::process::id());
-        let mut contestants = [constant, server, server, nginx, with_log]
+        let mut contestants = [constant, server, server, nginx, with_log, bare]
             .into_iter()
-            .zip([&auth, &auth, &verify, &auth, &auth])
+            .zip([&auth, &auth, &verify, &auth, &auth, &auth])
             .map(|((address, process), requests)| Contestant::new(address, process, requests))
             .collect::<Vec<_>>();
         let mut rounds = Vec::with_capacity(ROUNDS);
         for round in 0..ROUNDS {
-            let mut turns = [Turn::default(); 5];
+            let mut turns = [Turn::default(); CONTESTANTS];
             for place in 0..turns.len() {
                 // Nobody always follows the same one.
                 let who = (round + place) % turns.len();
@@ -161,8 +204,8 @@ impl Stage {
     }
 }
 
-fn show(rounds: &[[Turn; 5]]) {
-    let median = |value: &dyn Fn(&[Turn; 5]) -> f64| {
+fn show(rounds: &[[Turn; CONTESTANTS]]) {
+    let median = |value: &dyn Fn(&[Turn; CONTESTANTS]) -> f64| {
         let mut values: Vec<f64> = rounds.iter().map(value).collect();
         values.sort_by(f64::total_cmp);
         values[values.len() / 2]
@@ -177,6 +220,7 @@ fn show(rounds: &[[Turn; 5]]) {
     let cpu = |who: usize| median(&|turns| turns[who].cpu_micros / turns[0].cpu_micros);
     let rates = |who: usize, beside: usize| median(&|turns| turns[who].rate / turns[beside].rate);
     micros("CPU per request: a constant", 0);
+    micros("CPU per request: a constant before an application", 5);
     micros("CPU per request: `GET /v1/auth`", 1);
     micros("CPU per request: `POST /v1/keys/verify`", 2);
     micros("CPU per request: `GET /v1/auth`, each logged", 4);
@@ -185,6 +229,11 @@ fn show(rounds: &[[Turn; 5]]) {
     rate("requests: `POST /v1/keys/verify`", 2);
     rate("requests: `GET /v1/auth`, each logged", 4);
     rate("requests: nginx with a static map", 3);
+    let bare = format!("{:.2}x", cpu(5));
+    report::information(
+        "CPU per request of a constant before an application against one within",
+        bare,
+    );
     let auth_cpu = "CPU per request of `GET /v1/auth` against a constant";
     report::ratio_at_most(auth_cpu, cpu(1), 1.15);
     let verify_cpu = "CPU per request of `POST /v1/keys/verify` against a constant";
@@ -216,10 +265,10 @@ fn map(port: u16, keys: &[ManyKey]) -> String {
 }
 
 impl Constant {
-    fn start() -> Self {
+    fn start(which: &str) -> Self {
         let program: PathBuf = std::env::current_exe().expect("this program has a path");
         let mut process = Command::new(program)
-            .arg(CONSTANT)
+            .arg(which)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()

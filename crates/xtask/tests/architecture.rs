@@ -48,7 +48,7 @@ const DATABASE: [&str; 6] = [
     "libsqlite3-sys",
     "rusqlite",
 ];
-const ACTIX: [&str; 3] = ["actix-web", "actix-http", "actix-rt"];
+const ACTIX: [&str; 4] = ["actix-web", "actix-http", "actix-service", "actix-rt"];
 const TOWER: [&str; 3] = ["axum", "tower", "tower-service"];
 
 /// What a crate never sees, not even through others.

@@ -36,8 +36,13 @@ pub(crate) enum Endpoint {
 }
 
 impl Endpoint {
-    /// In the order in which they are tried, which is that of their discriminants.
+    /// In the order in which they are tried, which is that of their numbers.
     pub(crate) const ALL: [Self; 3] = [Self::Auth, Self::Verify, Self::VerifyBatch];
+
+    /// Its place in [`ALL`](Self::ALL).
+    pub(crate) const fn number(self) -> usize {
+        self as usize
+    }
 
     pub(crate) const fn path(self) -> &'static str {
         match self {
@@ -60,6 +65,15 @@ impl Endpoint {
         }
     }
 }
+
+const _: () = {
+    let mut place = 0;
+    while place < Endpoint::ALL.len() {
+        assert!(Endpoint::ALL[place].number() == place);
+        place += 1;
+    }
+    assert!(Endpoint::ALL.len() == Endpoint::VerifyBatch.number() + 1);
+};
 
 /// Answers whatever is asked about keys.
 pub(crate) struct Desk {
@@ -105,7 +119,7 @@ impl Desk {
             && head.method != allow
         {
             let refusal = Refusal::MethodNotAllowed { allow };
-            return refusal.respond(problem::render).into();
+            return keep_out_of_caches(refusal.respond(problem::render).into());
         }
         let response = match endpoint {
             Endpoint::Auth => forward_auth::forward_auth(self, head).await,
@@ -148,6 +162,7 @@ fn keep_out_of_caches(mut response: Response<BoxBody>) -> Response<BoxBody> {
 
 /// Adds a header that is not there yet. To insert it would move room for four values about, for the sake of what it replaces.
 fn add(headers: &mut HeaderMap, name: HeaderName, value: HeaderValue) {
+    debug_assert!(!headers.contains_key(&name), "{name} is there already");
     headers.append(name, value);
 }
 

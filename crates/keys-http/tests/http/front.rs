@@ -1,15 +1,17 @@
-//! Verification before an application: the same as within it, to the last byte.
+//! Verification before an application: the same as within it.
 
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use actix_web::dev::ServerHandle;
+use actix_web::dev::{AppConfig, ServerHandle, Service as _, ServiceFactory as _};
 use actix_web::rt::{net::TcpStream, time};
-use actix_web::{App, HttpServer};
+use actix_web::test::TestRequest;
+use actix_web::{App, HttpResponse, HttpServer, web};
 use keys_core::ScopeSet;
 use keys_core::address::TrustedProxies;
 use keys_service::{Actor, KeyDraft, MemoryStore, NewAccount};
+use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::exchange::{Answer, Exchange as _, Request, get, post};
@@ -21,6 +23,33 @@ const AUTH: &str = "/v1/auth";
 const VERIFY: &str = "/v1/keys/verify";
 const BATCH: &str = "/v1/keys/verify-batch";
 const WAYS: [Way; 2] = [Way::BeforeTheApplication, Way::WithinIt];
+
+#[actix_web::test]
+async fn verification_is_answered_before_an_application_that_has_none() {
+    let stage = Stage::set(Way::WithinIt).await;
+    let teapot = || async { HttpResponse::ImATeapot().finish() };
+    let app = App::new().default_service(web::to(teapot));
+    let front = stage.world.api.front(app);
+    let front = front.new_service(AppConfig::default()).await.unwrap();
+    let status = async |request: TestRequest| {
+        let answer = front.call(request.to_request()).await.unwrap();
+        answer.status().as_u16()
+    };
+    let bearer = |request: TestRequest, secret: &str| {
+        request.insert_header(("authorization", format!("Bearer {secret}")))
+    };
+    let auth = TestRequest::get().uri(AUTH);
+    assert_eq!(status(bearer(auth, &stage.key)).await, 200);
+    let one = json!({ "key": stage.key });
+    for (path, question) in [(VERIFY, one.clone()), (BATCH, json!({ "requests": [one] }))] {
+        assert_eq!(status(TestRequest::get().uri(path)).await, 405);
+        let asked = TestRequest::post().uri(path).set_json(&question);
+        assert_eq!(status(bearer(asked, &stage.operator)).await, 200);
+    }
+    for path in ["/v1/%61uth", "/v1/auth/", "/livez"] {
+        assert_eq!(status(TestRequest::get().uri(path)).await, 418, "{path}");
+    }
+}
 
 /// A world with whoever may ask and be asked about. One is like the other: nothing in it is left to chance.
 struct Stage {
