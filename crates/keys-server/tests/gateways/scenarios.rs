@@ -22,6 +22,8 @@ macro_rules! hold_to_all {
             nobody_chooses_an_address
             nobody_chooses_what_is_asked
             no_spelling_of_a_path_gets_round_a_scope
+            application_sees_the_path_that_was_judged
+            path_without_a_trick_passes_as_it_is
             two_different_keys_are_none
             every_method_passes_with_its_body
             refusals_come_out_as_what_they_are
@@ -328,6 +330,81 @@ pub(crate) async fn no_spelling_of_a_path_gets_round_a_scope(kind: Kind) {
         assert!(matches!(answer.status, 400 | 403), "{path}: {answer:?}");
     }
     assert_eq!(world.application.reached(), before + 1);
+}
+
+pub(crate) async fn application_sees_the_path_that_was_judged(kind: Kind) {
+    let world = World::open(kind).await;
+    let plain = world.key_with(&[]).await;
+    for (path, judged) in [
+        ("/orders/../health", "/health"),
+        ("/orders/%2e%2e/health", "/health"),
+        ("/orders/.%2E/health", "/health"),
+        ("/orders/42/../../health", "/health"),
+        ("/orders/42/..%2f..%2fhealth", "/health"),
+        ("/orders/42/..%5c..%5chealth", "/health"),
+        ("/orders/42/..\\..\\health", "/health"),
+        ("/orders%3f/../health", "/health"),
+        ("/orders%23/../health", "/health"),
+        ("/orders%0a/../health", "/health"),
+        ("/health#/../orders", "/health"),
+        ("/health#/orders", "/health"),
+        ("//health", "/health"),
+        ("/./health", "/health"),
+        ("/%68ealth", "/health"),
+        ("http://localhost/orders/../health", "/health"),
+        ("/orders/42/../../x", "/x"),
+        ("/orders/42/..%2f..%2fx", "/x"),
+        ("/orders/%2e%2e/x", "/x"),
+        ("/orders%3f/../x", "/x"),
+        ("/orders/../%0A", "/%0A"),
+    ] {
+        for method in ["GET", "DELETE"] {
+            for (line, open) in [
+                (String::new(), judged == "/health"),
+                (format!("Authorization: Bearer {plain}\n"), true),
+            ] {
+                let request = format!(
+                    "{method} {path} HTTP/1.1\nHost: localhost\nConnection: close\n{line}\n"
+                );
+                let answer = world.raw(&request).await;
+                match answer.status {
+                    200 if open => assert_eq!(answer.seen_path(), judged, "{path}"),
+                    status => assert!((400..500).contains(&status), "{path}: {answer:?}"),
+                }
+            }
+        }
+    }
+}
+
+pub(crate) async fn path_without_a_trick_passes_as_it_is(kind: Kind) {
+    let world = World::open(kind).await;
+    let key = world.key_with(&["orders:read"]).await;
+    // A query may say whatever it likes.
+    let query = "x=%2e%2e%2F/../orders//%25%5c+%C3%B6&y=%3b";
+    for path in [
+        "/",
+        "/x",
+        "/x/",
+        "/a%20b/J%C3%B6rg",
+        "/a+b,c:d@e/~f",
+        "/a..b/...",
+        "/.well-known/x.y",
+        "/health",
+        "/orders/a%20J%C3%B6rg",
+        "/ORDERS/1/",
+    ] {
+        for path in [path.to_owned(), format!("{path}?{query}")] {
+            // Has a limit, and asks for no more of it than there is.
+            if path.starts_with("/ORDERS/1/?") {
+                continue;
+            }
+            let request = format!(
+                "GET {path} HTTP/1.1\nHost: localhost\nAuthorization: Bearer {key}\nConnection: close\n\n"
+            );
+            let answer = world.raw(&request).await.expect(200);
+            assert_eq!(answer.seen_path(), path);
+        }
+    }
 }
 
 pub(crate) async fn two_different_keys_are_none(kind: Kind) {
