@@ -310,6 +310,26 @@ pub(crate) async fn no_spelling_of_a_path_gets_round_a_scope(kind: Kind) {
         "/health/x",
         "http://localhost/orders",
         "http://localhost/health/../orders",
+        // To applications that do not tell upper case from lower.
+        "/ORDERS",
+        "/Orders/1",
+        "/%4frders",
+        // To those that take what follows a semicolon for a parameter, before or after they decode.
+        "/x/..;/orders",
+        "/x/..;y=z/orders",
+        "/;/orders",
+        "/x/..%3b/orders",
+        "/x/..%3B/orders",
+        // To those that take a backslash for a slash.
+        "/x/..%5corders",
+        "/x/..%5Corders",
+        "/x/..\\orders",
+        "/\\orders",
+        // To those that decode twice.
+        "/%256frders",
+        "/x/%252e%252e/orders",
+        "/x/..%252forders",
+        "/x/..%255Corders",
     ] {
         let request = |line: &str| {
             format!("GET {path} HTTP/1.1\nHost: localhost\nConnection: close\n{line}\n")
