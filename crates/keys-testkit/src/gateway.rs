@@ -219,7 +219,8 @@ pub struct Version(pub u32, pub u32, pub u32);
 
 impl Version {
     /// From `3.7.15`, with or without a `v` in front and more behind, such as `-rc1`.
-    pub(crate) fn parse(text: &str) -> Option<Self> {
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
         let numbers = text.strip_prefix('v').unwrap_or(text);
         let numbers = numbers.split(['-', '+']).next()?;
         let mut numbers = numbers.split('.').map(str::parse);

@@ -21,7 +21,7 @@ const ENVOY: Kind = Kind {
     },
     unreachable: (503, None),
     passes_empty_headers: true,
-    shows_every_api_key: true,
+    shows_every_api_key: || true,
 };
 
 scenarios::hold_to_all!(super::ENVOY);

@@ -27,7 +27,7 @@ struct Kind {
     /// Passes a header on that has no value.
     passes_empty_headers: bool,
     /// Passes all `X-API-Key` of a request to keys-server.
-    shows_every_api_key: bool,
+    shows_every_api_key: fn() -> bool,
 }
 
 /// What a gateway stands between.

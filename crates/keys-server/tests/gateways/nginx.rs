@@ -1,7 +1,7 @@
 //! nginx.
 
-use keys_testkit::gateway::Gateway;
-use keys_testkit::nginx::Nginx;
+use keys_testkit::gateway::{Gateway, Version};
+use keys_testkit::nginx::{self, Nginx};
 
 use crate::world::World;
 use crate::{Addresses, Kind, replace_addresses, scenarios};
@@ -12,8 +12,11 @@ const NGINX: Kind = Kind {
     start: |addresses| start(CONFIG, addresses),
     unreachable: (503, Some("1")),
     passes_empty_headers: false,
-    // Before 1.23 it does not, and some systems still have those.
-    shows_every_api_key: false,
+    // Some systems still have older ones.
+    shows_every_api_key: || {
+        let found = nginx::find_installed().unwrap();
+        Version::parse(&found.version).unwrap() >= Version(1, 23, 0)
+    },
 };
 
 fn start(config: &str, addresses: Addresses) -> Gateway {

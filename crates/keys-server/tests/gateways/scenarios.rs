@@ -432,19 +432,24 @@ pub(crate) async fn two_different_keys_are_none(kind: Kind) {
     let (one, other) = (world.key_with(&[]).await, world.key_with(&[]).await);
     let request = world.get("/").bearer_auth(&one);
     world.expect(request.header("X-API-Key", &other), 401).await;
-    if kind.shows_every_api_key {
-        let request = world.get("/").header("X-API-Key", &one);
-        world.expect(request.header("X-API-Key", &other), 401).await;
-    }
-    // Refused by some as no HTTP.
-    let request = world.get("/").bearer_auth(&one).bearer_auth(&other);
-    let answer = send(request).await;
-    let taken: &[u16] = if kind.shows_every_api_key {
-        &[401]
+    let request = world.get("/").header("X-API-Key", &one);
+    // A known quirk: the first of them is the one.
+    let status = if (kind.shows_every_api_key)() {
+        401
     } else {
-        &[200, 400, 401]
+        200
     };
-    assert!(taken.contains(&answer.status), "{answer:?}");
+    let request = request.header("X-API-Key", &other);
+    world.expect(request, status).await;
+    // Some refuse it themselves, as no HTTP.
+    for (one, other) in [(&one, &other), (&other, &one)] {
+        let request = format!(
+            "GET / HTTP/1.1\nHost: localhost\nAuthorization: Bearer {one}\nAuthorization: Bearer {other}\n\
+             Connection: close\n\n"
+        );
+        let answer = world.raw(&request).await;
+        assert!(matches!(answer.status, 400 | 401), "{answer:?}");
+    }
 }
 
 pub(crate) async fn every_method_passes_with_its_body(kind: Kind) {
