@@ -106,23 +106,36 @@ impl NeededPackage {
             return Ok(());
         }
         println!("{name} is not installed; installing it by pip");
-        self.install()
-            .and_then(|()| (self.find)().context("what pip has installed does not run here"))
-            .map(|Installed { version, binary }| {
-                println!("installed version {version} in {}", binary.display());
-            })
-            .with_context(|| {
+        if pip_installed().is_none() {
+            pip().with_context(|| {
                 format!(
-                    "{name} is not installed, and pip could not install it: please install it, so that `{program}` is in \
-                     `PATH`"
+                    "{name} is not installed, and neither is pip, which could install it: please install either; \
+                     `{program}` belongs into `PATH`"
                 )
-            })
+            })?;
+        }
+        self.ensure_by(|| self.install())
+    }
+
+    fn ensure_by(&self, install: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
+        let Self { name, program, .. } = self;
+        install().with_context(|| {
+            format!(
+                "{name} is not installed, and pip failed: its own message is above; if it says that hashes differ, do not \
+                 work around it; otherwise please install it yourself, so that `{program}` is in `PATH`"
+            )
+        })?;
+        let Installed { version, binary } = (self.find)().with_context(|| {
+            format!(
+                "{name} is not installed, and what pip has installed does not run here: please install it yourself, so \
+                 that `{program}` is in `PATH`"
+            )
+        })?;
+        println!("installed version {version} in {}", binary.display());
+        Ok(())
     }
 
     fn install(&self) -> anyhow::Result<()> {
-        if pip_installed().is_none() {
-            pip()?;
-        }
         let folder = self.package.folder();
         std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
         let requirements = folder.join("requirements.txt");
@@ -327,6 +340,10 @@ fn run(words: &[&str], needs_root: bool) -> anyhow::Result<()> {
         .env("DEBIAN_FRONTEND", "noninteractive")
         // That root installs is no surprise here.
         .env("PIP_ROOT_USER_ACTION", "ignore")
+        // Nor that pip installs into a folder of ours, which it refuses where it is set to install for a user or into a virtual
+        // environment.
+        .env("PIP_USER", "0")
+        .env("PIP_REQUIRE_VIRTUALENV", "0")
         .status()
         .with_context(|| format!("`{shown}` cannot be run"))?;
     ensure!(status.success(), "`{shown}` ended with {status}");
@@ -354,6 +371,36 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn pip_that_failed_is_kept_apart_from_what_does_not_run() {
+        let needed = NeededPackage {
+            name: "Thing 1.2 or later".to_owned(),
+            program: "thing",
+            find: || None,
+            package: &traefik::PACKAGE,
+        };
+        let failed = needed.ensure_by(|| bail!("`pip install` ended with 1"));
+        let failed = format!("{:#}", failed.unwrap_err());
+        assert_eq!(
+            failed,
+            "Thing 1.2 or later is not installed, and pip failed: its own message is above; if it says that hashes differ, \
+             do not work around it; otherwise please install it yourself, so that `thing` is in `PATH`: `pip install` ended \
+             with 1"
+        );
+        let useless = needed.ensure_by(|| Ok(())).unwrap_err();
+        assert_eq!(
+            format!("{useless:#}"),
+            "Thing 1.2 or later is not installed, and what pip has installed does not run here: please install it \
+             yourself, so that `thing` is in `PATH`"
+        );
+    }
+
+    #[test]
+    fn settings_for_other_places_do_not_keep_pip_from_ours() {
+        let asks = r#"test "$PIP_USER" = 0 && test "$PIP_REQUIRE_VIRTUALENV" = 0"#;
+        run(&["sh", "-c", asks], false).unwrap();
     }
 
     #[test]
