@@ -814,14 +814,19 @@ impl RateLimiter for Slow {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_key_revoked_while_a_batch_waits_for_a_limit_is_refused() {
+/// A service whose limits take their time.
+async fn limited_slowly() -> (Instance, Slow) {
     let slow = Slow::default();
     let service = KeyService::builder(MemoryStore::default(), pepper_ring("p1"))
         .plans(plans())
         .limiter(slow.clone())
         .build();
-    let instance = Instance::follow(service).await;
+    (Instance::follow(service).await, slow)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_revoked_while_a_batch_waits_for_a_limit_is_refused() {
+    let (instance, slow) = limited_slowly().await;
     let (limited, settled) = (instance.key().await, instance.key().await);
     assert!(instance.verify(&limited).await.is_valid());
     assert!(instance.verify(&settled).await.is_valid());
@@ -852,12 +857,7 @@ async fn a_key_revoked_while_a_batch_waits_for_a_limit_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_whose_account_is_disabled_while_it_waits_for_a_limit_is_refused() {
-    let slow = Slow::default();
-    let service = KeyService::builder(MemoryStore::default(), pepper_ring("p1"))
-        .plans(plans())
-        .limiter(slow.clone())
-        .build();
-    let instance = Instance::follow(service).await;
+    let (instance, slow) = limited_slowly().await;
     let account = instance.account().await;
     let issued = instance.issue(draft(account.id)).await;
     assert!(instance.verify(&issued).await.is_valid());
