@@ -715,3 +715,67 @@ impl KeyService {
 fn too_slow() -> StoreError {
     StoreError::Unavailable("the database took too long to answer".into())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use keys_core::{Pepper, PepperRing};
+    use parking_lot::Mutex;
+
+    use super::*;
+    use crate::clock::{Clock, SystemClock};
+    use crate::{Actor, KeyDraft, MemoryStore, NewAccount};
+
+    type Meanwhile = Box<dyn FnOnce() + Send>;
+
+    /// The system's clock, as which something happens the next time it is looked at.
+    #[derive(Clone, Default)]
+    struct Eventful(Arc<Mutex<Option<Meanwhile>>>);
+
+    impl Clock for Eventful {
+        fn now(&self) -> Timestamp {
+            SystemClock.now()
+        }
+
+        fn elapsed(&self) -> Duration {
+            let meanwhile = self.0.lock().take();
+            if let Some(meanwhile) = meanwhile {
+                meanwhile();
+            }
+            SystemClock.elapsed()
+        }
+    }
+
+    #[tokio::test]
+    async fn an_account_that_changes_as_the_lease_is_looked_at_is_read_again() {
+        let pepper = Pepper::from_bytes(&[7; 32]).unwrap();
+        let clock = Eventful::default();
+        let service = KeyService::builder(
+            MemoryStore::default(),
+            PepperRing::new("p1".parse().unwrap(), pepper),
+        )
+        .clock(clock.clone())
+        .build();
+        let new = NewAccount {
+            external_id: None,
+            plan: "pro".parse().unwrap(),
+        };
+        let system = Actor::system();
+        let account = service.create_account(&system, new, None).await.unwrap();
+        let draft = KeyDraft::new(account.id, "sk_live".parse().unwrap());
+        let issued = service.issue_key(&system, draft, None).await.unwrap();
+        // As if all changes had been followed up to now, and nobody follows any later.
+        let lease = &service.inner.cache.lease;
+        lease.extend(lease::nanos(SystemClock.elapsed()));
+        let request = VerifyRequest::new(issued.secret.expose());
+        for _ in 0..2 {
+            assert!(service.verify(&request).await.unwrap().is_valid());
+        }
+        assert_eq!(service.read_state().reads, 1);
+        let cache = Arc::clone(&service.inner.cache);
+        *clock.0.lock() = Some(Box::new(move || cache.account_changed(account.id)));
+        assert!(service.verify(&request).await.unwrap().is_valid());
+        assert_eq!(service.read_state().reads, 2);
+    }
+}

@@ -288,6 +288,33 @@ mod tests {
     }
 
     #[test]
+    fn a_key_whose_account_is_missing_is_refused_unless_it_is_an_operators() {
+        let plans = Plans::documented();
+        let names = PlanNames::new(&plans);
+        let standing = |kind| {
+            let key = ApiKey {
+                id: keys_core::KeyId::from_uuid(uuid::Uuid::from_u128(1)),
+                kind,
+                account_id: None,
+                shown_prefix: keys_core::ShownPrefix::from_stored("sk_live_a1b2".to_owned())
+                    .unwrap(),
+                name: None,
+                allowed_networks: AllowedNetworks::default(),
+                scopes: ScopeSet::default(),
+                expires_at: None,
+                revoked_at: None,
+                last_used_at: None,
+                created_at: Timestamp::from_unix_micros(0),
+            };
+            let record = Record::new(key, None, Mark::default(), &plans, &names);
+            record.facts.standing()
+        };
+        assert_eq!(standing(KeyKind::Operator), Ok(()));
+        assert_eq!(standing(KeyKind::Account), Err(Denial::AccountDisabled));
+        assert_eq!(standing(KeyKind::Session), Err(Denial::AccountDisabled));
+    }
+
+    #[test]
     fn a_short_time_is_told_from_what_is_left_of_it() {
         const DAY: Nanos = 86_400_000_000_000;
         for now in [5, 1_000_000, 48 * DAY, 1_000 * DAY, 100_000 * DAY] {
