@@ -141,7 +141,8 @@ pub struct FaultProxy {
 
 #[derive(Debug)]
 struct Network {
-    target: String,
+    /// Where new connections lead.
+    target: Mutex<String>,
     rules: watch::Sender<Rules>,
     open: AtomicUsize,
     opened: AtomicUsize,
@@ -187,7 +188,7 @@ impl FaultProxy {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
         let network = Arc::new(Network {
-            target: target.to_owned(),
+            target: Mutex::new(target.to_owned()),
             rules: watch::Sender::default(),
             open: AtomicUsize::new(0),
             opened: AtomicUsize::new(0),
@@ -230,6 +231,11 @@ impl FaultProxy {
     pub fn aim(&self, text: &str, fault: Fault) {
         let aimed = Some((text.to_owned(), fault));
         self.network.rules.send_modify(|rules| rules.aimed = aimed);
+    }
+
+    /// Forwards new connections to `HOST:PORT` from now on. Open connections stay where they are.
+    pub fn lead_to(&self, target: &str) {
+        target.clone_into(&mut self.network.target.lock());
     }
 
     /// Connections that are open now.
@@ -361,7 +367,8 @@ async fn carry(mut client: TcpStream, network: Arc<Network>) {
         if *wire.fault.borrow() == Fault::HalfOpen {
             return;
         }
-        let Ok(mut server) = TcpStream::connect(&wire.network.target).await else {
+        let target = wire.network.target.lock().clone();
+        let Ok(mut server) = TcpStream::connect(target).await else {
             return;
         };
         // Delays are this proxy's business alone.
@@ -596,6 +603,26 @@ mod tests {
         let mut client = Client::of(&proxy).await;
         client.say("b").await;
         client.hears("bb").await;
+    }
+
+    #[tokio::test]
+    async fn new_connections_lead_to_the_new_target_and_old_ones_stay() {
+        let (mut first, second) = (parrot().await, parrot().await);
+        let proxy = FaultProxy::start(&first.address).await;
+        let mut old = Client::of(&proxy).await;
+        old.say("a").await;
+        old.hears("aa").await;
+        proxy.lead_to(&second.address);
+        let mut new = Client::of(&proxy).await;
+        new.say("b").await;
+        new.hears("bb").await;
+        old.say("c").await;
+        old.hears("cc").await;
+        drop(old);
+        first.lost.wait_for(|lost| *lost == 1).await.unwrap();
+        drop(first);
+        new.say("d").await;
+        new.hears("dd").await;
     }
 
     #[tokio::test]

@@ -8,13 +8,16 @@
 
 use std::ffi::OsStr;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::OnceLock;
+use std::time::Duration;
+
+use crate::process::signal;
 
 /// The environment variable that names a cluster to use, as a superuser: `postgres://postgres@127.0.0.1:5432`.
 pub const URL_VARIABLE: &str = "KEYS_TEST_POSTGRES_URL";
@@ -99,6 +102,9 @@ impl Drop for Database {
 #[derive(Debug)]
 pub struct Cluster {
     supervisor: Child,
+    /// What the supervisor says.
+    said: BufReader<ChildStdout>,
+    port: u16,
     url: String,
     folder: PathBuf,
 }
@@ -109,17 +115,156 @@ impl Cluster {
     /// # Errors
     /// When the server is not installed or does not start, with its log.
     pub fn start() -> Result<Self, String> {
-        const ATTEMPTS: usize = 3;
-        let binaries = find_binaries().ok_or(HOW_TO_INSTALL)?;
-        let mut said = String::new();
-        for _ in 0..ATTEMPTS {
-            // Another process may take the port between its choice and its use.
-            match start_supervisor(&binaries.folder, free_port()?)? {
-                Started::Ready(cluster) => return Ok(cluster),
-                Started::Failed(log) => said = log,
-            }
+        start_cluster("", None)
+    }
+
+    /// Starts a streaming replica of this cluster, which replicates asynchronously until the primary is told otherwise.
+    ///
+    /// # Errors
+    /// When it cannot be copied or does not start, with its log.
+    pub fn standby(&self) -> Result<Self, String> {
+        // On the command line, because the copy has the settings of the primary, also after its promotion.
+        let settings = "-c cluster_name=standby -c synchronous_standby_names=''";
+        start_cluster(settings, Some(self.port))
+    }
+
+    /// `127.0.0.1:PORT`.
+    #[must_use]
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Where a database of it is: `postgres://postgres@127.0.0.1:PORT/NAME`.
+    #[must_use]
+    pub fn database_url(&self, database: &str) -> String {
+        url(&self.url, database)
+    }
+
+    /// Runs SQL in one of its databases and returns what `psql` prints: rows as lines, columns separated by `|`.
+    ///
+    /// # Panics
+    /// When the statement fails, with what the server said.
+    #[expect(clippy::must_use_candidate, reason = "most statements print nothing")]
+    pub fn sql(&self, database: &str, statement: &str) -> String {
+        psql(&self.database_url(database), statement)
+    }
+
+    /// Makes each commit wait for a replica.
+    ///
+    /// # Panics
+    /// When no replica streams within ten seconds.
+    pub fn replicate_synchronously(&self) {
+        self.sql(
+            "postgres",
+            "alter system set synchronous_standby_names = '*'",
+        );
+        self.sql("postgres", "select pg_reload_conf()");
+        let count = "select count(*) from pg_stat_replication where sync_state = 'sync'";
+        assert!(
+            self.comes_true(count, "1\n"),
+            "no replica streams from this cluster"
+        );
+    }
+
+    /// Cuts this replica off from its primary: what the primary commits from now on does not arrive.
+    ///
+    /// # Panics
+    /// When it goes on streaming for ten seconds.
+    pub fn detach(&self) {
+        // Port 1 refuses connections.
+        let statement = "alter system set primary_conninfo = 'host=127.0.0.1 port=1'";
+        self.sql("postgres", statement);
+        self.sql("postgres", "select pg_reload_conf()");
+        let count = "select count(*) from pg_stat_wal_receiver where status = 'streaming'";
+        assert!(
+            self.comes_true(count, "0\n"),
+            "the replica goes on streaming"
+        );
+    }
+
+    /// Makes this replica a primary. Returns when it accepts writes.
+    ///
+    /// # Panics
+    /// When it is not promoted within a minute.
+    pub fn promote(&self) {
+        let promoted = self.sql("postgres", "select pg_promote(true, 60)");
+        assert_eq!(promoted, "t\n", "the replica is promoted");
+    }
+
+    /// Whether a query gives this answer within ten seconds.
+    fn comes_true(&self, query: &str, answer: &str) -> bool {
+        const TRIES: usize = 200;
+        (0..TRIES).any(|_| {
+            std::thread::sleep(Duration::from_millis(50));
+            self.sql("postgres", query) == answer
+        })
+    }
+
+    /// Kills the postmaster and all its children (SIGKILL), as the out-of-memory killer or the loss of a machine would.
+    /// Returns when none of them is left.
+    ///
+    /// # Panics
+    /// When it is not running, or a process is still there after ten seconds.
+    pub fn crash(&self) {
+        const TRIES: usize = 500;
+        let file = self.folder.join("data/postmaster.pid");
+        let text = std::fs::read_to_string(&file).expect("the server is running");
+        let postmaster = text.lines().next().and_then(|line| line.parse().ok());
+        let postmaster: u32 = postmaster.expect("the first line is a process number");
+        // The postmaster first: it would start others in place of its children.
+        let family: Vec<u32> = [postmaster]
+            .into_iter()
+            .chain(children(postmaster))
+            .collect();
+        for process in &family {
+            signal("KILL", *process);
         }
-        Err(format!("PostgreSQL does not start:\n{said}"))
+        let is_over = (0..TRIES).any(|_| {
+            std::thread::sleep(Duration::from_millis(20));
+            family
+                .iter()
+                .all(|process| parent_of_running(*process).is_none())
+        });
+        assert!(is_over, "the server is killed");
+        // Where nothing collects ended processes, as in some containers, the next start would take the postmaster for alive.
+        std::fs::remove_file(file).expect("the server is over");
+    }
+
+    /// Starts the server again after [`crash`](Self::crash), on the same port and data.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn start_again(&mut self) {
+        let pipe = self.supervisor.stdin.as_mut().expect("open until dropped");
+        pipe.write_all(b"start\n").expect("the supervisor listens");
+        let mut said = String::new();
+        self.said
+            .read_line(&mut said)
+            .expect("the supervisor answers");
+        let log = || std::fs::read_to_string(self.folder.join("server.log")).unwrap_or_default();
+        assert_eq!(said, "ready\n", "the server starts again: {}", log());
+    }
+
+    /// Copies a database into another cluster by `pg_dump | psql`, as operators move one.
+    ///
+    /// # Panics
+    /// When one of the programs fails, with what it said.
+    pub fn dump_into(&self, other: &Self, database: &str) {
+        let dump = run(Command::new(tool("pg_dump"))
+            .arg("--dbname")
+            .arg(self.database_url(database)));
+        other.sql(
+            "postgres",
+            &format!("create database {database} template template0"),
+        );
+        let mut psql = psql_at(&other.database_url(database));
+        psql.stdin(Stdio::piped()).stdout(Stdio::null());
+        let mut restoring = psql.spawn().expect("psql can be run");
+        let mut pipe = restoring.stdin.take().expect("standard input is piped");
+        pipe.write_all(dump.as_bytes()).expect("psql reads");
+        drop(pipe);
+        let status = restoring.wait().expect("psql ends");
+        assert!(status.success(), "the dump is restored: {status}");
     }
 
     /// Where to connect as a superuser, without a database: `postgres://postgres@127.0.0.1:PORT`.
@@ -159,12 +304,50 @@ fn url(cluster_url: &str, database: &str) -> String {
     format!("{}/{database}", cluster_url.trim_end_matches('/'))
 }
 
+/// The processes that this one has started and that still run.
+fn children(parent: u32) -> Vec<u32> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let processes = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    processes
+        .filter(|process| parent_of_running(*process) == Some(parent))
+        .collect()
+}
+
+/// The parent of a process; `None` if the process has ended.
+fn parent_of_running(process: u32) -> Option<u32> {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    // `PID (NAME) STATE PARENT ..`, where the name may hold anything.
+    let mut words = stat.rsplit_once(')')?.1.split_whitespace();
+    let state = words.next()?;
+    let parent = words.next()?.parse().ok()?;
+    (state != "Z").then_some(parent)
+}
+
 enum Started {
     Ready(Cluster),
     Failed(String),
 }
 
-fn start_supervisor(binaries: &Path, port: u16) -> Result<Started, String> {
+fn start_cluster(settings: &str, primary: Option<u16>) -> Result<Cluster, String> {
+    const ATTEMPTS: usize = 3;
+    let binaries = find_binaries().ok_or(HOW_TO_INSTALL)?;
+    let mut said = String::new();
+    for _ in 0..ATTEMPTS {
+        // Another process may take the port between its choice and its use.
+        match start_supervisor(&binaries.folder, free_port()?, settings, primary)? {
+            Started::Ready(cluster) => return Ok(cluster),
+            Started::Failed(log) => said = log,
+        }
+    }
+    Err(format!("PostgreSQL does not start:\n{said}"))
+}
+
+fn start_supervisor(
+    binaries: &Path,
+    port: u16,
+    settings: &str,
+    primary: Option<u16>,
+) -> Result<Started, String> {
     let folder = tempfile::Builder::new()
         .prefix("keys-postgres-")
         .tempdir()
@@ -181,7 +364,8 @@ fn start_supervisor(binaries: &Path, port: u16) -> Result<Started, String> {
     command
         .args(["-c", include_str!("supervisor.sh"), "supervisor"])
         .args([folder.path(), binaries])
-        .arg(port.to_string())
+        .args([port.to_string(), settings.to_owned()])
+        .arg(primary.map_or_else(String::new, |port| port.to_string()))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
@@ -204,6 +388,8 @@ fn start_supervisor(binaries: &Path, port: u16) -> Result<Started, String> {
         let url = format!("postgres://postgres@127.0.0.1:{port}");
         return Ok(Started::Ready(Cluster {
             supervisor,
+            said: stdout,
+            port,
             url,
             folder,
         }));
@@ -437,12 +623,16 @@ fn psql(url: &str, statement: &str) -> String {
 }
 
 fn psql_command(url: &str, statement: &str) -> Command {
+    let mut command = psql_at(url);
+    command.args(["--command", statement]).stdin(Stdio::null());
+    command
+}
+
+fn psql_at(url: &str) -> Command {
     let mut command = Command::new(tool("psql"));
     command
         .args(["--no-psqlrc", "--quiet", "--no-align", "--tuples-only"])
-        .args(["--set", "ON_ERROR_STOP=1", "--dbname", url])
-        .args(["--command", statement])
-        .stdin(Stdio::null());
+        .args(["--set", "ON_ERROR_STOP=1", "--dbname", url]);
     command
 }
 
@@ -531,6 +721,47 @@ mod tests {
         assert_eq!(kept.sql(&count), "1\n");
         drop(dropped);
         assert_eq!(kept.sql(&count), "0\n");
+    }
+
+    #[test]
+    fn replica_takes_over_and_crashed_cluster_starts_again() {
+        let mut primary = Cluster::start().unwrap();
+        primary.sql("postgres", "create table t (n int)");
+        let standby = primary.standby().unwrap();
+        primary.replicate_synchronously();
+        primary.sql("postgres", "insert into t values (1)");
+        primary.crash();
+        assert!(
+            !psql_command(primary.url(), "select 1")
+                .status()
+                .unwrap()
+                .success()
+        );
+        standby.promote();
+        standby.sql("postgres", "insert into t values (2)");
+        assert_eq!(
+            standby.sql("postgres", "select n from t order by n"),
+            "1\n2\n"
+        );
+        primary.start_again();
+        assert_eq!(primary.sql("postgres", "select n from t"), "1\n");
+        let other = Cluster::start().unwrap();
+        standby.sql("postgres", "create database moved");
+        standby.sql("moved", "create table u (n int); insert into u values (7)");
+        standby.dump_into(&other, "moved");
+        assert_eq!(other.sql("moved", "select n from u"), "7\n");
+    }
+
+    #[test]
+    fn detached_replica_hears_nothing_more() {
+        let primary = Cluster::start().unwrap();
+        primary.sql("postgres", "create table t (n int)");
+        let standby = primary.standby().unwrap();
+        assert!(standby.comes_true("select count(*) from t", "0\n"));
+        standby.detach();
+        primary.sql("postgres", "insert into t values (1)");
+        standby.promote();
+        assert_eq!(standby.sql("postgres", "select count(*) from t"), "0\n");
     }
 
     #[test]
