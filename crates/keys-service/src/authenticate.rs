@@ -122,6 +122,10 @@ impl KeyService {
         let secret = SecretKey::parse(presented)
             .map_err(|_| AuthenticateError::Denied(Denial::Malformed))?;
         let digests = self.inner.peppers.digests(&secret).collect();
+        let known_as = self.known_as((&secret).into());
+        if self.inner.cache.is_known_revoked(&known_as) {
+            return Err(AuthenticateError::Denied(Denial::Revoked));
+        }
         let stored = self
             .inner
             .store
@@ -132,6 +136,9 @@ impl KeyService {
             .next()
             .ok_or(AuthenticateError::Denied(Denial::NotFound))?
             .stored;
+        if stored.key.revoked_at.is_some() {
+            self.inner.loader.keep_revoked(&known_as, &stored);
+        }
         let identity = Identity {
             key: stored.key,
             account: stored.account,

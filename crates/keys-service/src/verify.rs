@@ -459,6 +459,14 @@ impl KeyService {
         }
     }
 
+    /// The name of a presented key in the cache.
+    pub(crate) fn known_as(&self, key: PresentedKey<'_>) -> MapKey {
+        MapKey {
+            hash: cache::hash(key),
+            digest: *self.inner.peppers.digest(key).digest.as_bytes(),
+        }
+    }
+
     /// Judges by what the cache holds.
     #[inline]
     fn cached(&self, found_by: &MapKey, request: &VerifyRequest<'_>, settle: Settle) -> Cached {
@@ -479,14 +487,19 @@ impl KeyService {
                 // After the work, immediately before the verdict.
                 let elapsed = lease::nanos(inner.clock.elapsed());
                 let lease = inner.cache.lease.freshness(hit.read_at, elapsed, grace);
-                if lease == Lease::Expired {
-                    return Cached::Miss;
-                }
-                // After the lease, which speaks only for what has been marked before it was extended.
-                if let Some(id) = hit.value.facts.account_id()
-                    && inner.cache.accounts.mark(id) != hit.value.facts.account_mark
+                // The mark after the lease, which speaks only for what has been marked before it was extended.
+                let account_id = hit.value.facts.account_id();
+                if lease == Lease::Expired
+                    || account_id.is_some_and(|id| {
+                        inner.cache.accounts.mark(id) != hit.value.facts.account_mark
+                    })
                 {
-                    return Cached::Miss;
+                    // Revocation is final, so it needs no lease. Of the rest nothing is told that may have changed.
+                    return if hit.value.is_revoked() {
+                        Cached::Settled(VerdictCode::Denied(Denial::Revoked), None)
+                    } else {
+                        Cached::Miss
+                    };
                 }
                 if is_last && lease == Lease::Current {
                     // The usual case ends here, with nothing left to ask.

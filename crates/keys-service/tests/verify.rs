@@ -14,15 +14,15 @@ use keys_core::{
     Account, AccountId, AllowedNetworks, Denial, EventId, KeyId, LimitName, PepperId, Plans, Quota,
     ScopeSet, SecretKey, Timestamp,
 };
-use keys_service::feed::{ChangeFeed, Commit};
+use keys_service::feed::{ChangeFeed, Changes, Commit};
 use keys_service::limiter::{Bucket, LimiterError};
 use keys_service::store::{
     BoxFuture, Change, ChangeError, FoundKey, KeyUse, NewKey, Reservation, Reserved,
 };
 use keys_service::{
-    AccountPatch, AccountQuery, Actor, Decision, Freshness, Issued, KeyDraft, KeyOwner, KeyPage,
-    KeyService, KeyStore, MemoryStore, NewAccount, RateLimiter, StoreError, Verdict, VerdictCode,
-    VerifyError, VerifyRequest,
+    AccountPatch, AccountQuery, Actor, AuthenticateError, Decision, Freshness, Issued, KeyDraft,
+    KeyOwner, KeyPage, KeyService, KeyStore, MemoryStore, NewAccount, RateLimiter, Requirement,
+    StoreError, Verdict, VerdictCode, VerifyError, VerifyRequest,
 };
 use keys_testkit::clock::FakeClock;
 use keys_testkit::data::{NOON, pepper_ring};
@@ -36,6 +36,37 @@ struct Watched {
     is_away: Arc<AtomicBool>,
     uses: Arc<Mutex<HashMap<KeyId, u64>>>,
     late: Late,
+    /// What is read says of no key that it is revoked, as after a failover or in a restored backup.
+    has_lost_revocations: Arc<AtomicBool>,
+    /// The next poll of a feed is a reset.
+    resets: Arc<AtomicBool>,
+}
+
+/// A feed that has everything read again when the test says so.
+struct Resetting {
+    feed: Box<dyn ChangeFeed>,
+    resets: Arc<AtomicBool>,
+}
+
+#[async_trait]
+impl ChangeFeed for Resetting {
+    async fn wait(&mut self) {
+        self.feed.wait().await;
+    }
+
+    async fn poll(&mut self) -> Result<Changes, StoreError> {
+        let mut changes = self.feed.poll().await?;
+        changes.reset |= self.resets.swap(false, Ordering::SeqCst);
+        Ok(changes)
+    }
+
+    async fn applied(&mut self) {
+        self.feed.applied().await;
+    }
+
+    fn is_live(&self) -> bool {
+        self.feed.is_live()
+    }
 }
 
 impl Watched {
@@ -59,7 +90,12 @@ impl KeyStore for Watched {
     ) -> Result<Vec<FoundKey>, StoreError> {
         self.answer()?;
         self.look_ups.fetch_add(1, Ordering::SeqCst);
-        let found = self.store.find_by_digests(digests).await;
+        let mut found = self.store.find_by_digests(digests).await;
+        if self.has_lost_revocations.load(Ordering::SeqCst) {
+            for found in found.iter_mut().flatten() {
+                found.stored.key.revoked_at = None;
+            }
+        }
         if self.late.is_wanted.swap(false, Ordering::SeqCst) {
             self.late.has_read.notify_one();
             self.late.may_answer.notified().await;
@@ -122,7 +158,10 @@ impl KeyStore for Watched {
     }
 
     fn feed(&self) -> Box<dyn ChangeFeed> {
-        self.store.feed()
+        Box::new(Resetting {
+            feed: self.store.feed(),
+            resets: Arc::clone(&self.resets),
+        })
     }
 
     async fn is_seen_everywhere(
@@ -784,6 +823,93 @@ async fn a_revoked_key_is_looked_up_once() {
     let verdict = instance.ask(&request).await.unwrap();
     assert_eq!(verdict.code, denied(Denial::Revoked));
     assert_eq!(store.look_ups(), before + 1);
+}
+
+/// Whatever a key may be asked about, and its refusal as revoked.
+async fn assert_revoked_everywhere(instance: &Instance, issued: &Issued) {
+    let request = VerifyRequest::new(issued.secret.expose());
+    let fresh = VerifyRequest {
+        fresh: true,
+        ..request.clone()
+    };
+    for request in [&request, &fresh] {
+        let verdict = instance.ask(request).await.unwrap();
+        assert_eq!(verdict.code, denied(Denial::Revoked));
+    }
+    let verdicts = instance.service.verify_batch(&[request, fresh]).await;
+    for verdict in verdicts.unwrap() {
+        assert_eq!(verdict.code, denied(Denial::Revoked));
+    }
+    let requirement = Requirement::account_key();
+    let identity = instance
+        .service
+        .authenticate(issued.secret.expose(), None, &requirement);
+    assert!(matches!(
+        identity.await,
+        Err(AuthenticateError::Denied(Denial::Revoked))
+    ));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_read_as_revoked_stays_refused_when_the_database_has_lost_it() {
+    let store = Watched::default();
+    let (here, there) = (instance(&store).await, instance(&store).await);
+    let account = here.account().await;
+    let mut keys = Vec::new();
+    for _ in 0..4 {
+        keys.push(here.issue(draft(account.id)).await);
+    }
+    let [cached, read, managed, unread] = keys.try_into().unwrap();
+    for instance in [&here, &there] {
+        assert!(instance.verify(&cached).await.is_valid());
+    }
+    for key in [&cached, &read, &managed, &unread] {
+        here.revoke(key).await;
+    }
+    there.catch_up().await;
+    for key in [&cached, &read] {
+        assert_eq!(there.verify(key).await.code, denied(Denial::Revoked));
+    }
+    let requirement = Requirement::account_key();
+    let identity = there
+        .service
+        .authenticate(managed.secret.expose(), None, &requirement);
+    assert!(identity.await.is_err());
+
+    store.has_lost_revocations.store(true, Ordering::SeqCst);
+    for _ in 0..2 {
+        for key in [&cached, &read, &managed] {
+            assert_revoked_everywhere(&there, key).await;
+        }
+        store.resets.store(true, Ordering::SeqCst);
+        there.catch_up().await;
+    }
+    // Not of the contract, but it shows that the database has lost them all.
+    assert!(there.verify(&unread).await.is_valid());
+    // The same instance goes on refusing while the database is away.
+    store.is_away.store(true, Ordering::SeqCst);
+    assert_eq!(there.verify(&read).await.code, denied(Denial::Revoked));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_reset_a_key_is_read_once_before_it_is_served_again() {
+    let store = Watched::default();
+    let instance = instance(&store).await;
+    let issued = instance.key().await;
+    assert!(instance.verify(&issued).await.is_valid());
+    instance.service.flush_uses().await.unwrap();
+    assert!(instance.verify(&issued).await.is_valid());
+    let before = store.look_ups();
+    store.resets.store(true, Ordering::SeqCst);
+    instance.catch_up().await;
+    for _ in 0..10 {
+        assert!(instance.verify(&issued).await.is_valid());
+    }
+    let read = store.look_ups() - before;
+    assert!((1..=2).contains(&read), "{read} reads");
+    // No use is lost by it.
+    instance.service.flush_uses().await.unwrap();
+    assert_eq!(store.uses.lock().unwrap()[&issued.key.id], 12);
 }
 
 /// A limiter that takes its time.

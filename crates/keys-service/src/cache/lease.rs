@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use super::map::OUTDATED;
 pub(crate) use crate::feed::REVOCATION_BOUND;
 use crate::feed::TRUST_MAX;
 
@@ -49,9 +50,10 @@ impl Lease {
     /// Judges a record whose load began at `read_at`. To be asked after the work, immediately before the verdict.
     ///
     /// An instance that follows no changes trusts nothing that it did not read for the request itself: others would not wait for it.
+    /// An [`OUTDATED`] record is good for nothing, within the grace either: the last sync did not speak for it.
     pub(crate) fn freshness(&self, read_at: Nanos, now: Nanos, grace: Duration) -> Freshness {
         let synced_at = self.synced_at.load(Ordering::Acquire);
-        if synced_at == 0 {
+        if synced_at == 0 || read_at == OUTDATED {
             return Freshness::Expired;
         }
         let unsynced = now.saturating_sub(synced_at);
@@ -127,6 +129,16 @@ mod tests {
         lease.extend(later);
         assert_eq!(lease.freshness(10, later - 1, NO_GRACE), Freshness::Current);
         assert_eq!(lease.freshness(10, later, NO_GRACE), Freshness::Expired);
+    }
+
+    #[test]
+    fn an_outdated_record_is_trusted_by_no_sync_and_within_no_grace() {
+        let lease = Lease::default();
+        lease.extend(10);
+        let grace = Duration::from_secs(10);
+        assert_eq!(lease.freshness(1, 11, grace), Freshness::Current);
+        assert_eq!(lease.freshness(OUTDATED, 11, grace), Freshness::Expired);
+        assert_eq!(lease.freshness(OUTDATED, 3 * T, grace), Freshness::Expired);
     }
 
     #[test]

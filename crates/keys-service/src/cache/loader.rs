@@ -284,8 +284,7 @@ impl Loader {
                 continue;
             };
             let (loaded, kept) = self.keep(&waiting.wanted.cached_as, stored, read_at, since);
-            // What is revoked stays so: there is nothing to wait for.
-            if kept || loaded.record.is_revoked() || waiting.retries >= RETRIES {
+            if kept || waiting.retries >= RETRIES {
                 let _ = waiting.answer.send(Ok(Loaded::Known(Box::new(loaded))));
             } else {
                 again.push(Waiting {
@@ -295,6 +294,12 @@ impl Loader {
             }
         }
         self.queue.lock().waiting.extend(again);
+    }
+
+    /// Remembers that a key was read as revoked outside of this loader.
+    pub(crate) fn keep_revoked(&self, key: &MapKey, stored: &StoredKey) {
+        let read_at = super::lease::nanos(self.clock.elapsed());
+        self.keep(key, stored, read_at, self.cache.keys.snapshot());
     }
 
     /// Puts what was read into the cache, and says whether that was possible.
@@ -312,16 +317,13 @@ impl Loader {
             self.cache.accounts.mark(account.id)
         });
         let (plans, names) = (&self.plans, &self.plan_names);
-        let record = Record::new(stored.key.clone(), account, mark, plans, names);
+        let mut record = Record::new(stored.key.clone(), account, mark, plans, names);
         let id = key_record_id(stored);
-        let since = if record.is_revoked() {
-            // Revocation is final, so this may be stored whatever has changed; but a load that read the key before it was
-            // revoked, and is still under way, must not replace it: whoever was told "revoked" must never be let in again.
+        if record.is_revoked() {
+            // A verdict that is made at this moment, by a load that read the key before it was revoked, must find that it no
+            // longer holds. The map itself lets no older load replace what is revoked.
             self.cache.keys.bump(&id);
-            self.cache.keys.snapshot()
-        } else {
-            since
-        };
+        }
         let stored_in_cache = self.cache.keys.store(
             key,
             id,
@@ -336,6 +338,12 @@ impl Loader {
                 true
             }
             Stored::Changed => false,
+            // This instance has read that the key is revoked. A database that says otherwise has lost that, by a failover or
+            // by a restored backup, and does not count.
+            Stored::Final => {
+                record = record.into_revoked();
+                true
+            }
         };
         let loaded = LoadedKey {
             key_id: stored.key.id,

@@ -51,11 +51,21 @@ const SLOTS_MAX: usize = 1 << (u32::BITS - SHARD_BITS);
 /// Records that an eviction looks at before it gives up looking for one that was not used lately.
 const EVICTION_STEPS: u32 = 32;
 
-/// What a record takes beside the bytes it occupies inline.
+/// Records that an eviction looks at before it gives up looking for one that takes many bytes, other than the newcomer: some
+/// microseconds under the lock of a shard.
+const HEAVY_STEPS: u32 = 1_024;
+
+/// The two facts that a map needs to know of its records.
 pub(crate) trait Weigh {
     /// Bytes on the heap that belong to this record alone.
     fn heap_bytes(&self) -> usize;
+
+    /// Whether the record says of itself that it is gone for good. No other record ever replaces it.
+    fn is_final(&self) -> bool;
 }
+
+/// [`Slot::read_at`] of a record that must be read again before it is served.
+pub(crate) const OUTDATED: u64 = 0;
 
 /// How much a map may hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,8 +94,11 @@ struct Shard<V> {
     free: Vec<u32>,
     /// Where the next eviction begins to look: the hand of the clock.
     hand: u32,
+    /// The same for evictions of records that take many bytes.
+    heavy_hand: u32,
     heap_bytes: usize,
-    tombstones: usize,
+    /// Slots that are [final](Slot::is_final).
+    finals: usize,
 }
 
 /// Slots by number, in blocks that stay where they are: growing copies no record while others wait for the lock, and leaves no
@@ -97,7 +110,7 @@ struct Slots<V>(Vec<Vec<Slot<V>>>);
 struct Slot<V> {
     digest: Digest,
     id: RecordId,
-    /// When the load that brought it began.
+    /// When the load that brought it began, or [`OUTDATED`].
     read_at: u64,
     /// What is kept of the hash.
     tag: u32,
@@ -105,6 +118,8 @@ struct Slot<V> {
     used: bool,
     /// Has something to be collected by [`Map::collect`].
     marked: bool,
+    /// A tombstone, or a record that says of itself that it is gone for good.
+    is_final: bool,
     state: State<V>,
 }
 
@@ -130,7 +145,7 @@ pub(crate) enum Found<'a, V> {
     Nothing,
     /// A record known to be gone for good.
     Tombstone,
-    /// A record, with the time its load began. It may be changed in place, and marked for collection.
+    /// A record, with the time its load began or [`OUTDATED`]. It may be changed in place, and marked for collection.
     Known(Hit<'a, V>),
 }
 
@@ -156,6 +171,8 @@ pub(crate) enum Stored<V> {
     Yes(Vec<(RecordId, V)>),
     /// Something it depends on has changed since the load began: nothing is stored.
     Changed,
+    /// The record is known to be gone for good, whatever this load read: nothing is stored.
+    Final,
 }
 
 /// What is to become of a record that has changed.
@@ -230,7 +247,7 @@ impl<V: Weigh, L: Locks> Map<V, L> {
     }
 
     /// Stores what a load read, unless the record or one of `depends_on` has changed since `since`, or the record is
-    /// known to be gone for good.
+    /// known to be gone for good. A record that is gone for good is stored whatever has changed.
     pub(crate) fn store(
         &self,
         key: &MapKey,
@@ -242,6 +259,14 @@ impl<V: Weigh, L: Locks> Map<V, L> {
     ) -> Stored<V> {
         let shard_index = shard_of(key.hash);
         self.shard(shard_index).with(|shard| {
+            let mut out = Vec::new();
+            if let Some(slot_index) = shard.number(key) {
+                let slot = &shard.slots[slot_index];
+                if slot.id != id && !slot.is_final {
+                    // The same key under another identifier: changes of that one must find it from now on.
+                    self.evict(shard, shard_index, slot_index, &mut out);
+                }
+            }
             let (slot_index, is_new) = shard.claim(key, id);
             let place = Place::new(&id, shard_index, slot_index);
             if is_new {
@@ -249,24 +274,36 @@ impl<V: Weigh, L: Locks> Map<V, L> {
                 self.register(&id, place);
             }
             let slot = &mut shard.slots[slot_index];
-            let unchanged = self.generations.is_unchanged(since, &[id])
-                && self.generations.is_unchanged(since, depends_on);
-            if !unchanged || (!is_new && matches!(slot.state, State::Tombstone)) {
+            let is_final = value.is_final();
+            if slot.is_final {
+                // It stays as it is. What the newcomer says beside that is of no use.
+                return if is_final {
+                    Stored::Yes(out)
+                } else {
+                    Stored::Final
+                };
+            }
+            let unchanged = is_final
+                || (self.generations.is_unchanged(since, &[id])
+                    && self.generations.is_unchanged(since, depends_on));
+            if !unchanged {
                 if is_new {
                     self.unregister(&id, place);
                     shard.release(slot_index);
                 }
                 return Stored::Changed;
             }
-            let mut out = Vec::new();
-            slot.read_at = read_at;
+            slot.read_at = read_at.max(OUTDATED + 1);
+            slot.is_final = is_final;
             let added = value.heap_bytes();
             if let State::Known(old) = std::mem::replace(&mut slot.state, State::Known(value)) {
+                let marked = std::mem::take(&mut slot.marked);
                 shard.heap_bytes -= old.heap_bytes();
-                if std::mem::take(&mut shard.slots[slot_index].marked) {
+                if marked {
                     out.push((id, old));
                 }
             }
+            shard.finals += usize::from(is_final);
             shard.heap_bytes += added;
             self.make_room(shard, shard_index, slot_index, &mut out);
             Stored::Yes(out)
@@ -279,6 +316,8 @@ impl<V: Weigh, L: Locks> Map<V, L> {
     }
 
     /// Notes that a record has changed and forgets it. What was marked is handed back.
+    ///
+    /// A record that says of itself that it is gone for good becomes a tombstone, however it is forgotten.
     pub(crate) fn forget(&self, id: &RecordId, how: Forget) -> Option<V> {
         self.generations.bump(id);
         let mut handed_back = None;
@@ -287,19 +326,20 @@ impl<V: Weigh, L: Locks> Map<V, L> {
                 let Some(slot) = shard.slots.get_mut(place.slot()) else {
                     return;
                 };
-                if slot.id != *id || matches!(slot.state, State::Free) {
+                if slot.id != *id || !matches!(slot.state, State::Known(_)) {
                     return;
                 }
                 let marked = std::mem::take(&mut slot.marked);
-                let state = std::mem::replace(&mut slot.state, State::Tombstone);
-                if let State::Known(value) = state {
-                    shard.heap_bytes -= value.heap_bytes();
-                    shard.tombstones += 1;
-                    handed_back = marked.then_some(value);
-                    if how == Forget::Reload {
-                        self.unregister(id, place);
-                        shard.release(place.slot());
-                    }
+                let state = if slot.is_final || how == Forget::ForEver {
+                    shard.bury(place.slot())
+                } else {
+                    self.unregister(id, place);
+                    shard.release(place.slot())
+                };
+                if let State::Known(value) = state
+                    && marked
+                {
+                    handed_back = Some(value);
                 }
             });
         }
@@ -307,29 +347,20 @@ impl<V: Weigh, L: Locks> Map<V, L> {
         handed_back
     }
 
-    /// Forgets everything but tombstones, and keeps loads under way from storing anything. Marked records are handed back.
-    pub(crate) fn forget_all(&self) -> Vec<(RecordId, V)> {
+    /// Has everything read again before it is served, and keeps loads under way from storing anything. Tombstones, and records
+    /// that say of themselves that they are gone for good, stay: nothing that is read later takes that back.
+    ///
+    /// Nothing is removed, so that what is in use can be read again before it is asked for.
+    pub(crate) fn outdate_all(&self) {
         self.generations.bump_all();
-        let mut out = Vec::new();
-        for shard_index in 0..SHARDS {
-            self.shard(shard_index).with(|shard| {
-                for slot_index in 0..shard.slots.len() {
-                    let slot = &mut shard.slots[slot_index];
-                    if !matches!(slot.state, State::Known(_)) {
-                        continue;
-                    }
-                    let (id, marked) = (slot.id, std::mem::take(&mut slot.marked));
-                    self.unregister(&id, Place::new(&id, shard_index, slot_index));
-                    if let State::Known(value) = shard.release(slot_index)
-                        && marked
-                    {
-                        out.push((id, value));
-                    }
+        for shard in &self.shards {
+            shard.0.with(|shard| {
+                for slot in shard.slots.0.iter_mut().flatten() {
+                    slot.read_at = OUTDATED;
                 }
             });
         }
         self.generations.bump_all();
-        out
     }
 
     /// Visits every marked record of one shard.
@@ -358,6 +389,10 @@ impl<V: Weigh, L: Locks> Map<V, L> {
         &self.shards[index % SHARDS].0
     }
 
+    /// Gives up records until the shard is within its bounds.
+    ///
+    /// Where only bytes are short, records go that take more than their share of them: others would free next to nothing, and a
+    /// few large records would push out many small ones. There is always one, since all shares together are within the bounds.
     fn make_room(
         &self,
         shard: &mut Shard<V>,
@@ -365,27 +400,48 @@ impl<V: Weigh, L: Locks> Map<V, L> {
         keep: u32,
         out: &mut Vec<(RecordId, V)>,
     ) {
-        while shard.by_hash.len() > self.per_shard.entries_max
-            || shard.heap_bytes > self.per_shard.bytes_max
-        {
+        while shard.by_hash.len() > self.per_shard.entries_max {
             let Some(victim) = shard.victim(keep) else {
                 return;
             };
-            let is_tombstone = matches!(shard.slots[victim].state, State::Tombstone);
-            if is_tombstone && shard.by_hash.len() <= self.per_shard.entries_max {
-                // Only bytes are short, and it has none.
+            self.evict(shard, shard_index, victim, out);
+        }
+        let share = self.per_shard.bytes_max / self.per_shard.entries_max;
+        while shard.heap_bytes > self.per_shard.bytes_max {
+            let Some(victim) = shard.heavy_victim(keep, share) else {
                 return;
-            }
+            };
             let slot = &mut shard.slots[victim];
+            if !slot.is_final {
+                self.evict(shard, shard_index, victim, out);
+                continue;
+            }
+            // That it is gone for good takes no bytes.
             let (id, marked) = (slot.id, std::mem::take(&mut slot.marked));
-            // `ids` is locked inside a shard's lock only, never the other way round.
-            let place = Place::new(&id, shard_index, victim);
-            self.unregister(&id, place);
-            if let State::Known(value) = shard.release(victim)
+            if let State::Known(value) = shard.bury(victim)
                 && marked
             {
                 out.push((id, value));
             }
+        }
+    }
+
+    /// Removes a record or a tombstone. What was marked goes to `out`.
+    fn evict(
+        &self,
+        shard: &mut Shard<V>,
+        shard_index: usize,
+        index: u32,
+        out: &mut Vec<(RecordId, V)>,
+    ) {
+        let slot = &mut shard.slots[index];
+        let (id, marked) = (slot.id, std::mem::take(&mut slot.marked));
+        // `ids` is locked inside a shard's lock only, never the other way round.
+        self.unregister(&id, Place::new(&id, shard_index, index));
+        if let State::Known(value) = shard.release(index)
+            && marked
+        {
+            out.push((id, value));
         }
     }
 
@@ -424,8 +480,9 @@ impl<V: Weigh> Shard<V> {
             slots: Slots(Vec::new()),
             free: Vec::new(),
             hand: 0,
+            heavy_hand: 0,
             heap_bytes: 0,
-            tombstones: 0,
+            finals: 0,
         }
     }
 
@@ -459,6 +516,7 @@ impl<V: Weigh> Shard<V> {
             // A record proves itself by its second use: a flood of keys that are used once pushes out no other.
             used: false,
             marked: false,
+            is_final: false,
         };
         let index = if let Some(index) = self.free.pop() {
             self.slots[index] = slot;
@@ -472,57 +530,104 @@ impl<V: Weigh> Shard<V> {
         (index, true)
     }
 
+    /// Makes the slot of a key free.
     fn release(&mut self, index: u32) -> State<V> {
         let hash = spread(self.slots[index].tag);
         if let Ok(entry) = self.by_hash.find_entry(hash, |slot| *slot == index) {
             entry.remove();
         }
-        let state = std::mem::replace(&mut self.slots[index].state, State::Free);
-        match &state {
-            State::Free => {}
-            State::Tombstone => self.tombstones -= 1,
-            State::Known(value) => self.heap_bytes -= value.heap_bytes(),
+        let slot = &mut self.slots[index];
+        self.finals -= usize::from(std::mem::take(&mut slot.is_final));
+        let state = std::mem::replace(&mut slot.state, State::Free);
+        if let State::Known(value) = &state {
+            self.heap_bytes -= value.heap_bytes();
         }
         self.free.push(index);
         state
     }
 
-    /// A record to give up: one that was not used since the hand last passed, or any record, or else a tombstone. Tombstones
-    /// go first where they are the most: generations keep what was revoked from coming back, and the next look finds it
-    /// revoked in the database, so they only save that look.
+    /// Leaves a tombstone in the slot of a key.
+    fn bury(&mut self, index: u32) -> State<V> {
+        let slot = &mut self.slots[index];
+        self.finals += usize::from(!std::mem::replace(&mut slot.is_final, true));
+        let state = std::mem::replace(&mut slot.state, State::Tombstone);
+        if let State::Known(value) = &state {
+            self.heap_bytes -= value.heap_bytes();
+        }
+        state
+    }
+
+    /// A record to give up: one that was not used since the hand last passed, or any record, or else one that is gone for good.
+    /// Those go first where they are the most: they save a look at the database and hold on to what it may have lost, but must
+    /// not push out everything else.
     fn victim(&mut self, keep: u32) -> Option<u32> {
         let count = self.slots.len();
-        let are_the_most = self.tombstones > self.by_hash.len() / 2;
+        let are_the_most = self.finals > self.by_hash.len() / 2;
         let mut any_record = None;
-        let mut any_tombstone = None;
+        let mut any_final = None;
         for step in 0..count {
             let index = (self.hand + step) % count;
             let slot = &mut self.slots[index];
-            if index == keep {
+            if index == keep || matches!(slot.state, State::Free) {
                 continue;
             }
-            match slot.state {
-                State::Free => {}
-                State::Tombstone if are_the_most => {
+            if slot.is_final {
+                if are_the_most {
                     any_record = Some(index);
                     break;
                 }
-                State::Tombstone => any_tombstone = any_tombstone.or(Some(index)),
-                State::Known(_) if slot.used => {
-                    slot.used = false;
-                    any_record = any_record.or(Some(index));
-                }
-                State::Known(_) => {
-                    any_record = Some(index);
-                    break;
-                }
+                any_final = any_final.or(Some(index));
+            } else if slot.used {
+                slot.used = false;
+                any_record = any_record.or(Some(index));
+            } else {
+                any_record = Some(index);
+                break;
             }
             if step >= EVICTION_STEPS && any_record.is_some() {
                 break;
             }
         }
-        let index = any_record.or(any_tombstone)?;
+        let index = any_record.or(any_final)?;
         self.hand = (index + 1) % count;
+        Some(index)
+    }
+
+    /// A record that takes more bytes than `share`: one that was not used since the hand last passed, or any. If none is found
+    /// within some steps, it is the `newcomer`, as long as that is one of them.
+    fn heavy_victim(&mut self, newcomer: u32, share: usize) -> Option<u32> {
+        let count = self.slots.len();
+        let weighs = |slot: &Slot<V>| match &slot.state {
+            State::Known(value) => value.heap_bytes(),
+            State::Free | State::Tombstone => 0,
+        };
+        let newcomer_is_heavy = weighs(&self.slots[newcomer]) > share;
+        let mut any = None;
+        for step in 0..count {
+            let index = (self.heavy_hand + step) % count;
+            let slot = &mut self.slots[index];
+            if index == newcomer || weighs(slot) <= share {
+                // Go on.
+            } else if slot.used && !slot.is_final {
+                slot.used = false;
+                any = any.or(Some(index));
+            } else {
+                any = Some(index);
+                break;
+            }
+            let is_enough = if any.is_some() {
+                step >= EVICTION_STEPS
+            } else {
+                step >= HEAVY_STEPS && newcomer_is_heavy
+            };
+            if is_enough {
+                // The next search goes on where this one has stopped.
+                self.heavy_hand = (index + 1) % count;
+                return any.or(Some(newcomer));
+            }
+        }
+        let index = any.or(newcomer_is_heavy.then_some(newcomer))?;
+        self.heavy_hand = (index + 1) % count;
         Some(index)
     }
 }

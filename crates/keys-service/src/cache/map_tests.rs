@@ -8,17 +8,31 @@ use shuttle::sync::atomic::{AtomicU64, Ordering};
 
 use super::account_marks::{AccountMarks, Mark};
 use super::locks::{Lock, Locks, ParkingLot};
-use super::map::{Bounds, Forget, Found, Map, MapKey, RecordId, SHARDS, Stored, Weigh};
+use super::map::{Bounds, Forget, Found, Map, MapKey, OUTDATED, RecordId, SHARDS, Stored, Weigh};
+
+/// A record that says of itself that it is gone for good. It takes more than others as well.
+const GONE: u64 = u64::MAX;
+
+/// A record that takes more than others.
+const HEAVY: u64 = 1 << 32;
 
 impl Weigh for u64 {
     fn heap_bytes(&self) -> usize {
-        10
+        if *self & HEAVY == 0 { 10 } else { 4_500 }
+    }
+
+    fn is_final(&self) -> bool {
+        *self == GONE
     }
 }
 
 impl Weigh for (u64, Mark) {
     fn heap_bytes(&self) -> usize {
         0
+    }
+
+    fn is_final(&self) -> bool {
+        false
     }
 }
 
@@ -47,10 +61,20 @@ fn id(number: u64) -> RecordId {
     id
 }
 
+/// The record that may be served.
 fn value<L: Locks>(map: &Map<u64, L>, number: u64) -> Option<u64> {
     map.visit(&key(number), |found| match found {
-        Found::Known(hit) => Some(*hit.value),
-        Found::Nothing | Found::Tombstone => None,
+        Found::Known(hit) if hit.read_at != OUTDATED => Some(*hit.value),
+        Found::Known(_) | Found::Nothing | Found::Tombstone => None,
+    })
+}
+
+/// Whether the key is refused without a look at the database.
+fn is_gone<L: Locks>(map: &Map<u64, L>, number: u64) -> bool {
+    map.visit(&key(number), |found| match found {
+        Found::Tombstone => true,
+        Found::Known(hit) => *hit.value == GONE,
+        Found::Nothing => false,
     })
 }
 
@@ -136,21 +160,122 @@ fn a_tombstone_is_never_replaced() {
     let map = map(ROOMY);
     put(&map, 1, 1);
     map.forget(&id(1), Forget::ForEver);
-    assert_eq!(put(&map, 1, 2), Stored::Changed);
+    assert_eq!(put(&map, 1, 2), Stored::Final);
     map.forget(&id(1), Forget::Reload);
-    map.forget_all();
+    map.outdate_all();
     assert!(map.visit(&key(1), |found| matches!(found, Found::Tombstone)));
+    assert_eq!(put(&map, 1, 2), Stored::Final);
 }
 
 #[test]
-fn forgetting_everything_stops_loads_under_way_too() {
+fn a_record_that_was_read_as_gone_stays_so_through_any_reset() {
+    let map = map(ROOMY);
+    // As another instance would: the record was not here when the key was revoked.
+    put(&map, 1, GONE);
+    let resets: [fn(&Map<u64, ParkingLot>); 4] = [
+        Map::outdate_all,
+        |map| assert_eq!(map.forget(&id(1), Forget::Reload), None),
+        Map::outdate_all,
+        |map| assert_eq!(map.forget(&id(1), Forget::ForEver), None),
+    ];
+    for reset in resets {
+        assert!(is_gone(&map, 1));
+        reset(&map);
+        // The database has lost it: by a failover, or by a backup that was restored.
+        assert_eq!(put(&map, 1, 5), Stored::Final);
+        assert!(is_gone(&map, 1));
+    }
+    assert_eq!(put(&map, 1, GONE), Stored::Yes(Vec::new()));
+    assert_eq!(map.size(), (1, 0), "a tombstone takes no bytes");
+}
+
+#[test]
+fn a_record_that_is_gone_is_stored_whatever_has_changed_since() {
+    let map = map(ROOMY);
+    let since = map.snapshot();
+    put(&map, 1, 1);
+    map.outdate_all();
+    let stored = map.store(&key(1), id(1), &[id(7)], GONE, 1, since);
+    assert_eq!(stored, Stored::Yes(Vec::new()));
+    assert!(is_gone(&map, 1));
+}
+
+#[test]
+fn a_reset_stops_loads_under_way_and_has_everything_read_again() {
     let map = map(ROOMY);
     put(&map, 1, 1);
     let since = map.snapshot();
-    map.forget_all();
+    map.outdate_all();
     assert_eq!(value(&map, 1), None);
-    let stored = map.store(&key(2), id(2), &[], 2, 0, since);
-    assert_eq!(stored, Stored::Changed);
+    for number in [1, 2] {
+        let stored = map.store(&key(number), id(number), &[], 2, 0, since);
+        assert_eq!(stored, Stored::Changed);
+        assert_eq!(value(&map, number), None);
+        put(&map, number, 3);
+        assert_eq!(value(&map, number), Some(3));
+    }
+}
+
+#[test]
+fn a_key_under_another_identifier_is_found_by_that_one() {
+    let map = map(ROOMY);
+    put(&map, 1, 1);
+    let stored = map.store(&key(1), id(2), &[], 2, 0, map.snapshot());
+    assert_eq!(stored, Stored::Yes(Vec::new()));
+    map.forget(&id(1), Forget::Reload);
+    assert_eq!(value(&map, 1), Some(2));
+    map.forget(&id(2), Forget::Reload);
+    assert_eq!(value(&map, 1), None);
+}
+
+#[test]
+fn records_that_free_no_bytes_to_speak_of_make_no_room_for_large_ones() {
+    // Room for 100 bytes a record on average.
+    let map = map(Bounds {
+        entries_max: 6_400,
+        bytes_max: 640_000,
+    });
+    for number in 0..3_000 {
+        put(&map, number, number);
+    }
+    for number in 10_000..12_000 {
+        put(&map, number, number | HEAVY);
+        assert!(map.size().1 <= 640_000 + SHARDS * 100);
+    }
+    let small = (0..3_000).filter(|number| value(&map, *number).is_some());
+    assert_eq!(small.count(), 3_000);
+    let large = (10_000..12_000).filter(|number| value(&map, *number).is_some());
+    assert!(large.count() >= 64, "one in each shard at least");
+}
+
+#[test]
+fn where_bytes_are_short_what_is_gone_for_good_stays_without_its_bytes() {
+    let map = map(Bounds {
+        entries_max: 64_000,
+        bytes_max: 640_000,
+    });
+    for number in 0..3_000 {
+        put(&map, number, GONE);
+        assert!(map.size().1 <= 640_000 + SHARDS * 100);
+    }
+    assert!((0..3_000).all(|number| is_gone(&map, number)));
+}
+
+#[test]
+fn where_small_records_take_all_bytes_a_large_one_is_not_kept() {
+    let map = map(Bounds {
+        entries_max: 640,
+        bytes_max: 6_400,
+    });
+    for number in 0..2_000 {
+        put(&map, number, number);
+    }
+    let (entries, _) = map.size();
+    for number in 10_000..10_100 {
+        assert_eq!(put(&map, number, number | HEAVY), Stored::Yes(Vec::new()));
+        assert_eq!(value(&map, number), None);
+    }
+    assert!(map.size().0 + SHARDS >= entries, "{:?}", map.size());
 }
 
 #[test]
@@ -188,6 +313,9 @@ fn records_in_use_stay_and_tombstones_go_last() {
         put(&map, number, number);
         map.forget(&id(number), Forget::ForEver);
     }
+    for number in 200..300 {
+        put(&map, number, GONE);
+    }
     for number in 1_000..30_000 {
         put(&map, number, number);
         if number % 10 == 0 {
@@ -198,9 +326,8 @@ fn records_in_use_stay_and_tombstones_go_last() {
     }
     let still_hot = (0..100).filter(|hot| value(&map, *hot).is_some()).count();
     assert!(still_hot >= 90, "{still_hot} of 100 hot records are left");
-    let tombstones = (100..200)
-        .filter(|number| map.visit(&key(*number), |found| matches!(found, Found::Tombstone)));
-    assert_eq!(tombstones.count(), 100);
+    let gone = (100..300).filter(|number| is_gone(&map, *number));
+    assert_eq!(gone.count(), 200);
 }
 
 #[test]
@@ -442,14 +569,60 @@ fn race_with_an_account(noted: Noted) {
     assert_ne!(served(), Some(OLD), "stale");
 }
 
+/// A load that reads the key as gone, a reset, and loads from a database that has lost that: once "gone" was answered, nothing
+/// else ever is.
+fn race_with_a_reset() {
+    const LOST: u64 = 1;
+    let map = Arc::new(Map::<u64, Scheduled>::new(ROOMY));
+    let database = Arc::new(AtomicU64::new(GONE));
+    let load = |map: &Map<u64, Scheduled>, database: &AtomicU64| {
+        let since = map.snapshot();
+        let read = database.load(Ordering::SeqCst);
+        shuttle::thread::yield_now();
+        match map.store(&key(1), id(1), &[], read, 1, since) {
+            Stored::Final => GONE,
+            Stored::Yes(_) | Stored::Changed => read,
+        }
+    };
+    let failover = {
+        let (map, database) = (Arc::clone(&map), Arc::clone(&database));
+        shuttle::thread::spawn(move || {
+            database.store(LOST, Ordering::SeqCst);
+            map.outdate_all();
+        })
+    };
+    let other = {
+        let (map, database) = (Arc::clone(&map), Arc::clone(&database));
+        shuttle::thread::spawn(move || load(&map, &database))
+    };
+    let answered = load(&map, &database);
+    if answered == GONE {
+        assert!(is_gone(&map, 1), "forgotten");
+        assert_eq!(load(&map, &database), GONE, "forgotten");
+    }
+    failover.join().expect("a reset does not panic");
+    other.join().expect("a load does not panic");
+    if answered == GONE {
+        assert_eq!(load(&map, &database), GONE, "forgotten");
+        assert!(is_gone(&map, 1), "forgotten");
+    }
+}
+
 const INTERLEAVINGS: usize = 2_000;
+
+#[test]
+fn no_interleaving_with_a_reset_takes_back_what_was_answered_as_gone() {
+    // Fewer, since a reset has many steps.
+    shuttle::check_random(race_with_a_reset, INTERLEAVINGS / 4);
+    shuttle::check_pct(race_with_a_reset, INTERLEAVINGS / 4, 3);
+}
 
 #[test]
 fn no_interleaving_lets_a_copy_outlive_a_change() {
     let changes: [fn(&Map<u64, Scheduled>); 3] = [
         |map| assert_eq!(map.forget(&id(1), Forget::Reload), None),
         |map| assert_eq!(map.forget(&id(1), Forget::ForEver), None),
-        |map| assert_eq!(map.forget_all(), []),
+        |map| map.outdate_all(),
     ];
     for forget in changes {
         shuttle::check_random(move || race_with_a_copy(forget), INTERLEAVINGS);

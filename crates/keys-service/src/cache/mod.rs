@@ -31,7 +31,7 @@ use crate::usage::{Used, Uses};
 use account_marks::AccountMarks;
 use lease::{Lease, Nanos};
 use locks::ParkingLot;
-use map::{Bounds, Digest, Forget, Map, RecordId};
+use map::{Bounds, Digest, Forget, Found, Map, MapKey, RecordId};
 use record::{Record, account_record_id};
 use unknown::Unknown;
 
@@ -105,10 +105,20 @@ impl Cache {
         self.keys.bump(&account_record_id(id));
     }
 
-    /// Anything may have changed.
+    /// Anything may have changed: every record is read again before it is served. What is known to be revoked stays refused,
+    /// whatever is read.
     pub(crate) fn everything_changed(&self) {
-        let marked = self.keys.forget_all();
-        self.take_uses(marked);
+        self.keys.outdate_all();
+    }
+
+    /// Whether this instance has read that the key is revoked. Revocation is final, so nothing else needs to be asked, and what a
+    /// database says that has lost the revocation does not count.
+    pub(crate) fn is_known_revoked(&self, key: &MapKey) -> bool {
+        self.keys.visit(key, |found| match found {
+            Found::Tombstone => true,
+            Found::Known(hit) => hit.value.is_revoked(),
+            Found::Nothing => false,
+        })
     }
 
     /// The uses that have been gathered, to be written: at first those of keys that are not in the cache, then shard by shard of

@@ -186,6 +186,12 @@ impl Record {
         }
     }
 
+    /// The same, as it is known to be since before it was read.
+    pub(crate) fn into_revoked(mut self) -> Self {
+        self.facts.standing = Standing::Denied(Denial::Revoked);
+        self
+    }
+
     pub(crate) fn is_revoked(&self) -> bool {
         self.facts.standing == Standing::Denied(Denial::Revoked)
     }
@@ -263,6 +269,10 @@ impl Weigh for Record {
             size_of::<More>() + narrowing + external_id + plan + OVERHEAD
         });
         name + more
+    }
+
+    fn is_final(&self) -> bool {
+        self.is_revoked()
     }
 }
 
