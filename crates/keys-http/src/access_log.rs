@@ -20,8 +20,9 @@ use crate::metrics::{self, Route};
 /// Nothing else: paths, queries, headers, bodies and addresses may hold secrets or say who somebody is. That of
 /// [`Api::log_requests`] counts requests as well, for `/metrics`.
 ///
-/// Events have the level `INFO`, but those of verifications that were answered 200 have `DEBUG`: they are as many as the requests
-/// of everything that is protected, which whoever protects it logs anyhow, and to write a line costs more than to verify a key.
+/// Events have the level `INFO`, with two exceptions that have `DEBUG`. Verifications that were answered 200 are as many as the
+/// requests of everything that is protected, and writing a line costs more than verifying a key. An answer of 503 has an event of
+/// its own already, with the cause.
 #[derive(Debug, Clone, Default)]
 pub struct AccessLog {
     api: Option<Api>,
@@ -126,7 +127,8 @@ impl Entry {
         if let Some(metrics) = api.and_then(|api| api.inner.metrics.as_ref()) {
             metrics.count_request(route, status);
         }
-        if route.is_hot() && status == StatusCode::OK {
+        let is_common = route.is_hot() && status == StatusCode::OK;
+        if is_common || status == StatusCode::SERVICE_UNAVAILABLE {
             log!(DEBUG, self.method, route.pattern(), status, self.start);
         } else {
             log!(INFO, self.method, route.pattern(), status, self.start);

@@ -12,7 +12,7 @@ use keys_service::{KeyManagement, KeyService, VerdictCode};
 use crate::access_log::AccessLog;
 use crate::fallback;
 use crate::health::Readiness;
-use crate::metrics::Metrics;
+use crate::metrics::{ExtraCounter, Metrics};
 use crate::mount::Mount;
 use crate::{account, flat, health, management, metrics, verification};
 
@@ -32,6 +32,7 @@ pub(crate) struct Inner {
     management: bool,
     verification: bool,
     pub(crate) metrics: Option<Metrics>,
+    pub(crate) counters: Vec<ExtraCounter>,
     pub(crate) readiness: Readiness,
 }
 
@@ -51,6 +52,7 @@ impl Api {
                 management: true,
                 verification: true,
                 metrics: Some(Metrics::default()),
+                counters: Vec::new(),
                 readiness: Readiness::default(),
             },
         }
@@ -171,6 +173,22 @@ impl ApiBuilder {
     /// Whether figures are kept and served at `/metrics`; by default they are. They hold no secrets, but say how much there is.
     pub fn metrics(mut self, served: bool) -> Self {
         self.inner.metrics = served.then(Metrics::default);
+        self
+    }
+
+    /// Adds a counter of the application's own to `/metrics`. `value` is asked for each answer and must not block; the count
+    /// never goes down.
+    pub fn counter(
+        mut self,
+        name: &'static str,
+        description: &'static str,
+        value: impl Fn() -> u64 + Send + Sync + 'static,
+    ) -> Self {
+        self.inner.counters.push(ExtraCounter {
+            name,
+            description,
+            value: Box::new(value),
+        });
         self
     }
 

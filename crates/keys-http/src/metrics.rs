@@ -111,6 +111,13 @@ impl Default for Metrics {
     }
 }
 
+/// A counter that the application keeps.
+pub(crate) struct ExtraCounter {
+    pub(crate) name: &'static str,
+    pub(crate) description: &'static str,
+    pub(crate) value: Box<dyn Fn() -> u64 + Send + Sync>,
+}
+
 const METADATA: Metadata<'static> = Metadata::new("keys_http", Level::INFO, None);
 
 impl Metrics {
@@ -160,7 +167,7 @@ impl Metrics {
         self.recorder.register_counter(&key, &METADATA)
     }
 
-    fn render(&self, service: &KeyService) -> String {
+    fn render(&self, service: &KeyService, extra: &[ExtraCounter]) -> String {
         let (state, reads) = (service.cache_state(), service.read_state());
         let behind = state.behind.map(|behind| behind.as_secs_f64());
         #[expect(
@@ -189,6 +196,13 @@ impl Metrics {
             let counter = self.recorder.register_counter(&key, &METADATA);
             counter.absolute(value);
         }
+        for counter in extra {
+            self.recorder
+                .describe_counter(counter.name.into(), None, counter.description.into());
+            let key = Key::from_static_name(counter.name);
+            let registered = self.recorder.register_counter(&key, &METADATA);
+            registered.absolute((counter.value)());
+        }
         let counted_by = service.limiter_state();
         for state in LimiterState::ALL {
             let label = Label::from_static_parts("state", state.as_str());
@@ -215,7 +229,7 @@ async fn metrics(api: web::Data<Api>) -> HttpResponse {
     HttpResponse::Ok()
         .insert_header((CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8"))
         .insert_header((CACHE_CONTROL, "no-store"))
-        .body(metrics.render(api.service()))
+        .body(metrics.render(api.service(), &api.inner.counters))
 }
 
 /// What answered a request, as far as logs and figures tell.

@@ -18,6 +18,7 @@ use crate::arguments::{
 use crate::config::Settings;
 use crate::open;
 use crate::output;
+use crate::telemetry;
 
 /// Prints the completion script of a shell.
 pub(crate) fn completions(shell: clap_complete::Shell) {
@@ -32,7 +33,7 @@ pub(crate) async fn run(command: Command, settings: &Settings) -> anyhow::Result
         Command::Serve | Command::Completions { .. } => Ok(()),
         Command::Migrate => {
             open::migrate(settings).await?;
-            eprintln!("the database is up to date");
+            telemetry::say("the database is up to date");
             Ok(())
         }
         Command::OperatorKey(command) => operator_key(command, settings).await,
@@ -108,7 +109,9 @@ async fn account(command: AccountCommand, settings: &Settings) -> anyhow::Result
             };
             let page = service.list_accounts(query).await?;
             if page.next.is_some() {
-                eprintln!("there are more than {limit} accounts: raise --limit to see them");
+                telemetry::say(&format!(
+                    "there are more than {limit} accounts: raise --limit to see them"
+                ));
             }
             print(output, &output::account_table(&page.accounts), || {
                 page.accounts.iter().map(output::account).collect()
@@ -184,10 +187,10 @@ async fn key(command: KeyCommand, settings: &Settings) -> anyhow::Result<()> {
             let service = open::open(settings).await?.service;
             let page = service.list_keys(owner, 0, limit).await?;
             if page.total > u64::from(limit) {
-                eprintln!(
+                telemetry::say(&format!(
                     "these are {limit} of {} keys: raise --limit to see more",
                     page.total
-                );
+                ));
             }
             print(output, &output::key_table(&page.keys), || {
                 page.keys.iter().map(output::key).collect()

@@ -23,14 +23,16 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    match run(arguments) {
+    let code = match run(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // The whole chain on one line: a cause without its context helps nobody.
-            eprintln!("error: {error:#}");
+            // The whole chain on one line, because a cause without its context explains little.
+            telemetry::say(&format!("error: {error:#}"));
             ExitCode::FAILURE
         }
-    }
+    };
+    telemetry::finish();
+    code
 }
 
 fn run(arguments: Arguments) -> anyhow::Result<()> {
@@ -43,7 +45,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         None => Command::Serve,
     };
     let settings = Settings::load(arguments.config.as_deref())?;
-    telemetry::start(&settings.log)?;
+    let telemetry = telemetry::start(&settings.log)?;
     // This runtime owns the connections to the database; the threads that answer requests have one each of their own,
     // and a connection opened there would end with it.
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -51,7 +53,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         .thread_name("keys")
         .build()?;
     let result = match command {
-        Command::Serve => serve::run(&runtime, settings),
+        Command::Serve => serve::run(&runtime, settings, &telemetry),
         command => runtime.block_on(commands::run(command, &settings)),
     };
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));

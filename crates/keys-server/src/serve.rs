@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 
 use crate::config::{self, Http, Settings};
 use crate::open::{Opened, open_to_serve};
-use crate::welcome;
+use crate::{telemetry, welcome};
 
 /// How long requests under way may take after the signal to stop. With the last flush it stays below ten seconds.
 const DRAIN: Duration = Duration::from_secs(6);
@@ -29,7 +29,11 @@ const CLIENT_REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
 
 /// Opens everything and serves. Returns when all has been drained and written.
-pub(crate) fn run(runtime: &Runtime, settings: Settings) -> anyhow::Result<()> {
+pub(crate) fn run(
+    runtime: &Runtime,
+    settings: Settings,
+    telemetry: &telemetry::Handle,
+) -> anyhow::Result<()> {
     // Asked first: what a first start prints would be lost for good if it failed after it had made the database.
     TcpListener::bind(settings.http.listen).with_context(|| cannot_listen(settings.http.listen))?;
     let Opened {
@@ -39,11 +43,11 @@ pub(crate) fn run(runtime: &Runtime, settings: Settings) -> anyhow::Result<()> {
     let maintenance = runtime.spawn(maintain(service.clone()));
     let http = settings.http;
     let served = actix_web::rt::System::new().block_on(async {
-        let (server, address) = bind(&service, &http)?;
-        eprintln!(
+        let (server, address) = bind(&service, &http, telemetry)?;
+        telemetry::say(&format!(
             "keys-server {} listening on http://{address}",
             env!("CARGO_PKG_VERSION")
-        );
+        ));
         if is_new_embedded {
             welcome::print(&service, address, &http).await?;
         } else {
@@ -77,8 +81,12 @@ fn is_embedded(url: &str) -> bool {
     url.starts_with("sqlite")
 }
 
-fn bind(service: &KeyService, http: &Http) -> anyhow::Result<(actix_web::dev::Server, SocketAddr)> {
-    let api = api(service, http)?;
+fn bind(
+    service: &KeyService,
+    http: &Http,
+    telemetry: &telemetry::Handle,
+) -> anyhow::Result<(actix_web::dev::Server, SocketAddr)> {
+    let api = api(service, http, telemetry)?;
     let mut server = HttpServer::new(move || {
         let app = App::new()
             .wrap(api.log_requests())
@@ -103,7 +111,8 @@ fn cannot_listen(address: SocketAddr) -> String {
     format!("setting `http.listen`: cannot listen on {address}")
 }
 
-fn api(service: &KeyService, http: &Http) -> anyhow::Result<Api> {
+fn api(service: &KeyService, http: &Http, telemetry: &telemetry::Handle) -> anyhow::Result<Api> {
+    let telemetry = telemetry.clone();
     Ok(Api::builder(service.clone())
         .trusted_proxies(TrustedProxies::new(http.trusted_proxies.iter().copied()))
         .unauthenticated_quota(http.unauthenticated)
@@ -113,6 +122,11 @@ fn api(service: &KeyService, http: &Http) -> anyhow::Result<Api> {
         .management(http.management)
         .verification(http.verification)
         .metrics(http.metrics)
+        .counter(
+            "keys_log_dropped_total",
+            "Lines of the log that were not written, because the reader of standard error did not take them.",
+            move || telemetry.dropped_total(),
+        )
         .build())
 }
 
