@@ -18,7 +18,7 @@ use keys_service::store::StoreError;
 use crate::error::QueryError;
 use crate::options::StoreOptions;
 use crate::postgres::{self, PostgresConnector};
-use crate::sqlite::{self, SqliteConnection, SqliteConnector};
+use crate::sqlite::{self, DatabaseFile, SqliteConnection, SqliteConnector};
 
 /// Why there is no connection.
 pub(crate) type ConnectError = Box<dyn Error + Send + Sync>;
@@ -31,6 +31,7 @@ pub(crate) enum Pools {
         /// One connection: SQLite has one writer at a time, and waiting for a turn here is cheaper than in SQLite.
         writer: Pool<SqliteConnection>,
         readers: Pool<SqliteConnection>,
+        file: Arc<DatabaseFile>,
     },
 }
 
@@ -73,6 +74,23 @@ impl Pools {
                 options.connections_max,
                 setup(sqlite::Access::Read),
             ),
+            file: Arc::clone(connector.file()),
+        }
+    }
+
+    /// Makes sure that a SQLite file is still the one that was opened.
+    pub(crate) fn check_file(&self) -> Result<(), StoreError> {
+        match self {
+            Self::Postgres(_) => Ok(()),
+            Self::Sqlite { file, .. } => file.check(),
+        }
+    }
+
+    /// As [`check_file`](Self::check_file), unless that was done a moment ago. For what only reads.
+    pub(crate) fn check_file_now_and_then(&self) -> Result<(), StoreError> {
+        match self {
+            Self::Postgres(_) => Ok(()),
+            Self::Sqlite { file, .. } => file.check_now_and_then(),
         }
     }
 

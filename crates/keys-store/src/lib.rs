@@ -25,6 +25,7 @@ mod url;
 
 pub use migrate::{MigrateError, SchemaError};
 pub use options::StoreOptions;
+pub use sqlite::{FileLost, UnsafeFile};
 pub use store::{OpenError, Store};
 pub use tls::TlsError;
 pub use url::{DatabaseUrl, InvalidUrl};

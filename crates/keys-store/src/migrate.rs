@@ -79,7 +79,9 @@ pub(crate) async fn sqlite(connector: Arc<SqliteConnector>) -> Result<(), Migrat
         // One transaction around all of them, begun for writing, keeps other processes out.
         connection
             .immediate_transaction(|connection| run::<Sqlite>(connection, SQLITE).map_err(Failed))
-            .map_err(|Failed(error)| error)
+            .map_err(|Failed(error)| error)?;
+        let checked = connector.file().check();
+        checked.map_err(|error| MigrateError::Failed(Box::new(error)))
     })
     .await
 }

@@ -30,6 +30,9 @@ pub struct StoreOptions {
     /// How long an operation may take altogether; 10 seconds by default. A change given up then may or may not have
     /// been made.
     pub operation_timeout: Duration,
+    /// Whether a SQLite file that is missing is created, with its folder; `true` by default. With `false` a database that was
+    /// moved away is an error, and never an empty one.
+    pub create: bool,
 }
 
 impl Default for StoreOptions {
@@ -41,6 +44,7 @@ impl Default for StoreOptions {
             connect_timeout: Duration::from_secs(3),
             statement_timeout: Duration::from_secs(5),
             operation_timeout: Duration::from_secs(10),
+            create: true,
         }
     }
 }

@@ -1,11 +1,9 @@
 //! What only SQLite does: files, pragmas, immediate transactions, blocking calls.
 
-use std::fs::{DirBuilder, OpenOptions};
 use std::future::Future;
 use std::io;
-#[cfg(unix)]
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use diesel::connection::SimpleConnection as _;
@@ -30,7 +28,11 @@ use crate::schema::{account, api_key};
 use crate::types::{DbId, DbTimestamp, Id, Moment};
 
 mod feed;
+mod file;
 mod presence;
+
+pub(crate) use file::DatabaseFile;
+pub use file::{FileLost, UnsafeFile};
 
 pub(crate) use feed::{Followers, SqliteFeed};
 
@@ -69,38 +71,57 @@ pub(crate) enum Access {
 
 /// Makes connections.
 pub(crate) struct SqliteConnector {
-    path: String,
+    file: Arc<DatabaseFile>,
     busy_timeout: Duration,
+    /// A connection that is open as long as the store. While there is one, no process takes the write-ahead log away.
+    anchor: Mutex<Option<SqliteConnection>>,
 }
 
 impl SqliteConnector {
-    /// Creates the file if it is missing, readable by its owner alone, and so the folder it is in.
-    pub(crate) fn new(path: &Path, options: &StoreOptions) -> io::Result<Self> {
-        // An absolute path is never mistaken for one of SQLite's special names or URIs.
-        let path = std::path::absolute(path)?;
-        create(&path)?;
-        let path = PathBuf::into_os_string(path);
-        Ok(Self {
-            path: path.into_string().map_err(|_| {
-                io::Error::new(io::ErrorKind::InvalidInput, "the path is not UTF-8")
-            })?,
+    /// Creates the file if it is missing and that is wanted.
+    pub(crate) fn new(path: &Path, options: &StoreOptions) -> io::Result<Result<Self, UnsafeFile>> {
+        let file = DatabaseFile::new(path, options.create)?;
+        Ok(file.map(|file| Self {
+            file: Arc::new(file),
             busy_timeout: options.statement_timeout,
-        })
+            anchor: Mutex::new(None),
+        }))
+    }
+
+    pub(crate) fn file(&self) -> &Arc<DatabaseFile> {
+        &self.file
+    }
+
+    /// Opens the first connection and keeps it. From then on the file must stay the same.
+    pub(crate) async fn open(&self) -> Result<(), ConnectError> {
+        let mut connection = self.connect(Access::ReadWrite).await?;
+        // The log and its index are opened by the first statement that reads.
+        connection
+            .spawn_blocking(|open| open.batch_execute("select count(*) from sqlite_schema"))
+            .await?;
+        self.file.opened()?;
+        let mut anchor = self.anchor.lock().unwrap_or_else(PoisonError::into_inner);
+        *anchor = Some(connection);
+        Ok(())
     }
 
     pub(crate) async fn connect(&self, access: Access) -> Result<SqliteConnection, ConnectError> {
-        let mut connection = SqliteConnection::establish(&self.path).await?;
+        // A lost file must not be made anew, nor another one opened in its place.
+        self.file.check()?;
+        let mut connection = SqliteConnection::establish(self.file.name()).await?;
         let pragmas = self.pragmas(access);
         let patience = self.busy_timeout;
         connection
             .spawn_blocking(move |open| set_up(open, &pragmas, patience))
             .await?;
+        self.file.check()?;
         Ok(connection)
     }
 
     /// A connection for migrations, which run on a thread of their own.
     pub(crate) fn connect_to_migrate(&self) -> Result<diesel::SqliteConnection, ConnectError> {
-        let mut connection = diesel::SqliteConnection::establish(&self.path)?;
+        self.file.check()?;
+        let mut connection = diesel::SqliteConnection::establish(self.file.name())?;
         set_up(
             &mut connection,
             &self.pragmas(Access::ReadWrite),
@@ -280,25 +301,6 @@ pub(crate) async fn prune_changes(
         .await
 }
 
-fn create(path: &Path) -> io::Result<()> {
-    if let Some(folder) = path.parent() {
-        let mut builder = DirBuilder::new();
-        builder.recursive(true);
-        #[cfg(unix)]
-        builder.mode(0o700);
-        builder.create(folder)?;
-    }
-    let mut options = OpenOptions::new();
-    options.write(true).create_new(true);
-    // SQLite gives its -wal and -shm files the mode of the database.
-    #[cfg(unix)]
-    options.mode(0o600);
-    match options.open(path) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
-        _ => Ok(()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -320,7 +322,8 @@ mod tests {
         const FULL: i64 = 2;
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("keys.db");
-        let connector = SqliteConnector::new(&path, &StoreOptions::default()).unwrap();
+        let connector = SqliteConnector::new(&path, &StoreOptions::default());
+        let connector = connector.unwrap().unwrap();
         for (access, query_only) in [(Access::ReadWrite, 0), (Access::Read, 1)] {
             let mut open = connector.connect(access).await.unwrap();
             for (query, expected) in [

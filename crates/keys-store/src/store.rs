@@ -22,7 +22,7 @@ use crate::connection::{Connection, Pools};
 use crate::migrate::{self, MigrateError};
 use crate::options::StoreOptions;
 use crate::postgres::{self, PostgresConnector, PostgresFeed, Waker};
-use crate::sqlite::{self, Access, Followers, SqliteConnector, SqliteFeed};
+use crate::sqlite::{self, FileLost, Followers, SqliteConnector, SqliteFeed, UnsafeFile};
 use crate::tls::TlsError;
 use crate::url::{DatabaseUrl, Location};
 use crate::{accounts, idempotency, keys};
@@ -87,6 +87,9 @@ pub enum OpenError {
     /// The SQLite file cannot be created or its path not be used.
     #[error("the SQLite file cannot be created")]
     File(#[source] std::io::Error),
+    /// The SQLite file must not be used as it is.
+    #[error("the SQLite file is not opened")]
+    UnsafeFile(#[source] UnsafeFile),
     /// TLS cannot be set up.
     #[error("TLS to PostgreSQL cannot be set up")]
     Tls(#[source] TlsError),
@@ -128,10 +131,11 @@ impl Store {
                 (pools, Connector::Postgres { connector, waker })
             }
             Location::Sqlite(path) => {
-                let connector = SqliteConnector::new(path, &options).map_err(OpenError::File)?;
+                let connector = SqliteConnector::new(path, &options)
+                    .map_err(OpenError::File)?
+                    .map_err(OpenError::UnsafeFile)?;
                 let connector = Arc::new(connector);
-                let opened = connector.connect(Access::ReadWrite).await;
-                opened.map_err(OpenError::Connect)?;
+                connector.open().await.map_err(OpenError::Connect)?;
                 let pools = Pools::sqlite(&connector, &options);
                 let followers = Arc::new(Followers::new(&connector));
                 let connector = Connector::Sqlite {
@@ -161,6 +165,17 @@ impl Store {
                 migrate::postgres(&self.0.runtime, Arc::clone(connector)).await
             }
             Connector::Sqlite { connector, .. } => migrate::sqlite(Arc::clone(connector)).await,
+        }
+    }
+
+    /// Resolves when the SQLite file of this store was replaced or removed. From then on every operation fails, for good: the
+    /// program should say so and end, and start again once the right file is in place. The file is looked at before each
+    /// change is acknowledged, every 50 ms while the feed is followed, and otherwise by operations. Never resolves
+    /// for PostgreSQL.
+    pub async fn lost(&self) -> FileLost {
+        match &self.0.connector {
+            Connector::Postgres { .. } => std::future::pending().await,
+            Connector::Sqlite { connector, .. } => connector.file().lost().await,
         }
     }
 
@@ -197,19 +212,24 @@ impl Store {
         T: Send + 'static,
         E: From<StoreError> + Send + 'static,
     {
-        self.run_within(self.0.operation_timeout, work).await
+        self.run_within(self.0.operation_timeout, Look::Always, work)
+            .await
     }
 
     async fn run_within<T, E>(
         &self,
         timeout: Duration,
+        look: Look,
         work: impl Future<Output = Result<T, E>> + Send + 'static,
     ) -> Result<T, E>
     where
         T: Send + 'static,
         E: From<StoreError> + Send + 'static,
     {
-        let task = self.0.runtime.spawn(within(self.pools(), timeout, work));
+        let task = self
+            .0
+            .runtime
+            .spawn(within(self.pools(), timeout, look, work));
         task.await.unwrap_or_else(|error| {
             Err(if error.is_panic() {
                 StoreError::Unexpected(Box::new(error)).into()
@@ -220,14 +240,32 @@ impl Store {
     }
 }
 
+/// When to look whether a SQLite file is still the one that was opened.
+#[derive(Debug, Clone, Copy)]
+enum Look {
+    /// After the operation. A change to a file that was moved away is not acknowledged: it is not in the file that has its name.
+    Always,
+    /// If that was not done a moment ago.
+    NowAndThen,
+}
+
 async fn within<T, E: From<StoreError>>(
     pools: Pools,
     timeout: Duration,
+    look: Look,
     work: impl Future<Output = Result<T, E>>,
 ) -> Result<T, E> {
+    pools.check_file_now_and_then()?;
     let began = Instant::now();
     match tokio::time::timeout(timeout, work).await {
-        Ok(outcome) => outcome,
+        Ok(Ok(done)) => {
+            match look {
+                Look::Always => pools.check_file()?,
+                Look::NowAndThen => pools.check_file_now_and_then()?,
+            }
+            Ok(done)
+        }
+        Ok(refused) => refused,
         Err(elapsed) => {
             pools.forget_idle(began);
             Err(StoreError::Unavailable(Box::new(elapsed)).into())
@@ -258,9 +296,9 @@ impl KeyStore for Store {
         let found = keys::find_by_digests(self.pools(), digests);
         // Whoever reads for many is on this runtime already; a task for each look-up would be a detour.
         if Handle::try_current().is_ok_and(|current| current.id() == self.0.runtime.id()) {
-            return within(self.pools(), timeout, found).await;
+            return within(self.pools(), timeout, Look::NowAndThen, found).await;
         }
-        self.run_within(timeout, found).await
+        self.run_within(timeout, Look::NowAndThen, found).await
     }
 
     async fn find_account(&self, id: AccountId) -> Result<Option<Account>, StoreError> {
@@ -379,7 +417,7 @@ async fn is_seen_everywhere(
                 return Ok(false);
             }
             let followers = Arc::clone(followers);
-            tokio::task::spawn_blocking(move || followers.presence.is_alone())
+            tokio::task::spawn_blocking(move || followers.presence.is_alone(silence))
                 .await
                 .map_err(|error| StoreError::Unexpected(Box::new(error)))
         }

@@ -4,6 +4,8 @@
 mod common;
 #[path = "sqlite/feed.rs"]
 mod feed;
+#[path = "sqlite/file.rs"]
+mod file;
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};

@@ -33,7 +33,7 @@ impl Followers {
     pub(crate) fn new(connector: &SqliteConnector) -> Self {
         Self {
             readers: Readers::default(),
-            presence: Presence::new(&connector.path),
+            presence: Presence::new(connector.file()),
             woken: watch::Sender::new(()),
         }
     }
@@ -87,6 +87,10 @@ impl SqliteFeed {
     }
 
     async fn try_poll(&mut self) -> Result<Changes, StoreError> {
+        self.connector.file().check()?;
+        if !self.followers.presence.is_found() {
+            self.connection = None;
+        }
         if self.connection.is_none() {
             self.retry.pause().await;
             self.connect().await?;
@@ -143,6 +147,10 @@ impl SqliteFeed {
     /// Whether another connection has committed anything since the last poll; if in doubt, it has.
     async fn is_outdated(&mut self) -> bool {
         self.version_read_at = Instant::now();
+        if self.connector.file().check().is_err() || !self.followers.presence.is_found() {
+            // The next poll says what is wrong with the file, or announces this process again.
+            return true;
+        }
         let Some(connection) = &mut self.connection else {
             return true;
         };

@@ -6,11 +6,15 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-#[cfg(unix)]
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use super::file::{self, DatabaseFile, Identity};
+
+/// What is appended to the name of the database for the lock of the first process, and for that of all others.
+pub(super) const FIRST: &str = "-feed.lock";
+const OTHERS: &str = "-feeds.lock";
 
 /// How often to ask for the first place when somebody has it: it may be someone who only looks whether it is taken.
 const ATTEMPTS: usize = 5;
@@ -18,53 +22,87 @@ const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(10);
 
 /// What this store holds of the locks.
 pub(crate) struct Presence {
-    /// Locked by whoever came first.
+    /// Locked by the first process.
     first: PathBuf,
     /// Locked, shared, by all others.
     others: PathBuf,
     held: Mutex<Option<Held>>,
 }
 
-enum Held {
-    First(#[expect(dead_code, reason = "held, not used")] File),
-    Other(#[expect(dead_code, reason = "held, not used")] File),
+struct Held {
+    is_first: bool,
+    path: PathBuf,
+    identity: Identity,
+    /// When the lock file was created by this store although the database was there before: somebody may have removed
+    /// the one that another process has a lock on.
+    created_at: Option<Instant>,
+    #[expect(dead_code, reason = "held, not used")]
+    lock: File,
+}
+
+impl Held {
+    /// Whether other processes can still find the lock.
+    fn is_found(&self) -> bool {
+        file::identity(&self.path).is_ok_and(|now| now == self.identity)
+    }
+
+    /// Whether a process that holds a lock on a file which was removed has found that out by now, or has been silent for
+    /// so long that it has no cache that it may use.
+    fn is_settled(&self, silence: Duration) -> bool {
+        self.created_at
+            .is_none_or(|created_at| created_at.elapsed() > silence)
+    }
 }
 
 impl Presence {
-    pub(crate) fn new(database: &str) -> Self {
-        Self {
-            first: format!("{database}-feed.lock").into(),
-            others: format!("{database}-feeds.lock").into(),
+    pub(crate) fn new(database: &DatabaseFile) -> Self {
+        let presence = Self {
+            first: database.beside(FIRST),
+            others: database.beside(OTHERS),
             held: Mutex::new(None),
+        };
+        if database.is_new() {
+            // Nobody can hold a lock on earlier ones. A folder that cannot be written shows later.
+            for path in [&presence.first, &presence.others] {
+                let _ = file::open_or_create(path);
+            }
         }
+        presence
     }
 
     /// Lets other processes know, before anything is followed and cached, that somebody does. May block for a moment.
     pub(crate) fn announce(&self) -> io::Result<()> {
         let mut held = self.held();
-        if held.is_some() {
+        if held.as_ref().is_some_and(Held::is_found) {
             return Ok(());
         }
-        let first = open(&self.first)?;
+        let (first, is_new) = file::open_or_create(&self.first)?;
         for _ in 0..ATTEMPTS {
             if first.try_lock().is_ok() {
-                *held = Some(Held::First(first));
+                *held = Some(Held::new(true, &self.first, first, is_new)?);
                 return Ok(());
             }
             std::thread::sleep(BETWEEN_ATTEMPTS);
         }
-        let others = open(&self.others)?;
+        let (others, is_new) = file::open_or_create(&self.others)?;
         others.lock_shared()?;
-        *held = Some(Held::Other(others));
+        *held = Some(Held::new(false, &self.others, others, is_new)?);
         Ok(())
     }
 
-    /// Whether nobody else follows the file.
-    pub(crate) fn is_alone(&self) -> bool {
+    /// Whether other processes can find the lock of this one. `true` as long as there is none.
+    pub(crate) fn is_found(&self) -> bool {
+        self.held().as_ref().is_none_or(Held::is_found)
+    }
+
+    /// Whether nobody else follows the file. A process that has been silent for `silence` does not count.
+    pub(crate) fn is_alone(&self, silence: Duration) -> bool {
         match &*self.held() {
-            Some(Held::First(_)) => is_free(&self.others),
+            Some(held) if held.is_first => {
+                held.is_found() && held.is_settled(silence) && is_free(&self.others)
+            }
             // Of the others, none can tell whether it is the only one.
-            Some(Held::Other(_)) => false,
+            Some(_) => false,
             None => is_free(&self.first) && is_free(&self.others),
         }
     }
@@ -75,69 +113,98 @@ impl Presence {
     }
 }
 
-/// Whether nobody holds the lock; if in doubt, somebody does.
-fn is_free(path: &PathBuf) -> bool {
-    open(path).is_ok_and(|file| file.try_lock().is_ok())
+impl Held {
+    fn new(is_first: bool, path: &Path, lock: File, is_new: bool) -> io::Result<Self> {
+        Ok(Self {
+            is_first,
+            path: path.to_owned(),
+            identity: Identity::of(&lock.metadata()?),
+            created_at: is_new.then(Instant::now),
+            lock,
+        })
+    }
 }
 
-fn open(path: &PathBuf) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(false);
-    #[cfg(unix)]
-    options.mode(0o600);
-    options.open(path)
+/// Whether nobody holds the lock; if in doubt, somebody does.
+fn is_free(path: &Path) -> bool {
+    // A file that is missing was removed, maybe from under a lock.
+    let opened = OpenOptions::new().write(true).open(path);
+    opened.is_ok_and(|file| file.try_lock().is_ok())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const SILENCE: Duration = Duration::from_millis(200);
+
     fn presences<const N: usize>() -> (tempfile::TempDir, [Presence; N]) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("keys.db");
-        let presences = std::array::from_fn(|_| Presence::new(path.to_str().unwrap()));
+        let presences = std::array::from_fn(|_| {
+            let file = DatabaseFile::new(&path, true).unwrap().unwrap();
+            Presence::new(&file)
+        });
         (folder, presences)
     }
 
     #[test]
-    fn whoever_is_the_only_one_is_alone() {
+    fn the_only_process_is_alone() {
         let (_folder, [one, looking]) = presences();
-        assert!(one.is_alone());
+        assert!(one.is_alone(SILENCE));
         one.announce().unwrap();
         one.announce().unwrap();
-        assert!(one.is_alone());
-        assert!(!looking.is_alone());
+        assert!(one.is_alone(SILENCE));
+        assert!(!looking.is_alone(SILENCE));
         drop(one);
-        assert!(looking.is_alone());
+        assert!(looking.is_alone(SILENCE));
     }
 
     #[test]
     fn of_several_none_is_alone() {
         let (_folder, [first, second, third]) = presences();
-        for one in [&first, &second, &third] {
+        let all = [&first, &second, &third];
+        for one in all {
             one.announce().unwrap();
         }
-        assert!([&first, &second, &third].iter().all(|one| !one.is_alone()));
+        assert!(all.iter().all(|one| !one.is_alone(SILENCE)));
         drop(second);
-        assert!(!first.is_alone());
+        assert!(!first.is_alone(SILENCE));
         drop(third);
-        assert!(first.is_alone());
+        assert!(first.is_alone(SILENCE));
     }
 
     #[test]
-    fn whoever_outlives_the_first_knows_nothing() {
+    fn one_that_outlives_the_first_knows_nothing() {
         let (_folder, [first, second, looking]) = presences();
         first.announce().unwrap();
         second.announce().unwrap();
         drop(first);
-        assert!(!second.is_alone());
-        assert!(!looking.is_alone());
+        assert!(!second.is_alone(SILENCE));
+        assert!(!looking.is_alone(SILENCE));
     }
 
     #[test]
-    fn folder_that_cannot_be_written_is_in_doubt() {
-        let nowhere = Presence::new("/nonexistent/keys.db");
-        assert!(!nowhere.is_alone());
-        assert!(nowhere.announce().is_err());
+    fn one_whose_lock_was_removed_is_found_again() {
+        let (folder, [first, second, looking]) = presences();
+        first.announce().unwrap();
+        std::fs::remove_file(folder.path().join("keys.db-feed.lock")).unwrap();
+        assert!(!first.is_found() && !first.is_alone(SILENCE) && !looking.is_alone(SILENCE));
+        second.announce().unwrap();
+        // The first may not have found out yet.
+        assert!(!second.is_alone(SILENCE));
+        first.announce().unwrap();
+        std::thread::sleep(SILENCE + SILENCE / 10);
+        assert!(first.is_found() && !first.is_alone(SILENCE) && !second.is_alone(SILENCE));
+        drop(first);
+        assert!(second.is_alone(SILENCE));
+    }
+
+    #[test]
+    fn folder_that_is_gone_is_in_doubt() {
+        let (folder, [one]) = presences();
+        drop(folder);
+        assert!(!one.is_alone(SILENCE));
+        assert!(one.announce().is_err());
     }
 }
