@@ -48,7 +48,7 @@ impl Coherence {
             Verdict::Refused(Status::Revoked) => {
                 state.instances[at].said_revoked[verification.key] = true;
                 // Nothing takes this back, so saying it of another key is a refusal for ever.
-                (row.status != Status::Revoked).then_some(Broken::I6)
+                (row.status != Status::Revoked && !row.revocation_lost).then_some(Broken::I6)
             }
             Verdict::Refused(_) if row.status == Status::Active => {
                 (verification.bound || acknowledged_for(T)).then_some(Broken::I4)
@@ -66,7 +66,10 @@ impl Coherence {
     /// counterexamples in graphs that join; this is checked in every state instead.
     pub(crate) fn accepts_in_the_end(&self, state: &State) -> bool {
         let valid = (0..self.bounds.rows.len())
-            .filter(|&key| state.rows[key].status == Status::Active)
+            .filter(|&key| {
+                let row = state.rows[key];
+                row.status == Status::Active && !row.revocation_lost
+            })
             .collect::<Vec<_>>();
         valid.is_empty()
             || (0..self.bounds.instances).all(|at| {

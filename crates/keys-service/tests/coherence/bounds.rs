@@ -1,6 +1,6 @@
 //! How much of the world a check contains. Within its bounds a check is complete.
 
-use crate::state::{Status, Write};
+use crate::state::{Move, Status, Write};
 
 #[derive(Clone, Copy, Debug)]
 #[expect(
@@ -33,6 +33,8 @@ pub(crate) struct Bounds {
     pub(crate) evictions: bool,
     /// The change log is pruned, also under the feet of an instance that is cut off.
     pub(crate) prunes: bool,
+    /// How the database may become another one, once, at any moment.
+    pub(crate) moves: &'static [Move],
     /// Connections of listeners, notifications and who heard them. Elsewhere a poll may happen at any moment, which covers
     /// each way to be woken, late or never.
     pub(crate) wakeups: bool,

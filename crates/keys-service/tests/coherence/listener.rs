@@ -1,7 +1,9 @@
 //! The listener: connect, listen, poll the change log, apply it, extend the lease.
 
 use crate::model::Coherence;
-use crate::state::{Age, Entry, Instance, Listener, Poll, State, TRANSACTIONS_MAX};
+use crate::state::{
+    Age, Cursor, Entry, FIRST_POSITION, Instance, Listener, Poll, State, TRANSACTIONS_MAX,
+};
 use crate::variant::Variant;
 
 impl Coherence {
@@ -19,29 +21,28 @@ impl Coherence {
 
     /// Takes the time and, at once, the snapshot: were the snapshot later, the lease would only be shorter than it could be.
     pub(crate) fn poll(&self, state: &mut State, at: usize) {
-        let highest_committed = state
-            .transactions
-            .iter()
-            .rposition(|transaction| transaction.is_some_and(|transaction| transaction.committed))
-            .map_or(0, |id| id + 1);
         let next = if self.variant == Variant::SequenceCursor {
-            highest_committed.max(state.instances[at].cursor.unwrap_or(0))
+            state.highest_committed(at)
         } else {
             state.oldest_open()
         };
         let instance = &mut state.instances[at];
         let from = instance.cursor.unwrap_or(next);
         let mut changes = [false; TRANSACTIONS_MAX];
-        for (id, change) in changes.iter_mut().enumerate().skip(from.max(state.pruned)) {
-            *change = state.transactions[id].is_some_and(|transaction| transaction.committed);
+        for (id, change) in changes.iter_mut().enumerate().skip(state.pruned) {
+            *change = state.transactions[id].is_some_and(|transaction| {
+                transaction.committed && !transaction.lost && transaction.position >= from.position
+            });
         }
         let first = instance.cursor.is_none() && self.variant != Variant::FirstPollKeepsCache;
+        let of_another_log = from.log != state.log.identity && self.variant.knows_logs();
+        let pruned_past = state.pruned > 0 && from.position < FIRST_POSITION + state.pruned;
         instance.wake = false;
         instance.poll = Some(Poll {
             begun: Age::NOW,
             changes,
             next,
-            flush: first || from < state.pruned,
+            flush: first || of_another_log || pruned_past,
         });
     }
 
@@ -50,7 +51,12 @@ impl Coherence {
         let instance = &mut state.instances[at];
         let poll = instance.poll.take().expect("a poll is under way");
         if poll.flush {
-            instance.cache = [Entry::Absent; _];
+            for entry in &mut instance.cache {
+                // What is known to be revoked stays so, whatever the database says from now on.
+                if *entry != Entry::Tombstone || self.variant == Variant::ResetForgetsRevoked {
+                    *entry = Entry::Absent;
+                }
+            }
             instance.bump_generation(self.variant.guards_copies());
         }
         for (id, _) in poll
@@ -71,7 +77,7 @@ impl Coherence {
         instance.synced = instance.synced.min(begun);
         if self.bounds.wakeups {
             for (id, applied) in instance.applied.iter_mut().enumerate() {
-                *applied |= poll.changes[id] || id < poll.next;
+                *applied |= poll.changes[id] || FIRST_POSITION + id < poll.next.position;
             }
             instance.listener = match (self.variant, instance.listener) {
                 (Variant::PollBeforeListen, Listener::Down) => Listener::Listening,
@@ -101,6 +107,20 @@ impl Coherence {
         match self.variant {
             Variant::PollBeforeListen => instance.listener == Listener::Live,
             _ => instance.listener != Listener::Down,
+        }
+    }
+}
+
+impl State {
+    /// For [`Variant::SequenceCursor`]: behind the highest transaction that has committed.
+    fn highest_committed(&self, at: usize) -> Cursor {
+        let committed = self.transactions.iter().flatten();
+        let committed = committed.filter(|transaction| transaction.committed);
+        let highest = committed.map(|transaction| transaction.position + 1).max();
+        let before = self.instances[at].cursor.map(|cursor| cursor.position);
+        Cursor {
+            log: self.log.identity,
+            position: highest.max(before).unwrap_or(FIRST_POSITION),
         }
     }
 }

@@ -25,6 +25,9 @@
 //!   wake-up can be missed (`Bounds::wakeups`).
 //! - A load takes any time, and fails at any moment: that is an instance cut off from its database. Verifications load by
 //!   themselves, past the cache, or wait for the load of another. What they hold they judge much later.
+//! - The database becomes another one: a dump is restored into a cluster whose positions lie elsewhere, or a replica is
+//!   promoted, each with everything or without the last commit. What the database has lost is no longer owed by I1 and I2. What an
+//!   instance has answered as revoked stays refused there all the same (I3), as long as it neither restarts nor evicts it.
 //! - Instances restart at any moment and forget everything; clients do not, so what was answered counts on. Entries are evicted
 //!   at any moment, tombstones when no load is left that could be older.
 //! - Time passes between any two steps. There is no end of it: only ages are kept, and they stop at the longest limit.
@@ -59,6 +62,7 @@
 //! | `FailLoad` | `StoreError::Unavailable`: a `stale` verdict within the grace, 503 after it |
 //! | `Poll`, `ApplyPoll` | `ChangeFeed::poll`; its changes are forgotten from the cache, then `ChangeFeed::applied` and `Lease::extend` |
 //! | `Listen`, `LoseConnection`, `Announce` | the listening connection of the feed and its `NOTIFY` |
+//! | `Move` | another system identifier, timeline or start of the server: the poll is a reset, `Cache::everything_changed` |
 //! | `Prune` | the change log loses what is ten minutes old |
 //!
 //! # What it says beyond the design
@@ -68,6 +72,8 @@
 //! - A load that reads a revoked row leaves a tombstone. Cached like any other record it is overwritten by an older load, and a
 //!   key is accepted that was called revoked.
 //! - The first poll after a start forgets everything, or takes its cursor before anything is cached.
+//! - A position in the log is worth nothing without the identity of the log: every new change may lie "before" it.
+//! - A reset that empties the cache takes back what was answered as revoked, if the database has lost that.
 //! - With a grace longer than T, `wait=global` waits for the grace.
 //!
 //! And one row of the design's table is two mistakes: with the generation taken at insertion as well as the time, I1 breaks;
@@ -89,7 +95,7 @@ use stateright::{Checker, HasDiscoveries, Model};
 
 use bounds::Bounds;
 use model::Coherence;
-use state::{Broken, Status, Write};
+use state::{Broken, Move, Status, Write};
 use variant::Variant;
 use witness::Witness;
 
@@ -108,6 +114,7 @@ const PAIR: Bounds = Bounds {
     restarts: true,
     evictions: true,
     prunes: false,
+    moves: &[],
     wakeups: false,
 };
 
@@ -298,6 +305,43 @@ mod as_designed {
     }
 
     #[test]
+    fn all_invariants_hold_when_the_database_moves_to_another_log() {
+        let witnesses = &[
+            witness::CURSOR_OF_ANOTHER_LOG,
+            witness::CHANGE_BELOW_CURSOR,
+            witness::ACCEPTED_ELSEWHERE_AFTER_ANSWER,
+        ];
+        holds(Variant::Designed, MOVED, witnesses);
+    }
+
+    #[test]
+    fn what_was_answered_as_revoked_stays_refused_when_the_database_has_lost_it() {
+        let bounds = Bounds {
+            writes: &[Write::Revoke],
+            moves: &[Move::RestoreBackup, Move::PromoteBehind],
+            ..MOVED
+        };
+        let witnesses = &[witness::CURSOR_OF_ANOTHER_LOG, witness::REFUSED_THOUGH_LOST];
+        holds(Variant::Designed, bounds, witnesses);
+    }
+
+    #[test]
+    fn an_answer_that_waits_for_all_instances_is_true_in_another_log() {
+        let bounds = Bounds {
+            wait_global: true,
+            // An answer about what the database then loses is true of nothing.
+            moves: &[Move::Restore, Move::Promote],
+            under_way: 1,
+            ..MOVED
+        };
+        let witnesses = &[
+            witness::CHANGE_BELOW_CURSOR,
+            witness::GLOBAL_ANSWER_BY_REPORTS,
+        ];
+        holds(Variant::Designed, bounds, witnesses);
+    }
+
+    #[test]
     fn no_announcement_is_lost_on_a_live_connection() {
         holds(
             Variant::Designed,
@@ -315,6 +359,67 @@ const WAKEUPS: Bounds = Bounds {
     wakeups: true,
     ..PAIR
 };
+
+/// The database is restored into another cluster, or a replica is promoted.
+const MOVED: Bounds = Bounds {
+    writes: &[Write::Disable],
+    verifications: 1,
+    moves: &[
+        Move::Restore,
+        Move::RestoreBackup,
+        Move::Promote,
+        Move::PromoteBehind,
+    ],
+    ..SMALL
+};
+
+mod each_trap_of_another_log {
+    use super::*;
+
+    #[test]
+    fn a_position_without_the_identity_of_its_log_breaks_i2_in_a_restored_cluster() {
+        let bounds = Bounds {
+            moves: &[Move::Restore],
+            under_way: 1,
+            ..MOVED
+        };
+        breaks(Variant::PositionWithoutIdentity, bounds, Broken::I2);
+    }
+
+    #[test]
+    fn a_position_without_the_identity_of_its_log_breaks_i2_after_a_promotion_that_lost_a_change() {
+        let bounds = Bounds {
+            // The first change is lost, and the second gets its position.
+            transactions: 2,
+            moves: &[Move::PromoteBehind],
+            under_way: 1,
+            ..MOVED
+        };
+        breaks(Variant::PositionWithoutIdentity, bounds, Broken::I2);
+    }
+
+    #[test]
+    fn a_position_without_the_identity_of_its_log_breaks_wait_global() {
+        let bounds = Bounds {
+            wait_global: true,
+            moves: &[Move::Restore],
+            under_way: 1,
+            ..MOVED
+        };
+        breaks(Variant::PositionWithoutIdentity, bounds, Broken::Global);
+    }
+
+    #[test]
+    fn emptying_the_cache_at_a_reset_breaks_i3() {
+        let bounds = Bounds {
+            writes: &[Write::Revoke],
+            moves: &[Move::PromoteBehind],
+            under_way: 1,
+            ..MOVED
+        };
+        breaks(Variant::ResetForgetsRevoked, bounds, Broken::I3);
+    }
+}
 
 mod each_trap_of_the_table {
     use super::*;

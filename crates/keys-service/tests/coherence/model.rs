@@ -4,8 +4,8 @@ use stateright::{Model, Property};
 
 use crate::bounds::Bounds;
 use crate::state::{
-    Age, Broken, Entry, Instance, KEYS_MAX, Listener, Phase, Progress, Row, State, Status, T,
-    TRANSACTIONS_MAX, Write,
+    Age, Broken, Entry, FIRST_POSITION, Instance, KEYS_MAX, Listener, Log, Move, Phase, Progress,
+    Row, State, Status, T, TRANSACTIONS_MAX, Write,
 };
 use crate::variant::Variant;
 use crate::witness::Witness;
@@ -100,6 +100,7 @@ pub(crate) enum Action {
         at: usize,
     },
     Prune,
+    Move(Move),
 }
 
 impl Coherence {
@@ -111,6 +112,7 @@ impl Coherence {
     /// The last transaction has ended: the rows are what they will be.
     fn is_over(&self, state: &State) -> bool {
         !self.bounds.wakeups
+            && self.bounds.moves.is_empty()
             && state.transactions[..self.bounds.transactions]
                 .iter()
                 .all(|transaction| transaction.is_some_and(|transaction| !transaction.is_open()))
@@ -267,6 +269,7 @@ impl Model for Coherence {
         let mut rows = [Row {
             status: Status::Absent,
             acknowledged: Some(Age::LONG_AGO),
+            revocation_lost: false,
         }; KEYS_MAX];
         for (row, status) in rows.iter_mut().zip(self.bounds.rows) {
             row.status = *status;
@@ -274,6 +277,11 @@ impl Model for Coherence {
         vec![State {
             rows,
             transactions: [None; TRANSACTIONS_MAX],
+            log: Log {
+                identity: 0,
+                next: FIRST_POSITION,
+            },
+            last_commit: None,
             pruned: 0,
             instances: vec![Instance::started(self.first_listener()); self.bounds.instances],
             broken: None,
@@ -303,6 +311,10 @@ impl Model for Coherence {
         let next_pruned = state.transactions.get(state.pruned).copied().flatten();
         if self.bounds.prunes && next_pruned.is_some_and(|transaction| !transaction.is_open()) {
             actions.push(Action::Prune);
+        }
+        if state.log.identity == 0 {
+            let moves = self.bounds.moves.iter().copied();
+            actions.extend(moves.map(Action::Move));
         }
     }
 
@@ -340,6 +352,7 @@ impl Model for Coherence {
             Action::Evict { at, key } => next.instances[at].cache[key] = Entry::Absent,
             Action::Restart { at } => self.restart(&mut next, at),
             Action::Prune => next.pruned += 1,
+            Action::Move(how) => next.move_to(how),
         }
         if self.variant.may_be_simplified() {
             let over = self.is_over(&next);

@@ -48,6 +48,54 @@ pub(crate) struct Row {
     pub(crate) status: Status,
     /// Since when somebody knows: the age of the first answer that acknowledged this status.
     pub(crate) acknowledged: Option<Age>,
+    /// It was revoked, and the database has lost that: what refuses it now is right.
+    pub(crate) revocation_lost: bool,
+}
+
+/// How the database that all instances use becomes another one. Whatever was open is rolled back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Move {
+    /// A dump is restored into another cluster, whose positions lie below those of the old one.
+    Restore,
+    /// The same with a backup from before the last commit.
+    RestoreBackup,
+    /// A replica that has everything is promoted: positions go on in a new timeline.
+    Promote,
+    /// A replica that lacks the last commit is promoted, and gives its position away again. A volume that is reset to a snapshot
+    /// is the same: there the time at which the server has started tells the two apart.
+    PromoteBehind,
+}
+
+impl Move {
+    pub(crate) fn loses(self) -> bool {
+        matches!(self, Self::RestoreBackup | Self::PromoteBehind)
+    }
+}
+
+/// A log of changes. Two logs may have the same positions for different transactions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Log {
+    /// Tells this log from every other: cluster, timeline and start of the server.
+    pub(crate) identity: u8,
+    /// The position that the next transaction gets.
+    pub(crate) next: usize,
+}
+
+/// Where the positions of the first log begin, so that those of another one can lie below.
+pub(crate) const FIRST_POSITION: usize = TRANSACTIONS_MAX;
+
+/// How far an instance has read, and in which log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Cursor {
+    pub(crate) log: u8,
+    pub(crate) position: usize,
+}
+
+/// The last commit, and what the row said before it; kept only where it can be lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct LastCommit {
+    pub(crate) id: usize,
+    pub(crate) before: Row,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -105,10 +153,15 @@ pub(crate) struct Request {
     pub(crate) committed: Age,
 }
 
-/// A transaction. Its place in [`State::transactions`] is its `xid`: ids are given when work begins, not at commit.
+/// A transaction. Its `xid` is its position, given when work begins, not at commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Transaction {
     pub(crate) key: usize,
+    /// The log it is in.
+    pub(crate) log: u8,
+    pub(crate) position: usize,
+    /// The database has lost it.
+    pub(crate) lost: bool,
     /// Whether its row in the change log is there for others to read.
     pub(crate) committed: bool,
     /// Whether its `NOTIFY` was sent; kept only where wake-ups are modelled.
@@ -193,8 +246,8 @@ pub(crate) struct Poll {
     /// The transactions it returned.
     pub(crate) changes: [bool; TRANSACTIONS_MAX],
     /// The cursor it returned: the oldest transaction that was open.
-    pub(crate) next: usize,
-    /// There was no cursor to continue from, or it was older than the prune mark.
+    pub(crate) next: Cursor,
+    /// There was no cursor to continue from, or one of another log, or it was older than the prune mark.
     pub(crate) flush: bool,
 }
 
@@ -211,7 +264,7 @@ pub(crate) struct Instance {
     pub(crate) cache: [Entry; KEYS_MAX],
     /// `last_sync_begin`.
     pub(crate) synced: Age,
-    pub(crate) cursor: Option<usize>,
+    pub(crate) cursor: Option<Cursor>,
     pub(crate) poll: Option<Poll>,
     pub(crate) slots: [Option<Verification>; SLOTS],
     /// Always `Live` unless wake-ups are modelled.
@@ -381,6 +434,8 @@ impl Broken {
 pub(crate) struct State {
     pub(crate) rows: [Row; KEYS_MAX],
     pub(crate) transactions: [Option<Transaction>; TRANSACTIONS_MAX],
+    pub(crate) log: Log,
+    pub(crate) last_commit: Option<LastCommit>,
     /// The change log no longer holds transactions before this one.
     pub(crate) pruned: usize,
     pub(crate) instances: Vec<Instance>,
@@ -389,12 +444,58 @@ pub(crate) struct State {
 }
 
 impl State {
-    /// The first transaction that is still open, or the id the next one will get: `pg_snapshot_xmin`.
-    pub(crate) fn oldest_open(&self) -> usize {
-        self.transactions
-            .iter()
-            .position(|transaction| transaction.is_none_or(|transaction| transaction.is_open()))
-            .unwrap_or(TRANSACTIONS_MAX)
+    /// The position of the first transaction that is still open, or the one that the next will get: `pg_snapshot_xmin`.
+    pub(crate) fn oldest_open(&self) -> Cursor {
+        let open = self.transactions.iter().flatten();
+        let open = open.filter(|transaction| transaction.is_open());
+        let position = open.map(|transaction| transaction.position).min();
+        Cursor {
+            log: self.log.identity,
+            position: position.unwrap_or(self.log.next),
+        }
+    }
+
+    /// The instances find another database behind the same address.
+    pub(crate) fn move_to(&mut self, how: Move) {
+        if how.loses()
+            && let Some(LastCommit { id, before }) = self.last_commit
+        {
+            let transaction = self.transactions[id].as_mut().expect("it has committed");
+            transaction.lost = true;
+            let key = transaction.key;
+            let revocation_lost =
+                self.rows[key].status == Status::Revoked && before.status != Status::Revoked;
+            self.rows[key] = Row {
+                // What was before counts anew from here on.
+                acknowledged: Some(Age::NOW),
+                revocation_lost,
+                ..before
+            };
+            for instance in &mut self.instances {
+                instance.acknowledged[key] = false;
+                for verification in instance.slots.iter_mut().flatten() {
+                    verification.bound &= verification.key != key;
+                }
+            }
+        }
+        self.last_commit = None;
+        for transaction in self.transactions.iter_mut().flatten() {
+            if transaction.is_open() || transaction.lost {
+                transaction.request = None;
+            }
+        }
+        let kept = self.transactions.iter().flatten();
+        let kept = kept.filter(|transaction| transaction.committed && !transaction.lost);
+        let highest = kept.map(|transaction| transaction.position).max();
+        self.log = Log {
+            identity: self.log.identity + 1,
+            next: match how {
+                Move::Restore | Move::RestoreBackup => 0,
+                Move::Promote | Move::PromoteBehind => {
+                    highest.map_or(FIRST_POSITION, |position| position + 1)
+                }
+            },
+        };
     }
 
     pub(crate) fn tick(&mut self, limit: u8) {

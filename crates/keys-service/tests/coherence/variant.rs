@@ -49,6 +49,10 @@ pub(crate) enum Variant {
     RevokedRowWithoutTombstone,
     /// The first poll after a start takes the cursor and keeps what was cached before.
     FirstPollKeepsCache,
+    /// A cursor is a position alone, whichever log it was taken in.
+    PositionWithoutIdentity,
+    /// A reset empties the cache, of what is known to be revoked as well.
+    ResetForgetsRevoked,
     /// `wait=global` waits for T also where instances have a longer grace.
     GlobalWaitIgnoresGrace,
 }
@@ -64,8 +68,16 @@ impl Variant {
     pub(crate) fn may_be_simplified(self) -> bool {
         matches!(
             self,
-            Self::Designed | Self::CopyGuarded | Self::SequenceCursor
+            Self::Designed
+                | Self::CopyGuarded
+                | Self::SequenceCursor
+                | Self::PositionWithoutIdentity
         )
+    }
+
+    /// Whether a cursor carries the identity of its log.
+    pub(crate) fn knows_logs(self) -> bool {
+        self != Self::PositionWithoutIdentity
     }
 
     /// Whether a copy that is held during the work is given up when a change is applied.

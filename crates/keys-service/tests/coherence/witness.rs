@@ -3,7 +3,9 @@
 use stateright::Property;
 
 use crate::model::Coherence;
-use crate::state::{Age, Entry, Instance, Phase, Record, State, Status, T, Verification};
+use crate::state::{
+    Age, Entry, FIRST_POSITION, Instance, Phase, Record, State, Status, T, Verification,
+};
 
 /// Something that happens in at least one state.
 #[derive(Clone, Copy)]
@@ -108,7 +110,7 @@ pub(crate) const YOUNGER_COMMITS_FIRST: Witness = Witness {
     name: "a poll returns a change and stays behind it for an older transaction",
     condition: |_, state| {
         let mut polls = state.instances.iter().filter_map(|instance| instance.poll);
-        polls.any(|poll| poll.changes[1] && poll.next == 0)
+        polls.any(|poll| poll.changes[1] && poll.next.position == FIRST_POSITION)
     },
 };
 
@@ -142,7 +144,9 @@ pub(crate) const GLOBAL_ANSWER_BY_TIME: Witness = Witness {
     name: "wait=global is over because the time is up",
     condition: |model, state| {
         let mut cursors = state.instances.iter().map(|instance| instance.cursor);
-        is_answered(model, state, false) && cursors.any(|cursor| cursor != Some(1))
+        is_answered(model, state, false)
+            && cursors
+                .any(|cursor| cursor.is_none_or(|cursor| cursor.position != FIRST_POSITION + 1))
     },
 };
 
@@ -160,6 +164,48 @@ pub(crate) const ANNOUNCED_DURING_POLL: Witness = Witness {
                 !returned && transaction.is_some_and(|change| change.announced)
             })
         })
+    },
+};
+
+pub(crate) const CURSOR_OF_ANOTHER_LOG: Witness = Witness {
+    name: "an instance finds that its cursor is of another log",
+    condition: |_, state| {
+        state.instances.iter().any(|instance| {
+            instance
+                .cursor
+                .zip(instance.poll)
+                .is_some_and(|(cursor, poll)| cursor.log != poll.next.log && poll.flush)
+        })
+    },
+};
+
+pub(crate) const CHANGE_BELOW_CURSOR: Witness = Witness {
+    name: "a change has a position that the cursor of an instance is past, and the instance has not seen it",
+    condition: |_, state| {
+        let changes = state.transactions.iter().flatten();
+        let mut changes = changes.filter(|transaction| transaction.committed);
+        changes.any(|transaction| {
+            let mut cursors = state
+                .instances
+                .iter()
+                .filter_map(|instance| instance.cursor);
+            cursors.any(|cursor| {
+                cursor.log < transaction.log && cursor.position > transaction.position
+            })
+        })
+    },
+};
+
+pub(crate) const REFUSED_THOUGH_LOST: Witness = Witness {
+    name: "an instance that follows the new log refuses a key whose revocation the database has lost",
+    condition: |_, state| {
+        state.rows[0].revocation_lost
+            && state.instances.iter().any(|instance| {
+                let cursor = instance.cursor;
+                cursor.is_some_and(|cursor| cursor.log == state.log.identity)
+                    && instance.said_revoked[0]
+                    && instance.cache[0] == Entry::Tombstone
+            })
     },
 };
 

@@ -1,7 +1,9 @@
 //! The writer: begin, commit, apply to the own cache, wake the others, answer.
 
 use crate::model::Coherence;
-use crate::state::{Age, Entry, Instance, Progress, Request, State, Status, T, Transaction, Write};
+use crate::state::{
+    Age, Entry, Instance, LastCommit, Progress, Request, State, Status, T, Transaction, Write,
+};
 use crate::variant::Variant;
 
 impl Coherence {
@@ -18,6 +20,10 @@ impl Coherence {
         // The condition is judged under the row's lock: a transaction that waited sees what the other one left.
         let before = state.rows[key].status;
         let after = request.write.effect_on(before).unwrap_or(before);
+        if state.log.identity == 0 && self.bounds.moves.iter().any(|how| how.loses()) {
+            let before = state.rows[key];
+            state.last_commit = Some(LastCommit { id, before });
+        }
         if after != before {
             state.rows[key].status = after;
             state.rows[key].acknowledged = None;
@@ -65,10 +71,19 @@ impl Coherence {
         in_order
             && (!self.bounds.wait_global
                 || !request.committed.is_under(limit)
-                || state
-                    .instances
-                    .iter()
-                    .all(|instance| instance.cursor.is_some_and(|cursor| cursor > id)))
+                || self.is_seen_everywhere(state, id))
+    }
+
+    /// Whether every instance has reported a cursor past the transaction. A cursor of another log says nothing about it.
+    fn is_seen_everywhere(&self, state: &State, id: usize) -> bool {
+        let transaction = state.transactions[id].expect("it is under way");
+        let mut cursors = state.instances.iter().map(|instance| instance.cursor);
+        cursors.all(|cursor| {
+            cursor.is_some_and(|cursor| {
+                cursor.position > transaction.position
+                    && (cursor.log == transaction.log || !self.variant.knows_logs())
+            })
+        })
     }
 
     /// Sends the `NOTIFY`: those who listen at this moment get it, nobody else.
@@ -101,6 +116,8 @@ impl Coherence {
 impl State {
     /// The transaction takes its id. What it changes is seen by nobody yet.
     pub(crate) fn begin(&mut self, at: usize, key: usize, write: Write) {
+        let (log, position) = (self.log.identity, self.log.next);
+        self.log.next += 1;
         let place = self
             .transactions
             .iter_mut()
@@ -108,6 +125,9 @@ impl State {
             .expect("actions keep to the bounds");
         *place = Some(Transaction {
             key,
+            log,
+            position,
+            lost: false,
             committed: false,
             announced: false,
             request: Some(Request {
