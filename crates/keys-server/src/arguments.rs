@@ -43,7 +43,12 @@ pub(crate) enum Command {
     /// Serve HTTP until told to stop by SIGTERM or Ctrl-C. The default.
     Serve,
     /// Bring the database's schema up to date.
-    Migrate,
+    Migrate {
+        /// Create an empty SQLite database even if other files show that there was one before, or setting
+        /// `database.create` is false. The pepper file stays.
+        #[arg(long)]
+        create: bool,
+    },
     /// Operators' keys: what /v1 is used with.
     #[command(subcommand)]
     OperatorKey(OperatorKeyCommand),

@@ -16,6 +16,7 @@ use crate::arguments::{
     Owner,
 };
 use crate::config::Settings;
+use crate::embedded::Creation;
 use crate::open;
 use crate::output;
 use crate::telemetry;
@@ -31,8 +32,13 @@ pub(crate) fn completions(shell: clap_complete::Shell) {
 pub(crate) async fn run(command: Command, settings: &Settings) -> anyhow::Result<()> {
     match command {
         Command::Serve | Command::Completions { .. } => Ok(()),
-        Command::Migrate => {
-            open::migrate(settings).await?;
+        Command::Migrate { create } => {
+            let creation = if create {
+                Creation::Asked
+            } else {
+                Creation::FirstStart
+            };
+            open::migrate(settings, creation).await?;
             telemetry::say("the database is up to date");
             Ok(())
         }

@@ -46,6 +46,8 @@ pub(crate) struct Database {
     pub url: Zeroizing<String>,
     pub connections_max: NonZeroU32,
     pub auto_migrate: bool,
+    /// Whether a first start creates an embedded database.
+    pub create: bool,
 }
 
 impl fmt::Debug for Database {

@@ -3,6 +3,7 @@
 mod arguments;
 mod commands;
 mod config;
+mod embedded;
 mod open;
 mod output;
 mod peppers;

@@ -5,15 +5,18 @@ use std::path::PathBuf;
 use anyhow::{Context as _, bail};
 use keys_core::PepperRing;
 use keys_redis::RedisLimiter;
-use keys_service::{Clock as _, KeyService, KeyStore as _, SystemClock};
-use keys_store::{DatabaseUrl, Store, StoreOptions};
+use keys_service::{Clock as _, KeyService, KeyStore as _, StoreError, SystemClock};
+use keys_store::{DatabaseUrl, SchemaError, Store, StoreOptions};
 
 use crate::config::Settings;
+use crate::embedded::{Creation, Embedded};
 use crate::peppers;
 
 /// A service on an open database.
 pub(crate) struct Opened {
     pub service: KeyService,
+    /// The database itself.
+    pub store: Store,
     /// Whether this start made an embedded database, or its pepper.
     pub is_new_embedded: bool,
 }
@@ -42,9 +45,10 @@ pub(crate) async fn open(settings: &Settings) -> anyhow::Result<Opened> {
 
 async fn open_with(settings: &Settings, limiter: Option<RedisLimiter>) -> anyhow::Result<Opened> {
     let url = database_url(settings)?;
-    let source = pepper_source(settings, &url)?;
-    let made_now = url.sqlite_path().is_some_and(|path| !path.exists());
-    let store = connect(settings, &url).await?;
+    let embedded = Embedded::find(settings, &url, Creation::FirstStart)?;
+    let source = pepper_source(settings, &url, embedded.as_ref())?;
+    let made_now = embedded.as_ref().is_some_and(Embedded::is_missing);
+    let store = connect(settings, &url, embedded.as_ref()).await?;
     if settings.database.auto_migrate {
         store.migrate().await.context("migrating the database")?;
     }
@@ -61,7 +65,7 @@ async fn open_with(settings: &Settings, limiter: Option<RedisLimiter>) -> anyhow
             peppers::embedded(&path, keys_exist)?
         }
     };
-    let mut builder = KeyService::builder(store, ring)
+    let mut builder = KeyService::builder(store.clone(), ring)
         .plans(settings.plans.clone())
         .cache(settings.cache)
         .grace(settings.grace);
@@ -79,13 +83,16 @@ async fn open_with(settings: &Settings, limiter: Option<RedisLimiter>) -> anyhow
     }
     Ok(Opened {
         service,
+        store,
         is_new_embedded,
     })
 }
 
 /// Opens the database and brings its schema up to date. Needs no pepper.
-pub(crate) async fn migrate(settings: &Settings) -> anyhow::Result<()> {
-    let store = connect(settings, &database_url(settings)?).await?;
+pub(crate) async fn migrate(settings: &Settings, creation: Creation) -> anyhow::Result<()> {
+    let url = database_url(settings)?;
+    let embedded = Embedded::find(settings, &url, creation)?;
+    let store = connect(settings, &url, embedded.as_ref()).await?;
     store.migrate().await.context("migrating the database")
 }
 
@@ -97,14 +104,40 @@ fn database_url(settings: &Settings) -> anyhow::Result<DatabaseUrl> {
         .context("setting `database.url`")
 }
 
-async fn connect(settings: &Settings, url: &DatabaseUrl) -> anyhow::Result<Store> {
+async fn connect(
+    settings: &Settings,
+    url: &DatabaseUrl,
+    embedded: Option<&Embedded>,
+) -> anyhow::Result<Store> {
+    if let Some(embedded) = embedded {
+        embedded.check_missing()?;
+    }
     let options = StoreOptions {
         connections_max: settings.database.connections_max,
+        create: embedded.is_none_or(Embedded::may_create),
         ..StoreOptions::default()
     };
-    Store::connect(url, options)
+    let store = Store::connect(url, options)
         .await
-        .context("setting `database.url`: opening the database")
+        .context("setting `database.url`: opening the database")?;
+    if let Some(embedded) = embedded
+        && embedded.must_have_tables()
+        && !has_tables(&store).await
+    {
+        bail!(embedded.refusal("has no tables"));
+    }
+    Ok(store)
+}
+
+/// Whether the schema is there, be it the right one or not.
+async fn has_tables(store: &Store) -> bool {
+    match store.ready().await {
+        Err(StoreError::Unexpected(error)) => !matches!(
+            error.downcast_ref::<SchemaError>(),
+            Some(SchemaError::Missing(_))
+        ),
+        _ => true,
+    }
 }
 
 enum PepperSource {
@@ -113,14 +146,18 @@ enum PepperSource {
     File(PathBuf),
 }
 
-fn pepper_source(settings: &Settings, url: &DatabaseUrl) -> anyhow::Result<PepperSource> {
+fn pepper_source(
+    settings: &Settings,
+    url: &DatabaseUrl,
+    embedded: Option<&Embedded>,
+) -> anyhow::Result<PepperSource> {
     if let Some(ring) = peppers::configured(&settings.peppers)? {
         return Ok(PepperSource::Settings(Box::new(ring)));
     }
-    let database = url.sqlite_path().context(
+    let embedded = embedded.context(
         "a pepper is needed with PostgreSQL: set `peppers.keys.p1` \
          (KEYS_PEPPERS__KEYS__P1) to the output of `openssl rand -base64 32`, \
          or to file:PATH, and keep it as safe as the database: without it no key can be verified",
     )?;
-    Ok(PepperSource::File(database.with_file_name("pepper")))
+    Ok(PepperSource::File(embedded.pepper_file(url)?))
 }

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use actix_web::dev::ServerHandle;
 use actix_web::{App, HttpServer};
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use keys_core::address::TrustedProxies;
 use keys_http::{Api, Mount};
 use keys_service::KeyService;
+use keys_store::Store;
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
@@ -38,6 +39,7 @@ pub(crate) fn run(
     TcpListener::bind(settings.http.listen).with_context(|| cannot_listen(settings.http.listen))?;
     let Opened {
         service,
+        store,
         is_new_embedded,
     } = runtime.block_on(open_to_serve(&settings))?;
     let maintenance = runtime.spawn(maintain(service.clone()));
@@ -54,12 +56,28 @@ pub(crate) fn run(
             welcome::hint(&service, is_embedded(&settings.database.url)).await?;
         }
         actix_web::rt::spawn(stop_on_signal(server.handle()));
+        actix_web::rt::spawn(stop_on_loss(server.handle(), store.clone()));
         server.await.context("serving")
     });
+    let is_lost = runtime.block_on(is_lost(&store));
     // Before the maintenance ends, which may be writing some of them right now.
-    flush(runtime, &service);
+    if !is_lost {
+        flush(runtime, &service);
+    }
     maintenance.abort();
-    served
+    served?;
+    if is_lost {
+        bail!("the server stopped because its database file was lost");
+    }
+    Ok(())
+}
+
+async fn is_lost(store: &Store) -> bool {
+    tokio::select! {
+        biased;
+        _ = store.lost() => true,
+        () = std::future::ready(()) => false,
+    }
 }
 
 /// Maintains the service for ever: a fault in the program must not silently end it.
@@ -165,6 +183,13 @@ async fn stop_on_signal(server: ServerHandle) {
     #[cfg(not(unix))]
     let _ = interrupt.await;
     tracing::info!("stopping: no new connections, requests under way are finished");
+    server.stop(true).await;
+}
+
+/// Stops gracefully when the database file was replaced or removed. Nothing that is answered from then on would be true.
+async fn stop_on_loss(server: ServerHandle, store: Store) {
+    let lost = store.lost().await;
+    tracing::error!("stopping, because the database is lost: {lost}");
     server.stop(true).await;
 }
 

@@ -31,7 +31,7 @@ mod feed;
 mod file;
 mod presence;
 
-pub(crate) use file::DatabaseFile;
+pub(crate) use file::{DatabaseFile, resolve};
 pub use file::{FileLost, UnsafeFile};
 
 pub(crate) use feed::{Followers, SqliteFeed};

@@ -1,11 +1,14 @@
 //! Where a database is.
 
 use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use percent_encoding::percent_decode_str;
 use tokio_postgres::config::SslMode;
+
+use crate::sqlite;
 
 /// Where a database is: `sqlite:keys.db`, `sqlite:///var/lib/keys/keys.db` or `postgres://user@host/database`.
 ///
@@ -69,6 +72,18 @@ pub enum InvalidUrl {
     /// No path, or one with parameters.
     #[error("a SQLite URL is `sqlite:` and the path of a file, without parameters")]
     SqlitePath,
+    /// A path with characters that no one types on purpose.
+    #[error(
+        "the path of a SQLite file has no control characters, such as line breaks, and no blanks at its ends; \
+         a file with settings may have ended the line with one"
+    )]
+    SqliteCharacters,
+    /// A path that a shell would have expanded.
+    #[error(
+        "`~` and `$` in the path of a SQLite file are not expanded here: write the whole path \
+         (or ./~ for a folder of that name)"
+    )]
+    SqliteExpansion,
     /// In memory.
     #[error("a SQLite database in memory is a different one for each connection; name a file")]
     SqliteMemory,
@@ -81,7 +96,17 @@ impl DatabaseUrl {
         Self(Location::Sqlite(path.into()))
     }
 
-    /// The path of the SQLite file; `None` for PostgreSQL.
+    /// The path of the SQLite file without symbolic links in it, whether or not the file exists; `None` for PostgreSQL. This
+    /// is where SQLite keeps the files that belong to the database.
+    ///
+    /// # Errors
+    /// When the links lead nowhere or in circles.
+    #[must_use]
+    pub fn resolved_sqlite_path(&self) -> Option<io::Result<PathBuf>> {
+        self.sqlite_path().map(sqlite::resolve)
+    }
+
+    /// The path of the SQLite file as it was written; `None` for PostgreSQL.
     #[must_use]
     pub fn sqlite_path(&self) -> Option<&Path> {
         match &self.0 {
@@ -117,11 +142,23 @@ impl fmt::Debug for DatabaseUrl {
 fn parse_sqlite(path: &str) -> Result<DatabaseUrl, InvalidUrl> {
     if path.starts_with(":memory:") {
         Err(InvalidUrl::SqliteMemory)
-    } else if path.is_empty() || path.contains(['?', '\0']) {
+    } else if path.contains(char::is_control) || path.trim() != path {
+        Err(InvalidUrl::SqliteCharacters)
+    } else if path.is_empty() || path.contains('?') || path.ends_with('/') {
         Err(InvalidUrl::SqlitePath)
+    } else if path.starts_with('~') || path.split('/').any(is_variable) {
+        Err(InvalidUrl::SqliteExpansion)
     } else {
         Ok(DatabaseUrl::sqlite(path))
     }
+}
+
+/// Whether a part of a path is written as shells and service managers write their variables, `$HOME` or `${HOME}`.
+fn is_variable(part: &str) -> bool {
+    let Some(name) = part.strip_prefix('$') else {
+        return false;
+    };
+    name.starts_with(|first: char| first == '{' || first == '_' || first.is_ascii_alphabetic())
 }
 
 fn parse_postgres(text: &str) -> Result<DatabaseUrl, InvalidUrl> {
@@ -181,6 +218,8 @@ mod tests {
             ("sqlite://keys.db", "keys.db"),
             ("sqlite:///var/lib/keys.db", "/var/lib/keys.db"),
             ("sqlite:/var/a b%20.db", "/var/a b%20.db"),
+            ("sqlite:./~/keys.db", "./~/keys.db"),
+            ("sqlite:data/a~b$c/$5.db", "data/a~b$c/$5.db"),
         ] {
             let url: DatabaseUrl = text.parse().unwrap();
             assert_eq!(url.sqlite_path(), Some(Path::new(path)), "{text}");
@@ -195,6 +234,19 @@ mod tests {
             ("host=localhost", InvalidUrl::Scheme),
             ("sqlite:", InvalidUrl::SqlitePath),
             ("sqlite:keys.db?mode=ro", InvalidUrl::SqlitePath),
+            ("sqlite:data/", InvalidUrl::SqlitePath),
+            ("sqlite:keys.db\0", InvalidUrl::SqliteCharacters),
+            ("sqlite://data/keys.db\r", InvalidUrl::SqliteCharacters),
+            ("sqlite://data/keys.db\n", InvalidUrl::SqliteCharacters),
+            ("sqlite://data\r/keys.db", InvalidUrl::SqliteCharacters),
+            ("sqlite://data/keys.db\u{85}", InvalidUrl::SqliteCharacters),
+            ("sqlite://data/keys.db ", InvalidUrl::SqliteCharacters),
+            ("sqlite:// data/keys.db", InvalidUrl::SqliteCharacters),
+            ("sqlite://data/keys.db\u{a0}", InvalidUrl::SqliteCharacters),
+            ("sqlite://~/keys.db", InvalidUrl::SqliteExpansion),
+            ("sqlite:~keys/keys.db", InvalidUrl::SqliteExpansion),
+            ("sqlite://$HOME/keys.db", InvalidUrl::SqliteExpansion),
+            ("sqlite:///srv/${NAME}/keys.db", InvalidUrl::SqliteExpansion),
             ("sqlite::memory:", InvalidUrl::SqliteMemory),
             ("sqlite://:memory:", InvalidUrl::SqliteMemory),
             ("postgres://localhost?sslmode=maybe", InvalidUrl::SslMode),
