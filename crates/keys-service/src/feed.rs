@@ -9,9 +9,12 @@
 //! # async fn follow(mut feed: Box<dyn ChangeFeed>) {
 //! loop {
 //!     feed.wait().await;
-//!     if let Ok(changes) = feed.poll().await {
+//!     while let Ok(changes) = feed.poll().await {
 //!         apply(&changes); // to the cache, before anything else
-//!         feed.applied().await;
+//!         if !changes.more {
+//!             feed.applied().await;
+//!             break;
+//!         }
 //!     }
 //! }
 //! # }
@@ -69,8 +72,45 @@ pub const fn silence_max(grace: Duration) -> Duration {
     Duration::from_millis(trust * 1_010 + 50 + REPORT_AGE_MAX.as_secs() * 1_000)
 }
 
-/// How many changes one poll hands over at most; with more, everything is forgotten instead, which is then cheaper.
+/// How many changes one call of [`ChangeFeed::poll`] hands over at most; more come in pages.
 pub const CHANGES_MAX: usize = 10_000;
+
+/// How many changes the pages of one poll hand over at most: as many as the cache holds keys by default. With more, everything
+/// is read anew instead, which is then cheaper.
+pub const CHANGES_PAGED_MAX: usize = 1_000_000;
+
+/// Where the pages of one poll have come to, for stores that number their changes in the order of commits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Page {
+    /// The number of the last change that was handed over.
+    pub after: u64,
+    /// How many were handed over.
+    pub count: usize,
+}
+
+impl Page {
+    /// Makes one page of `new`: the changes after the page `self`, in order, with their numbers, and one more than
+    /// [`CHANGES_MAX`] if there are more. Returns the place of the next page, if there is one.
+    #[must_use]
+    pub fn next(previous: Option<Self>, mut new: Vec<(u64, Changed)>) -> (Changes, Option<Self>) {
+        let more = new.len() > CHANGES_MAX;
+        new.truncate(CHANGES_MAX);
+        let count = previous.map_or(0, |page| page.count) + new.len();
+        let next = new.last().filter(|_| more).map(|(after, _)| Self {
+            after: *after,
+            count,
+        });
+        if next.is_some() && count >= CHANGES_PAGED_MAX {
+            return (Changes::everything(), None);
+        }
+        let changes = Changes {
+            changed: new.into_iter().map(|(_, changed)| changed).collect(),
+            reset: false,
+            more,
+        };
+        (changes, next)
+    }
+}
 
 /// What was changed.
 ///
@@ -93,24 +133,54 @@ pub struct Changes {
     /// Whether everything is to be forgotten, because it is the first poll or because the log does not reach back to
     /// the last one.
     pub reset: bool,
+    /// Whether this is one page of several. The next call of [`poll`](ChangeFeed::poll) returns the next page. Nothing
+    /// may be trusted because of this poll before the last page was applied.
+    pub more: bool,
 }
 
-/// Identifies the transaction of a change, to ask later whether everybody has seen it. Means something only to the
-/// store that gave it.
+impl Changes {
+    /// A reset.
+    #[must_use]
+    pub fn everything() -> Self {
+        Self {
+            reset: true,
+            ..Self::default()
+        }
+    }
+}
+
+/// Identifies the transaction of a change, to ask later whether every instance has seen it. Means something only to the
+/// store that gave it, and only while that store is the same database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Commit(u64);
+pub struct Commit {
+    log: u64,
+    number: u64,
+}
 
 impl Commit {
-    /// For stores: the number they gave the transaction.
+    /// For stores whose log cannot become another one: the number they gave the transaction.
     #[must_use]
     pub const fn from_number(number: u64) -> Self {
-        Self(number)
+        Self::in_log(0, number)
+    }
+
+    /// For stores: the number they gave the transaction, and the identity of the log that the number belongs to. A number
+    /// says nothing about the log of another database, not even of a copy of this one.
+    #[must_use]
+    pub const fn in_log(log: u64, number: u64) -> Self {
+        Self { log, number }
     }
 
     /// For stores: the number again.
     #[must_use]
     pub const fn number(self) -> u64 {
-        self.0
+        self.number
+    }
+
+    /// For stores: the identity of the log again.
+    #[must_use]
+    pub const fn log(self) -> u64 {
+        self.log
     }
 }
 

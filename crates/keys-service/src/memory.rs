@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use crate::feed::{
-    CHANGES_MAX, ChangeFeed, Changed, Changes, Commit, POLL_INTERVAL, Place, Readers,
+    CHANGES_MAX, ChangeFeed, Changed, Changes, Commit, POLL_INTERVAL, Page, Place, Readers,
 };
 use crate::store::{
     AccountPatch, AccountQuery, Authority, BoxFuture, Change, ChangeError, Completion,
@@ -133,20 +133,15 @@ impl Log {
         Commit::from_number(self.last)
     }
 
-    fn since(&self, seen: Option<u64>) -> Changes {
+    fn since(&self, seen: Option<u64>, page: Option<Page>) -> (Changes, Option<Page>) {
+        let seen = page.map(|page| page.after).or(seen);
         let Some(seen) = seen.filter(|seen| *seen >= self.pruned) else {
-            return Changes {
-                changed: Vec::new(),
-                reset: true,
-            };
+            return (Changes::everything(), None);
         };
         let first = self.kept.partition_point(|note| note.number <= seen);
-        let reset = self.kept.len() - first > CHANGES_MAX;
-        let new = self.kept.iter().skip(first).filter(|_| !reset);
-        Changes {
-            changed: new.map(|note| note.changed).collect(),
-            reset,
-        }
+        let new = self.kept.iter().skip(first).take(CHANGES_MAX + 1);
+        let new = new.map(|note| (note.number, note.changed)).collect();
+        Page::next(page, new)
     }
 
     fn prune(&mut self, before: Timestamp, up_to: u64) {
@@ -344,9 +339,7 @@ impl KeyStore for MemoryStore {
             state.external_ids.insert(external_id.clone(), id);
         }
         state.accounts.insert(id, account);
-        state.log.note(change.at, Changed::Account(id));
         state.record(change, "account.created", AuditSubject::Account(id));
-        self.woken.send_replace(());
         Ok(())
     }
 
@@ -413,9 +406,7 @@ impl KeyStore for MemoryStore {
             uses: 0,
         };
         state.keys.insert(id, row);
-        state.log.note(change.at, Changed::Key(id));
         state.record(change, "key.created", AuditSubject::Key(id));
-        self.woken.send_replace(());
         Ok(())
     }
 
@@ -520,6 +511,7 @@ impl KeyStore for MemoryStore {
             place: self.readers.join(),
             polled_at: None,
             found: None,
+            page: None,
             applied: None,
         })
     }
@@ -583,6 +575,8 @@ struct MemoryFeed {
     polled_at: Option<Instant>,
     /// How far the last poll saw, until it is applied.
     found: Option<u64>,
+    /// Where the next page of a poll begins that takes several.
+    page: Option<Page>,
     applied: Option<u64>,
 }
 
@@ -606,7 +600,9 @@ impl ChangeFeed for MemoryFeed {
         self.woken.mark_unchanged();
         let state = self.store.state.lock();
         self.found = Some(state.log.last);
-        Ok(state.log.since(self.applied))
+        let (changes, next) = state.log.since(self.applied, self.page);
+        self.page = next;
+        Ok(changes)
     }
 
     async fn applied(&mut self) {

@@ -16,7 +16,7 @@ use crate::cache::record::PlanNames;
 use crate::cache::{Cache, CacheOptions, lease};
 use crate::clock::{Clock, SystemClock};
 use crate::entropy::{Entropy, EntropyError};
-use crate::feed::{Changed, Changes};
+use crate::feed::{ChangeFeed, Changed, Changes};
 use crate::limiter::{LimiterState, LocalLimiter, RateLimiter};
 use crate::store::{Change, Completion, KeyStore, StoreError};
 use crate::usage::{self, Unwritten, Used};
@@ -218,9 +218,8 @@ impl KeyService {
             feed.wait().await;
             // Before the poll is sent: what is committed after this moment may be missing from its answer.
             let began = lease::nanos(inner.clock.elapsed());
-            match feed.poll().await {
-                Ok(changes) => {
-                    self.apply(&changes);
+            match self.poll(&mut *feed).await {
+                Ok(()) => {
                     inner.cache.lease.extend(began);
                     feed.applied().await;
                     if !was_live {
@@ -239,6 +238,19 @@ impl KeyService {
                 }
             }
             inner.is_listening.store(feed.is_live(), Ordering::Relaxed);
+        }
+    }
+
+    /// Applies what one poll finds, page by page.
+    async fn poll(&self, feed: &mut dyn ChangeFeed) -> Result<(), StoreError> {
+        loop {
+            let changes = feed.poll().await?;
+            self.apply(&changes);
+            if !changes.more {
+                return Ok(());
+            }
+            // Between pages, requests that share this thread have their turn.
+            tokio::task::yield_now().await;
         }
     }
 

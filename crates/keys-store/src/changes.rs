@@ -4,7 +4,7 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::time::Duration;
 
 use keys_core::{AccountId, KeyId};
-use keys_service::feed::{CHANGES_MAX, Changed, Changes, Commit};
+use keys_service::feed::{CHANGES_MAX, Changed, Commit};
 use keys_service::store::StoreError;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -28,17 +28,16 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_
 
 /// Identifies the transaction that `connection` is in, once it has changed something.
 pub(crate) async fn commit(connection: &mut Connection) -> Result<Commit, QueryError> {
-    let number = match connection {
+    match connection {
         Connection::Postgres(lease) => {
-            let outcome = postgres::transaction_number(lease.enter()).await;
+            let outcome = postgres::transaction(lease.enter()).await;
             lease.leave(outcome)
         }
         Connection::Sqlite(lease) => {
             let outcome = sqlite::last_change(lease.enter()).await;
-            lease.leave(outcome)
+            Ok(Commit::from_number(lease.leave(outcome)?))
         }
-    }?;
-    Ok(Commit::from_number(number))
+    }
 }
 
 /// Whether every instance that may still have a cache has seen the transaction; for PostgreSQL, which knows of all.
@@ -61,15 +60,6 @@ pub(crate) fn changed(kind: i64, reference: Option<Uuid>) -> Changed {
         (2, Some(id)) => Changed::Account(AccountId::from_uuid(id)),
         // Also whatever a newer program may note: forgetting too much is never wrong.
         _ => Changed::Everything,
-    }
-}
-
-/// What a poll hands over: the rows, or that everything is to be forgotten.
-pub(crate) fn bounded(changed: Vec<Changed>, is_reset: bool) -> Changes {
-    let reset = is_reset || changed.len() >= ROWS_MAX;
-    Changes {
-        changed: if reset { Vec::new() } else { changed },
-        reset,
     }
 }
 
@@ -161,14 +151,5 @@ mod tests {
         assert_eq!(changed(1, Some(id)), Changed::Key(KeyId::from_uuid(id)));
         assert_eq!(changed(1, None), Changed::Everything);
         assert_eq!(changed(9, Some(id)), Changed::Everything);
-    }
-
-    #[test]
-    fn too_many_rows_are_a_reset() {
-        let some = vec![Changed::Everything; CHANGES_MAX];
-        assert_eq!(bounded(some.clone(), false).changed.len(), CHANGES_MAX);
-        let many = [some, vec![Changed::Everything]].concat();
-        let changes = bounded(many, false);
-        assert!(changes.reset && changes.changed.is_empty());
     }
 }

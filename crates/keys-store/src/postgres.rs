@@ -15,8 +15,9 @@ use diesel_async::{
 use keys_core::KeyDigest;
 use keys_service::feed::Commit;
 use keys_service::store::KeyUse;
-use tokio_postgres::NoTls;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_postgres::config::{SslMode, TargetSessionAttrs};
+use tokio_postgres::{Client, NoTls, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::changes::CONNECT_TIMEOUT;
@@ -29,9 +30,11 @@ use crate::types::{DbId, DbTimestamp, Id, Moment};
 use crate::url::PostgresLocation;
 
 mod feed;
+mod identity;
 mod wake;
 
 pub(crate) use feed::PostgresFeed;
+use identity::{SETTING, ServerIdentity, Servers, log_number};
 pub(crate) use wake::Waker;
 
 /// How many keys one statement updates: with many more the planner changes its mind and reads the whole table.
@@ -55,6 +58,7 @@ pub(crate) struct PostgresConnector {
     listening: tokio_postgres::Config,
     tls: Option<MakeRustlsConnect>,
     connect_timeout: Duration,
+    servers: Servers,
 }
 
 impl PostgresConnector {
@@ -92,6 +96,7 @@ impl PostgresConnector {
             listening,
             tls: tls.map(MakeRustlsConnect::new),
             connect_timeout: options.connect_timeout,
+            servers: Servers::default(),
         })
     }
 
@@ -103,15 +108,36 @@ impl PostgresConnector {
     async fn open(&self) -> Result<AsyncPgConnection, ConnectError> {
         let opened = match &self.tls {
             None => {
-                let (client, connection) = self.config.connect(NoTls).await?;
+                let (client, mut connection) = self.config.connect(NoTls).await?;
+                self.identify(&client, &mut connection).await?;
                 AsyncPgConnection::try_from_client_and_connection(client, connection).await
             }
             Some(tls) => {
-                let (client, connection) = self.config.connect(tls.clone()).await?;
+                let (client, mut connection) = self.config.connect(tls.clone()).await?;
+                self.identify(&client, &mut connection).await?;
                 AsyncPgConnection::try_from_client_and_connection(client, connection).await
             }
         };
         Ok(opened?)
+    }
+
+    /// Reads which server a connection leads to, which its session then knows.
+    async fn identify<S>(
+        &self,
+        client: &Client,
+        connection: &mut tokio_postgres::Connection<Socket, S>,
+    ) -> Result<(), ConnectError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let server = tokio::select! {
+            server = ServerIdentity::read(client) => server?,
+            ended = connection => {
+                ended?;
+                return Err("the connection was closed at once".into());
+            }
+        };
+        self.servers.admit(&server)
     }
 
     /// A connection that alone may migrate, for as long as it is open.
@@ -139,9 +165,9 @@ fn listening(config: &tokio_postgres::Config) -> tokio_postgres::Config {
     config.keepalives_interval(feed::KEEP_ALIVE);
     config.tcp_user_timeout(feed::USER_TIMEOUT);
     // Where an instance is, is of no use after a crash, so nothing waits for the disk. However large the planner believes
-    // the log to be, what is new is read through the index, and without compiling the statement first.
+    // the log to be, what is new is read through the index, one row after the other, and without compiling the statement first.
     let settings = format!(
-        "{} -c statement_timeout={} -c synchronous_commit=off -c enable_seqscan=off -c jit=off",
+        "{} -c statement_timeout={} -c synchronous_commit=off -c enable_seqscan=off -c enable_bitmapscan=off -c jit=off {PLAN_ONCE}",
         config.get_options().unwrap_or_default(),
         feed::STATEMENT_TIMEOUT.as_millis(),
     );
@@ -270,19 +296,25 @@ impl<Q> QueryFragment<Pg> for BuiltOnce<'_, Q> {
     }
 }
 
-/// The number of the transaction under way.
-pub(crate) async fn transaction_number(connection: &mut AsyncPgConnection) -> QueryResult<u64> {
+/// Identifies the transaction under way, and the log that its number belongs to.
+pub(crate) async fn transaction(connection: &mut AsyncPgConnection) -> QueryResult<Commit> {
     #[derive(QueryableByName)]
     struct Row {
         #[diesel(sql_type = Text)]
         number: String,
+        #[diesel(sql_type = Text)]
+        log: String,
     }
-    let row: Row = sql_query("select pg_current_xact_id()::text as number")
-        .get_result(connection)
-        .await?;
-    row.number
+    let row: Row = sql_query(format!(
+        "select pg_current_xact_id()::text as number, current_setting('{SETTING}') as log"
+    ))
+    .get_result(connection)
+    .await?;
+    let number = row
+        .number
         .parse()
-        .map_err(|error| diesel::result::Error::DeserializationError(Box::new(error)))
+        .map_err(|error| diesel::result::Error::DeserializationError(Box::new(error)))?;
+    Ok(Commit::in_log(log_number(&row.log), number))
 }
 
 /// Lets one attempt at a time reserve any of these look-up digests.
@@ -354,6 +386,10 @@ pub(crate) async fn prune_changes(
     kept: Duration,
 ) -> QueryResult<()> {
     const INSTANCES_KEPT: &str = "1 hour";
+    // Tells the triggers that keep the log from being emptied by hand.
+    connection
+        .batch_execute("set local keys.pruning = 'on'")
+        .await?;
     // `min` of these numbers exists since PostgreSQL 14 only.
     sql_query(
         "with slowest as ( \
@@ -383,7 +419,8 @@ pub(crate) async fn prune_changes(
     Ok(())
 }
 
-/// Whether every instance that may still have a cache has seen this transaction.
+/// Whether every instance that may still have a cache has seen this transaction. The answer is never "yes" for a transaction of
+/// another log than the one that this server keeps now, and an instance that reported a position in another log has not seen it.
 pub(crate) async fn is_seen_everywhere(
     connection: &mut AsyncPgConnection,
     commit: Commit,
@@ -391,6 +428,8 @@ pub(crate) async fn is_seen_everywhere(
 ) -> QueryResult<bool> {
     #[derive(QueryableByName)]
     struct Row {
+        #[diesel(sql_type = Text)]
+        log: String,
         #[diesel(sql_type = Bool)]
         has_epoch: bool,
         #[diesel(sql_type = Bool)]
@@ -398,24 +437,35 @@ pub(crate) async fn is_seen_everywhere(
         #[diesel(sql_type = Bool)]
         is_seen: bool,
     }
-    let row: Row = sql_query(
-        "with heard as (select now() - $2 * interval '1 millisecond' as since) \
-         select exists (select from instance_epoch) as has_epoch, \
-                exists (select from instance_epoch, heard where instance_epoch.since <= heard.since) as is_complete, \
-                not exists (select from instance, heard where seen_at >= heard.since \
-                            and not pg_visible_in_snapshot($1::text::xid8, seen)) as is_seen",
-    )
+    // An epoch without a log is the one of a new database that no instance has followed yet.
+    let row: Row = sql_query(format!(
+        "with heard as (select now() - $2 * interval '1 millisecond' as since, current_setting('{SETTING}') as log), \
+         epoch as (select epoch.since from instance_epoch as epoch, heard \
+                   where epoch.log = heard.log or (epoch.log = '' and epoch.since = '-infinity')) \
+         select (select log from heard) as log, \
+                exists (select from epoch) as has_epoch, \
+                exists (select from epoch, heard where epoch.since <= heard.since) as is_complete, \
+                $1::text::xid8 < pg_snapshot_xmax(pg_current_snapshot()) \
+                and not exists (select from instance, heard where seen_at >= heard.since \
+                                and not (instance.log = heard.log \
+                                         and pg_snapshot_xmax(seen) <= pg_snapshot_xmax(pg_current_snapshot()) \
+                                         and pg_visible_in_snapshot($1::text::xid8, seen))) as is_seen",
+    ))
     .bind::<Text, _>(commit.number().to_string())
     .bind::<BigInt, _>(i64::try_from(silence.as_millis()).unwrap_or(i64::MAX))
     .get_result(connection)
     .await?;
     if !row.has_epoch {
-        // The server crashed or was replaced, and nobody has noted since when.
-        sql_query("insert into instance_epoch (since) values (now()) on conflict do nothing")
-            .execute(connection)
-            .await?;
+        // The server crashed or was replaced, and who follows its log is known from now on only.
+        sql_query(format!(
+            "insert into instance_epoch (since, log) values (now(), current_setting('{SETTING}')) \
+             on conflict (one) do update set since = excluded.since, log = excluded.log \
+             where instance_epoch.log <> excluded.log"
+        ))
+        .execute(connection)
+        .await?;
     }
-    Ok(row.is_complete && row.is_seen)
+    Ok(commit.log() == log_number(&row.log) && row.is_complete && row.is_seen)
 }
 
 fn count(count: u64) -> i64 {

@@ -211,10 +211,8 @@ async fn many_may_open_a_missing_file_at_once() {
 async fn migration_can_be_undone_and_done_again() {
     let file = File::new();
     file.open().await;
-    let down = [
-        include_str!("../migrations/sqlite/2026-11-22-000000_change_feed/down.sql"),
-        include_str!("../migrations/sqlite/2026-11-21-000000_initial/down.sql"),
-    ];
+    let mut down = common::migrations("sqlite", "down");
+    down.reverse();
     let left = "select count(*) from sqlite_schema \
                 where name not like '\\_\\_diesel%' escape '\\' and name not like 'sqlite%'
                 and tbl_name not like '\\_\\_diesel%' escape '\\'";

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use diesel::prelude::*;
 use diesel::sql_query;
 use diesel::sql_types::{BigInt, Bool, Nullable};
-use keys_service::feed::{ChangeFeed, Changes, POLL_INTERVAL, Place, Readers};
+use keys_service::feed::{ChangeFeed, Changes, POLL_INTERVAL, Page, Place, Readers};
 use keys_service::store::StoreError;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -60,6 +60,8 @@ pub(crate) struct SqliteFeed {
     version_read_at: Instant,
     /// The number of the last change that the last poll saw, until it is applied.
     found: Option<i64>,
+    /// Where the next page of a poll begins that takes several.
+    page: Option<Page>,
     applied: Option<i64>,
 }
 
@@ -82,6 +84,7 @@ impl SqliteFeed {
             version: 0,
             version_read_at: Instant::now(),
             found: None,
+            page: None,
             applied: None,
         }
     }
@@ -125,7 +128,9 @@ impl SqliteFeed {
         let Some(connection) = &mut self.connection else {
             return Err(unavailable("not connected"));
         };
-        let applied = self.applied;
+        let page = self.page.take();
+        let after = page.and_then(|page| i64::try_from(page.after).ok());
+        let applied = after.or(self.applied);
         let read_at = Instant::now();
         let (version, rows) = connection
             .spawn_blocking(move |open| Ok((version(open)?, poll(open, applied)?)))
@@ -136,12 +141,17 @@ impl SqliteFeed {
             .first()
             .ok_or_else(|| StoreError::Unexpected("a poll without a row".into()))?;
         self.found = Some(first.last);
-        let is_reset = first.is_reset;
-        let changed = rows.iter().filter_map(|row| {
-            let kind = row.kind?;
-            Some(changes::changed(kind, row.reference.map(|id| id.0)))
+        if first.is_reset {
+            return Ok(Changes::everything());
+        }
+        let new = rows.iter().filter_map(|row| {
+            let number = u64::try_from(row.number?).ok()?;
+            let changed = changes::changed(row.kind?, row.reference.map(|id| id.0));
+            Some((number, changed))
         });
-        Ok(changes::bounded(changed.collect(), is_reset))
+        let (changes, next) = Page::next(page, new.collect());
+        self.page = next;
+        Ok(changes)
     }
 
     /// Whether another connection has committed anything since the last poll; if in doubt, it has.
@@ -214,6 +224,8 @@ struct LogRow {
     #[diesel(sql_type = Bool)]
     is_reset: bool,
     #[diesel(sql_type = Nullable<BigInt>)]
+    number: Option<i64>,
+    #[diesel(sql_type = Nullable<BigInt>)]
     kind: Option<i64>,
     #[diesel(sql_type = Nullable<Id>)]
     reference: Option<DbId>,
@@ -225,10 +237,10 @@ fn poll(open: &mut diesel::SqliteConnection, applied: Option<i64>) -> QueryResul
     let query = format!(
         "select log.last, \
                 coalesce(?1 < log.mark or ?1 > log.last, true) as is_reset, \
-                new.kind, new.ref as reference \
+                new.seq as number, new.kind, new.ref as reference \
          from (select coalesce((select max(seq) from sqlite_sequence where name = 'key_change'), 0) as last, \
                       (select mark from key_change_pruned) as mark) as log \
-         left join (select kind, ref from key_change where seq > ?1 limit {ROWS_MAX}) as new"
+         left join (select seq, kind, ref from key_change where seq > ?1 order by seq limit {ROWS_MAX}) as new"
     );
     sql_query(query)
         .bind::<Nullable<BigInt>, _>(applied)

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use keys_service::KeyStore as _;
-use keys_service::feed::{CHANGES_MAX, Changed};
+use keys_service::feed::{CHANGES_MAX, CHANGES_PAGED_MAX, Changed};
 use keys_store::Store;
 use keys_testkit::contract::{followed, news, time_until};
 use keys_testkit::data::{NOON, a_key};
@@ -44,6 +44,7 @@ pub(crate) async fn change_by_another_store_wakes(stores: &[Store; 2]) {
     let mut times = Vec::new();
     for _ in 0..ROUNDS {
         let key = add_key(&stores[1], a_key().build_new()).await;
+        revoke(&stores[1], &key).await;
         times.push(time_until(&mut *feed, Changed::Key(key.id)).await);
     }
     times.sort_unstable();
@@ -60,6 +61,7 @@ pub(crate) async fn feed_that_missed_pruned_rows_starts_afresh(
 ) {
     let mut feed = followed(store).await;
     let key = add_key(store, a_key().build_new()).await;
+    sql.run("update api_key set name = 'old'").await.unwrap();
     sql.run(make_old).await.unwrap();
     sweeper.sweep(NOON).await.unwrap();
     assert_eq!(sql.number("select count(*) from key_change").await, 0);
@@ -83,6 +85,7 @@ pub(crate) async fn rows_are_kept_for_whoever_follows(
 ) {
     let mut feed = followed(store).await;
     let key = add_key(store, a_key().build_new()).await;
+    revoke(store, &key).await;
     let expected = HashSet::from([Changed::Key(key.id)]);
     sql.run(make_old).await.unwrap();
     store.sweep(NOON).await.unwrap();
@@ -104,9 +107,9 @@ pub(crate) async fn rows_are_kept_for_whoever_follows(
     panic!("the log is not pruned");
 }
 
-/// More changes than are worth applying one by one are one reset. `insert` notes changes of keys, one for each number
-/// from 1 to the one that is given.
-pub(crate) async fn too_many_changes_are_a_reset(
+/// Many changes come in pages of a bounded size, so that nothing else has to be read anew. `insert` notes changes of keys, one for
+/// each number from 1 to the one that is given.
+pub(crate) async fn many_changes_come_in_pages(
     store: &Store,
     sql: &impl Sql,
     insert: impl Fn(usize) -> String,
@@ -114,12 +117,51 @@ pub(crate) async fn too_many_changes_are_a_reset(
     let mut feed = followed(store).await;
     sql.run(&insert(CHANGES_MAX)).await.unwrap();
     let changes = feed.poll().await.unwrap();
-    assert!(!changes.reset);
+    assert!(!changes.reset && !changes.more);
     assert_eq!(changes.changed.len(), CHANGES_MAX);
-    sql.run(&insert(1)).await.unwrap();
-    let changes = feed.poll().await.unwrap();
-    assert!(changes.reset);
-    assert_eq!(changes.changed, []);
+
+    // They were not applied, so they come again.
+    sql.run(&insert(2 * CHANGES_MAX + 5)).await.unwrap();
+    let mut seen = HashSet::new();
+    let mut pages = Vec::new();
+    loop {
+        let changes = feed.poll().await.unwrap();
+        assert!(!changes.reset);
+        pages.push(changes.changed.len());
+        seen.extend(changes.changed);
+        if !changes.more {
+            break;
+        }
+        // What is changed meanwhile belongs to the next poll or to one of these pages, and is not lost.
+        if pages.len() == 2 {
+            sql.run(&insert(1)).await.unwrap();
+        }
+    }
+    feed.applied().await;
+    assert!(pages.iter().all(|page| *page <= CHANGES_MAX), "{pages:?}");
+    seen.extend(news(&mut *feed).await);
+    assert_eq!(seen.len(), 3 * CHANGES_MAX + 6, "{pages:?}");
+    assert_eq!(news(&mut *feed).await, HashSet::new());
+}
+
+/// More changes than a cache holds are a reset, after as many pages.
+pub(crate) async fn more_changes_than_a_cache_holds_are_a_reset(
+    store: &Store,
+    sql: &impl Sql,
+    insert: impl Fn(usize) -> String,
+) {
+    let mut feed = followed(store).await;
+    sql.run(&insert(CHANGES_PAGED_MAX + 1)).await.unwrap();
+    let mut count = 0;
+    let last = loop {
+        let changes = feed.poll().await.unwrap();
+        count += changes.changed.len();
+        if !changes.more {
+            break changes;
+        }
+    };
+    assert!(last.reset && last.changed.is_empty());
+    assert!(count < CHANGES_PAGED_MAX);
     feed.applied().await;
     assert_eq!(news(&mut *feed).await, HashSet::new());
 }

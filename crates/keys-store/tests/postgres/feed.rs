@@ -56,15 +56,25 @@ async fn rows_are_kept_for_whoever_follows() {
     common::feed::rows_are_kept_for_whoever_follows(&store, &database, MAKE_OLD).await;
 }
 
+fn insert_changes(count: usize) -> String {
+    format!(
+        "insert into key_change (kind, ref) select 1, gen_random_uuid() from generate_series(1, {count})"
+    )
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn too_many_changes_are_a_reset() {
+async fn many_changes_come_in_pages() {
     let database = Database::create().await;
-    let insert = |count| {
-        format!(
-            "insert into key_change (kind, ref) select 1, gen_random_uuid() from generate_series(1, {count})"
-        )
-    };
-    common::feed::too_many_changes_are_a_reset(&open(&database).await, &database, insert).await;
+    let store = open(&database).await;
+    common::feed::many_changes_come_in_pages(&store, &database, insert_changes).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_changes_than_a_cache_holds_are_a_reset() {
+    let database = Database::create().await;
+    let store = open(&database).await;
+    common::feed::more_changes_than_a_cache_holds_are_a_reset(&store, &database, insert_changes)
+        .await;
 }
 
 /// A transaction that began first and commits last is not lost between two polls. While it is open nothing comes twice, and
@@ -94,6 +104,7 @@ async fn transaction_that_commits_late_is_in_the_feed() {
     assert_eq!(news(&mut *feed).await, HashSet::new());
 
     let other = add_key(&store, a_key().build_new()).await;
+    assert_eq!(news(&mut *feed).await, HashSet::new());
     let revoked = store.revoke_key(None, other.id, a_change().build()).await;
     let commit = revoked.unwrap().unwrap();
     news(&mut *feed).await;
@@ -113,6 +124,7 @@ async fn nothing_is_lost_when_the_connection_is() {
         assert!(feed.is_live());
         database.run(KILL_LISTENERS).await.unwrap();
         let key = add_key(&store, a_key().build_new()).await;
+        revoke(&store, &key).await;
         let begin = Instant::now();
         while feed.is_live() {
             feed.wait().await;
@@ -141,6 +153,7 @@ async fn listening_goes_on_after_a_reconnection() {
     feed.wait().await;
     news(&mut *feed).await;
     let key = add_key(&store, a_key().build_new()).await;
+    revoke(&store, &key).await;
     let time = keys_testkit::contract::time_until(&mut *feed, Changed::Key(key.id)).await;
     assert!(time < POLL_INTERVAL / 2, "{time:?}");
 }
@@ -197,6 +210,7 @@ async fn numbers_of_another_server_do_no_harm() {
     let left = "select (select count(*) from key_change) + (select mark::text::bigint from key_change_pruned)";
     assert_eq!(database.number(left).await, 0);
     let key = add_key(&store, a_key().build_new()).await;
+    revoke(&store, &key).await;
     assert_eq!(
         news(&mut *feed).await,
         HashSet::from([Changed::Key(key.id)])
@@ -291,6 +305,11 @@ async fn silent_connection_is_given_up_in_time() {
     for _ in 0..2 {
         proxy.set(Fault::Swallow(Direction::Both)).await;
         let key = add_key(&direct, a_key().build_new()).await;
+        let rename = format!(
+            "update api_key set name = 'x' where id = '{}'",
+            key.id.as_uuid()
+        );
+        database.run(&rename).await.unwrap();
         let begin = Instant::now();
         while feed.is_live() {
             feed.wait().await;

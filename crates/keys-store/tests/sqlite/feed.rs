@@ -58,16 +58,45 @@ async fn rows_are_kept_for_whoever_follows() {
     common::feed::rows_are_kept_for_whoever_follows(&file.open().await, &file, MAKE_OLD).await;
 }
 
+fn insert_changes(count: usize) -> String {
+    format!(
+        "with recursive n (n) as (select 1 union all select n + 1 from n where n < {count}) \
+         insert into key_change (kind, ref) select 1, randomblob(16) from n"
+    )
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn too_many_changes_are_a_reset() {
+async fn many_changes_come_in_pages() {
     let file = File::new();
-    let insert = |count| {
-        format!(
-            "with recursive n (n) as (select 1 union all select n + 1 from n where n < {count}) \
-             insert into key_change (kind, ref) select 1, randomblob(16) from n"
-        )
-    };
-    common::feed::too_many_changes_are_a_reset(&file.open().await, &file, insert).await;
+    common::feed::many_changes_come_in_pages(&file.open().await, &file, insert_changes).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_changes_than_a_cache_holds_are_a_reset() {
+    let file = File::new();
+    let store = file.open().await;
+    common::feed::more_changes_than_a_cache_holds_are_a_reset(&store, &file, insert_changes).await;
+}
+
+/// A tidy-up by hand takes away what has not been read yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn log_that_is_emptied_by_hand_is_a_reset() {
+    let file = File::new();
+    let store = file.open().await;
+    let key = add_key(&store, a_key().build_new()).await;
+    let mut feed = followed(&store).await;
+    file.run("update api_key set name = 'x'; delete from key_change")
+        .await
+        .unwrap();
+    assert!(feed.poll().await.unwrap().reset);
+    feed.applied().await;
+    file.run("update api_key set name = 'y'").await.unwrap();
+    assert_eq!(
+        news(&mut *feed).await,
+        HashSet::from([Changed::Key(key.id)])
+    );
+    let edited = file.run("update key_change set kind = 2").await;
+    assert!(edited.unwrap_err().contains("append-only"));
 }
 
 /// A file that was put in place of the one before may have fewer changes.
@@ -76,9 +105,11 @@ async fn log_that_ends_before_the_last_poll_is_another_one() {
     let file = File::new();
     let store = file.open().await;
     add_key(&store, a_key().build_new()).await;
+    file.run("update api_key set name = 'x'").await.unwrap();
     let mut feed = followed(&store).await;
     file.run(
-        "update sqlite_sequence set seq = 0 where name = 'key_change'; delete from key_change",
+        "delete from key_change; update key_change_pruned set mark = 0; \
+         update sqlite_sequence set seq = 0 where name = 'key_change'",
     )
     .await
     .unwrap();

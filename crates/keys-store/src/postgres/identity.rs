@@ -1,0 +1,241 @@
+//! Which server a connection leads to.
+//!
+//! Transaction numbers and snapshots mean something only in the cluster, on the timeline and since the start of the
+//! server that gave them. Each new connection therefore reads these three once, keeps them as the session's setting
+//! [`keys.log`](SETTING), and statements that compare positions compare that setting as well.
+
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+
+use parking_lot::Mutex;
+use tokio_postgres::{Client, SimpleQueryMessage};
+
+use crate::connection::ConnectError;
+
+/// The setting of each session that holds [`ServerIdentity::log`].
+pub(super) const SETTING: &str = "keys.log";
+
+/// The identifier that `initdb` gave the cluster. A dump does not copy it; a base backup and a restored volume do.
+const SYSTEM: &str = "(select system_identifier::text from pg_control_system())";
+
+/// The timeline, from the name of the WAL file that is written to. `pg_control_checkpoint()` lags a promotion by up to a
+/// checkpoint (measured: 21 s).
+const TIMELINE: &str = "substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)";
+
+/// When the server started, in microseconds. A volume that is restored keeps the cluster's identifier and timeline, but its server starts
+/// anew.
+const STARTED: &str = "(extract(epoch from pg_postmaster_start_time()) * 1000000)::bigint::text";
+
+/// Stands for a part that the server does not tell.
+const UNTOLD: &str = "-";
+
+/// The server at the other end of a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ServerIdentity {
+    /// `None` if the server does not tell.
+    system: Option<u64>,
+    /// `None` if the server does not tell.
+    timeline: Option<u32>,
+    log: String,
+}
+
+impl ServerIdentity {
+    /// Reads the identity and keeps it as the session's setting [`SETTING`].
+    pub(crate) async fn read(client: &Client) -> Result<Self, ConnectError> {
+        let all = format!(
+            "select set_config('{SETTING}', concat_ws('/', {SYSTEM}, {TIMELINE}, {STARTED}), false)"
+        );
+        match first_column(client, &all).await {
+            Ok(log) => Self::parse(&log),
+            Err(error) if is_refused(&error) => Self::read_parts(client).await,
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Some managed offers have no such functions, or keep them from ordinary roles.
+    async fn read_parts(client: &Client) -> Result<Self, ConnectError> {
+        let mut parts = Vec::new();
+        for part in [SYSTEM, TIMELINE, STARTED] {
+            parts.push(
+                match first_column(client, &format!("select {part}")).await {
+                    Ok(text) => text,
+                    Err(error) if is_refused(&error) => UNTOLD.to_owned(),
+                    Err(error) => return Err(error.into()),
+                },
+            );
+        }
+        let identity = Self::parse(&parts.join("/"))?;
+        // Nothing but digits, hexadecimal digits, dashes and slashes passes the parser.
+        let set = format!("select set_config('{SETTING}', '{}', false)", identity.log);
+        first_column(client, &set).await?;
+        Ok(identity)
+    }
+
+    fn parse(log: &str) -> Result<Self, ConnectError> {
+        let unexpected = || format!("the server says that it is {log:?}");
+        let parts: Vec<&str> = log.split('/').collect();
+        let [system, timeline, started] = parts[..] else {
+            return Err(unexpected().into());
+        };
+        let number = |text: &str, radix| {
+            if text == UNTOLD {
+                Ok(None)
+            } else {
+                u64::from_str_radix(text, radix)
+                    .map(Some)
+                    .map_err(|_| unexpected())
+            }
+        };
+        let timeline = number(timeline, 16)?;
+        number(started, 10)?;
+        Ok(Self {
+            system: number(system, 10)?,
+            timeline: timeline
+                .map(u32::try_from)
+                .transpose()
+                .map_err(|_| unexpected())?,
+            log: log.to_owned(),
+        })
+    }
+
+    /// The identity of the log of changes: what [`SETTING`] says.
+    pub(crate) fn log(&self) -> &str {
+        &self.log
+    }
+
+    /// Whether `self` took over from `other`: a later timeline of the same cluster.
+    pub(crate) fn took_over_from(&self, other: &Self) -> bool {
+        self.system.is_some()
+            && self.system == other.system
+            && other.timeline.is_some()
+            && self.timeline > other.timeline
+    }
+
+    /// Guarantees that are lost because the server does not tell part of its identity.
+    pub(crate) fn lost_guarantees(&self) -> impl Iterator<Item = &'static str> {
+        let system = self.system.is_none().then_some(
+            "the server does not tell its system identifier (pg_control_system): after a move to another cluster, revocations are \
+             followed only if the server's start time or its transaction numbers give it away. Stop all instances before you move the database",
+        );
+        let timeline = self.timeline.is_none().then_some(
+            "the server does not tell its timeline (pg_walfile_name): after a failover, connections to the old primary are not refused. \
+             Make sure that the old primary is fenced",
+        );
+        system.into_iter().chain(timeline)
+    }
+}
+
+/// The identity of a log as a number, to be kept with the number of a transaction.
+pub(super) fn log_number(log: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    log.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// Returns the first column of the only row.
+async fn first_column(client: &Client, sql: &str) -> Result<String, tokio_postgres::Error> {
+    let messages = client.simple_query(sql).await?;
+    let row = messages.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => row.get(0),
+        _ => None,
+    });
+    Ok(row.unwrap_or(UNTOLD).to_owned())
+}
+
+/// Whether the server answered that it will not say: insufficient privilege, no such function, feature not supported, and what
+/// managed offers raise in their place. A server in recovery (55000) is a replica, which is not to be used at all.
+fn is_refused(error: &tokio_postgres::Error) -> bool {
+    const REFUSALS: [&str; 4] = ["42", "0A", "P0", "XX"];
+    error
+        .code()
+        .is_some_and(|state| REFUSALS.iter().any(|class| state.code().starts_with(class)))
+}
+
+/// The servers that this store has been connected to.
+#[derive(Debug, Default)]
+pub(crate) struct Servers(Mutex<Seen>);
+
+#[derive(Debug, Default)]
+struct Seen {
+    /// The latest timeline of the cluster that was connected to last.
+    latest: Option<ServerIdentity>,
+    has_warned: bool,
+}
+
+impl Servers {
+    /// Notes that a connection leads to `server`.
+    ///
+    /// # Errors
+    /// Refuses a server on an earlier timeline than one that was seen: an old primary that was not fenced.
+    pub(crate) fn admit(&self, server: &ServerIdentity) -> Result<(), ConnectError> {
+        let mut seen = self.0.lock();
+        if let Some(latest) = &seen.latest
+            && latest.took_over_from(server)
+        {
+            return Err(format!(
+                "the server is on timeline {}, but timeline {} of the same cluster has been in use: this is an old primary, stop it",
+                server.timeline.unwrap_or_default(),
+                latest.timeline.unwrap_or_default(),
+            )
+            .into());
+        }
+        if !std::mem::replace(&mut seen.has_warned, true) {
+            for lost in server.lost_guarantees() {
+                tracing::warn!("{lost}");
+            }
+        }
+        seen.latest = Some(server.clone());
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn server(log: &str) -> ServerIdentity {
+        ServerIdentity::parse(log).unwrap()
+    }
+
+    #[test]
+    fn identities_are_read_and_what_is_none_is_refused() {
+        let identity = server("7714058709807327365/0000000A/1764532800000000");
+        assert_eq!(identity.system, Some(7_714_058_709_807_327_365));
+        assert_eq!(identity.timeline, Some(10));
+        assert_eq!(identity.lost_guarantees().count(), 0);
+        let untold = server("-/-/1764532800000000");
+        assert_eq!((untold.system, untold.timeline), (None, None));
+        assert_eq!(untold.lost_guarantees().count(), 2);
+        for bad in ["", "-", "1/2", "1/2/3/4", "x/1/1", "1/1FFFFFFFF/1", "1/1/'"] {
+            assert!(ServerIdentity::parse(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn servers_on_an_earlier_timeline_are_refused_and_other_clusters_are_not() {
+        let servers = Servers::default();
+        servers.admit(&server("7/00000002/1")).unwrap();
+        servers.admit(&server("7/00000002/2")).unwrap();
+        servers.admit(&server("7/00000003/1")).unwrap();
+        let refused = servers.admit(&server("7/00000002/2")).unwrap_err();
+        assert!(refused.to_string().contains("timeline 2"), "{refused}");
+        servers.admit(&server("7/00000003/5")).unwrap();
+        servers.admit(&server("8/00000001/1")).unwrap();
+    }
+
+    #[test]
+    fn only_a_later_timeline_of_the_same_cluster_has_taken_over() {
+        let before = server("7/00000002/1");
+        assert!(server("7/00000003/9").took_over_from(&before));
+        for other in [
+            "7/00000002/9",
+            "7/00000001/9",
+            "8/00000003/9",
+            "7/-/9",
+            "-/00000003/9",
+        ] {
+            assert!(!server(other).took_over_from(&before), "{other}");
+        }
+        assert!(!server("-/00000003/9").took_over_from(&server("-/00000002/1")));
+        assert!(!server("7/00000003/9").took_over_from(&server("7/-/1")));
+    }
+}
