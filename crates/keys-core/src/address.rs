@@ -8,6 +8,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
+use crate::forwarded;
+
 /// Entries that are looked at before giving up; no chain of proxies is that long.
 pub const HOPS_MAX: usize = 64;
 
@@ -51,8 +53,10 @@ impl TrustedProxies {
         if !self.contains(peer) {
             return Some(peer);
         }
-        let forwarded = self.walk(peer, hops(forwarded), parse_forwarded_element);
-        let x_forwarded_for = self.walk(peer, hops(x_forwarded_for), parse_address);
+        let forwarded = hops(forwarded, forwarded::elements);
+        let forwarded = self.walk(peer, forwarded, forwarded::client);
+        let x_forwarded_for = hops(x_forwarded_for, split_at_commas);
+        let x_forwarded_for = self.walk(peer, x_forwarded_for, parse_address);
         match (forwarded, x_forwarded_for) {
             (Claim::None, Claim::None) => Some(peer),
             (Claim::None, Claim::Of(client)) | (Claim::Of(client), Claim::None) => client,
@@ -62,15 +66,15 @@ impl TrustedProxies {
         }
     }
 
-    fn walk(&self, peer: IpAddr, hops: Hops<'_>, parse: fn(&str) -> Option<IpAddr>) -> Claim {
+    fn walk(&self, peer: IpAddr, hops: Hops<'_>, parse: fn(&[u8]) -> Option<IpAddr>) -> Claim {
         let entries = match hops {
             Hops::None => return Claim::None,
-            Hops::Unreadable => return Claim::Of(None),
+            Hops::TooMany => return Claim::Of(None),
             Hops::Entries(entries) => entries,
         };
         let mut nearest = peer;
-        for entry in entries.iter().rev() {
-            let Some(address) = parse(entry.trim()) else {
+        for entry in entries.into_iter().rev() {
+            let Some(address) = entry.and_then(parse) else {
                 return Claim::Of(None);
             };
             nearest = address;
@@ -93,21 +97,26 @@ enum Claim {
 
 enum Hops<'a> {
     None,
-    Unreadable,
-    Entries(Vec<&'a str>),
+    TooMany,
+    /// One for each hop, from left to right. A line that cannot be taken apart is one entry, which is `None`.
+    Entries(Vec<Option<&'a [u8]>>),
 }
 
-fn hops<'a>(values: impl IntoIterator<Item = &'a [u8]>) -> Hops<'a> {
+/// Takes each line of a header apart for itself, so that nothing in one line can change what the next one says.
+fn hops<'a>(
+    lines: impl IntoIterator<Item = &'a [u8]>,
+    split: fn(&'a [u8]) -> Option<Vec<&'a [u8]>>,
+) -> Hops<'a> {
     let mut entries = Vec::new();
     let mut any = false;
-    for value in values {
+    for line in lines {
         any = true;
-        let Ok(text) = std::str::from_utf8(value) else {
-            return Hops::Unreadable;
-        };
-        entries.extend(text.split(',').take(HOPS_MAX + 1));
+        match split(line) {
+            Some(of_line) => entries.extend(of_line.into_iter().map(Some)),
+            None => entries.push(None),
+        }
         if entries.len() > HOPS_MAX {
-            return Hops::Unreadable;
+            return Hops::TooMany;
         }
     }
     if any {
@@ -117,8 +126,19 @@ fn hops<'a>(values: impl IntoIterator<Item = &'a [u8]>) -> Hops<'a> {
     }
 }
 
+/// Splits a line of `X-Forwarded-For`, which knows no quotes.
+#[expect(
+    clippy::unnecessary_wraps,
+    reason = "lines of the other header may be unreadable"
+)]
+fn split_at_commas(line: &[u8]) -> Option<Vec<&[u8]>> {
+    let entries = line.split(|byte| *byte == b',');
+    Some(entries.take(HOPS_MAX + 1).collect())
+}
+
 /// `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1`, `[2001:db8::1]` or `[2001:db8::1]:80`.
-fn parse_address(text: &str) -> Option<IpAddr> {
+fn parse_address(entry: &[u8]) -> Option<IpAddr> {
+    let text = std::str::from_utf8(entry).ok()?.trim();
     let bare = text
         .strip_prefix('[')
         .and_then(|rest| rest.strip_suffix(']'));
@@ -130,26 +150,6 @@ fn parse_address(text: &str) -> Option<IpAddr> {
         text.parse::<SocketAddr>().ok()?.ip()
     };
     Some(address.to_canonical())
-}
-
-/// The `for` parameter of one element of `Forwarded`: `for=192.0.2.1`, `proto=https; For="[2001:db8::1]:80"`.
-fn parse_forwarded_element(element: &str) -> Option<IpAddr> {
-    let mut fors = element.split(';').filter_map(|pair| {
-        let (name, value) = pair.split_once('=')?;
-        name.trim()
-            .eq_ignore_ascii_case("for")
-            .then_some(value.trim())
-    });
-    let value = fors.next()?;
-    if fors.next().is_some() {
-        return None;
-    }
-    match value.strip_prefix('"') {
-        Some(rest) => parse_address(rest.strip_suffix('"')?),
-        // RFC 7239, section 4: an IPv6 address must be quoted and in brackets.
-        None if value.contains('[') => None,
-        None => parse_address(value),
-    }
 }
 
 #[cfg(test)]
@@ -260,6 +260,118 @@ mod tests {
         assert_eq!(TrustedProxies::default().client(None, [], []), None);
     }
 
+    /// What a client writes that knows the grammar well.
+    fn hostile() -> impl Strategy<Value = String> {
+        let pieces = [
+            "for=203.0.113.9",
+            "FOR=\"203.0.113.9\"",
+            ",",
+            ";",
+            "=",
+            "\"",
+            "\\",
+            "\\\"",
+            " ",
+            "x=",
+            "y",
+            "y=\"",
+            "\";",
+            "\",",
+            "\t",
+            "for=10.0.0.2",
+        ];
+        proptest::collection::vec(proptest::sample::select(pieces.to_vec()), 0..9)
+            .prop_map(|pieces| pieces.concat())
+    }
+
+    /// As a proxy writes it that follows the grammar.
+    fn quoted(text: &str) -> String {
+        let escaped = text.replace('\\', r"\\").replace('"', r#"\""#);
+        format!("\"{escaped}\"")
+    }
+
+    #[test]
+    fn commas_and_semicolons_within_quotes_separate_nothing() {
+        for (line, expected) in [
+            (
+                r#"for=198.51.100.7;host="x,for=203.0.113.9;y=";proto=https"#,
+                "198.51.100.7",
+            ),
+            (
+                r#"for=198.51.100.7;host="a.example,for=203.0.113.9;x=""#,
+                "198.51.100.7",
+            ),
+            (r#"for=203.0.113.9;host="a,b""#, "203.0.113.9"),
+            (r#"for=203.0.113.9;host="ex\"a,mple""#, "203.0.113.9"),
+            (r#"for=203.0.113.9;user="a;for=b""#, "203.0.113.9"),
+            (r#"user="a;for=b" ; for=203.0.113.9"#, "203.0.113.9"),
+            (r#";;host="a\\";for=203.0.113.9;"#, "203.0.113.9"),
+            (r#"by="", for=203.0.113.9"#, "203.0.113.9"),
+        ] {
+            assert_eq!(client(PEER, &[line], &[]), some!(expected), "{line}");
+        }
+    }
+
+    #[test]
+    fn quotes_that_are_not_closed_make_the_address_unknown() {
+        for line in [
+            r#"for=203.0.113.9;by=", for=198.51.100.7"#,
+            r#"for=203.0.113.9;by=", for=198.51.100.7;host="x";proto=https"#,
+            r#"for=203.0.113.9;by="\, for=198.51.100.7;host="x""#,
+            r#"for=203.0.113.9;by=", for="[2001:db8::7]""#,
+            r#"for=203.0.113.9;by="a"b"#,
+            r#"for=203.0.113.9;by=a"b""#,
+            r"for=203.0.113.9;by=a\,b",
+            "for=203.0.113.9;by=\"a\u{1}\"",
+        ] {
+            assert_eq!(client(PEER, &[line], &[]), None, "{line}");
+        }
+        // Nothing that is open in one line goes on in the next.
+        let lines = [r#"for=203.0.113.9;by=""#, "for=198.51.100.7"];
+        assert_eq!(client(PEER, &lines, &[]), some!("198.51.100.7"));
+        let lines = [r#"for=203.0.113.9;by=""#, r#"for=198.51.100.7;host="x""#];
+        assert_eq!(client(PEER, &lines, &[]), some!("198.51.100.7"));
+        let lines = ["for=198.51.100.7", r#"for=10.0.0.9;by=""#];
+        assert_eq!(client(PEER, &lines, &[]), None);
+    }
+
+    #[test]
+    fn ports_may_be_obfuscated_and_characters_escaped() {
+        for (line, expected) in [
+            (r#"for="203.0.113.9:_http""#, "203.0.113.9"),
+            (r#"for="203.0.113.9:_a.b-c_d""#, "203.0.113.9"),
+            (r#"for="[2001:db8:cafe::17]:_obf""#, "2001:db8:cafe::17"),
+            (r#"for="[2001:db8:cafe::17]:47011""#, "2001:db8:cafe::17"),
+            (r#"for="[::ffff:203.0.113.9]""#, "203.0.113.9"),
+            (r#"for="\2\0\3.0.113.9""#, "203.0.113.9"),
+            ("fOr=203.0.113.9:65535", "203.0.113.9"),
+        ] {
+            assert_eq!(client(PEER, &[line], &[]), some!(expected), "{line}");
+        }
+        for line in [
+            r#"for="203.0.113.9:_""#,
+            r#"for="203.0.113.9:""#,
+            r#"for="203.0.113.9:-1""#,
+            r#"for="203.0.113.9:65536""#,
+            r#"for="203.0.113.9:_a b""#,
+            r#"for="203.0.113.9 ""#,
+            r#"for="[2001:db8::1]x""#,
+            r#"for="[203.0.113.9]""#,
+            r#"for="2001:db8::1""#,
+            "for=2001:db8::1",
+            "for =203.0.113.9",
+            "for= 203.0.113.9",
+            "for=203.0.113.9 x",
+            "for=203.0.113.9;x",
+            "for=203.0.113.9;=x",
+            "for=203.0.113.9;x=",
+            "for=203.0.113.9;a b=c",
+            r#"for=203.0.113.9;host="a" b"#,
+        ] {
+            assert_eq!(client(PEER, &[line], &[]), None, "{line}");
+        }
+    }
+
     proptest! {
         #[test]
         fn no_header_panics(forwarded: Vec<Vec<u8>>, x_forwarded_for: Vec<Vec<u8>>) {
@@ -272,9 +384,49 @@ mod tests {
         }
 
         #[test]
-        fn no_text_panics(element in "[\\x20-\\x7e]{0,60}") {
-            let _ = parse_forwarded_element(&element);
-            let _ = parse_address(&element);
+        fn no_text_panics(text in "[\\x20-\\x7e]{0,60}") {
+            let _ = forwarded::elements(text.as_bytes());
+            let _ = forwarded::client(text.as_bytes());
+            let _ = parse_address(text.as_bytes());
+        }
+
+        /// A client writes the left part of a line, a line of its own, and what the proxy quotes. The proxy appends
+        /// its element, in each way that the grammar has.
+        #[test]
+        fn client_behind_a_proxy_cannot_choose_its_address(
+            earlier in proptest::option::of(hostile()),
+            left in hostile(),
+            first in hostile(),
+            second in hostile(),
+            order in 0..4,
+        ) {
+            let real = r#"for="[2001:db8::7]:_p""#;
+            let (first, second) = (quoted(&first), quoted(&second));
+            let element = match order {
+                0 => format!("{real};host={first};user={second}"),
+                1 => format!("host={first};{real};user={second}"),
+                2 => format!("host={first};user={second};for=198.51.100.7"),
+                _ => format!("for=198.51.100.7;proto=https;host={first}"),
+            };
+            let line = format!("{left}, {element}");
+            let lines: Vec<_> = earlier.as_deref().into_iter().chain([line.as_str()]).collect();
+            let found = client(PEER, &lines, &[]);
+            let written = if order < 2 { "2001:db8::7" } else { "198.51.100.7" };
+            prop_assert!(found.is_none() || found.as_deref() == Some(written), "{lines:?}: {found:?}");
+            // On a line of its own the proxy is heard whatever the client wrote before it.
+            let found = client(PEER, &[&left, &element], &[]);
+            prop_assert_eq!(found.as_deref(), Some(written), "{} {}", left, element);
+        }
+
+        #[test]
+        fn quoted_values_are_read_as_they_were_meant(value in "[\\t -~]{0,20}", address: [u8; 4]) {
+            let address = IpAddr::from(address).to_string();
+            prop_assume!(!address.starts_with("10."));
+            let escaped: String = address.chars().flat_map(|c| ['\\', c]).collect();
+            for node in [address.clone(), format!("\"{address}\""), format!("\"{escaped}\"")] {
+                let line = format!("x={};FOR={node} ; y={0}", quoted(&value));
+                prop_assert_eq!(client(PEER, &[&line], &[]), Some(address.clone()), "{}", line);
+            }
         }
     }
 }

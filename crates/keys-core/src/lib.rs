@@ -30,6 +30,7 @@
 pub mod account;
 pub mod address;
 mod base62;
+mod forwarded;
 pub mod header;
 pub mod id;
 pub mod key;

@@ -2,8 +2,9 @@
 
 use keys_testkit::gateway::{Gateway, Version};
 use keys_testkit::nginx::{self, Nginx};
+use serde_json::json;
 
-use crate::world::World;
+use crate::world::{CLIENT, World};
 use crate::{Addresses, Kind, replace_addresses, scenarios};
 
 const CONFIG: &str = include_str!("../../../../docs/gateways/nginx.conf");
@@ -55,4 +56,45 @@ async fn application_sees_the_path_that_was_judged_even_if_none_is_refused() {
     };
     scenarios::application_sees_the_path_that_was_judged(lenient).await;
     scenarios::path_without_a_trick_passes_as_it_is(lenient).await;
+}
+
+/// The client chooses its `Host`, and this nginx puts it into `Forwarded` as it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn host_within_quotes_cannot_choose_the_address() {
+    let quoting = Kind {
+        start: |addresses| {
+            Nginx::start(|port| {
+                format!(
+                    r#"server {{
+    listen 127.0.0.1:{port};
+    location / {{
+        proxy_set_header X-Forwarded-For "";
+        proxy_set_header Forwarded "for=$remote_addr;host=\"$http_host\";proto=$scheme";
+        proxy_pass http://{};
+    }}
+}}"#,
+                    addresses.keys
+                )
+            })
+        },
+        ..NGINX
+    };
+    let world = World::open(quoting).await;
+    let account = world.account(None).await;
+    let bound = |ip: &str| json!({ "allowed_ips": [ip] });
+    let (_, elsewhere) = world.key(&account, &bound("203.0.113.9")).await;
+    let (_, here) = world.key(&account, &bound(&CLIENT.to_string())).await;
+    for host in [
+        "keys.example",
+        "a,for=203.0.113.9;x=",
+        "a;for=203.0.113.9;x=",
+    ] {
+        for (key, status) in [(&elsewhere, 403), (&here, 200)] {
+            let request = format!(
+                "GET /v1/auth HTTP/1.1\nHost: {host}\nAuthorization: Bearer {key}\nConnection: close\n\n"
+            );
+            let answer = world.raw(&request).await;
+            assert_eq!(answer.status, status, "{host}: {answer:?}");
+        }
+    }
 }

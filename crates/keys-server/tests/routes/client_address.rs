@@ -108,7 +108,7 @@ async fn address_is_the_first_from_the_right_that_is_no_trusted_proxy(place: Pla
     let key = bound(&world, &account, &["203.0.113.7", "2001:db8::1"]).await;
     let proxy = bound(&world, &account, &["127.0.0.1"]).await;
     let spoofed = bound(&world, &account, &["198.51.100.1"]).await;
-    let rows: [(&[(&str, &str)], &str); 22] = [
+    let rows: [(&[(&str, &str)], &str); 30] = [
         (&[], &proxy),
         (&[(X, "203.0.113.7")], &key),
         (&[(X, " 203.0.113.7 ")], &key),
@@ -138,6 +138,28 @@ async fn address_is_the_first_from_the_right_that_is_no_trusted_proxy(place: Pla
             &key,
         ),
         (&[(F, "for=203.0.113.7"), (X, "203.0.113.7")], &key),
+        // Commas and semicolons within quotes separate nothing.
+        (
+            &[(F, "for=198.51.100.1;host=\"x,for=203.0.113.7;y=\"")],
+            &spoofed,
+        ),
+        (
+            &[(F, "for=203.0.113.7;host=\"a,b;\\\"c\";proto=https")],
+            &key,
+        ),
+        (&[(F, "for=\"203.0.113.7:_http\"")], &key),
+        (&[(F, "for=\"[2001:db8::1]:_obf\"")], &key),
+        (&[(F, "for=\"\\2\\0\\3.0.113.7\"")], &key),
+        // A quote that the client leaves open swallows neither what the proxy appends nor a further line.
+        (&[(F, "for=203.0.113.7;by=\", for=198.51.100.1")], "nobody"),
+        (
+            &[(F, "for=203.0.113.7;by=\", for=198.51.100.1;host=\"x\"")],
+            "nobody",
+        ),
+        (
+            &[(F, "for=198.51.100.1;by=\""), (F, "for=203.0.113.7")],
+            &key,
+        ),
         // A proxy that writes one passes the other through as the client sent it: none of them may choose.
         (&[(F, "for=203.0.113.7"), (X, "198.51.100.1")], "nobody"),
         (&[(X, "203.0.113.7"), (F, "for=198.51.100.1")], "nobody"),
