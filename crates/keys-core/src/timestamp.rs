@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, Datelike as _, SecondsFormat, Timelike as _, Utc};
 
 /// A moment in UTC, in whole microseconds since 1970: the precision both databases keep, so that a time compares
 /// equal to itself after having been stored.
@@ -59,10 +59,14 @@ impl Timestamp {
         const TEXT_MAX_LEN: usize = 64;
         // RFC 3339 puts `T` between date and time; the parser would let a blank through as well.
         let has_t = matches!(text.as_bytes().get(10), Some(b'T' | b't'));
-        if text.len() > TEXT_MAX_LEN || !has_t {
+        // The parser also takes U+2212 for the sign of the offset.
+        if text.len() > TEXT_MAX_LEN || !has_t || !text.is_ascii() {
             return Err(InvalidTimestamp);
         }
         let moment = DateTime::parse_from_rfc3339(text).map_err(|_| InvalidTimestamp)?;
+        if !is_on_a_clock(moment.to_utc()) {
+            return Err(InvalidTimestamp);
+        }
         Ok(Self::from_unix_micros(moment.timestamp_micros()))
     }
 
@@ -89,6 +93,16 @@ impl Timestamp {
         DateTime::from_timestamp_micros(self.0)
             .expect("every moment between MIN and MAX has a date")
     }
+}
+
+/// Whether the moment is no leap second, or may be one. RFC 3339, section 5.7: they are at the end of a month in UTC.
+fn is_on_a_clock(moment: DateTime<Utc>) -> bool {
+    const SECOND: u32 = 1_000_000_000;
+    let is_leap_second = moment.nanosecond() >= SECOND;
+    let tomorrow = moment.date_naive().succ_opt();
+    let ends_month = (moment.hour(), moment.minute()) == (23, 59)
+        && tomorrow.is_none_or(|tomorrow| tomorrow.day() == 1);
+    !is_leap_second || ends_month
 }
 
 /// RFC 3339 in UTC with milliseconds and `Z`, as both HTTP contracts show time.
@@ -151,6 +165,13 @@ mod tests {
             "+12025-01-01T00:00:00Z",
             "1735689599",
             "tomorrow",
+            "2099-12-31T23:59:59\u{2212}05:00",
+            "2099-12-31T23:59:59\u{ff0b}05:00",
+            "2099-06-15T12:34:60Z",
+            "2099-06-15T23:59:60Z",
+            "2099-06-30T23:58:60Z",
+            "2099-06-30T23:59:60-01:00",
+            "2099-06-30T23:59:61Z",
         ] {
             assert!(Timestamp::parse_rfc3339(text).is_err(), "{text}");
         }
@@ -158,6 +179,20 @@ mod tests {
             Timestamp::parse_rfc3339(&format!("2025-12-31T23:59:59.{}Z", "9".repeat(1_000)))
                 .is_err()
         );
+    }
+
+    #[test]
+    fn leap_seconds_are_read_at_the_end_of_a_month_in_utc() {
+        for (text, next) in [
+            ("2016-12-31T23:59:60Z", "2017-01-01T00:00:00.000Z"),
+            ("2016-12-31T15:59:60-08:00", "2017-01-01T00:00:00.000Z"),
+            ("2015-07-01T05:29:60.25+05:30", "2015-07-01T00:00:00.250Z"),
+        ] {
+            let moment = Timestamp::parse_rfc3339(text).unwrap();
+            assert_eq!(moment.to_string(), next, "{text}");
+        }
+        let last = Timestamp::parse_rfc3339("9999-12-31T23:59:60Z");
+        assert_eq!(last, Ok(Timestamp::MAX));
     }
 
     #[test]

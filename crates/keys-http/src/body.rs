@@ -164,7 +164,8 @@ fn is_json(headers: &HeaderMap) -> Result<bool, Refusal> {
     if content_type == "application/json" {
         return Ok(true);
     }
-    let media_type = content_type.to_str().ok().map(str::parse::<Mime>);
+    let media_type = content_type.to_str().ok();
+    let media_type = media_type.map(|text| without_blanks_around_semicolons(text).parse::<Mime>());
     let Some(Ok(media_type)) = media_type else {
         return Err(Refusal::UnsupportedMediaType);
     };
@@ -176,6 +177,28 @@ fn is_json(headers: &HeaderMap) -> Result<bool, Refusal> {
         Err(Refusal::UnsupportedMediaType)
     }
 }
+
+/// RFC 9110, section 5.6.6, allows blanks before a `;`, which the parser refuses. Within quotes nothing is changed.
+fn without_blanks_around_semicolons(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let (mut is_quoted, mut is_escaped) = (false, false);
+    for c in text.trim_matches(BLANKS).chars() {
+        if !is_quoted {
+            if c == ';' {
+                out.truncate(out.trim_end_matches(BLANKS).len());
+            } else if BLANKS.contains(&c) && out.ends_with(';') {
+                continue;
+            }
+        }
+        out.push(c);
+        let is_quote = c == '"' && !is_escaped;
+        is_escaped = is_quoted && c == '\\' && !is_escaped;
+        is_quoted ^= is_quote;
+    }
+    out
+}
+
+const BLANKS: [char; 2] = [' ', '\t'];
 
 fn content_length(headers: &HeaderMap) -> Option<u64> {
     let length = headers.get(CONTENT_LENGTH)?;

@@ -242,6 +242,10 @@ async fn type_is_read_in_any_spelling(place: Place) {
             "Application/JSON",
             "application/json; charset=utf-8",
             "application/json;charset=UTF-8",
+            // RFC 9110, section 5.6.6: blanks may stand on both sides of a semicolon.
+            "application/json ;charset=utf-8",
+            "application/json\t ; charset=\"utf-8\" ;",
+            "application/vnd.api+json ; charset=utf-8",
         ] {
             let create = world.post(dialect.path()).bearer(&key);
             let create = create.body(content_type, dialect.draft("key").to_string());
