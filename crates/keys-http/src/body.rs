@@ -204,3 +204,21 @@ fn content_length(headers: &HeaderMap) -> Option<u64> {
     let length = headers.get(CONTENT_LENGTH)?;
     length.to_str().ok()?.parse().ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blanks_around_semicolons_are_dropped_outside_of_quotes_alone() {
+        for (text, expected) in [
+            ("application/json", "application/json"),
+            ("a/b \t; \tc=d ; ", "a/b;c=d;"),
+            (r#"a/b ; c="d ; \" ; e" ; f=g"#, r#"a/b;c="d ; \" ; e";f=g"#),
+            (r#"a/b; c="\\" ; d"#, r#"a/b;c="\\";d"#),
+            ("a /b", "a /b"),
+        ] {
+            assert_eq!(without_blanks_around_semicolons(text), expected, "{text}");
+        }
+    }
+}
