@@ -260,6 +260,12 @@ impl PepperRing {
         self.all().map(|keyed| keyed.digest(message))
     }
 
+    /// The identifier of the pepper that new keys are made under.
+    #[must_use]
+    pub fn current_id(&self) -> PepperId {
+        self.current.id
+    }
+
     /// The identifier of every live pepper, the current one first.
     pub fn ids(&self) -> impl Iterator<Item = &PepperId> {
         self.all().map(|keyed| &keyed.id)

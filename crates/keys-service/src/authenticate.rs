@@ -126,7 +126,7 @@ impl KeyService {
         if self.inner.cache.is_known_revoked(&known_as) {
             return Err(AuthenticateError::Denied(Denial::Revoked));
         }
-        let stored = self
+        let found = self
             .inner
             .store
             .find_by_digests(digests)
@@ -134,11 +134,11 @@ impl KeyService {
             .map_err(AuthenticateError::Store)?
             .into_iter()
             .next()
-            .ok_or(AuthenticateError::Denied(Denial::NotFound))?
-            .stored;
-        if stored.key.revoked_at.is_some() {
-            self.inner.loader.keep_revoked(&known_as, &stored);
+            .ok_or(AuthenticateError::Denied(Denial::NotFound))?;
+        if found.stored.key.revoked_at.is_some() {
+            self.inner.loader.keep_revoked(&known_as, &found);
         }
+        let stored = found.stored;
         let identity = Identity {
             key: stored.key,
             account: stored.account,

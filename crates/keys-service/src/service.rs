@@ -256,15 +256,28 @@ impl KeyService {
 
     fn apply(&self, changes: &Changes) {
         let cache = &self.inner.cache;
-        if changes.reset {
-            cache.everything_changed();
-        }
+        let mut reset = changes.reset;
+        let mut accounts = HashSet::new();
         for changed in &changes.changed {
             match *changed {
                 Changed::Key(id) => cache.key_changed(id),
-                Changed::Account(id) => cache.account_changed(id),
-                Changed::Everything => cache.everything_changed(),
+                Changed::Account(id) => {
+                    accounts.insert(id);
+                }
+                Changed::Everything => reset = true,
             }
+        }
+        if reset {
+            cache.everything_changed();
+        } else if accounts.len() > ACCOUNTS_ONE_BY_ONE {
+            cache.accounts_changed(&accounts);
+        } else {
+            for id in &accounts {
+                cache.account_changed(*id);
+            }
+        }
+        if reset || accounts.len() > ACCOUNTS_ONE_BY_ONE {
+            self.inner.loader.refresh();
         }
     }
 
@@ -323,6 +336,10 @@ impl fmt::Debug for KeyService {
 
 /// The longest grace: beyond five minutes a revocation that was missed is worse than an outage.
 pub const GRACE_MAX: Duration = Duration::from_mins(5);
+
+/// Accounts of one poll that are noted one by one. Each outdates the keys of one in 65,536 others as well, which is nothing for a few;
+/// for more it is worth looking at every record in the cache.
+const ACCOUNTS_ONE_BY_ONE: usize = 256;
 
 /// Uses written in one transaction: enough to be quick, few enough to be done within a store's time limits.
 const USES_PER_BATCH: usize = 10_000;
@@ -409,6 +426,7 @@ impl KeyServiceBuilder {
             Arc::clone(&cache),
             Arc::clone(&plans),
             Arc::clone(&plan_names),
+            self.peppers.current_id(),
         ));
         KeyService {
             inner: Arc::new(Inner {

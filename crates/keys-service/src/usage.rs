@@ -23,9 +23,14 @@ pub(crate) struct Used {
 impl Used {
     /// One use, just now.
     pub(crate) fn now(key_id: KeyId, clock: &dyn Clock) -> Self {
+        Self::once(key_id, lease::nanos(clock.elapsed()))
+    }
+
+    /// One use at this time.
+    pub(crate) fn once(key_id: KeyId, last_at: Nanos) -> Self {
         Self {
             key_id,
-            last_at: lease::nanos(clock.elapsed()),
+            last_at,
             count: 1,
         }
     }
@@ -36,8 +41,21 @@ impl Used {
 pub(crate) struct Uses(Mutex<HashMap<KeyId, (Nanos, u64)>>);
 
 impl Uses {
+    /// Notes several uses at once.
+    pub(crate) fn record_all(&self, new: Vec<Used>) {
+        if !new.is_empty() {
+            let mut uses = self.0.lock();
+            for new in new {
+                Self::add(&mut uses, new);
+            }
+        }
+    }
+
     pub(crate) fn record(&self, new: Used) {
-        let mut uses = self.0.lock();
+        Self::add(&mut self.0.lock(), new);
+    }
+
+    fn add(uses: &mut HashMap<KeyId, (Nanos, u64)>, new: Used) {
         if uses.len() >= KEYS_MAX && !uses.contains_key(&new.key_id) {
             return;
         }
@@ -90,9 +108,7 @@ impl<'a> Unwritten<'a> {
 
 impl Drop for Unwritten<'_> {
     fn drop(&mut self) {
-        for used in self.uses.drain(..) {
-            self.kept_in.record(used);
-        }
+        self.kept_in.record_all(std::mem::take(&mut self.uses));
     }
 }
 

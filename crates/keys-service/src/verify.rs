@@ -4,6 +4,7 @@
 //! the limit last: a refused key never burns its quota. The age of what is judged by is looked at after all that, immediately before
 //! the verdict.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::LazyLock;
@@ -16,13 +17,14 @@ use keys_core::{
 
 use crate::cache;
 use crate::cache::generations::Snapshot;
-use crate::cache::lease::{self, Freshness as Lease};
+use crate::cache::lease::{self, Freshness as Lease, Nanos};
 use crate::cache::loader::{Loaded, LoadedKey, Wanted};
 use crate::cache::map::{Found, MapKey, RecordId};
-use crate::cache::record::{Facts, Millis, PlanNames, Record, account_record_id};
+use crate::cache::record::{Facts, PlanNames, Record, account_record_id};
 use crate::limiter::{Bucket, Decision, LimiterError, Subject};
 use crate::service::KeyService;
 use crate::store::StoreError;
+use crate::usage::Used;
 
 /// A question about one presented key.
 #[derive(Debug, Clone)]
@@ -258,8 +260,8 @@ enum Cached {
 enum Settle {
     /// Where nothing is left to ask.
     Now,
-    /// Only after what else is waited for.
-    Later,
+    /// Only after what else is waited for. Changes up to the snapshot are in what is found, and it is judged as of the time.
+    Later(Snapshot, Nanos),
 }
 
 /// One question of several.
@@ -331,17 +333,12 @@ impl KeyService {
         for request in requests {
             self.check_limit_name(request.limit)?;
         }
-        let mut items: Vec<Item<'_>> = requests.iter().map(|request| self.item(request)).collect();
+        let since = self.inner.cache.keys.snapshot();
+        let settle = Settle::Later(since, lease::nanos(self.inner.clock.elapsed()));
+        let item = |request| self.item(request, settle);
+        let mut items: Vec<Item<'_>> = requests.iter().map(item).collect();
         self.load_missing(&mut items).await?;
-        let takes = items.iter().map(|item| async {
-            match (&item.known, item.request.limit) {
-                (Cached::Judged(judged), Some(limit)) if judged.verdict.is_ok() => {
-                    self.take(&judged.key, limit, item.request.cost).await
-                }
-                _ => Ok(None),
-            }
-        });
-        let decisions = futures_util::future::try_join_all(takes).await?;
+        let mut decisions = self.take_all(&items).await?;
         // All that took time, in which keys may have been revoked. From the last look on nothing is waited for.
         let mut turn = 0;
         while self.give_up_outdated(&mut items) {
@@ -351,17 +348,48 @@ impl KeyService {
             }
             self.load_missing(&mut items).await?;
         }
-        let verdicts = items.into_iter().zip(decisions);
-        Ok(verdicts
-            .map(|(item, decision)| match item.known {
-                Cached::Settled(code, key) => Verdict::current(code, key),
-                Cached::Judged(judged) => self.concluded(judged, decision),
-                Cached::Miss | Cached::Stale(_) => Verdict::denied(Denial::NotFound),
-            })
-            .collect())
+        let now = lease::nanos(self.inner.clock.elapsed());
+        let mut elsewhere = Vec::new();
+        let verdicts = items.into_iter().enumerate().map(|(place, item)| {
+            let judged = match item.known {
+                Cached::Settled(code, key) => return Verdict::current(code, key),
+                Cached::Judged(judged) => judged,
+                Cached::Miss | Cached::Stale(_) => return Verdict::denied(Denial::NotFound),
+            };
+            let key_id = judged.key.id;
+            let verdict = Self::concluded(judged, decisions.remove(&place));
+            if verdict.is_valid()
+                && !item
+                    .presented
+                    .is_some_and(|(_, found_by)| self.inner.cache.note_use(&found_by, key_id, now))
+            {
+                elsewhere.push(Used::once(key_id, now));
+            }
+            verdict
+        });
+        let verdicts = verdicts.collect();
+        self.inner.cache.uses.record_all(elsewhere);
+        Ok(verdicts)
     }
 
-    fn item<'a>(&self, request: &'a VerifyRequest<'a>) -> Item<'a> {
+    /// What the limits of all items say that have one, by the place of the item.
+    async fn take_all(&self, items: &[Item<'_>]) -> Result<HashMap<usize, Decision>, LimiterError> {
+        let takes = items.iter().enumerate().filter_map(|(place, item)| {
+            let limit = item.request.limit?;
+            match &item.known {
+                Cached::Judged(judged) if judged.verdict.is_ok() => Some(async move {
+                    let decision = self.take(&judged.key, limit, item.request.cost).await?;
+                    Ok::<_, LimiterError>((place, decision))
+                }),
+                _ => None,
+            }
+        });
+        let decisions = futures_util::future::try_join_all(takes).await?;
+        let decided = |(place, decision)| Some((place, decision?));
+        Ok(decisions.into_iter().filter_map(decided).collect())
+    }
+
+    fn item<'a>(&self, request: &'a VerifyRequest<'a>, settle: Settle) -> Item<'a> {
         let Ok(key) = PresentedKey::parse(request.key) else {
             return Item {
                 request,
@@ -373,7 +401,7 @@ impl KeyService {
         let known = if request.fresh {
             Cached::Miss
         } else {
-            self.cached(&found_by, request, Settle::Later)
+            self.cached(&found_by, request, settle)
         };
         Item {
             request,
@@ -432,11 +460,12 @@ impl KeyService {
     /// Forgets what no longer holds, and says whether there was any.
     fn give_up_outdated(&self, items: &mut [Item<'_>]) -> bool {
         let mut any = false;
+        let elapsed = lease::nanos(self.inner.clock.elapsed());
         for item in items {
             if let Cached::Judged(judged) = &item.known
                 && judged.verdict.is_ok()
                 && judged.freshness == Freshness::Current
-                && !self.still_holds(judged)
+                && !self.still_holds(judged, elapsed)
             {
                 item.known = Cached::Miss;
                 any = true;
@@ -474,10 +503,10 @@ impl KeyService {
         let grace = inner.grace;
         // Before the record is looked at; asked for only where time passes before the verdict.
         let is_last = request.limit.is_none() && settle == Settle::Now;
-        let since = if is_last {
-            Snapshot::default()
-        } else {
-            inner.cache.keys.snapshot()
+        let since = match settle {
+            Settle::Later(since, _) => since,
+            Settle::Now if is_last => Snapshot::default(),
+            Settle::Now => inner.cache.keys.snapshot(),
         };
         let found = inner.cache.keys.visit(found_by, |found| match found {
             Found::Nothing => Cached::Miss,
@@ -485,7 +514,10 @@ impl KeyService {
             Found::Known(mut hit) => {
                 let verdict = self.judge_record(hit.value, request);
                 // After the work, immediately before the verdict.
-                let elapsed = lease::nanos(inner.clock.elapsed());
+                let elapsed = match settle {
+                    Settle::Now => lease::nanos(inner.clock.elapsed()),
+                    Settle::Later(_, elapsed) => elapsed,
+                };
                 let lease = inner.cache.lease.freshness(hit.read_at, elapsed, grace);
                 // The mark after the lease, which speaks only for what has been marked before it was extended.
                 let account_id = hit.value.facts.account_id();
@@ -505,8 +537,7 @@ impl KeyService {
                     // The usual case ends here, with nothing left to ask.
                     let code = match verdict {
                         Ok(()) => {
-                            hit.value.uses = hit.value.uses.saturating_add(1);
-                            hit.value.used_at = Millis::of(elapsed);
+                            hit.value.note_use(elapsed);
                             hit.mark();
                             VerdictCode::Valid
                         }
@@ -632,7 +663,9 @@ impl KeyService {
             let mut turn = 0;
             rate_limit = self.take(&judged.key, limit, request.cost).await?;
             // Asking takes time, in which the key may have been revoked.
-            while judged.freshness == Freshness::Current && !self.still_holds(&judged) {
+            while judged.freshness == Freshness::Current
+                && !self.still_holds(&judged, lease::nanos(self.inner.clock.elapsed()))
+            {
                 turn += 1;
                 if turn == TURNS_MAX {
                     return Err(VerifyError::Store(too_slow()));
@@ -643,11 +676,20 @@ impl KeyService {
                 }
             }
         }
-        Ok(self.concluded(judged, rate_limit))
+        let key_id = judged.key.id;
+        let verdict = Self::concluded(judged, rate_limit);
+        if verdict.is_valid() {
+            let inner = &*self.inner;
+            let now = lease::nanos(inner.clock.elapsed());
+            if !inner.cache.note_use(found_by, key_id, now) {
+                inner.cache.uses.record(Used::once(key_id, now));
+            }
+        }
+        Ok(verdict)
     }
 
-    /// Makes the verdict and notes the use.
-    fn concluded(&self, judged: Judged, rate_limit: Option<Decision>) -> Verdict {
+    /// Makes the verdict.
+    fn concluded(judged: Judged, rate_limit: Option<Decision>) -> Verdict {
         let is_limited = rate_limit
             .as_ref()
             .is_some_and(|decision| !decision.allowed);
@@ -656,9 +698,6 @@ impl KeyService {
             Ok(()) if is_limited => VerdictCode::RateLimited,
             Ok(()) => VerdictCode::Valid,
         };
-        if code == VerdictCode::Valid {
-            self.record_use(judged.key.id);
-        }
         Verdict {
             code,
             key: Some(judged.key),
@@ -667,16 +706,8 @@ impl KeyService {
         }
     }
 
-    fn still_holds(&self, judged: &Judged) -> bool {
+    fn still_holds(&self, judged: &Judged, elapsed: Nanos) -> bool {
         let inner = &*self.inner;
-        let ids = [
-            *judged.key.id.as_uuid().as_bytes(),
-            judged
-                .key
-                .account()
-                .map_or([0; 16], |account| account_record_id(account.id)),
-        ];
-        let elapsed = lease::nanos(inner.clock.elapsed());
         let is_current = if judged.is_cached {
             inner
                 .cache
@@ -686,7 +717,21 @@ impl KeyService {
         } else {
             elapsed.saturating_sub(judged.read_at) < lease::nanos(lease::REVOCATION_BOUND)
         };
-        is_current && inner.cache.keys.is_unchanged(judged.since, &ids)
+        if !is_current {
+            return false;
+        }
+        // Mostly nothing has changed at all.
+        if inner.cache.keys.is_latest(judged.since) {
+            return true;
+        }
+        let ids = [
+            *judged.key.id.as_uuid().as_bytes(),
+            judged
+                .key
+                .account()
+                .map_or([0; 16], |account| account_record_id(account.id)),
+        ];
+        inner.cache.keys.is_unchanged(judged.since, &ids)
     }
 
     async fn take(

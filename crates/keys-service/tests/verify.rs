@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use keys_core::pepper::PepperedDigest;
 use keys_core::{
-    Account, AccountId, AllowedNetworks, Denial, EventId, KeyId, LimitName, PepperId, Plans, Quota,
-    ScopeSet, SecretKey, Timestamp,
+    Account, AccountId, AllowedNetworks, Denial, EventId, KeyId, LimitName, Pepper, PepperId,
+    PepperRing, Plans, Quota, ScopeSet, SecretKey, Timestamp,
 };
-use keys_service::feed::{ChangeFeed, Changes, Commit};
+use keys_service::feed::{ChangeFeed, Changed, Changes, Commit};
 use keys_service::limiter::{Bucket, LimiterError};
 use keys_service::store::{
     BoxFuture, Change, ChangeError, FoundKey, KeyUse, NewKey, Reservation, Reserved,
@@ -40,12 +40,15 @@ struct Watched {
     has_lost_revocations: Arc<AtomicBool>,
     /// The next poll of a feed is a reset.
     resets: Arc<AtomicBool>,
+    /// What the next poll of a feed finds beside what was changed.
+    more_changes: Arc<Mutex<Vec<Changed>>>,
 }
 
 /// A feed that has everything read again when the test says so.
 struct Resetting {
     feed: Box<dyn ChangeFeed>,
     resets: Arc<AtomicBool>,
+    more_changes: Arc<Mutex<Vec<Changed>>>,
 }
 
 #[async_trait]
@@ -57,6 +60,9 @@ impl ChangeFeed for Resetting {
     async fn poll(&mut self) -> Result<Changes, StoreError> {
         let mut changes = self.feed.poll().await?;
         changes.reset |= self.resets.swap(false, Ordering::SeqCst);
+        changes
+            .changed
+            .append(&mut self.more_changes.lock().unwrap());
         Ok(changes)
     }
 
@@ -161,6 +167,7 @@ impl KeyStore for Watched {
         Box::new(Resetting {
             feed: self.store.feed(),
             resets: Arc::clone(&self.resets),
+            more_changes: Arc::clone(&self.more_changes),
         })
     }
 
@@ -910,6 +917,124 @@ async fn after_a_reset_a_key_is_read_once_before_it_is_served_again() {
     // No use is lost by it.
     instance.service.flush_uses().await.unwrap();
     assert_eq!(store.uses.lock().unwrap()[&issued.key.id], 12);
+}
+
+/// Waits until so many look-ups have been made.
+async fn until_looked_up(store: &Watched, count: usize) {
+    let until = Instant::now() + Duration::from_secs(10);
+    while store.look_ups() < count {
+        assert!(Instant::now() < until, "{} look-ups", store.look_ups());
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_reset_what_was_in_use_is_read_before_it_is_asked_for() {
+    const KEYS: usize = 600;
+    let store = Watched::default();
+    let instance = instance(&store).await;
+    let mut keys = Vec::new();
+    for _ in 0..KEYS.div_ceil(10) {
+        let account = instance.account().await;
+        for _ in 0..10 {
+            let system = Actor::system();
+            let issued = instance.service.issue_key(&system, draft(account.id), None);
+            keys.push(issued.await.unwrap());
+        }
+    }
+    for issued in &keys {
+        assert!(instance.verify(issued).await.is_valid());
+    }
+    let before = store.look_ups();
+    store.resets.store(true, Ordering::SeqCst);
+    // 256 at a time.
+    until_looked_up(&store, before + 3).await;
+    instance.catch_up().await;
+    store.is_away.store(true, Ordering::SeqCst);
+    for issued in &keys {
+        assert!(instance.verify(issued).await.is_valid());
+    }
+    assert_eq!(store.look_ups(), before + 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_under_a_former_pepper_is_read_again_as_well() {
+    let store = Watched::default();
+    let issued = instance(&store).await.key().await;
+    // As `pepper_ring` makes it.
+    let mut former = [0x5a; Pepper::MIN_LEN];
+    former[..2].copy_from_slice(b"p1");
+    let peppers = PepperRing::new("p2".parse().unwrap(), Pepper::from_bytes(&[2; 32]).unwrap())
+        .with_former("p1".parse().unwrap(), Pepper::from_bytes(&former).unwrap())
+        .unwrap();
+    let service = KeyService::builder(store.clone(), peppers)
+        .plans(plans())
+        .build();
+    let instance = Instance::follow(service).await;
+    for _ in 0..2 {
+        assert!(instance.verify(&issued).await.is_valid());
+    }
+    let before = store.look_ups();
+    store.resets.store(true, Ordering::SeqCst);
+    until_looked_up(&store, before + 1).await;
+    instance.catch_up().await;
+    store.is_away.store(true, Ordering::SeqCst);
+    assert!(instance.verify(&issued).await.is_valid());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_of_many_accounts_has_no_others_read_again() {
+    let store = Watched::default();
+    let instance = instance(&store).await;
+    let mut keys = Vec::new();
+    for _ in 0..50 {
+        keys.push(instance.key().await);
+    }
+    let changed = instance.key().await;
+    for issued in keys.iter().chain([&changed]) {
+        assert!(instance.verify(issued).await.is_valid());
+    }
+    let before = instance.service.read_state().keys;
+    // So many that marks which accounts share would be those of nearly all.
+    let others = (0..500_000_u128).map(|number| {
+        let id =
+            uuid::Uuid::from_u128(number.wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835));
+        Changed::Account(AccountId::from_uuid(id))
+    });
+    let account = changed.key.account_id.unwrap();
+    store
+        .more_changes
+        .lock()
+        .unwrap()
+        .extend(others.chain([Changed::Account(account)]));
+    instance.catch_up().await;
+    for issued in &keys {
+        assert!(instance.verify(issued).await.is_valid());
+    }
+    assert!(instance.verify(&changed).await.is_valid());
+    // That one by the request, in the background, or by both.
+    let read = instance.service.read_state().keys - before;
+    assert!((1..=2).contains(&read), "{read} keys are read");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn uses_in_a_batch_and_under_a_limit_are_counted_as_others_are() {
+    let store = Watched::default();
+    let instance = instance(&store).await;
+    let issued = instance.key().await;
+    let request = VerifyRequest::new(issued.secret.expose());
+    let limit = "calls".parse().unwrap();
+    let limited = VerifyRequest {
+        limit: Some(&limit),
+        ..request.clone()
+    };
+    let requests = [&request, &limited, &request, &limited, &limited].map(Clone::clone);
+    let verdicts = instance.service.verify_batch(&requests).await.unwrap();
+    let valid = verdicts.iter().filter(|verdict| verdict.is_valid());
+    assert_eq!(valid.count(), 4, "two a minute");
+    assert!(instance.verify(&issued).await.is_valid());
+    instance.service.flush_uses().await.unwrap();
+    assert_eq!(store.uses.lock().unwrap()[&issued.key.id], 5);
 }
 
 /// A limiter that takes its time.

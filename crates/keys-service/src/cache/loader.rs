@@ -6,11 +6,14 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicBool, AtomicU64,
+    Ordering::{Relaxed, SeqCst},
+};
 use std::time::Duration;
 
-use keys_core::Plans;
-use keys_core::pepper::PepperedDigest;
+use keys_core::pepper::{KeyDigest, PepperedDigest};
+use keys_core::{PepperId, Plans};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
@@ -18,10 +21,10 @@ use super::Cache;
 use super::account_marks::Mark;
 use super::generations::Snapshot;
 use super::lease::Nanos;
-use super::map::{Digest, MapKey, Stored};
+use super::map::{Digest, Found, MapKey, OUTDATED, SHARDS, Stored};
 use super::record::{PlanNames, Record, account_record_id, key_record_id};
 use crate::clock::Clock;
-use crate::store::{KeyStore, StoreError, StoredKey};
+use crate::store::{FoundKey, KeyStore, StoreError, StoredKey};
 
 /// Reads under way at once. Few, so that under load they are large: a statement for many keys costs little more than one
 /// for one.
@@ -39,6 +42,16 @@ const PATIENCE: Duration = Duration::from_millis(900);
 
 /// Times a result is read again because something changed meanwhile. After that the row is judged without being kept.
 const RETRIES: u8 = 3;
+
+/// After a reset those keys are read again that were used so lately: first the ones that are in use all the time.
+const USED_LATELY: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(15)];
+
+/// Between two reads of what was outdated.
+const REFRESH_PAUSE_MIN: Duration = Duration::from_millis(1);
+
+/// Times that such a read is tried while the database is away, with pauses of 20, 40, 80, .. ms. After that keys are read when they
+/// are asked for.
+const REFRESH_ATTEMPTS: u32 = 6;
 
 /// What a read found.
 #[derive(Debug, Clone)]
@@ -78,6 +91,17 @@ pub(crate) struct Loader {
     reads: AtomicU64,
     /// Keys they asked for.
     keys_asked: AtomicU64,
+    /// The pepper that keys are cached under.
+    pepper: PepperId,
+    refresh: Refresh,
+}
+
+/// The reading of what was outdated.
+#[derive(Default)]
+struct Refresh {
+    /// How often it was asked for.
+    wanted: AtomicU64,
+    is_under_way: AtomicBool,
 }
 
 /// What has been read, and what is being read.
@@ -137,6 +161,7 @@ impl Loader {
         cache: Arc<Cache>,
         plans: Arc<Plans>,
         plan_names: Arc<PlanNames>,
+        pepper: PepperId,
     ) -> Self {
         Self {
             store,
@@ -147,6 +172,8 @@ impl Loader {
             queue: Mutex::default(),
             reads: AtomicU64::new(0),
             keys_asked: AtomicU64::new(0),
+            pepper,
+            refresh: Refresh::default(),
         }
     }
 
@@ -232,7 +259,104 @@ impl Loader {
         }
     }
 
-    async fn read(&self, batch: Vec<Waiting>) {
+    /// Reads what was outdated and used lately, in the background: before it is asked for, as far as that is possible. Requests that
+    /// come first read for themselves as ever.
+    ///
+    /// One read at a time, of as many keys as are gathered for requests, and as long a pause after it as it took: other reads, and other
+    /// instances that do the same, have at least half of what the database can do.
+    pub(crate) fn refresh(self: &Arc<Self>) {
+        let refresh = &self.refresh;
+        refresh.wanted.fetch_add(1, SeqCst);
+        if refresh.is_under_way.swap(true, SeqCst) {
+            return;
+        }
+        let loader = Arc::clone(self);
+        self.store.spawn(Box::pin(async move {
+            let refresh = &loader.refresh;
+            loop {
+                let wanted = refresh.wanted.load(SeqCst);
+                loader.refresh_once(wanted).await;
+                if refresh.wanted.load(SeqCst) != wanted {
+                    continue;
+                }
+                refresh.is_under_way.store(false, SeqCst);
+                // Whoever asked between the last look and this found one under way.
+                if refresh.wanted.load(SeqCst) == wanted || refresh.is_under_way.swap(true, SeqCst)
+                {
+                    return;
+                }
+            }
+        }));
+    }
+
+    /// One turn over the cache for each [`USED_LATELY`], until another one is asked for.
+    async fn refresh_once(&self, wanted: u64) {
+        for lately in USED_LATELY {
+            let mut batch = Vec::with_capacity(BATCH_MAX);
+            for shard in 0..SHARDS {
+                let now = super::lease::nanos(self.clock.elapsed());
+                let lately = super::lease::nanos(lately);
+                let used = |record: &Record| record.was_used(now, lately);
+                for key in self.cache.keys.outdated(shard, used) {
+                    batch.push(key);
+                    if batch.len() == BATCH_MAX && !self.refresh_batch(&mut batch, wanted).await {
+                        return;
+                    }
+                }
+            }
+            if !self.refresh_batch(&mut batch, wanted).await {
+                return;
+            }
+        }
+    }
+
+    /// Reads some keys again, and says whether to go on.
+    async fn refresh_batch(&self, batch: &mut Vec<MapKey>, wanted: u64) -> bool {
+        // Some have been read for requests since they were listed.
+        let keys = batch.drain(..).filter_map(|key| {
+            self.cache.keys.visit(&key, |found| match found {
+                Found::Known(hit) if hit.read_at == OUTDATED => {
+                    let stored_as = hit.value.stored_as().unwrap_or(PepperedDigest {
+                        pepper: self.pepper,
+                        digest: KeyDigest::from_bytes(key.digest),
+                    });
+                    Some((key, stored_as))
+                }
+                Found::Known(_) | Found::Tombstone | Found::Nothing => None,
+            })
+        });
+        let keys: Vec<_> = keys.collect();
+        for attempt in 0..REFRESH_ATTEMPTS {
+            if keys.is_empty() {
+                return true;
+            }
+            if self.refresh.wanted.load(SeqCst) != wanted {
+                return false;
+            }
+            let began = self.clock.elapsed();
+            let wanted = keys.iter().map(|(key, stored_as)| Waiting {
+                wanted: Wanted {
+                    cached_as: *key,
+                    digests: vec![*stored_as],
+                },
+                call: 0,
+                // What changes meanwhile is read when it is asked for.
+                retries: RETRIES,
+                answer: oneshot::channel().0,
+            });
+            let is_read = self.read(wanted.collect()).await;
+            let took = self.clock.elapsed().saturating_sub(began);
+            if is_read {
+                tokio::time::sleep(took.clamp(REFRESH_PAUSE_MIN, PATIENCE)).await;
+                return true;
+            }
+            tokio::time::sleep(REFRESH_PAUSE_MIN * (20 << attempt)).await;
+        }
+        false
+    }
+
+    /// Reads and answers, and says whether the database could.
+    async fn read(&self, batch: Vec<Waiting>) -> bool {
         // Both before the read is sent: taken later, a change in between would go unnoticed.
         let read_at = super::lease::nanos(self.clock.elapsed());
         let since = self.cache.keys.snapshot();
@@ -259,7 +383,7 @@ impl Loader {
                 for waiting in batch {
                     let _ = waiting.answer.send(Err(Arc::clone(&error)));
                 }
-                return;
+                return false;
             }
         };
         let rows: HashMap<[u8; 32], (PepperedDigest, StoredKey)> = rows
@@ -275,15 +399,18 @@ impl Loader {
         for waiting in batch {
             let row = waiting.wanted.digests.iter().find_map(|digest| {
                 let (kept_as, stored) = rows.get(digest.digest.as_bytes())?;
-                (kept_as == digest).then_some(stored)
+                (kept_as == digest).then_some((kept_as, stored))
             });
             let MapKey { digest, .. } = &waiting.wanted.cached_as;
-            let Some(stored) = row else {
+            let Some((kept_as, stored)) = row else {
                 self.cache.unknown.remember(digest, read_at, made[digest]);
+                let removed = self.cache.keys.remove(&waiting.wanted.cached_as);
+                self.cache.take_uses(removed);
                 let _ = waiting.answer.send(Ok(Loaded::Unknown));
                 continue;
             };
-            let (loaded, kept) = self.keep(&waiting.wanted.cached_as, stored, read_at, since);
+            let (loaded, kept) =
+                self.keep(&waiting.wanted.cached_as, kept_as, stored, read_at, since);
             if kept || waiting.retries >= RETRIES {
                 let _ = waiting.answer.send(Ok(Loaded::Known(Box::new(loaded))));
             } else {
@@ -293,19 +420,24 @@ impl Loader {
                 });
             }
         }
-        self.queue.lock().waiting.extend(again);
+        if !again.is_empty() {
+            self.queue.lock().waiting.extend(again);
+        }
+        true
     }
 
     /// Remembers that a key was read as revoked outside of this loader.
-    pub(crate) fn keep_revoked(&self, key: &MapKey, stored: &StoredKey) {
+    pub(crate) fn keep_revoked(&self, key: &MapKey, found: &FoundKey) {
         let read_at = super::lease::nanos(self.clock.elapsed());
-        self.keep(key, stored, read_at, self.cache.keys.snapshot());
+        let since = self.cache.keys.snapshot();
+        self.keep(key, &found.digest, &found.stored, read_at, since);
     }
 
     /// Puts what was read into the cache, and says whether that was possible.
     fn keep(
         &self,
         key: &MapKey,
+        kept_as: &PepperedDigest,
         stored: &StoredKey,
         read_at: Nanos,
         since: Snapshot,
@@ -317,7 +449,8 @@ impl Loader {
             self.cache.accounts.mark(account.id)
         });
         let (plans, names) = (&self.plans, &self.plan_names);
-        let mut record = Record::new(stored.key.clone(), account, mark, plans, names);
+        let stored_as = (*kept_as.digest.as_bytes() != key.digest).then_some(*kept_as);
+        let mut record = Record::new(stored.key.clone(), account, mark, stored_as, plans, names);
         let id = key_record_id(stored);
         if record.is_revoked() {
             // A verdict that is made at this moment, by a load that read the key before it was revoked, must find that it no

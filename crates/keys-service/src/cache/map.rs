@@ -241,6 +241,11 @@ impl<V: Weigh, L: Locks> Map<V, L> {
         self.generations.snapshot()
     }
 
+    /// Whether nothing at all has changed since `since`.
+    pub(crate) fn is_latest(&self, since: Snapshot) -> bool {
+        self.generations.is_latest(since)
+    }
+
     /// Whether nothing has changed since `since` for any of `ids`.
     pub(crate) fn is_unchanged(&self, since: Snapshot, ids: &[RecordId]) -> bool {
         self.generations.is_unchanged(since, ids)
@@ -350,17 +355,71 @@ impl<V: Weigh, L: Locks> Map<V, L> {
     /// Has everything read again before it is served, and keeps loads under way from storing anything. Tombstones, and records
     /// that say of themselves that they are gone for good, stay: nothing that is read later takes that back.
     ///
-    /// Nothing is removed, so that what is in use can be read again before it is asked for.
+    /// Nothing is removed, so that what is in use can be read again before it is asked for: see [`Map::outdated`].
     pub(crate) fn outdate_all(&self) {
         self.generations.bump_all();
+        self.outdate(|_| true);
+        self.generations.bump_all();
+    }
+
+    /// Has the records that `depends_on` says yes to read again before they are served. Looks at all records there are.
+    ///
+    /// `ids` are what these depend on, of which loads under way store nothing.
+    pub(crate) fn outdate_dependent(&self, ids: &[RecordId], depends_on: impl Fn(&V) -> bool) {
+        for id in ids {
+            self.generations.bump(id);
+        }
+        self.outdate(depends_on);
+        for id in ids {
+            self.generations.bump(id);
+        }
+    }
+
+    fn outdate(&self, is_meant: impl Fn(&V) -> bool) {
         for shard in &self.shards {
             shard.0.with(|shard| {
                 for slot in shard.slots.0.iter_mut().flatten() {
-                    slot.read_at = OUTDATED;
+                    if let State::Known(value) = &slot.state
+                        && is_meant(value)
+                    {
+                        slot.read_at = OUTDATED;
+                    }
                 }
             });
         }
-        self.generations.bump_all();
+    }
+
+    /// Removes the record of a key that is no longer in the database. What is known to be gone for good stays. A marked record is
+    /// handed back.
+    pub(crate) fn remove(&self, key: &MapKey) -> Vec<(RecordId, V)> {
+        let shard_index = shard_of(key.hash);
+        let mut out = Vec::new();
+        self.shard(shard_index).with(|shard| {
+            if let Some(index) = shard.number(key)
+                && !shard.slots[index].is_final
+            {
+                self.evict(shard, shard_index, index, &mut out);
+            }
+        });
+        out
+    }
+
+    /// The records of one shard that must be read again before they are served and that `is_wanted` says yes to.
+    pub(crate) fn outdated(&self, shard: usize, is_wanted: impl Fn(&V) -> bool) -> Vec<MapKey> {
+        self.shard(shard).with(|slots| {
+            let slots = slots.slots.0.iter().flatten();
+            let wanted = slots.filter(|slot| {
+                slot.read_at == OUTDATED
+                    && !slot.is_final
+                    && matches!(&slot.state, State::Known(value) if is_wanted(value))
+            });
+            wanted
+                .map(|slot| MapKey {
+                    hash: hash_of(slot.tag, shard),
+                    digest: slot.digest,
+                })
+                .collect()
+        })
     }
 
     /// Visits every marked record of one shard.
@@ -720,6 +779,11 @@ fn shard_of(hash: u64) -> usize {
     #[expect(clippy::cast_possible_truncation, reason = "only the low bits matter")]
     let low = hash as usize;
     low % SHARDS
+}
+
+/// A hash that leads to the same place as the one that this tag and this shard were taken from.
+fn hash_of(tag: u32, shard: usize) -> u64 {
+    (u64::from(tag) << 32) | (shard % SHARDS) as u64
 }
 
 /// Identifiers begin with a time, so their bytes are mixed: the finalizer of `SplitMix64` (Steele, Lea, Flood

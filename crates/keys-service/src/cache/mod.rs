@@ -22,6 +22,7 @@ pub(crate) mod record;
 pub(crate) mod unknown;
 
 use std::cell::OnceCell;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use keys_core::{AccountId, KeyId, PresentedKey};
@@ -105,6 +106,16 @@ impl Cache {
         self.keys.bump(&account_record_id(id));
     }
 
+    /// Many accounts have changed: all their keys are read again, and no others. The shared marks of
+    /// [`account_changed`](Self::account_changed) would be those of most other accounts as well.
+    pub(crate) fn accounts_changed(&self, ids: &HashSet<AccountId>) {
+        let record_ids: Vec<RecordId> = ids.iter().map(|id| account_record_id(*id)).collect();
+        self.keys.outdate_dependent(&record_ids, |record| {
+            let account = record.facts.account_id();
+            account.is_some_and(|account| ids.contains(&account))
+        });
+    }
+
     /// Anything may have changed: every record is read again before it is served. What is known to be revoked stays refused,
     /// whatever is read.
     pub(crate) fn everything_changed(&self) {
@@ -135,6 +146,19 @@ impl Cache {
             uses
         });
         outside.chain(inside)
+    }
+
+    /// Notes a use of a key where its record is, if it is in the cache. A place of its own for each key is shared by few, and one
+    /// for all of them by everything that verifies.
+    pub(crate) fn note_use(&self, key: &MapKey, id: KeyId, now: Nanos) -> bool {
+        self.keys.visit(key, |found| match found {
+            Found::Known(mut hit) if hit.id == *id.as_uuid().as_bytes() => {
+                hit.value.note_use(now);
+                hit.mark();
+                true
+            }
+            Found::Known(_) | Found::Tombstone | Found::Nothing => false,
+        })
     }
 
     /// Keeps the uses of records that left the cache.

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
+use keys_core::pepper::PepperedDigest;
 use keys_core::{
     Account, AccountId, AllowedNetworks, ApiKey, Denial, ExternalId, KeyKind, PlanName, Plans,
     ScopeSet, Timestamp,
@@ -60,6 +61,8 @@ struct More {
     external_id: Option<ExternalId>,
     /// A plan that is not configured.
     plan: Option<Box<PlanName>>,
+    /// The digest that the key is stored under, where that is not the one it is cached under: it was made under a former pepper.
+    stored_as: Option<Box<PepperedDigest>>,
 }
 
 /// What narrows the use of a key.
@@ -133,6 +136,7 @@ impl Record {
         key: ApiKey,
         account: Option<&Account>,
         account_mark: Mark,
+        stored_as: Option<PepperedDigest>,
         plans: &Plans,
         plan_names: &PlanNames,
     ) -> Self {
@@ -156,7 +160,8 @@ impl Record {
         let plan = account.and_then(|account| plan_names.number(&account.plan));
         let unknown_plan = account.filter(|_| plan.is_none());
         let external_id = account.and_then(|account| account.external_id.clone());
-        let has_more = is_narrowed || external_id.is_some() || unknown_plan.is_some();
+        let has_more =
+            is_narrowed || external_id.is_some() || unknown_plan.is_some() || stored_as.is_some();
         Self {
             facts: Facts {
                 account_id: account.map_or(NO_ACCOUNT, |account| account.id),
@@ -174,6 +179,7 @@ impl Record {
                         }),
                         external_id,
                         plan: unknown_plan.map(|account| Box::new(account.plan.clone())),
+                        stored_as: stored_as.map(Box::new),
                     })
                 }),
                 account_mark,
@@ -184,6 +190,23 @@ impl Record {
             uses: 0,
             used_at: Millis::default(),
         }
+    }
+
+    /// The digest that the key is stored under, where that is not the one it is cached under.
+    pub(crate) fn stored_as(&self) -> Option<PepperedDigest> {
+        self.facts.more.as_ref()?.stored_as.as_deref().copied()
+    }
+
+    /// Whether the key was used not longer ago than `lately`.
+    pub(crate) fn was_used(&self, now: Nanos, lately: Nanos) -> bool {
+        self.used_at != Millis::default() && now.saturating_sub(self.used_at.before(now)) <= lately
+    }
+
+    /// Counts one use.
+    #[inline]
+    pub(crate) fn note_use(&mut self, now: Nanos) {
+        self.uses = self.uses.saturating_add(1);
+        self.used_at = Millis::of(now);
     }
 
     /// The same, as it is known to be since before it was read.
@@ -266,7 +289,9 @@ impl Weigh for Record {
             let external_id = external_id.map_or(0, |id| id.as_str().len() + OVERHEAD);
             let plan = more.plan.as_ref();
             let plan = plan.map_or(0, |plan| plan.as_str().len() + 2 * OVERHEAD);
-            size_of::<More>() + narrowing + external_id + plan + OVERHEAD
+            let stored_as = more.stored_as.as_ref();
+            let stored_as = stored_as.map_or(0, |_| size_of::<PepperedDigest>() + OVERHEAD);
+            size_of::<More>() + stored_as + narrowing + external_id + plan + OVERHEAD
         });
         name + more
     }
@@ -316,7 +341,7 @@ mod tests {
                 last_used_at: None,
                 created_at: Timestamp::from_unix_micros(0),
             };
-            let record = Record::new(key, None, Mark::default(), &plans, &names);
+            let record = Record::new(key, None, Mark::default(), None, &plans, &names);
             record.facts.standing()
         };
         assert_eq!(standing(KeyKind::Operator), Ok(()));
