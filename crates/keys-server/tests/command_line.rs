@@ -761,6 +761,42 @@ fn a_schema_that_is_missing_is_refused_where_it_may_not_be_made(place: Place) {
     program.key(&program.account("pro"));
 }
 
+const NEWER: &str = "insert into __diesel_schema_migrations (version) values ('20990101000000'); \
+                     insert into schema_compatibility (migration, oldest) \
+                     values ('20990101000000', '20261130000300')";
+
+#[tokio::test]
+async fn server_goes_on_with_a_newer_schema_that_allows_it_and_says_so_once() {
+    let database = Database::create().await;
+    let mut server = Server::builder(BINARY)
+        .postgres(&database.url())
+        .start()
+        .await;
+    let operator = server.operator_key("test");
+    assert_eq!(database.sql(NEWER), "");
+    for _ in 0..2 {
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        let answer = server.get("/readyz").send().await;
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        let created = server.post("/v1/accounts").bearer(&operator);
+        let created = created.json(&json!({"plan": "pro"})).send().await;
+        assert_eq!(created.status, 201, "{}", created.body);
+        assert!(server.command(["migrate"]).status.success());
+        server.stop();
+        server.start_again().await;
+    }
+    // Two starts on it, and one server that was running when it came.
+    let said = "migrated by a newer program";
+    assert_eq!(server.stderr().matches(said).count(), 3);
+
+    let contrary =
+        "update schema_compatibility set oldest = migration where migration = '20990101000000'";
+    assert_eq!(database.sql(contrary), "");
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    let answer = server.get("/readyz").send().await;
+    assert_eq!(answer.status, 503, "{}", answer.body);
+}
+
 #[test]
 fn database_of_a_newer_program_is_refused() {
     let program = Program::new(Place::Postgres);

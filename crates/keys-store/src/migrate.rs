@@ -1,6 +1,6 @@
 //! Bringing a database up to date, and telling whether it is.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 use crate::connection::{Connection, query};
 use crate::error::QueryError;
 use crate::postgres::PostgresConnector;
-use crate::schema::__diesel_schema_migrations as schema_migrations;
+use crate::schema::{__diesel_schema_migrations as schema_migrations, schema_compatibility};
 use crate::sqlite::SqliteConnector;
 
 const POSTGRES: EmbeddedMigrations = embed_migrations!("migrations/postgres");
@@ -41,7 +41,10 @@ pub enum MigrateError {
     Thread,
 }
 
-/// The schema of a database is not the one this program knows.
+/// For each migration, the oldest one that a program must know in order to go on after it: table `schema_compatibility`.
+type Compatibility = BTreeMap<String, String>;
+
+/// The schema of a database is not one that this program can use.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SchemaError {
@@ -51,9 +54,9 @@ pub enum SchemaError {
     /// It lacks migrations that this program has.
     #[error("the database is older than this program, it lacks {0:?}; migrate it")]
     Pending(Vec<String>),
-    /// It has migrations that this program does not know.
+    /// It has migrations that this program does not know and cannot go on with.
     #[error(
-        "the database is newer than this program, which does not know its {0:?}; update the program"
+        "the database is newer than this program, which cannot go on after its {0:?}; update the program"
     )]
     Unknown(Vec<String>),
 }
@@ -63,12 +66,25 @@ pub(crate) async fn postgres(
     connector: Arc<PostgresConnector>,
 ) -> Result<(), MigrateError> {
     // The connection is driven by the store's runtime while the thread below waits for it.
-    let connection = runtime
-        .spawn(async move { connector.connect_to_migrate().await })
+    let (connection, compatibility) = runtime
+        .spawn(async move {
+            let mut connection = connector.connect_to_migrate().await?;
+            let rows = schema_compatibility::table.load(&mut connection).await;
+            Ok((connection, compatibility(rows)))
+        })
         .await
         .map_err(|error| MigrateError::Connect(Box::new(error)))?
         .map_err(MigrateError::Connect)?;
-    on_thread(move || run::<Pg>(&mut AsyncMigrationHarness::new(connection), POSTGRES)).await
+    on_thread(move || {
+        let harness = &mut AsyncMigrationHarness::new(connection);
+        run::<Pg>(harness, POSTGRES, &compatibility)
+    })
+    .await
+}
+
+/// Without the table nothing is known to be compatible.
+fn compatibility(rows: QueryResult<Vec<(String, String)>>) -> Compatibility {
+    rows.unwrap_or_default().into_iter().collect()
 }
 
 pub(crate) async fn sqlite(connector: Arc<SqliteConnector>) -> Result<(), MigrateError> {
@@ -78,7 +94,10 @@ pub(crate) async fn sqlite(connector: Arc<SqliteConnector>) -> Result<(), Migrat
             .map_err(MigrateError::Connect)?;
         // One transaction around all of them, begun for writing, keeps other processes out.
         connection
-            .immediate_transaction(|connection| run::<Sqlite>(connection, SQLITE).map_err(Failed))
+            .immediate_transaction(|connection| {
+                let rows = diesel::RunQueryDsl::load(schema_compatibility::table, connection);
+                run::<Sqlite>(connection, SQLITE, &compatibility(rows)).map_err(Failed)
+            })
             .map_err(|Failed(error)| error)?;
         let checked = connector.file().check();
         checked.map_err(|error| MigrateError::Failed(Box::new(error)))
@@ -98,11 +117,12 @@ impl From<diesel::result::Error> for Failed {
 fn run<DB: Backend>(
     harness: &mut impl MigrationHarness<DB>,
     known: EmbeddedMigrations,
+    compatibility: &Compatibility,
 ) -> Result<(), MigrateError> {
     let applied = harness.applied_migrations().map_err(MigrateError::Failed)?;
     let applied: BTreeSet<String> = applied.iter().map(ToString::to_string).collect();
-    match compare::<DB>(&known, &applied) {
-        Ok(()) => return Ok(()),
+    match compare::<DB>(&known, &applied, compatibility) {
+        Ok(_) => return Ok(()),
         Err(SchemaError::Pending(_) | SchemaError::Missing(_)) => {}
         Err(error) => return Err(error.into()),
     }
@@ -124,56 +144,70 @@ async fn on_thread<T: Send + 'static>(
     receiver.await.map_err(|_| MigrateError::Thread)?
 }
 
-/// Reads which migrations the database has, which also shows that it can be reached.
-pub(crate) async fn applied(
+/// Whether this program can use the schema, which also shows that the database can be reached. Returns the migrations
+/// that this program does not know and can go on with.
+pub(crate) async fn check(
     connection: &mut Connection,
-) -> Result<Result<BTreeSet<String>, SchemaError>, StoreError> {
+) -> Result<Result<Vec<String>, SchemaError>, StoreError> {
     let versions: Result<Vec<String>, QueryError> =
-        query!(connection, |open| schema_migrations::table
+        query!(&mut *connection, |open| schema_migrations::table
             .select(schema_migrations::version)
             .load(open));
-    match versions {
-        Ok(versions) => Ok(Ok(versions.into_iter().collect())),
-        Err(error) if error.is_transient() => Err(error.into()),
+    let applied: BTreeSet<String> = match versions {
+        Ok(versions) => versions.into_iter().collect(),
+        Err(error) if error.is_transient() => return Err(error.into()),
         // The table cannot be read, most likely because there is none.
-        Err(error) => Ok(Err(SchemaError::Missing(Some(Box::new(error))))),
+        Err(error) => return Ok(Err(SchemaError::Missing(Some(Box::new(error))))),
+    };
+    let compare = |connection: &Connection, compatibility: &Compatibility| match connection {
+        Connection::Postgres(_) => compare::<Pg>(&POSTGRES, &applied, compatibility),
+        Connection::Sqlite(_) => compare::<Sqlite>(&SQLITE, &applied, compatibility),
+    };
+    let unknown = match compare(connection, &Compatibility::new()) {
+        Err(SchemaError::Unknown(unknown)) => unknown,
+        outcome => return Ok(outcome),
+    };
+    // Only now, because a role that may not read this table needs it for newer schemas alone.
+    let rows: Result<Vec<(String, String)>, QueryError> =
+        query!(&mut *connection, |open| schema_compatibility::table
+            .load(open));
+    match rows {
+        Ok(rows) => Ok(compare(connection, &rows.into_iter().collect())),
+        Err(error) if error.is_transient() => Err(error.into()),
+        Err(_) => Ok(Err(SchemaError::Unknown(unknown))),
     }
 }
 
-/// Compares what the database has with what this program knows.
-pub(crate) fn check(
-    connection: &Connection,
-    applied: &BTreeSet<String>,
-) -> Result<(), SchemaError> {
-    match connection {
-        Connection::Postgres(_) => compare::<Pg>(&POSTGRES, applied),
-        Connection::Sqlite(_) => compare::<Sqlite>(&SQLITE, applied),
-    }
-}
-
+/// Compares what the database has with what this program knows. Returns the migrations that it does not know and can go on
+/// with.
 fn compare<DB: Backend>(
     known: &impl MigrationSource<DB>,
     applied: &BTreeSet<String>,
-) -> Result<(), SchemaError> {
+    compatibility: &Compatibility,
+) -> Result<Vec<String>, SchemaError> {
     let known: BTreeSet<String> = known
         .migrations()
         .expect("embedded migrations need no reading")
         .iter()
         .map(|migration| migration.name().version().to_string())
         .collect();
-    let missing_in = |from: &BTreeSet<String>, other: &BTreeSet<String>| {
-        other.difference(from).cloned().collect::<Vec<_>>()
+    let latest = known.last();
+    let unknown: Vec<String> = applied.difference(&known).cloned().collect();
+    let pending: Vec<String> = known.difference(applied).cloned().collect();
+    // Versions are dates and times of the same length, so their order is that of their texts.
+    let is_compatible = |migration: &String| {
+        let oldest = compatibility.get(migration);
+        oldest.is_some_and(|oldest| latest.is_some_and(|latest| oldest <= latest))
     };
-    let unknown = missing_in(&known, applied);
-    let pending = missing_in(applied, &known);
-    if !unknown.is_empty() {
-        Err(SchemaError::Unknown(unknown))
+    let (compatible, incompatible): (Vec<_>, Vec<_>) = unknown.into_iter().partition(is_compatible);
+    if !incompatible.is_empty() {
+        Err(SchemaError::Unknown(incompatible))
     } else if applied.is_empty() {
         Err(SchemaError::Missing(None))
     } else if !pending.is_empty() {
         Err(SchemaError::Pending(pending))
     } else {
-        Ok(())
+        Ok(compatible)
     }
 }
 
@@ -196,25 +230,45 @@ mod tests {
     }
 
     #[test]
-    fn a_schema_of_another_version_is_told_apart() {
-        let compare = |versions: &[&str]| {
-            let applied = versions.iter().map(|text| (*text).to_owned()).collect();
-            super::compare::<Pg>(&POSTGRES, &applied)
-        };
+    fn schema_of_another_version_is_told_apart() {
         let known: Vec<String> = MigrationSource::<Pg>::migrations(&POSTGRES)
             .unwrap()
             .iter()
             .map(|one| one.name().version().to_string())
             .collect();
-        let known: Vec<&str> = known.iter().map(String::as_str).collect();
-        assert!(compare(&known).is_ok());
+        let newer = |versions: &[&str]| {
+            let newer = versions.iter().map(|text| (*text).to_owned());
+            known.iter().cloned().chain(newer).collect::<BTreeSet<_>>()
+        };
+        let compatibility: Compatibility = [
+            ("20990101000000", known.last().unwrap().as_str()),
+            ("20990102000000", "20261121000000"),
+            ("20990103000000", "20990102000000"),
+        ]
+        .map(|(migration, oldest)| (migration.to_owned(), oldest.to_owned()))
+        .into();
+        let compare =
+            |applied: BTreeSet<String>| super::compare::<Pg>(&POSTGRES, &applied, &compatibility);
+        let is_unknown = |outcome, expected: &[&str]| matches!(outcome, Err(SchemaError::Unknown(versions)) if versions == expected);
+
+        assert!(compare(newer(&[])).unwrap().is_empty());
+        let first: BTreeSet<String> = known[..1].iter().cloned().collect();
         assert!(
-            matches!(compare(&known[..1]), Err(SchemaError::Pending(versions)) if versions == known[1..])
+            matches!(compare(first), Err(SchemaError::Pending(versions)) if versions == known[1..])
         );
-        assert!(matches!(compare(&[]), Err(SchemaError::Missing(None))));
-        let unknown = compare(&[&known[..], &["2099"]].concat());
-        assert!(matches!(unknown, Err(SchemaError::Unknown(versions)) if versions == ["2099"]));
+        assert!(matches!(
+            compare(BTreeSet::new()),
+            Err(SchemaError::Missing(None))
+        ));
+        let compatible = ["20990101000000", "20990102000000"];
+        assert_eq!(compare(newer(&compatible)).unwrap(), compatible);
+        // Without a row, and with one that asks for more than this program knows.
+        for unknown in ["20990103000000", "20990104000000"] {
+            let outcome = compare(newer(&["20990101000000", unknown]));
+            assert!(is_unknown(outcome, &[unknown]), "{unknown}");
+        }
         // Both newer and older: it is the newer part that no migration can mend.
-        assert!(matches!(compare(&["2099"]), Err(SchemaError::Unknown(_))));
+        let both = BTreeSet::from(["20990104000000".to_owned()]);
+        assert!(is_unknown(compare(both), &["20990104000000"]));
     }
 }

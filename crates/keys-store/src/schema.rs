@@ -69,5 +69,12 @@ diesel::table! {
     }
 }
 
+diesel::table! {
+    schema_compatibility (migration) {
+        migration -> Text,
+        oldest -> Text,
+    }
+}
+
 diesel::joinable!(api_key -> account (account_id));
 diesel::allow_tables_to_appear_in_same_query!(account, api_key);

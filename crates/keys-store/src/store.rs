@@ -61,9 +61,8 @@ struct Inner {
     connector: Connector,
     runtime: Handle,
     operation_timeout: Duration,
-    /// Whether the schema was once found to be the right one. Later migrations by newer programs are made so that
-    /// this one can go on, so it does not look again.
-    schema_known: AtomicBool,
+    /// Whether the log says that the schema is newer than this program.
+    newer_told: AtomicBool,
 }
 
 enum Connector {
@@ -150,7 +149,7 @@ impl Store {
             connector,
             runtime,
             operation_timeout: options.operation_timeout,
-            schema_known: AtomicBool::new(false),
+            newer_told: AtomicBool::new(false),
         })))
     }
 
@@ -462,13 +461,12 @@ async fn sweep_in(
 
 async fn ready(inner: &Inner) -> Result<(), StoreError> {
     let mut connection = inner.pools.read().await?;
-    let applied = migrate::applied(&mut connection).await?;
-    if inner.schema_known.load(Ordering::Relaxed) {
-        return Ok(());
+    let checked = migrate::check(&mut connection).await?;
+    let newer = checked.map_err(|error| StoreError::Unexpected(Box::new(error)))?;
+    if !newer.is_empty() && !inner.newer_told.swap(true, Ordering::Relaxed) {
+        tracing::info!(
+            "the database was migrated by a newer program, with {newer:?}; this one can go on with it"
+        );
     }
-    applied
-        .and_then(|applied| migrate::check(&connection, &applied))
-        .map_err(|error| StoreError::Unexpected(Box::new(error)))?;
-    inner.schema_known.store(true, Ordering::Relaxed);
     Ok(())
 }

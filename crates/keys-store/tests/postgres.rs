@@ -188,9 +188,11 @@ async fn migration_can_be_undone_and_done_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn newer_schema_is_refused() {
+async fn newer_schema_is_used_only_if_it_says_so() {
     let database = Database::create().await;
-    common::newer_schema_is_refused(&open(&database).await, &database).await;
+    let stores = [open(&database).await, open(&database).await];
+    common::every_migration_says_which_programs_can_go_on(&database).await;
+    common::newer_schema_is_used_only_if_it_says_so(&stores, &database).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -225,9 +225,11 @@ async fn migration_can_be_undone_and_done_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn newer_schema_is_refused() {
+async fn newer_schema_is_used_only_if_it_says_so() {
     let file = File::new();
-    common::newer_schema_is_refused(&file.open().await, &file).await;
+    let stores = [file.open().await, file.open().await];
+    common::every_migration_says_which_programs_can_go_on(&file).await;
+    common::newer_schema_is_used_only_if_it_says_so(&stores, &file).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

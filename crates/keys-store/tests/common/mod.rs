@@ -224,19 +224,56 @@ pub(crate) async fn migrating_is_repeatable_and_concurrent(stores: Vec<Store>, s
     );
 }
 
-/// A database that a newer program migrated is refused, and named as the reason.
-pub(crate) async fn newer_schema_is_refused(store: &Store, sql: &impl Sql) {
-    sql.run("insert into __diesel_schema_migrations (version) values ('29991231000000')")
-        .await
-        .unwrap();
-    let said = [
-        chain(&store.migrate().await.unwrap_err()),
-        chain(&store.ready().await.unwrap_err()),
-    ];
-    for said in said {
-        assert!(said.contains("29991231000000"), "{said}");
-        assert!(said.contains("newer than this program"), "{said}");
+/// The latest migration of this program.
+const LATEST: &str = "(select max(version) from __diesel_schema_migrations where version < '2999')";
+
+/// A database that a newer program migrated is refused, and named as the reason, unless the migration says that older
+/// programs can go on.
+pub(crate) async fn newer_schema_is_used_only_if_it_says_so(stores: &[Store; 2], sql: &impl Sql) {
+    let [running, starting] = stores;
+    running.ready().await.unwrap();
+    let add = "insert into __diesel_schema_migrations (version) values";
+    let say = "insert into schema_compatibility (migration, oldest) select";
+    sql.run(&format!(
+        "{add} ('29991231000000'); {say} '29991231000000', {LATEST}"
+    ))
+    .await
+    .unwrap();
+    for store in [running, starting] {
+        store.migrate().await.unwrap();
+        store.ready().await.unwrap();
     }
+    add_account(running).await;
+
+    // One without a word, one that says the contrary, and one whose table is gone.
+    for (number, broken) in [
+        format!("{add} ('29991231000001')"),
+        format!("{say} '29991231000001', '29991231000001'"),
+        "drop table schema_compatibility".to_owned(),
+    ]
+    .iter()
+    .enumerate()
+    {
+        sql.run(broken).await.unwrap();
+        for store in [running, starting] {
+            let said = [
+                chain(&store.migrate().await.unwrap_err()),
+                chain(&store.ready().await.unwrap_err()),
+            ];
+            for said in said {
+                assert!(said.contains("29991231000001"), "{number}: {said}");
+                assert!(said.contains("newer than this program"), "{number}: {said}");
+            }
+        }
+    }
+}
+
+/// An older program asks this before it goes on with a newer schema.
+pub(crate) async fn every_migration_says_which_programs_can_go_on(sql: &impl Sql) {
+    let silent = "select count(*) from __diesel_schema_migrations \
+                  where version >= '20261130000300' \
+                  and version not in (select migration from schema_compatibility)";
+    assert_eq!(sql.number(silent).await, 0);
 }
 
 /// Several instances share the database: the cap holds for all of them together.
