@@ -7,6 +7,7 @@
 //! | [`contract`] | what every [`KeyStore`](keys_service::KeyStore) is held to; see [`store_contract!`] |
 //! | [`fault_proxy`] | a network that fails on request |
 //! | [`gateway`] | throw-away gateways: [`nginx`], [`traefik`] and [`envoy`] |
+//! | [`haproxy`] | a throw-away HAProxy |
 //! | [`many`] | more keys than anybody would issue one by one |
 //! | [`pgbouncer`] | a throw-away PgBouncer |
 //! | [`postgres`] | a throw-away PostgreSQL, a database per test |
@@ -26,6 +27,7 @@ pub mod data;
 pub mod envoy;
 pub mod fault_proxy;
 pub mod gateway;
+pub mod haproxy;
 pub mod many;
 pub mod nginx;
 pub mod pgbouncer;

@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context as _, bail, ensure};
 use keys_testkit::gateway::{Installed, Package};
 use keys_testkit::postgres::{self, VERSION_MIN};
-use keys_testkit::{envoy, nginx, pgbouncer, redis, traefik};
+use keys_testkit::{envoy, haproxy, nginx, pgbouncer, redis, traefik};
 
 use crate::step::succeeds;
 
@@ -63,6 +63,53 @@ pub(crate) fn nginx() -> anyhow::Result<()> {
             Some((found.version, found.binary))
         },
         packages: |installer| installer.nginx,
+    }
+    .ensure()
+}
+
+/// Makes sure that HAProxy, Patroni and etcd are there. Their services, which some systems start when they install them, are
+/// stopped again.
+pub(crate) fn high_availability() -> anyhow::Result<()> {
+    const SERVICES: [&str; 3] = ["patroni", "etcd", "haproxy"];
+    let is_running = |service: &str| succeeds("systemctl", &["is-active", "--quiet", service]);
+    let before = SERVICES.map(is_running);
+    haproxy()?;
+    patroni()?;
+    for (service, was_running) in SERVICES.into_iter().zip(before) {
+        if !was_running && is_running(service) {
+            run(&["systemctl", "disable", "--now", service], true)?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes sure that a HAProxy is there.
+fn haproxy() -> anyhow::Result<()> {
+    Needed {
+        name: "HAProxy".to_owned(),
+        parts: "it",
+        find: || {
+            let found = haproxy::find_installed()?;
+            Some((found.version, found.binary))
+        },
+        packages: |installer| installer.haproxy,
+    }
+    .ensure()
+}
+
+/// Makes sure that Patroni and etcd are there.
+fn patroni() -> anyhow::Result<()> {
+    Needed {
+        name: "Patroni with etcd".to_owned(),
+        parts: "Patroni with its client of etcd, `patronictl` and the server of etcd",
+        find: || {
+            let output = Command::new("patroni").arg("--version").output().ok()?;
+            // `patroni 3.0.2`
+            let version = String::from_utf8(output.stdout).ok()?;
+            let version = version.trim().strip_prefix("patroni ")?.to_owned();
+            succeeds("etcd", &["--version"]).then_some((version, "PATH".into()))
+        },
+        packages: |installer| installer.patroni,
     }
     .ensure()
 }
@@ -254,6 +301,8 @@ struct Installer {
     postgres: &'static [&'static str],
     redis: &'static [&'static str],
     nginx: &'static [&'static str],
+    haproxy: &'static [&'static str],
+    patroni: &'static [&'static str],
     pgbouncer: &'static [&'static str],
     pip: &'static [&'static str],
 }
@@ -283,6 +332,8 @@ const INSTALLERS: [Installer; 6] = [
         postgres: &["postgresql"],
         redis: &["redis-server"],
         nginx: &["nginx"],
+        haproxy: &["haproxy"],
+        patroni: &["patroni", "python3-etcd", "etcd-server", "iproute2"],
         pgbouncer: &["pgbouncer"],
         pip: &["python3-pip"],
     },
@@ -294,6 +345,8 @@ const INSTALLERS: [Installer; 6] = [
         postgres: &["postgresql-server", "postgresql"],
         redis: &["redis"],
         nginx: &["nginx"],
+        haproxy: &["haproxy"],
+        patroni: &["patroni", "etcd"],
         pgbouncer: &["pgbouncer"],
         pip: &["python3-pip"],
     },
@@ -305,6 +358,8 @@ const INSTALLERS: [Installer; 6] = [
         postgres: &["postgresql", "postgresql-client"],
         redis: &["redis"],
         nginx: &["nginx"],
+        haproxy: &["haproxy"],
+        patroni: &["patroni", "etcd"],
         pgbouncer: &["pgbouncer"],
         pip: &["py3-pip"],
     },
@@ -316,6 +371,8 @@ const INSTALLERS: [Installer; 6] = [
         postgres: &["postgresql-server", "postgresql"],
         redis: &["redis"],
         nginx: &["nginx"],
+        haproxy: &["haproxy"],
+        patroni: &["patroni", "etcd"],
         pgbouncer: &["pgbouncer"],
         pip: &["python3-pip"],
     },
@@ -327,6 +384,8 @@ const INSTALLERS: [Installer; 6] = [
         postgres: &["postgresql"],
         redis: &["valkey"],
         nginx: &["nginx"],
+        haproxy: &["haproxy"],
+        patroni: &["patroni", "etcd"],
         pgbouncer: &["pgbouncer"],
         pip: &["python-pip"],
     },
@@ -338,6 +397,8 @@ const INSTALLERS: [Installer; 6] = [
         postgres: &["postgresql@17"],
         redis: &["redis"],
         nginx: &["nginx"],
+        haproxy: &["haproxy"],
+        patroni: &["patroni", "etcd"],
         pgbouncer: &["pgbouncer"],
         pip: &["python"],
     },
@@ -382,11 +443,13 @@ mod tests {
                 postgres,
                 redis,
                 nginx,
+                haproxy,
+                patroni,
                 pgbouncer,
                 pip,
                 ..
             } = *installer;
-            for packages in [postgres, redis, nginx, pgbouncer, pip] {
+            for packages in [postgres, redis, nginx, haproxy, patroni, pgbouncer, pip] {
                 assert!(!packages.is_empty());
                 for command in installer.commands(packages) {
                     assert_eq!(command[0], installer.program);

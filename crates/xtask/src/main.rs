@@ -56,11 +56,11 @@ enum Command {
     },
     /// Run the proofs in full and write their tables into docs/proofs.md
     ///
-    /// Revocation under faults, limits that several instances share, and a spray of unknown keys, each against real servers on
+    /// Revocation under faults, failovers of PostgreSQL under Patroni, limits that several instances share, and a spray of unknown keys, each against real servers on
     /// throw-away PostgreSQL, Redis and nginx; the model of the cache's protocol; the cache under random schedules. Fails if a
     /// proof fails or a figure is missed.
     Prove {
-        /// Only proofs whose name contains this: revocation, limits, spray, coherence, interleavings
+        /// Only proofs whose name contains this: revocation, ha, limits, spray, coherence, interleavings
         filter: Option<String>,
     },
 }

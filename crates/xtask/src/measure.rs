@@ -93,11 +93,20 @@ const BENCHMARKS: [Measurement; 6] = [
     },
 ];
 
-const PROOFS: [Measurement; 5] = [
+/// The proof that needs more than the others do.
+const HIGH_AVAILABILITY: &str = "ha";
+
+const PROOFS: [Measurement; 6] = [
     Measurement {
         name: "revocation",
         program: Program::Test("keys-server", "revocation"),
         arguments: &["--nocapture", "--test-threads", "1"],
+        reads: Reads::Figures,
+    },
+    Measurement {
+        name: HIGH_AVAILABILITY,
+        program: Program::Test("keys-server", "revocation"),
+        arguments: &["--nocapture", "--test-threads", "1", "--ignored", "ha::"],
         reads: Reads::Figures,
     },
     Measurement {
@@ -146,6 +155,10 @@ pub(crate) fn prove(filter: Option<&str>) -> anyhow::Result<()> {
     const DOCUMENT: &str = "docs/proofs.md";
     let (url, cluster) = postgres()?;
     provide()?;
+    if is_wanted(HIGH_AVAILABILITY, filter) {
+        step::heading("HAProxy, Patroni and etcd");
+        install::high_availability()?;
+    }
     let environment = [(FULL_VARIABLE, "1"), (URL_VARIABLE, &url)];
     let outcome = all(DOCUMENT, &PROOFS, filter, &environment)?;
     drop(cluster);
@@ -165,6 +178,10 @@ fn provide() -> anyhow::Result<()> {
     install::nginx()?;
     step::heading("PgBouncer");
     install::pgbouncer()
+}
+
+fn is_wanted(name: &str, filter: Option<&str>) -> bool {
+    filter.is_none_or(|filter| name.contains(filter))
 }
 
 /// What came of measurements.
@@ -196,8 +213,8 @@ fn all(
     filter: Option<&str>,
     environment: &[(&'static str, &str)],
 ) -> anyhow::Result<Outcome> {
-    let wanted = |name: &str| filter.is_none_or(|filter| name.contains(filter));
-    let chosen: Vec<_> = measurements.iter().filter(|one| wanted(one.name)).collect();
+    let wanted = |one: &&Measurement| is_wanted(one.name, filter);
+    let chosen: Vec<_> = measurements.iter().filter(wanted).collect();
     let names: Vec<_> = measurements.iter().map(|one| one.name).collect();
     ensure!(!chosen.is_empty(), "there are only {}", names.join(", "));
     for one in &chosen {

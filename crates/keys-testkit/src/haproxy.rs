@@ -1,0 +1,53 @@
+//! A throw-away HAProxy.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use crate::gateway::{Gateway, Installed, Program, find};
+
+const HAPROXY: Program = Program {
+    name: "HAProxy",
+    how_to_install: "HAProxy is not installed: run `cargo xtask prove`, which installs it, or install it yourself \
+                     (`apt-get install haproxy`)",
+    find: find_installed,
+    arguments: |folder| {
+        let config = folder.join("haproxy.cfg").into();
+        // In the foreground, as one process.
+        vec!["-db".into(), "-f".into(), config]
+    },
+    end: "TERM",
+};
+
+/// HAProxy, to be run.
+#[derive(Debug)]
+pub struct HaProxy;
+
+impl HaProxy {
+    /// Starts one with the configuration that `config` gives for a free port of 127.0.0.1.
+    ///
+    /// # Panics
+    /// When it is not installed or does not start, saying what to do.
+    #[must_use]
+    pub fn start(config: impl Fn(u16) -> String) -> Gateway {
+        Gateway::start(&HAPROXY, None, |_, port| {
+            vec![("haproxy.cfg", config(port))]
+        })
+    }
+}
+
+/// The installed one, if there is any.
+#[must_use]
+pub fn find_installed() -> Option<Installed> {
+    const ELSEWHERE: [&str; 3] = [
+        "/usr/sbin/haproxy",
+        "/usr/local/sbin/haproxy",
+        "/opt/homebrew/bin/haproxy",
+    ];
+    find("haproxy", ELSEWHERE.map(PathBuf::from), |binary| {
+        let output = Command::new(binary).arg("-v").output().ok()?;
+        let said = String::from_utf8(output.stdout).ok()?;
+        // `HAProxy version 2.6.12-1+deb12u4 2026/10/17 - https://haproxy.org/`
+        let version = said.strip_prefix("HAProxy version ")?;
+        version.split(' ').next().map(str::to_owned)
+    })
+}
