@@ -618,7 +618,12 @@ pub fn tool(name: &str) -> PathBuf {
         .unwrap_or_else(|| name.into())
 }
 
-fn psql(url: &str, statement: &str) -> String {
+/// Runs SQL in the database at a URL and returns what `psql` prints: rows as lines, columns separated by `|`.
+///
+/// # Panics
+/// When the statement fails, with what the server said.
+#[expect(clippy::must_use_candidate, reason = "most statements print nothing")]
+pub fn psql(url: &str, statement: &str) -> String {
     run(&mut psql_command(url, statement))
 }
 

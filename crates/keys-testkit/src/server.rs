@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
+use std::os::unix::fs::{MetadataExt as _, chown};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
@@ -16,6 +18,9 @@ use crate::process::{Watch, signal};
 
 /// A pepper for tests, in base64: 32 bytes that are neither one byte repeated nor the documented ones.
 pub const PEPPER: &str = "dGhyb3ctYXdheSBwZXBwZXIgb2YgdGhlIHRlc3RzISE=";
+
+/// The user and the group without rights.
+const NOBODY: u32 = 65_534;
 
 /// Between two looks at something that is waited for.
 const STEP: Duration = Duration::from_millis(20);
@@ -63,10 +68,12 @@ pub struct ServerBuilder {
     environment: BTreeMap<OsString, OsString>,
     config: Option<String>,
     arguments: Vec<OsString>,
+    is_unprivileged: bool,
 }
 
 #[derive(Debug)]
 struct Setup {
+    is_unprivileged: bool,
     binary: PathBuf,
     environment: BTreeMap<OsString, OsString>,
     arguments: Vec<OsString>,
@@ -90,6 +97,7 @@ impl Server {
             environment: [listen].into(),
             config: None,
             arguments: Vec::new(),
+            is_unprivileged: false,
         }
     }
 
@@ -264,6 +272,12 @@ impl ServerBuilder {
         self
     }
 
+    /// Runs it as `nobody` where the tests run as root. All folders that lead to the program must be open to others.
+    pub fn unprivileged(mut self) -> Self {
+        self.is_unprivileged = true;
+        self
+    }
+
     /// Adds an argument to its command line.
     pub fn argument(mut self, argument: impl Into<OsString>) -> Self {
         self.arguments.push(argument.into());
@@ -308,13 +322,20 @@ impl ServerBuilder {
             std::fs::write(&path, toml).expect("the temporary folder can be written to");
             self.environment.insert("KEYS_CONFIG".into(), path.into());
         }
+        let is_root = || folder.path().metadata().is_ok_and(|data| data.uid() == 0);
         let setup = Setup {
+            is_unprivileged: self.is_unprivileged && is_root(),
             binary: self.binary,
             environment: self.environment,
             arguments: self.arguments,
             folder,
         };
         std::fs::create_dir(setup.work_folder()).expect("the temporary folder can be written to");
+        if setup.is_unprivileged {
+            for path in [setup.folder.path(), &setup.work_folder()] {
+                chown(path, Some(NOBODY), Some(NOBODY)).expect("root may do that");
+            }
+        }
         setup
     }
 }
@@ -341,6 +362,9 @@ impl Setup {
             .envs(&self.environment)
             .current_dir(self.work_folder())
             .stdin(Stdio::null());
+        if self.is_unprivileged {
+            command.uid(NOBODY).gid(NOBODY);
+        }
         command
     }
 

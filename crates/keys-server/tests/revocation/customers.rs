@@ -29,7 +29,7 @@ const MAKERS: usize = 8;
 /// A key.
 #[derive(Debug)]
 pub(crate) struct Key {
-    id: String,
+    pub(crate) id: String,
     pub(crate) secret: String,
     /// Another key of its account, which stays.
     pub(crate) manager: Arc<str>,

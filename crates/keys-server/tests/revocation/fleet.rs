@@ -205,9 +205,27 @@ enum Stage {
 }
 
 /// A question about a key, which the surfaces let one ask in several ways.
-struct Question {
+pub(crate) struct Question {
     request: Vec<u8>,
     read: fn(u16, &str, Option<&str>) -> Verdict,
+}
+
+impl Question {
+    /// One of three ways to ask about a key.
+    pub(crate) fn about(key: &Key, operator: &str, way: u64) -> Self {
+        match way {
+            0 => by_gateway(key.auth()),
+            1 => by_gateway(request("GET", "/v1/auth?limit=verify", &key.secret)),
+            _ => by_backend(key, operator),
+        }
+    }
+
+    /// Asks and reads the verdict.
+    pub(crate) async fn ask(&self, wire: &mut Wire) -> Verdict {
+        let answer = wire.ask(&self.request).await;
+        let denial = answer.header("x-denial");
+        (self.read)(answer.status, answer.body, denial)
+    }
 }
 
 impl Lane {
@@ -230,12 +248,9 @@ impl Lane {
         let revoked_on = usize::try_from(dice(SERVERS as u64)).unwrap();
         let (round, stage) = (self.round, watch::Sender::new(Stage::Before));
         let known = AtomicUsize::new(0);
-        let first = usize::try_from(dice(3)).unwrap();
-        let questions = [0, 1, 2].map(|server| match (first + server) % 3 {
-            0 => by_gateway(key.auth()),
-            1 => by_gateway(request("GET", "/v1/auth?limit=verify", &key.secret)),
-            _ => by_backend(key, &self.operator),
-        });
+        let first = dice(3);
+        let questions =
+            [0, 1, 2].map(|server| Question::about(key, &self.operator, (first + server) % 3));
         let [one, two, three] = &mut self.asking[..] else {
             unreachable!("there are three servers")
         };
@@ -290,10 +305,8 @@ async fn ask(
     let mut is_known = false;
     loop {
         let sent = now();
-        let answer = wire.ask(&question.request).await;
+        let verdict = question.ask(wire).await;
         let answered = now();
-        let denial = answer.header("x-denial");
-        let verdict = (question.read)(answer.status, answer.body, denial);
         samples.push(Sample {
             sent,
             answered,

@@ -17,12 +17,16 @@
     reason = "a test that cannot go on says so by panicking"
 )]
 
+mod campaign;
 mod customers;
 mod fleet;
+mod patroni;
 mod trial;
 
 mod database_away;
 mod everywhere;
+mod failover;
+mod ha;
 mod same_instance;
 
 use std::fmt;
