@@ -67,6 +67,9 @@ pub enum Denial {
     /// It lacks a scope that was asked for.
     #[error("the key lacks a required scope")]
     InsufficientScope,
+    /// The stored row of the key, or of its account, cannot be read.
+    #[error("the stored record of the key cannot be read")]
+    Unreadable,
 }
 
 impl Denial {
@@ -83,6 +86,7 @@ impl Denial {
             Self::PlanForbidden => "plan_forbidden",
             Self::IpNotAllowed => "ip_not_allowed",
             Self::InsufficientScope => "insufficient_scope",
+            Self::Unreadable => "unreadable",
         }
     }
 

@@ -301,7 +301,7 @@ pub struct Malformed;
 ///
 /// It is neither secret nor unique, and never a look-up key: the first 12 characters of the key, more where the
 /// label is so long that fewer than 4 random characters would show. `sk_live_a1b2` is one.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct ShownPrefix(Box<str>);
 
 impl ShownPrefix {

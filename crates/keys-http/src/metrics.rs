@@ -65,7 +65,7 @@ const GAUGE_DESCRIPTIONS: [(&str, &str); 7] = [
     ),
 ];
 
-const CODES: [VerdictCode; 10] = [
+const CODES: [VerdictCode; 11] = [
     VerdictCode::Valid,
     VerdictCode::RateLimited,
     VerdictCode::Denied(Denial::Malformed),
@@ -76,6 +76,7 @@ const CODES: [VerdictCode; 10] = [
     VerdictCode::Denied(Denial::PlanForbidden),
     VerdictCode::Denied(Denial::IpNotAllowed),
     VerdictCode::Denied(Denial::InsufficientScope),
+    VerdictCode::Denied(Denial::Unreadable),
 ];
 
 /// What is counted, and where it is written from.

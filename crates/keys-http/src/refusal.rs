@@ -67,6 +67,11 @@ pub enum Refusal {
     KeyNotFound,
     /// There is no such account.
     AccountNotFound,
+    /// The stored account cannot be read, and the body does not set each column at fault.
+    AccountUnreadable {
+        /// The columns that the body must set as well.
+        columns: Vec<&'static str>,
+    },
     /// Another account has the external id in the body.
     ExternalIdTaken,
     /// The account has as many usable keys as its plan allows.
@@ -116,7 +121,9 @@ impl Refusal {
             Self::UnknownPath | Self::KeyNotFound | Self::AccountNotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
-            Self::ExternalIdTaken | Self::IdempotencyInFlight => StatusCode::CONFLICT,
+            Self::AccountUnreadable { .. } | Self::ExternalIdTaken | Self::IdempotencyInFlight => {
+                StatusCode::CONFLICT
+            }
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::IdempotencyBodyDiffers => StatusCode::UNPROCESSABLE_ENTITY,
@@ -145,6 +152,7 @@ impl Refusal {
             Self::UnknownLimit { .. } => "unknown_limit",
             Self::KeyNotFound => "key_not_found",
             Self::AccountNotFound => "account_not_found",
+            Self::AccountUnreadable { .. } => "account_unreadable",
             Self::ExternalIdTaken => "external_id_taken",
             Self::KeyLimitReached { .. } => "key_limit_reached",
             Self::IdempotencyBodyDiffers => "idempotency_body_differs",
@@ -181,6 +189,13 @@ impl Refusal {
             Self::UnknownLimit { .. } => "No plan has a limit of this name",
             Self::KeyNotFound => "API key not found",
             Self::AccountNotFound => "Account not found",
+            Self::AccountUnreadable { columns } => {
+                return format!(
+                    "The stored account cannot be read; set these members as well: {}",
+                    columns.join(", ")
+                )
+                .into();
+            }
             Self::ExternalIdTaken => "Another account has this external_id",
             Self::KeyLimitReached { max } => {
                 return format!("Maximum {max} API keys per account").into();
@@ -301,6 +316,7 @@ fn denial_message(denial: Denial) -> &'static str {
         Denial::PlanForbidden => "API keys not available on your plan",
         Denial::IpNotAllowed => "This API key cannot be used from this address",
         Denial::InsufficientScope => "This API key lacks a required scope",
+        Denial::Unreadable => "The stored record of this API key or its account cannot be read",
         _ => "Forbidden",
     }
 }
@@ -378,6 +394,7 @@ impl From<AccountError> for Refusal {
         match error {
             AccountError::UnknownPlan => Self::UnknownPlan,
             AccountError::NotFound => Self::AccountNotFound,
+            AccountError::Unreadable { columns } => Self::AccountUnreadable { columns },
             AccountError::ExternalIdTaken => Self::ExternalIdTaken,
             AccountError::CallerDenied(denial) => Self::denied(denial),
             AccountError::Idempotency(error) => error.into(),

@@ -10,6 +10,9 @@ use crate::limits;
 use crate::mount::Mount;
 use crate::refusal::{Refusal, Render};
 
+/// Shown in place of the name of a key whose row cannot be read.
+pub(crate) const UNREADABLE: &str = "(unreadable)";
+
 /// One of the two contracts, where it is mounted.
 pub(crate) struct Surface {
     pub(crate) service: KeyService,

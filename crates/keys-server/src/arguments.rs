@@ -43,12 +43,7 @@ pub(crate) enum Command {
     /// Serve HTTP until told to stop by SIGTERM or Ctrl-C. The default.
     Serve,
     /// Bring the database's schema up to date.
-    Migrate {
-        /// Create an empty SQLite database even if other files show that there was one before, or setting
-        /// `database.create` is false. The pepper file stays.
-        #[arg(long)]
-        create: bool,
-    },
+    Migrate(MigrateArguments),
     /// Operators' keys: what /v1 is used with.
     #[command(subcommand)]
     OperatorKey(OperatorKeyCommand),
@@ -63,6 +58,19 @@ pub(crate) enum Command {
         /// The shell.
         shell: clap_complete::Shell,
     },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MigrateArguments {
+    /// List stored rows that break a rule of this program, and change nothing. The exit code is 1 if there are some.
+    #[arg(long, conflicts_with = "create")]
+    pub check: bool,
+    /// Create an empty SQLite database even if other files show that there was one before, or setting
+    /// `database.create` is false. The pepper file stays.
+    #[arg(long)]
+    pub create: bool,
+    #[command(flatten)]
+    pub output: Output,
 }
 
 #[derive(Debug, Subcommand)]

@@ -32,8 +32,9 @@ pub(crate) fn completions(shell: clap_complete::Shell) {
 pub(crate) async fn run(command: Command, settings: &Settings) -> anyhow::Result<()> {
     match command {
         Command::Serve | Command::Completions { .. } => Ok(()),
-        Command::Migrate { create } => {
-            let creation = if create {
+        Command::Migrate(arguments) if arguments.check => check(arguments.output, settings).await,
+        Command::Migrate(arguments) => {
+            let creation = if arguments.create {
                 Creation::Asked
             } else {
                 Creation::FirstStart
@@ -46,6 +47,28 @@ pub(crate) async fn run(command: Command, settings: &Settings) -> anyhow::Result
         Command::Account(command) => account(command, settings).await,
         Command::Key(command) => key(command, settings).await,
     }
+}
+
+/// Lists the stored rows that break a rule of this program, as they are found: there may be many.
+async fn check(output: Output, settings: &Settings) -> anyhow::Result<()> {
+    let store = open::store(settings).await?;
+    let mut written = Ok(());
+    let count = store
+        .check_rows(|fault| {
+            if written.is_ok() {
+                written = output::line(&output::row_fault(&fault, output.json));
+            }
+        })
+        .await
+        .context("reading the database of setting `database.url`")?;
+    written?;
+    if count > 0 {
+        bail!(
+            "{count} columns of stored rows cannot be read: the keys they belong to are refused; mend them by SQL,              or an account by PATCH /v1/accounts/{{id}}"
+        );
+    }
+    telemetry::say("every stored row can be read");
+    Ok(())
 }
 
 /// The scopes of an operator's key: those named, or all there are.
@@ -120,7 +143,7 @@ async fn account(command: AccountCommand, settings: &Settings) -> anyhow::Result
                 ));
             }
             print(output, &output::account_table(&page.accounts), || {
-                page.accounts.iter().map(output::account).collect()
+                page.accounts.iter().map(output::account_entry).collect()
             })
         }
         AccountCommand::SetPlan {
@@ -198,8 +221,9 @@ async fn key(command: KeyCommand, settings: &Settings) -> anyhow::Result<()> {
                     page.total
                 ));
             }
-            print(output, &output::key_table(&page.keys), || {
-                page.keys.iter().map(output::key).collect()
+            print(output, &output::key_table(&page), || {
+                let entry = |key| output::key_entry(key, &page);
+                page.keys.iter().map(entry).collect()
             })
         }
         KeyCommand::Revoke { id, output } => {

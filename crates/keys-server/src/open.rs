@@ -96,6 +96,13 @@ pub(crate) async fn migrate(settings: &Settings, creation: Creation) -> anyhow::
     store.migrate().await.context("migrating the database")
 }
 
+/// Opens the database as it is.
+pub(crate) async fn store(settings: &Settings) -> anyhow::Result<Store> {
+    let url = database_url(settings)?;
+    let embedded = Embedded::find(settings, &url, Creation::FirstStart)?;
+    connect(settings, &url, embedded.as_ref()).await
+}
+
 fn database_url(settings: &Settings) -> anyhow::Result<DatabaseUrl> {
     settings
         .database

@@ -4,6 +4,8 @@ use std::io::{self, Write as _};
 
 use comfy_table::{ContentArrangement, Table, presets};
 use keys_core::{Account, ApiKey};
+use keys_service::{AccountEntry, KeyPage};
+use keys_store::RowFault;
 use serde_json::{Value, json};
 
 /// Writes one line. A reader that went away, as `head` does, is no failure.
@@ -12,6 +14,30 @@ pub(crate) fn line(text: &str) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         result => result,
     }
+}
+
+/// One row at fault: as JSON, or as columns that tabs separate.
+pub(crate) fn row_fault(fault: &RowFault, json: bool) -> String {
+    let uuid = fault.uuid.map(|uuid| uuid.to_string());
+    if json {
+        let value = json!({
+            "table": fault.table,
+            "id": fault.id,
+            "uuid": uuid,
+            "column": fault.column,
+            "why": fault.why,
+        });
+        return value.to_string();
+    }
+    [
+        fault.table,
+        fault.id.as_deref().unwrap_or("-"),
+        uuid.as_deref().unwrap_or("-"),
+        fault.column,
+        // Messages of parsers are not known to be free of what a terminal obeys.
+        &fault.why.escape_debug().to_string(),
+    ]
+    .join("\t")
 }
 
 /// An account with all there is to say.
@@ -23,6 +49,30 @@ pub(crate) fn account(account: &Account) -> Value {
         "disabled": account.disabled,
         "created_at": account.created_at.to_string(),
     })
+}
+
+/// An account as listed. One that cannot be read has its columns as they are stored, and a list of those at fault.
+pub(crate) fn account_entry(entry: &AccountEntry) -> Value {
+    match entry {
+        Ok(readable) => account(readable),
+        Err(row) => json!({
+            "id": row.id.to_string(),
+            "external_id": row.external_id,
+            "plan": row.plan,
+            "disabled": row.disabled,
+            "created_at": row.created_at.map(|at| at.to_string()),
+            "unreadable": row.columns,
+        }),
+    }
+}
+
+/// A key as listed. One that cannot be read is marked, and lacks what cannot be read.
+pub(crate) fn key_entry(listed: &ApiKey, page: &KeyPage) -> Value {
+    let mut value = key(listed);
+    if page.is_unreadable(listed.id) {
+        value["unreadable"] = true.into();
+    }
+    value
 }
 
 /// A key with all there is to say of it but its secret.
@@ -41,30 +91,57 @@ pub(crate) fn key(key: &ApiKey) -> Value {
     })
 }
 
+/// Shown in place of what cannot be read.
+const UNREADABLE: &str = "(unreadable)";
+
 /// Accounts in aligned columns.
-pub(crate) fn account_table(accounts: &[Account]) -> String {
-    let rows = accounts.iter().map(|account| {
-        [
+pub(crate) fn account_table(accounts: &[AccountEntry]) -> String {
+    let rows = accounts.iter().map(|entry| match entry {
+        Ok(account) => [
             account.id.to_string(),
             account
                 .external_id
                 .as_ref()
                 .map_or_else(dash, ToString::to_string),
             account.plan.to_string(),
-            if account.disabled { "yes" } else { "no" }.to_owned(),
+            yes_or_no(account.disabled),
             account.created_at.to_string(),
-        ]
+        ],
+        Err(row) => {
+            // What is stored may hold control characters, which a terminal would obey.
+            let shown = |column, text: Option<&String>| match text {
+                Some(_) if row.columns.contains(&column) => UNREADABLE.to_owned(),
+                Some(text) => text.escape_debug().to_string(),
+                None => dash(),
+            };
+            [
+                row.id.to_string(),
+                shown("external_id", row.external_id.as_ref()),
+                shown("plan", row.plan.as_ref()),
+                yes_or_no(row.disabled),
+                row.created_at
+                    .map_or_else(|| UNREADABLE.to_owned(), |at| at.to_string()),
+            ]
+        }
     });
     table(["ID", "EXTERNAL ID", "PLAN", "DISABLED", "CREATED"], rows)
 }
 
+fn yes_or_no(value: bool) -> String {
+    if value { "yes" } else { "no" }.to_owned()
+}
+
 /// Keys in aligned columns.
-pub(crate) fn key_table(keys: &[ApiKey]) -> String {
-    let rows = keys.iter().map(|key| {
+pub(crate) fn key_table(page: &KeyPage) -> String {
+    let rows = page.keys.iter().map(|key| {
         let restricted = key.allowed_networks.to_strings().join(" ");
         [
             key.id.to_string(),
-            key.name.as_ref().map_or_else(dash, ToString::to_string),
+            if page.is_unreadable(key.id) {
+                UNREADABLE.to_owned()
+            } else {
+                key.name.as_ref().map_or_else(dash, ToString::to_string)
+            },
             format!("{}..", key.shown_prefix),
             if restricted.is_empty() {
                 "any".to_owned()

@@ -8,7 +8,7 @@ use crate::entropy::EntropyError;
 use crate::everywhere::Effective;
 use crate::idempotency::{Attempt, IdempotencyError, Idempotent, ReserveError, unreadable};
 use crate::service::KeyService;
-use crate::store::{AccountPatch, AccountQuery, ChangeError, StoreError};
+use crate::store::{AccountEntry, AccountPatch, AccountQuery, ChangeError, StoreError};
 
 /// An account to be created.
 #[derive(Debug, Clone)]
@@ -29,6 +29,12 @@ pub enum AccountError {
     /// There is no such account.
     #[error("there is no such account")]
     NotFound,
+    /// The stored account cannot be read, and the change does not set each column at fault.
+    #[error("columns of the stored account cannot be read, set them as well: {}", .columns.join(", "))]
+    Unreadable {
+        /// The columns that the change must set as well.
+        columns: Vec<&'static str>,
+    },
     /// Another account has the external identifier.
     #[error("another account has this external id")]
     ExternalIdTaken,
@@ -51,6 +57,7 @@ impl From<ChangeError> for AccountError {
         match error {
             ChangeError::CallerDenied(denial) => Self::CallerDenied(denial),
             ChangeError::AccountNotFound => Self::NotFound,
+            ChangeError::AccountUnreadable { columns } => Self::Unreadable { columns },
             ChangeError::ExternalIdTaken => Self::ExternalIdTaken,
             ChangeError::Superseded => Self::Idempotency(IdempotencyError::InFlight),
             ChangeError::Store(error) => Self::Store(error),
@@ -71,8 +78,8 @@ impl From<ReserveError> for AccountError {
 /// One page of accounts, oldest first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AccountPage {
-    /// The accounts.
-    pub accounts: Vec<Account>,
+    /// The accounts; each may be a row that cannot be read.
+    pub accounts: Vec<AccountEntry>,
     /// The last of them, if there are more.
     pub next: Option<AccountId>,
 }
@@ -132,10 +139,18 @@ impl KeyService {
         result.map(|()| account)
     }
 
-    /// The account of that identifier.
+    /// The account of that identifier, also if its row cannot be read.
     ///
     /// # Errors
     /// When the store cannot answer.
+    pub async fn account_entry(&self, id: AccountId) -> Result<Option<AccountEntry>, StoreError> {
+        self.inner.store.account_entry(id).await
+    }
+
+    /// The account of that identifier.
+    ///
+    /// # Errors
+    /// When the store cannot answer, or the row of the account cannot be read.
     pub async fn find_account(&self, id: AccountId) -> Result<Option<Account>, StoreError> {
         self.inner.store.find_account(id).await
     }
@@ -151,10 +166,14 @@ impl KeyService {
             limit: query.limit.saturating_add(1),
             ..query
         };
-        let mut accounts = self.inner.store.accounts(query).await?;
+        let mut accounts = self.inner.store.account_entries(query).await?;
         let more = accounts.len() > limit;
         accounts.truncate(limit);
-        let next = accounts.last().filter(|_| more).map(|account| account.id);
+        let next = accounts.last().filter(|_| more);
+        let next = next.map(|entry| match entry {
+            Ok(account) => account.id,
+            Err(unreadable) => unreadable.id,
+        });
         Ok(AccountPage { accounts, next })
     }
 

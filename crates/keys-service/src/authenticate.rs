@@ -135,10 +135,13 @@ impl KeyService {
             .into_iter()
             .next()
             .ok_or(AuthenticateError::Denied(Denial::NotFound))?;
-        if found.stored.key.revoked_at.is_some() {
-            self.inner.loader.keep_revoked(&known_as, &found);
+        let stored = found
+            .stored
+            .map_err(|unreadable| AuthenticateError::Denied(unreadable.denial()))?;
+        if stored.key.revoked_at.is_some() {
+            let loader = &self.inner.loader;
+            loader.keep_revoked(&known_as, &found.digest, &stored);
         }
-        let stored = found.stored;
         let identity = Identity {
             key: stored.key,
             account: stored.account,

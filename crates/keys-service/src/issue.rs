@@ -146,7 +146,7 @@ impl From<ChangeError> for IssueError {
             ChangeError::CapReached { max } => Self::CapReached { max },
             ChangeError::Superseded => Self::Idempotency(IdempotencyError::InFlight),
             ChangeError::Store(error) => Self::Store(error),
-            error @ ChangeError::ExternalIdTaken => {
+            error @ (ChangeError::ExternalIdTaken | ChangeError::AccountUnreadable { .. }) => {
                 Self::Store(StoreError::Unexpected(error.into()))
             }
         }

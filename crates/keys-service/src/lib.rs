@@ -46,7 +46,10 @@ pub use limiter::{
 pub use manage::RevokeError;
 pub use memory::MemoryStore;
 pub use service::{CacheState, KeyService, KeyServiceBuilder};
-pub use store::{AccountPatch, AccountQuery, KeyOwner, KeyPage, KeyStore, StoreError};
+pub use store::{
+    AccountEntry, AccountPatch, AccountQuery, KeyOwner, KeyPage, KeyStore, StoreError,
+    UnreadableAccount, UnreadableKey,
+};
 pub use verify::{
     Freshness, Verdict, VerdictCode, VerifiedAccount, VerifiedKey, VerifyError, VerifyRequest,
 };

@@ -300,7 +300,10 @@ impl KeyStore for MemoryStore {
                 .get(&(digest.pepper, *digest.digest.as_bytes()))?;
             let row = state.keys.get(id).filter(|_| seen.insert(*id))?;
             let stored = state.stored(row);
-            Some(FoundKey { digest, stored })
+            Some(FoundKey {
+                digest,
+                stored: Ok(stored),
+            })
         });
         Ok(found.collect())
     }
@@ -420,6 +423,7 @@ impl KeyStore for MemoryStore {
             .take(limit as usize);
         Ok(KeyPage {
             keys: page.copied().cloned().collect(),
+            unreadable: Vec::new(),
             total: keys.len() as u64,
         })
     }

@@ -33,8 +33,50 @@ pub struct StoredKey {
 pub struct FoundKey {
     /// The one of the wanted digests that it is kept under.
     pub digest: PepperedDigest,
-    /// The key.
-    pub stored: StoredKey,
+    /// The key, or why its row cannot be read. An unreadable row refuses its own key and no other.
+    pub stored: Result<StoredKey, UnreadableKey>,
+}
+
+/// A stored key that cannot be read, because its row or that of its account breaks a rule of this program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnreadableKey {
+    /// The key. `None` if even its identifier cannot be read.
+    pub id: Option<KeyId>,
+    /// Whether the row says that the key is revoked.
+    pub is_revoked: bool,
+}
+
+impl UnreadableKey {
+    /// Why the key is refused.
+    #[must_use]
+    pub fn denial(&self) -> Denial {
+        if self.is_revoked {
+            Denial::Revoked
+        } else {
+            Denial::Unreadable
+        }
+    }
+}
+
+/// An account as listed: the account, or the readable part of a row that cannot be read as one.
+pub type AccountEntry = Result<Account, UnreadableAccount>;
+
+/// A stored account that cannot be read. Its keys are refused until it is mended by
+/// [`KeyStore::update_account`] or by SQL.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnreadableAccount {
+    /// The identifier.
+    pub id: AccountId,
+    /// The columns that cannot be read, in the order of the table.
+    pub columns: Vec<&'static str>,
+    /// The external identifier as it is stored, legal or not. `None` if there is none, or if it is no text.
+    pub external_id: Option<String>,
+    /// The plan as it is stored, legal or not. `None` if it is no text.
+    pub plan: Option<String>,
+    /// Whether the account is disabled; `true` if that cannot be read.
+    pub disabled: bool,
+    /// When it was created. `None` if that cannot be read.
+    pub created_at: Option<Timestamp>,
 }
 
 /// A key about to be stored.
@@ -191,8 +233,19 @@ pub enum KeyOwner {
 pub struct KeyPage {
     /// The keys.
     pub keys: Vec<ApiKey>,
+    /// Which of `keys` stand for rows that cannot be read. Such an entry has the columns that can be read, and a
+    /// harmless value in place of each other one. Its key is refused wherever it is presented.
+    pub unreadable: Vec<KeyId>,
     /// How many there are on all pages.
     pub total: u64,
+}
+
+impl KeyPage {
+    /// Whether the row of `id` cannot be read.
+    #[must_use]
+    pub fn is_unreadable(&self, id: KeyId) -> bool {
+        self.unreadable.contains(&id)
+    }
 }
 
 /// Uses of one key since the last flush.
@@ -274,6 +327,12 @@ pub enum ChangeError {
     /// There is no such account.
     #[error("there is no such account")]
     AccountNotFound,
+    /// The account would still be unreadable after the change, because of these columns.
+    #[error("columns of the stored account cannot be read: {}", .columns.join(", "))]
+    AccountUnreadable {
+        /// The columns that the change must set as well.
+        columns: Vec<&'static str>,
+    },
     /// The account may not be given a key.
     #[error("the account was refused")]
     AccountDenied(#[source] Denial),
@@ -307,16 +366,31 @@ pub trait KeyStore: Send + Sync + 'static {
         digests: Vec<PepperedDigest>,
     ) -> Result<Vec<FoundKey>, StoreError>;
 
-    /// The account of that identifier.
+    /// The account of that identifier. Fails with [`StoreError::Unexpected`] if its row cannot be read; see
+    /// [`account_entry`](Self::account_entry).
     async fn find_account(&self, id: AccountId) -> Result<Option<Account>, StoreError>;
 
-    /// Accounts in order of identifier.
+    /// Accounts in order of identifier. Leaves out rows that cannot be read; see
+    /// [`account_entries`](Self::account_entries).
     async fn accounts(&self, query: AccountQuery) -> Result<Vec<Account>, StoreError>;
+
+    /// The account of that identifier, also if its row cannot be read. By default as
+    /// [`find_account`](Self::find_account).
+    async fn account_entry(&self, id: AccountId) -> Result<Option<AccountEntry>, StoreError> {
+        Ok(self.find_account(id).await?.map(Ok))
+    }
+
+    /// Accounts in order of identifier, rows that cannot be read among them. By default as
+    /// [`accounts`](Self::accounts).
+    async fn account_entries(&self, query: AccountQuery) -> Result<Vec<AccountEntry>, StoreError> {
+        Ok(self.accounts(query).await?.into_iter().map(Ok).collect())
+    }
 
     /// Adds an account. Audit action `account.created`.
     async fn insert_account(&self, account: Account, change: Change) -> Result<(), ChangeError>;
 
-    /// Changes an account and returns it as it is then, with the transaction. Audit action `account.updated`.
+    /// Changes an account and returns it as it is then, with the transaction. Audit action `account.updated`. An
+    /// account that cannot be read is mended if `patch` sets each column at fault.
     async fn update_account(
         &self,
         id: AccountId,

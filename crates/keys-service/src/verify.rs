@@ -314,8 +314,8 @@ impl KeyService {
         request: &VerifyRequest<'_>,
     ) -> Result<Verdict, VerifyError> {
         let judged = match self.load(found_by, key, request).await {
-            Ok(Some(judged)) => judged,
-            Ok(None) => return Ok(Verdict::denied(Denial::NotFound)),
+            Ok(Ok(judged)) => judged,
+            Ok(Err(denial)) => return Ok(Verdict::denied(denial)),
             Err(error @ StoreError::Unavailable(_)) => stale.ok_or(error)?,
             Err(error) => return Err(error.into()),
         };
@@ -433,6 +433,9 @@ impl KeyService {
                         }
                         Loaded::Unknown => {
                             Cached::Settled(VerdictCode::Denied(Denial::NotFound), None)
+                        }
+                        Loaded::Unreadable(denial) => {
+                            Cached::Settled(VerdictCode::Denied(denial), None)
                         }
                     };
                 }
@@ -589,16 +592,18 @@ impl KeyService {
         }
     }
 
+    /// Reads the key and judges it. The inner error is the verdict where there is no record to judge.
     async fn load(
         &self,
         found_by: &MapKey,
         key: PresentedKey<'_>,
         request: &VerifyRequest<'_>,
-    ) -> Result<Option<Judged>, StoreError> {
+    ) -> Result<Result<Judged, Denial>, StoreError> {
         let wanted = vec![self.wanted(found_by, key)];
         match self.inner.loader.load(wanted).await?.pop() {
-            Some(Loaded::Known(loaded)) => self.judge_loaded(*loaded, request).map(Some),
-            Some(Loaded::Unknown) | None => Ok(None),
+            Some(Loaded::Known(loaded)) => self.judge_loaded(*loaded, request).map(Ok),
+            Some(Loaded::Unreadable(denial)) => Ok(Err(denial)),
+            Some(Loaded::Unknown) | None => Ok(Err(Denial::NotFound)),
         }
     }
 
@@ -671,8 +676,8 @@ impl KeyService {
                     return Err(VerifyError::Store(too_slow()));
                 }
                 match self.load(found_by, presented, request).await? {
-                    Some(again) => judged = again,
-                    None => return Ok(Verdict::denied(Denial::NotFound)),
+                    Ok(again) => judged = again,
+                    Err(denial) => return Ok(Verdict::denied(denial)),
                 }
             }
         }

@@ -99,7 +99,9 @@ impl KeyStore for Watched {
         let mut found = self.store.find_by_digests(digests).await;
         if self.has_lost_revocations.load(Ordering::SeqCst) {
             for found in found.iter_mut().flatten() {
-                found.stored.key.revoked_at = None;
+                if let Ok(stored) = &mut found.stored {
+                    stored.key.revoked_at = None;
+                }
             }
         }
         if self.late.is_wanted.swap(false, Ordering::SeqCst) {

@@ -2,28 +2,58 @@
 
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
-use keys_core::{Account, AccountId, ExternalId};
+use keys_core::{Account, AccountId, Denial, ExternalId};
 use keys_service::feed::Commit;
-use keys_service::store::{AccountPatch, AccountQuery, Change, ChangeError, StoreError};
+use keys_service::store::{
+    AccountEntry, AccountPatch, AccountQuery, Change, ChangeError, StoreError,
+};
 use uuid::Uuid;
 
 use crate::connection::{Connection, Pools, query};
 use crate::error::{QueryError, optional};
-use crate::rows::AccountRow;
+use crate::rows::{self, AccountRow, NewAccountRow};
 use crate::schema::account;
 use crate::types::DbId;
 use crate::{audit, authority, changes, idempotency, postgres};
 
 pub(crate) async fn find(pools: Pools, id: AccountId) -> Result<Option<Account>, StoreError> {
-    find_in(&mut pools.read().await?, id).await
+    let row = find_in(&mut pools.read().await?, id).await?;
+    Ok(row.map(Account::try_from).transpose()?)
 }
 
-pub(crate) async fn list(pools: Pools, wanted: AccountQuery) -> Result<Vec<Account>, StoreError> {
+pub(crate) async fn entry(pools: Pools, id: AccountId) -> Result<Option<AccountEntry>, StoreError> {
+    let row = find_in(&mut pools.read().await?, id).await?;
+    Ok(row.and_then(shown))
+}
+
+/// The account as lists show it. `None` if not even its identifier can be read.
+fn shown(row: AccountRow) -> Option<AccountEntry> {
+    match row.read() {
+        Ok(account) => Some(Ok(account)),
+        Err(corrupt) => {
+            rows::log(&corrupt.row);
+            corrupt.shown.map(Err)
+        }
+    }
+}
+
+/// The account, if a key of it may be made or used.
+pub(crate) fn readable(row: AccountRow) -> Result<Account, ChangeError> {
+    row.read().map_err(|corrupt| {
+        rows::log(&corrupt.row);
+        ChangeError::AccountDenied(Denial::Unreadable)
+    })
+}
+
+pub(crate) async fn list(
+    pools: Pools,
+    wanted: AccountQuery,
+) -> Result<Vec<AccountEntry>, StoreError> {
     let mut connection = pools.read().await?;
     // No account has the nil UUID, so every account comes after it.
     let after = DbId(wanted.after.map_or(Uuid::nil(), AccountId::as_uuid));
     let limit = i64::from(wanted.limit);
-    let rows = match wanted.external_id {
+    let rows: Vec<AccountRow> = match wanted.external_id {
         Some(external_id) => query!(&mut connection, |open| account::table
             .filter(account::external_id.eq(external_id.as_str()))
             .filter(account::id.gt(after))
@@ -38,8 +68,7 @@ pub(crate) async fn list(pools: Pools, wanted: AccountQuery) -> Result<Vec<Accou
             .select(AccountRow::as_select())
             .load(open)),
     }?;
-    let accounts = rows.into_iter().map(Account::try_from);
-    Ok(accounts.collect::<Result<_, _>>()?)
+    Ok(rows.into_iter().filter_map(shown).collect())
 }
 
 pub(crate) async fn insert(
@@ -58,7 +87,7 @@ async fn insert_in(
     change: &Change,
 ) -> Result<(), ChangeError> {
     authority::check(connection, change).await?;
-    let row = AccountRow::from(account);
+    let row = NewAccountRow::from(account);
     let inserted = query!(connection, |open| diesel::insert_into(account::table)
         .values(row)
         .on_conflict(account::external_id)
@@ -90,16 +119,13 @@ async fn update_in(
 ) -> Result<(Account, Commit), ChangeError> {
     let locked = lock(connection, id).await?;
     authority::check(connection, change).await?;
-    let mut account = locked.ok_or(ChangeError::AccountNotFound)?;
-    if let Some(plan) = patch.plan {
-        account.plan = plan;
-    }
-    if let Some(disabled) = patch.disabled {
-        account.disabled = disabled;
-    }
-    if let Some(external_id) = patch.external_id {
-        account.external_id = external_id;
-    }
+    let row = locked.ok_or(ChangeError::AccountNotFound)?;
+    let account = row.patched(patch).map_err(|corrupt| {
+        rows::log(&corrupt);
+        ChangeError::AccountUnreadable {
+            columns: corrupt.faults.iter().map(|fault| fault.column).collect(),
+        }
+    })?;
     let updated = query!(connection, |open| diesel::update(
         account::table.find(DbId(id.as_uuid()))
     )
@@ -121,16 +147,15 @@ async fn update_in(
     Ok((account, changes::commit(connection).await?))
 }
 
-/// The account, which nobody else changes or gives keys until the transaction ends.
+/// The row of the account, which no other transaction changes or gives keys until this one ends.
 pub(crate) async fn lock(
     connection: &mut Connection,
     id: AccountId,
-) -> Result<Option<Account>, StoreError> {
+) -> Result<Option<AccountRow>, StoreError> {
     match connection {
         Connection::Postgres(lease) => {
             let outcome = postgres::lock_account(lease.enter(), DbId(id.as_uuid())).await;
-            let row = optional(lease.leave(outcome))?;
-            Ok(row.map(Account::try_from).transpose()?)
+            Ok(optional(lease.leave(outcome))?)
         }
         // An immediate transaction has locked everything.
         Connection::Sqlite(_) => find_in(connection, id).await,
@@ -140,11 +165,10 @@ pub(crate) async fn lock(
 pub(crate) async fn find_in(
     connection: &mut Connection,
     id: AccountId,
-) -> Result<Option<Account>, StoreError> {
+) -> Result<Option<AccountRow>, StoreError> {
     let found: Result<AccountRow, QueryError> = query!(connection, |open| account::table
         .find(DbId(id.as_uuid()))
         .select(AccountRow::as_select())
         .first(open));
-    let row = optional(found)?;
-    Ok(row.map(Account::try_from).transpose()?)
+    Ok(optional(found)?)
 }

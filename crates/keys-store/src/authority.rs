@@ -3,7 +3,7 @@
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 use keys_core::KeyId;
-use keys_service::store::{Authority, Change, ChangeError, StoreError, StoredKey};
+use keys_service::store::{Authority, Change, ChangeError, StoreError, StoredKey, UnreadableKey};
 
 use crate::connection::{Connection, query};
 use crate::error::optional;
@@ -20,12 +20,18 @@ pub(crate) async fn check(connection: &mut Connection, change: &Change) -> Resul
         return Ok(());
     };
     let stored = find(connection, caller.key_id).await?;
+    let stored = stored
+        .transpose()
+        .map_err(|unreadable| ChangeError::CallerDenied(unreadable.denial()))?;
     caller
         .check(stored.as_ref(), change.at)
         .map_err(ChangeError::CallerDenied)
 }
 
-async fn find(connection: &mut Connection, id: KeyId) -> Result<Option<StoredKey>, StoreError> {
+async fn find(
+    connection: &mut Connection,
+    id: KeyId,
+) -> Result<Option<Result<StoredKey, UnreadableKey>>, StoreError> {
     let id = DbId(id.as_uuid());
     let found = match connection {
         Connection::Postgres(lease) => {
@@ -41,9 +47,24 @@ async fn find(connection: &mut Connection, id: KeyId) -> Result<Option<StoredKey
     let Some(row) = optional(found)? else {
         return Ok(None);
     };
-    let mut stored = stored_key(row, None)?;
-    if let Some(account_id) = stored.key.account_id {
-        stored.account = accounts::find_in(connection, account_id).await?;
-    }
-    Ok(Some(stored))
+    let mut stored = match stored_key(row, None) {
+        Ok(stored) => stored,
+        Err(unreadable) => return Ok(Some(Err(unreadable))),
+    };
+    let Some(account_id) = stored.key.account_id else {
+        return Ok(Some(Ok(stored)));
+    };
+    let Some(account) = accounts::find_in(connection, account_id).await? else {
+        return Ok(Some(Ok(stored)));
+    };
+    Ok(Some(match accounts::readable(account) {
+        Ok(account) => {
+            stored.account = Some(account);
+            Ok(stored)
+        }
+        Err(_) => Err(UnreadableKey {
+            id: Some(stored.key.id),
+            is_revoked: stored.key.revoked_at.is_some(),
+        }),
+    }))
 }

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 use diesel::dsl::min;
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
-use keys_core::pepper::PepperedDigest;
-use keys_core::{Account, AccountId, ApiKey, KeyId, KeyKind, PepperId, Timestamp};
+use keys_core::pepper::{PepperError, PepperedDigest};
+use keys_core::{Account, AccountId, KeyId, KeyKind, PepperId, Timestamp};
 use keys_service::feed::Commit;
 use keys_service::store::{
     Authority, Change, ChangeError, FoundKey, KeyOwner, KeyPage, KeyUse, NewKey, StoreError,
@@ -14,9 +14,9 @@ use keys_service::store::{
 
 use crate::connection::{Connection, Pools, query};
 use crate::error::QueryError;
-use crate::rows::{KeyRow, NewKeyRow, kind_code, stored_key};
+use crate::rows::{self, CorruptRow, Fault, KeyRow, NewKeyRow, kind_code, stored_key};
 use crate::schema::api_key;
-use crate::types::{DbId, DbTimestamp};
+use crate::types::{DbId, DbTimestamp, Tolerant};
 use crate::{accounts, audit, authority, changes, idempotency, postgres, sqlite};
 
 const OPERATOR: i16 = kind_code(KeyKind::Operator);
@@ -55,11 +55,14 @@ pub(crate) async fn find_by_digests(
         .collect();
     let mut found = Vec::with_capacity(rows.len());
     for (digest, pepper_id, key, account) in rows {
+        let (Ok(digest), Ok(pepper_id)) = (digest.0, pepper_id.0) else {
+            continue;
+        };
         // A digest counts only under the pepper that it was made with.
         if let Some(digest) = wanted.get(&(digest.as_slice(), pepper_id.as_str())) {
             found.push(FoundKey {
                 digest: *digest,
-                stored: stored_key(key, account)?,
+                stored: stored_key(key, account),
             });
         }
     }
@@ -85,7 +88,7 @@ async fn insert_in(
     };
     authority::check(connection, change).await?;
     if let Some(account) = account {
-        let account = account.ok_or(ChangeError::AccountNotFound)?;
+        let account = accounts::readable(account.ok_or(ChangeError::AccountNotFound)?)?;
         admit(connection, new, &account, change.at).await?;
     }
     let row = NewKeyRow::new(&new.key, &new.digest);
@@ -177,11 +180,21 @@ pub(crate) async fn list(
         }
         KeyOwner::Operators => page!(connection, api_key::account_id.is_null(), OPERATOR),
     };
-    let keys = rows.into_iter().map(ApiKey::try_from);
-    Ok(KeyPage {
-        keys: keys.collect::<Result<_, _>>()?,
+    let mut page = KeyPage {
+        keys: Vec::with_capacity(rows.len()),
+        unreadable: Vec::new(),
         total: u64::try_from(total).unwrap_or(0),
-    })
+    };
+    for row in rows {
+        let key = row.read().or_else(|corrupt| {
+            rows::log(&corrupt.row);
+            page.unreadable
+                .extend(corrupt.shown.as_ref().map(|key| key.id));
+            corrupt.shown.ok_or(())
+        });
+        page.keys.extend(key);
+    }
+    Ok(page)
 }
 
 pub(crate) async fn revoke(
@@ -311,12 +324,12 @@ pub(crate) async fn delete_ended_sessions(
 pub(crate) async fn pepper_ids(pools: Pools, now: Timestamp) -> Result<Vec<PepperId>, StoreError> {
     let mut connection = pools.read().await?;
     let mut found = Vec::<PepperId>::new();
+    let mut last = String::new();
     // Steps from one value to the next through the index: `distinct` would read every key.
     loop {
-        let last = found.last().map_or("", PepperId::as_str);
         let next: Option<String> = query!(&mut connection, |open| api_key::table
             .filter(api_key::revoked_at.is_null())
-            .filter(api_key::pepper_id.gt(last))
+            .filter(api_key::pepper_id.gt(&last))
             .filter(
                 api_key::expires_at
                     .is_null()
@@ -324,14 +337,42 @@ pub(crate) async fn pepper_ids(pools: Pools, now: Timestamp) -> Result<Vec<Peppe
             )
             .select(min(api_key::pepper_id))
             .first(open))?;
-        match next {
-            Some(next) => found.push(
-                next.parse()
-                    .map_err(|error| StoreError::Unexpected(Box::new(error)))?,
-            ),
-            None => return Ok(found),
+        // What SQLite stores that is not UTF-8 is not read as it is stored, so it need not come after the last value.
+        // It comes after every legal one.
+        let Some(next) = next.filter(|next| *next > last) else {
+            return Ok(found);
+        };
+        match next.parse() {
+            Ok(pepper) => found.push(pepper),
+            // Keys under a name that no pepper can have are refused. They do not keep the others from being served.
+            Err(error) => report_pepper(&mut connection, &next, &error).await?,
         }
+        last = next;
     }
+}
+
+/// Names one key whose pepper has an impossible name in the log.
+async fn report_pepper(
+    connection: &mut Connection,
+    pepper_id: &str,
+    error: &PepperError,
+) -> Result<(), StoreError> {
+    let ids: Vec<Tolerant<DbId>> = query!(connection, |open| api_key::table
+        .filter(api_key::revoked_at.is_null())
+        .filter(api_key::pepper_id.eq(pepper_id))
+        .select(api_key::id)
+        .limit(1)
+        .load(open))?;
+    let id = ids.into_iter().next().and_then(|id| id.0.ok());
+    rows::log(&CorruptRow {
+        table: "api_key",
+        id: id.map(|id| id.0),
+        faults: vec![Fault {
+            column: "pepper_id",
+            why: error.to_string(),
+        }],
+    });
+    Ok(())
 }
 
 #[cfg(test)]

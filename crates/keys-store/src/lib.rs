@@ -8,6 +8,7 @@ mod accounts;
 mod audit;
 mod authority;
 mod changes;
+mod check;
 mod connection;
 mod error;
 mod idempotency;
@@ -23,6 +24,7 @@ mod tls;
 mod types;
 mod url;
 
+pub use check::RowFault;
 pub use migrate::{MigrateError, SchemaError};
 pub use options::StoreOptions;
 pub use sqlite::{FileLost, UnsafeFile};

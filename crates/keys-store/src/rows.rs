@@ -1,35 +1,51 @@
 //! Rows as the databases hold them, and their way to and from the domain.
 
+use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::error::Error;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use diesel::pg::Pg;
 use diesel::prelude::*;
 use diesel::sqlite::Sqlite;
 use keys_core::pepper::PepperedDigest;
 use keys_core::{
-    Account, AccountId, AllowedNetworks, ApiKey, KeyId, KeyKind, KeyName, ScopeSet, ShownPrefix,
+    Account, AccountId, AllowedNetworks, ApiKey, ExternalId, KeyId, KeyKind, KeyName, PlanName,
+    ScopeSet, ShownPrefix, Timestamp,
 };
-use keys_service::store::{StoreError, StoredKey};
+use keys_service::store::{AccountPatch, StoreError, StoredKey, UnreadableAccount, UnreadableKey};
+use uuid::Uuid;
 
 use crate::schema::{account, api_key};
-use crate::types::{DbId, DbNetworks, DbTexts, DbTimestamp};
+use crate::types::{DbId, DbNetworks, DbTexts, DbTimestamp, Tolerant};
 
-/// A row that no version of this program could have written.
+/// A row that cannot be read, by which columns, and why.
 #[derive(Debug, thiserror::Error)]
-#[error("a stored {what} cannot be read")]
+#[error("row {} of table {table} cannot be read: {}", id_text(*id), reasons(faults))]
 pub(crate) struct CorruptRow {
-    what: &'static str,
-    #[source]
-    source: Option<Box<dyn Error + Send + Sync>>,
+    pub(crate) table: &'static str,
+    /// `None` if even the identifier cannot be read.
+    pub(crate) id: Option<Uuid>,
+    pub(crate) faults: Vec<Fault>,
 }
 
-impl CorruptRow {
-    fn because(what: &'static str) -> impl Fn(Box<dyn Error + Send + Sync>) -> Self {
-        move |source| Self {
-            what,
-            source: Some(source),
-        }
-    }
+/// A column that cannot be read.
+#[derive(Debug)]
+pub(crate) struct Fault {
+    pub(crate) column: &'static str,
+    pub(crate) why: String,
+}
+
+fn id_text(id: Option<Uuid>) -> String {
+    id.map_or_else(|| "without an id".to_owned(), |id| id.to_string())
+}
+
+fn reasons(faults: &[Fault]) -> String {
+    let reasons = faults
+        .iter()
+        .map(|Fault { column, why }| format!("{column}: {why}"));
+    reasons.collect::<Vec<_>>().join("; ")
 }
 
 impl From<CorruptRow> for StoreError {
@@ -38,9 +54,57 @@ impl From<CorruptRow> for StoreError {
     }
 }
 
-#[derive(Queryable, Selectable, Insertable)]
-#[diesel(table_name = account, check_for_backend(Pg, Sqlite), treat_none_as_default_value = false)]
-pub(crate) struct AccountRow {
+/// Gathers what is wrong with a row while its columns are read.
+#[derive(Default)]
+struct Faults(Vec<Fault>);
+
+impl Faults {
+    fn read<T, U, E>(
+        &mut self,
+        column: &'static str,
+        value: Tolerant<T>,
+        parse: impl FnOnce(T) -> Result<U, E>,
+    ) -> Option<U>
+    where
+        E: Into<Box<dyn Error + Send + Sync>>,
+    {
+        match value.0.and_then(|value| parse(value).map_err(Into::into)) {
+            Ok(value) => Some(value),
+            Err(error) => {
+                self.note(column, error.to_string());
+                None
+            }
+        }
+    }
+
+    /// Reads a column that may be null.
+    fn read_option<T, U, E>(
+        &mut self,
+        column: &'static str,
+        value: Option<Tolerant<T>>,
+        parse: impl FnOnce(T) -> Result<U, E>,
+    ) -> Option<U>
+    where
+        E: Into<Box<dyn Error + Send + Sync>>,
+    {
+        self.read(column, value?, parse)
+    }
+
+    fn note(&mut self, column: &'static str, why: String) {
+        self.0.push(Fault { column, why });
+    }
+}
+
+/// Never fails: for columns that have no grammar beyond their type.
+#[expect(clippy::unnecessary_wraps, reason = "stands for a parser")]
+fn as_it_is<T>(value: T) -> Result<T, Infallible> {
+    Ok(value)
+}
+
+/// An account as it is written.
+#[derive(Insertable)]
+#[diesel(table_name = account, treat_none_as_default_value = false)]
+pub(crate) struct NewAccountRow {
     id: DbId,
     external_id: Option<String>,
     plan: String,
@@ -48,7 +112,7 @@ pub(crate) struct AccountRow {
     created_at: DbTimestamp,
 }
 
-impl From<&Account> for AccountRow {
+impl From<&Account> for NewAccountRow {
     fn from(account: &Account) -> Self {
         Self {
             id: DbId(account.id.as_uuid()),
@@ -60,26 +124,98 @@ impl From<&Account> for AccountRow {
     }
 }
 
+/// An account as it is read.
+#[derive(Debug, Queryable, Selectable)]
+#[diesel(table_name = account, check_for_backend(Pg, Sqlite))]
+pub(crate) struct AccountRow {
+    id: Tolerant<DbId>,
+    external_id: Option<Tolerant<String>>,
+    plan: Tolerant<String>,
+    disabled: Tolerant<bool>,
+    created_at: Tolerant<DbTimestamp>,
+}
+
+/// An account that cannot be read.
+pub(crate) struct CorruptAccount {
+    pub(crate) row: CorruptRow,
+    /// What lists show of it. `None` without a readable identifier.
+    pub(crate) shown: Option<UnreadableAccount>,
+}
+
+impl AccountRow {
+    /// The account after `patch`. Columns that `patch` sets need not be readable.
+    pub(crate) fn patched(mut self, patch: AccountPatch) -> Result<Account, CorruptRow> {
+        if let Some(plan) = patch.plan {
+            self.plan = Tolerant(Ok(plan.to_string()));
+        }
+        if let Some(disabled) = patch.disabled {
+            self.disabled = Tolerant(Ok(disabled));
+        }
+        if let Some(external_id) = patch.external_id {
+            self.external_id = external_id.map(|text| Tolerant(Ok(text.to_string())));
+        }
+        self.try_into()
+    }
+
+    pub(crate) fn read(self) -> Result<Account, Box<CorruptAccount>> {
+        let mut faults = Faults::default();
+        let shown_external_id = self.external_id.as_ref().and_then(shown);
+        let shown_plan = shown(&self.plan);
+        let id = faults.read("id", self.id, as_it_is);
+        let external_id = faults.read_option("external_id", self.external_id, |text| {
+            text.parse::<ExternalId>()
+        });
+        let plan = faults.read("plan", self.plan, |text| text.parse::<PlanName>());
+        let disabled = faults.read("disabled", self.disabled, as_it_is);
+        let created_at = faults.read("created_at", self.created_at, as_it_is);
+        if faults.0.is_empty()
+            && let (Some(id), Some(plan), Some(disabled), Some(created_at)) =
+                (id, plan, disabled, created_at)
+        {
+            return Ok(Account {
+                id: AccountId::from_uuid(id.0),
+                external_id,
+                plan,
+                disabled,
+                created_at: created_at.0,
+            });
+        }
+        let columns = faults.0.iter().map(|fault| fault.column).collect();
+        Err(Box::new(CorruptAccount {
+            shown: id.map(|id| UnreadableAccount {
+                id: AccountId::from_uuid(id.0),
+                columns,
+                external_id: shown_external_id,
+                plan: shown_plan,
+                disabled: disabled.unwrap_or(true),
+                created_at: created_at.map(|at| at.0),
+            }),
+            row: CorruptRow {
+                table: "account",
+                id: id.map(|id| id.0),
+                faults: faults.0,
+            },
+        }))
+    }
+}
+
+/// A text as it is stored, legal or not.
+fn shown(text: &Tolerant<String>) -> Option<String> {
+    text.0.as_ref().ok().cloned()
+}
+
 impl TryFrom<AccountRow> for Account {
     type Error = CorruptRow;
 
     fn try_from(row: AccountRow) -> Result<Self, CorruptRow> {
-        fn read(row: AccountRow) -> Result<Account, Box<dyn Error + Send + Sync>> {
-            Ok(Account {
-                id: AccountId::from_uuid(row.id.0),
-                external_id: row.external_id.map(|text| text.parse()).transpose()?,
-                plan: row.plan.parse()?,
-                disabled: row.disabled,
-                created_at: row.created_at.0,
-            })
-        }
-        read(row).map_err(CorruptRow::because("account"))
+        row.read().map_err(|corrupt| corrupt.row)
     }
 }
 
-#[derive(Queryable, Selectable, Insertable)]
-#[diesel(table_name = api_key, check_for_backend(Pg, Sqlite), treat_none_as_default_value = false)]
-pub(crate) struct KeyRow {
+/// A key as it is written.
+#[derive(Insertable)]
+#[diesel(table_name = api_key, treat_none_as_default_value = false)]
+pub(crate) struct WrittenKeyRow {
     id: DbId,
     account_id: Option<DbId>,
     kind: i16,
@@ -93,7 +229,7 @@ pub(crate) struct KeyRow {
     created_at: DbTimestamp,
 }
 
-impl From<&ApiKey> for KeyRow {
+impl From<&ApiKey> for WrittenKeyRow {
     fn from(key: &ApiKey) -> Self {
         Self {
             id: DbId(key.id.as_uuid()),
@@ -111,41 +247,115 @@ impl From<&ApiKey> for KeyRow {
     }
 }
 
-impl TryFrom<KeyRow> for ApiKey {
-    type Error = CorruptRow;
+/// A key as it is read.
+#[derive(Debug, Queryable, Selectable)]
+#[diesel(table_name = api_key, check_for_backend(Pg, Sqlite))]
+pub(crate) struct KeyRow {
+    id: Tolerant<DbId>,
+    account_id: Option<Tolerant<DbId>>,
+    kind: Tolerant<i16>,
+    shown_prefix: Tolerant<String>,
+    name: Option<Tolerant<String>>,
+    allowed_networks: Tolerant<DbNetworks>,
+    scopes: Tolerant<DbTexts>,
+    expires_at: Option<Tolerant<DbTimestamp>>,
+    revoked_at: Option<Tolerant<DbTimestamp>>,
+    last_used_at: Option<Tolerant<DbTimestamp>>,
+    created_at: Tolerant<DbTimestamp>,
+}
 
-    fn try_from(row: KeyRow) -> Result<Self, CorruptRow> {
-        fn read(row: KeyRow) -> Result<ApiKey, Box<dyn Error + Send + Sync>> {
-            Ok(ApiKey {
-                id: KeyId::from_uuid(row.id.0),
-                kind: kind_from_code(row.kind).ok_or("its kind is unknown")?,
-                account_id: row.account_id.map(|id| AccountId::from_uuid(id.0)),
-                shown_prefix: ShownPrefix::from_stored(row.shown_prefix)?,
-                name: match row.name {
-                    Some(name) => KeyName::from_memo(&name)?,
-                    None => None,
-                },
-                allowed_networks: AllowedNetworks::from_networks(row.allowed_networks.0)?,
-                scopes: ScopeSet::parse(row.scopes.0)?,
-                expires_at: row.expires_at.map(|at| at.0),
-                revoked_at: row.revoked_at.map(|at| at.0),
-                last_used_at: row.last_used_at.map(|at| at.0),
-                created_at: row.created_at.0,
-            })
+/// A key that cannot be read.
+pub(crate) struct CorruptKey {
+    pub(crate) row: CorruptRow,
+    /// What lists show of it: the columns that can be read, and a harmless value in place of each other one. `None`
+    /// without a readable identifier.
+    pub(crate) shown: Option<ApiKey>,
+    is_revoked: bool,
+}
+
+impl CorruptKey {
+    fn refused(&self) -> UnreadableKey {
+        UnreadableKey {
+            id: self.row.id.map(KeyId::from_uuid),
+            is_revoked: self.is_revoked,
         }
-        read(row).map_err(CorruptRow::because("key"))
     }
 }
 
-/// Digest, pepper, key, account: what a look-up reads.
-pub(crate) type FoundRow = (Vec<u8>, String, KeyRow, Option<AccountRow>);
+impl KeyRow {
+    pub(crate) fn read(self) -> Result<ApiKey, Box<CorruptKey>> {
+        let mut faults = Faults::default();
+        // Also a time that cannot be read says that the key is revoked.
+        let is_revoked = self.revoked_at.is_some();
+        let id = faults.read("id", self.id, as_it_is);
+        let account_id = faults.read_option("account_id", self.account_id, as_it_is);
+        let kind = faults.read("kind", self.kind, |code| {
+            kind_from_code(code).ok_or("is not the number of a kind")
+        });
+        let shown_prefix = faults.read("shown_prefix", self.shown_prefix, ShownPrefix::from_stored);
+        let name = faults.read_option("name", self.name, |name| KeyName::from_memo(&name));
+        let networks = faults.read("allowed_networks", self.allowed_networks, |networks| {
+            AllowedNetworks::from_networks(networks.0)
+        });
+        let scopes = faults.read("scopes", self.scopes, |scopes| ScopeSet::parse(scopes.0));
+        let expires_at = faults.read_option("expires_at", self.expires_at, as_it_is);
+        let revoked_at = faults.read_option("revoked_at", self.revoked_at, as_it_is);
+        let last_used_at = faults.read_option("last_used_at", self.last_used_at, as_it_is);
+        let created_at = faults.read("created_at", self.created_at, as_it_is);
+        // Only operators' keys belong to no account; a table whose checks were switched off may say otherwise.
+        if let Some(kind) = kind
+            && (kind == KeyKind::Operator) != account_id.is_none()
+            && !faults.0.iter().any(|fault| fault.column == "account_id")
+        {
+            faults.note(
+                "account_id",
+                format!("does not belong to a key of kind {kind}"),
+            );
+        }
+        let is_readable = faults.0.is_empty();
+        let key = id.map(|id| ApiKey {
+            id: KeyId::from_uuid(id.0),
+            kind: kind.unwrap_or(KeyKind::Account),
+            account_id: account_id.map(|id| AccountId::from_uuid(id.0)),
+            shown_prefix: shown_prefix.unwrap_or_default(),
+            name: name.flatten(),
+            allowed_networks: networks.unwrap_or_default(),
+            scopes: scopes.unwrap_or_default(),
+            expires_at: expires_at.map(|at| at.0),
+            revoked_at: revoked_at.map(|at| at.0),
+            last_used_at: last_used_at.map(|at| at.0),
+            created_at: created_at.map_or(Timestamp::MIN, |at| at.0),
+        });
+        match key {
+            Some(key) if is_readable => Ok(key),
+            shown => Err(Box::new(CorruptKey {
+                shown,
+                is_revoked,
+                row: CorruptRow {
+                    table: "api_key",
+                    id: id.map(|id| id.0),
+                    faults: faults.0,
+                },
+            })),
+        }
+    }
+}
+
+/// Digest, pepper, key, account: what a look-up reads. A digest or pepper that cannot be read belongs to no key that
+/// was asked for.
+pub(crate) type FoundRow = (
+    Tolerant<Vec<u8>>,
+    Tolerant<String>,
+    KeyRow,
+    Option<AccountRow>,
+);
 
 /// A key with what it is found by.
 #[derive(Insertable)]
 #[diesel(table_name = api_key, treat_none_as_default_value = false)]
 pub(crate) struct NewKeyRow {
     #[diesel(embed)]
-    key: KeyRow,
+    key: WrittenKeyRow,
     digest: Vec<u8>,
     pepper_id: String,
 }
@@ -160,14 +370,61 @@ impl NewKeyRow {
     }
 }
 
+/// The key with its account, or why it is refused. A row that cannot be read is named in the log.
 pub(crate) fn stored_key(
     key: KeyRow,
     account: Option<AccountRow>,
-) -> Result<StoredKey, CorruptRow> {
-    Ok(StoredKey {
-        key: key.try_into()?,
-        account: account.map(Account::try_from).transpose()?,
-    })
+) -> Result<StoredKey, UnreadableKey> {
+    let key = key.read().map_err(|corrupt| {
+        log(&corrupt.row);
+        corrupt.refused()
+    })?;
+    let account = account.map(AccountRow::read).transpose();
+    match account {
+        Ok(account) => Ok(StoredKey { key, account }),
+        Err(corrupt) => {
+            log(&corrupt.row);
+            Err(UnreadableKey {
+                id: Some(key.id),
+                is_revoked: key.revoked_at.is_some(),
+            })
+        }
+    }
+}
+
+/// Names a row that cannot be read in the log: each once in ten minutes, and at most a thousand in that time. The same
+/// row may be asked for thousands of times a second.
+pub(crate) fn log(row: &CorruptRow) {
+    const PAUSE: Duration = Duration::from_mins(10);
+    const ROWS_MAX: usize = 1_000;
+    static LOGGED: Mutex<BTreeMap<(&str, Option<Uuid>), Instant>> = Mutex::new(BTreeMap::new());
+    let now = Instant::now();
+    {
+        let mut logged = LOGGED.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_recent = |at: &Instant| now.duration_since(*at) < PAUSE;
+        let name = (row.table, row.id);
+        if logged.get(&name).is_some_and(is_recent) {
+            return;
+        }
+        if logged.len() >= ROWS_MAX {
+            logged.retain(|_, at| is_recent(at));
+        }
+        if logged.len() >= ROWS_MAX {
+            return;
+        }
+        logged.insert(name, now);
+    }
+    // As the API and the other lines of the log write it, and as SQL does.
+    let id = row.id.map(|id| AccountId::from_uuid(id).to_string());
+    let id = id.as_deref().unwrap_or("without an id");
+    let (table, uuid) = (row.table, id_text(row.id));
+    tracing::error!(
+        row.table = table,
+        row.id = %id,
+        row.uuid = %uuid,
+        "row {id} of table {table} cannot be read ({}): its keys are refused; `keys-server migrate --check` lists all such rows",
+        reasons(&row.faults)
+    );
 }
 
 /// What stands in the column `kind`.

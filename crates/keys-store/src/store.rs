@@ -12,12 +12,13 @@ use keys_core::pepper::PepperedDigest;
 use keys_core::{Account, AccountId, EventId, KeyId, PepperId, Timestamp};
 use keys_service::feed::{ChangeFeed, Commit};
 use keys_service::store::{
-    AccountPatch, AccountQuery, BoxFuture, Change, ChangeError, ENDED_SESSIONS_KEPT, FoundKey,
-    KeyOwner, KeyPage, KeyStore, KeyUse, NewKey, Reservation, Reserved, StoreError,
+    AccountEntry, AccountPatch, AccountQuery, BoxFuture, Change, ChangeError, ENDED_SESSIONS_KEPT,
+    FoundKey, KeyOwner, KeyPage, KeyStore, KeyUse, NewKey, Reservation, Reserved, StoreError,
 };
 use tokio::runtime::Handle;
 
 use crate::changes;
+use crate::check::{self, Position, RowFault, Table};
 use crate::connection::{Connection, Pools};
 use crate::migrate::{self, MigrateError};
 use crate::options::StoreOptions;
@@ -178,6 +179,35 @@ impl Store {
         }
     }
 
+    /// Reads every account, key and audit event, and reports each column that breaks a rule of this program: such a
+    /// row was written by hand, by an import, or by another version. Ordered by table, then by identifier. Returns how
+    /// many there are.
+    ///
+    /// The schema refuses such values in new rows; rows from before are left as they are, and what they stand for is
+    /// refused. Reads a page at a time, so that tables of any size take little memory.
+    ///
+    /// # Errors
+    /// When the database cannot answer.
+    pub async fn check_rows(
+        &self,
+        mut report: impl FnMut(RowFault) + Send,
+    ) -> Result<u64, StoreError> {
+        let mut count = 0;
+        for table in Table::ALL {
+            let mut next = Some(Position::START);
+            while let Some(from) = next {
+                let page = check::page(self.pools(), table, from);
+                let faults;
+                (faults, next) = self.run(page).await?;
+                for fault in faults {
+                    count += 1;
+                    report(fault);
+                }
+            }
+        }
+        Ok(count)
+    }
+
     fn pools(&self) -> Pools {
         self.0.pools.clone()
     }
@@ -305,6 +335,15 @@ impl KeyStore for Store {
     }
 
     async fn accounts(&self, query: AccountQuery) -> Result<Vec<Account>, StoreError> {
+        let entries = self.account_entries(query).await?;
+        Ok(entries.into_iter().filter_map(Result::ok).collect())
+    }
+
+    async fn account_entry(&self, id: AccountId) -> Result<Option<AccountEntry>, StoreError> {
+        self.run(accounts::entry(self.pools(), id)).await
+    }
+
+    async fn account_entries(&self, query: AccountQuery) -> Result<Vec<AccountEntry>, StoreError> {
         self.run(accounts::list(self.pools(), query)).await
     }
 

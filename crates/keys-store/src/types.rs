@@ -8,9 +8,11 @@
 //! | [`TextList`] | `text[]` | `text`, JSON |
 //! | [`Address`] | `inet` | `text` |
 
+use std::error::Error;
 use std::io::Write as _;
 use std::net::IpAddr;
 
+use diesel::backend::Backend;
 use diesel::deserialize::{self, FromSql, FromSqlRow};
 use diesel::expression::AsExpression;
 use diesel::pg::{Pg, PgValue};
@@ -69,6 +71,21 @@ pub struct DbTexts(pub Vec<String>);
 #[derive(Debug, Clone, Copy, AsExpression)]
 #[diesel(sql_type = Address)]
 pub struct DbAddress(pub IpAddr);
+
+/// A column that is read on its own: a value that cannot be decoded fails this column, not the statement. Every row
+/// that is read together with others has only such columns.
+#[derive(Debug, FromSqlRow)]
+pub(crate) struct Tolerant<T>(pub(crate) Result<T, Box<dyn Error + Send + Sync>>);
+
+impl<T, ST, DB> FromSql<ST, DB> for Tolerant<T>
+where
+    DB: Backend,
+    T: FromSql<ST, DB>,
+{
+    fn from_sql(value: DB::RawValue<'_>) -> deserialize::Result<Self> {
+        Ok(Self(T::from_sql(value)))
+    }
+}
 
 impl ToSql<Id, Pg> for DbId {
     fn to_sql<'b>(&'b self, out: &mut Output<'b, '_, Pg>) -> serialize::Result {

@@ -344,7 +344,7 @@ async fn find(store: &dyn KeyStore, key: &NewKey) -> Option<StoredKey> {
     assert!(found.len() <= 1, "{found:?}");
     let found = found.into_iter().next()?;
     assert_eq!(found.digest, key.digest);
-    Some(found.stored)
+    Some(found.stored.expect("the row can be read"))
 }
 
 async fn list(store: &dyn KeyStore, owner: KeyOwner) -> KeyPage {

@@ -4,6 +4,8 @@ use keys_core::{ApiKey, KeyName, Timestamp};
 use keys_service::{Issued, KeyPage};
 use serde::Serialize;
 
+use crate::surface::UNREADABLE;
+
 #[derive(Serialize)]
 pub(super) struct KeyView<'a> {
     identifier: String,
@@ -22,6 +24,18 @@ impl<'a> From<&'a ApiKey> for KeyView<'a> {
             last_used_at: key.last_used_at.as_ref().map(Timestamp::to_string),
             created_at: key.created_at.to_string(),
         }
+    }
+}
+
+impl<'a> KeyView<'a> {
+    /// A key on a list. One whose row cannot be read is marked by its description, because the contract has no other
+    /// place.
+    fn listed(key: &'a ApiKey, page: &KeyPage) -> Self {
+        let mut view = Self::from(key);
+        if page.is_unreadable(key.id) {
+            view.description = Some(UNREADABLE);
+        }
+        view
     }
 }
 
@@ -66,7 +80,11 @@ struct Pagination {
 impl<'a> PageView<'a> {
     pub(super) fn new(found: &'a KeyPage, page: u64, per_page: u32) -> Self {
         Self {
-            data: found.keys.iter().map(KeyView::from).collect(),
+            data: found
+                .keys
+                .iter()
+                .map(|key| KeyView::listed(key, found))
+                .collect(),
             pagination: Pagination {
                 page,
                 per_page,

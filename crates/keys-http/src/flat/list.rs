@@ -16,7 +16,11 @@ pub(super) async fn list(surface: web::Data<Surface>, identity: Authenticated) -
         .manage(&identity, Operation::List, async |manager| {
             let owner = KeyOwner::Account(manager.account_id);
             let page = surface.service.list_keys(owner, 0, KEYS_MAX).await?;
-            let views: Vec<_> = page.keys.iter().map(KeyView::from).collect();
+            let views: Vec<_> = page
+                .keys
+                .iter()
+                .map(|key| KeyView::listed(key, &page))
+                .collect();
             Ok(HttpResponse::Ok().json(views))
         })
         .await

@@ -1,8 +1,10 @@
 //! What the flat dialect shows of keys.
 
 use keys_core::{ApiKey, KeyName, Timestamp};
-use keys_service::Issued;
+use keys_service::{Issued, KeyPage};
 use serde::Serialize;
+
+use crate::surface::UNREADABLE;
 
 /// A new key with its secret: the one place where this dialect shows it.
 #[derive(Serialize)]
@@ -46,6 +48,17 @@ impl<'a> From<&'a ApiKey> for KeyView<'a> {
             last_used_at: key.last_used_at.as_ref().map(Timestamp::to_string),
             created_at: key.created_at.to_string(),
         }
+    }
+}
+
+impl<'a> KeyView<'a> {
+    /// A key on a list. One whose row cannot be read is marked by its name, because the contract has no other place.
+    pub(super) fn listed(key: &'a ApiKey, page: &KeyPage) -> Self {
+        let mut view = Self::from(key);
+        if page.is_unreadable(key.id) {
+            view.name = UNREADABLE;
+        }
+        view
     }
 }
 

@@ -9,7 +9,7 @@ use crate::refusal::Refusal;
 
 pub(super) async fn read_account(api: web::Data<Api>, request: HttpRequest) -> HttpResponse {
     let read = async || {
-        let found = api.service().find_account(account_id(&request)?).await?;
+        let found = api.service().account_entry(account_id(&request)?).await?;
         let account = found.ok_or(Refusal::AccountNotFound)?;
         Ok(HttpResponse::Ok().json(AccountView::from(&account)))
     };

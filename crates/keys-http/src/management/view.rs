@@ -1,7 +1,7 @@
 //! What operators are shown.
 
 use keys_core::{Account, AccountId, ExternalId, KeyName, Timestamp};
-use keys_service::{AccountPage, Issued};
+use keys_service::{AccountEntry, AccountPage, Issued};
 use serde::Serialize;
 
 #[derive(Serialize)]
@@ -11,6 +11,26 @@ pub(super) struct AccountView<'a> {
     plan: &'a str,
     disabled: bool,
     created_at: String,
+    /// The columns that cannot be read, shown as they are stored. Absent for an account that can be read.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    unreadable: &'a [&'static str],
+}
+
+impl<'a> From<&'a AccountEntry> for AccountView<'a> {
+    fn from(entry: &'a AccountEntry) -> Self {
+        let row = match entry {
+            Ok(account) => return Self::from(account),
+            Err(row) => row,
+        };
+        Self {
+            id: row.id.to_string(),
+            external_id: row.external_id.as_deref(),
+            plan: row.plan.as_deref().unwrap_or_default(),
+            disabled: row.disabled,
+            created_at: row.created_at.unwrap_or(Timestamp::MIN).to_string(),
+            unreadable: &row.columns,
+        }
+    }
 }
 
 impl<'a> From<&'a Account> for AccountView<'a> {
@@ -21,6 +41,7 @@ impl<'a> From<&'a Account> for AccountView<'a> {
             plan: account.plan.as_str(),
             disabled: account.disabled,
             created_at: account.created_at.to_string(),
+            unreadable: &[],
         }
     }
 }

@@ -57,3 +57,4 @@ mod outage;
 mod paths;
 mod plans;
 mod restart;
+mod unreadable;

@@ -13,7 +13,7 @@ use std::sync::atomic::{
 use std::time::Duration;
 
 use keys_core::pepper::{KeyDigest, PepperedDigest};
-use keys_core::{PepperId, Plans};
+use keys_core::{Denial, PepperId, Plans};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
@@ -24,7 +24,7 @@ use super::lease::Nanos;
 use super::map::{Digest, Found, MapKey, OUTDATED, SHARDS, Stored};
 use super::record::{PlanNames, Record, account_record_id, key_record_id};
 use crate::clock::Clock;
-use crate::store::{FoundKey, KeyStore, StoreError, StoredKey};
+use crate::store::{KeyStore, StoreError, StoredKey, UnreadableKey};
 
 /// Reads under way at once. Few, so that under load they are large: a statement for many keys costs little more than one
 /// for one.
@@ -58,6 +58,8 @@ const REFRESH_ATTEMPTS: u32 = 6;
 pub(crate) enum Loaded {
     Known(Box<LoadedKey>),
     Unknown,
+    /// There is a row that cannot be read. Not cached: the next request reads it again, mended or not.
+    Unreadable(Denial),
 }
 
 /// A key as it was read.
@@ -79,6 +81,9 @@ pub(crate) struct Wanted {
 }
 
 type Outcome = Result<Loaded, Arc<StoreError>>;
+
+/// What a key was found by, and the key.
+type Row = (PepperedDigest, Result<StoredKey, UnreadableKey>);
 
 /// See the module.
 pub(crate) struct Loader {
@@ -386,7 +391,7 @@ impl Loader {
                 return false;
             }
         };
-        let rows: HashMap<[u8; 32], (PepperedDigest, StoredKey)> = rows
+        let rows: HashMap<[u8; 32], Row> = rows
             .into_iter()
             .map(|found| {
                 (
@@ -409,6 +414,14 @@ impl Loader {
                 let _ = waiting.answer.send(Ok(Loaded::Unknown));
                 continue;
             };
+            let stored = match stored {
+                Ok(stored) => stored,
+                Err(unreadable) => {
+                    let denial = unreadable.denial();
+                    let _ = waiting.answer.send(Ok(Loaded::Unreadable(denial)));
+                    continue;
+                }
+            };
             let (loaded, kept) =
                 self.keep(&waiting.wanted.cached_as, kept_as, stored, read_at, since);
             if kept || waiting.retries >= RETRIES {
@@ -427,10 +440,10 @@ impl Loader {
     }
 
     /// Remembers that a key was read as revoked outside of this loader.
-    pub(crate) fn keep_revoked(&self, key: &MapKey, found: &FoundKey) {
+    pub(crate) fn keep_revoked(&self, key: &MapKey, kept_as: &PepperedDigest, stored: &StoredKey) {
         let read_at = super::lease::nanos(self.clock.elapsed());
         let since = self.cache.keys.snapshot();
-        self.keep(key, &found.digest, &found.stored, read_at, since);
+        self.keep(key, kept_as, stored, read_at, since);
     }
 
     /// Puts what was read into the cache, and says whether that was possible.

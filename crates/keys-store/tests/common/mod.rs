@@ -14,6 +14,7 @@ use keys_testkit::data::{NOON, a_change, a_key, an_account, an_event_id, noon_pl
 use tokio::task::JoinSet;
 
 pub(crate) mod feed;
+pub(crate) mod rows;
 
 /// A database as someone beside the service sees it.
 pub(crate) trait Sql {
@@ -22,6 +23,42 @@ pub(crate) trait Sql {
 
     /// The one number that a query gives.
     async fn number(&self, query: &str) -> i64;
+
+    /// Runs statements as on a database from before the rules for rows, which are in force again afterwards.
+    async fn run_without_rules(&self, statements: &str) -> Result<(), String>;
+
+    /// The id with these 32 hexadecimal digits.
+    fn id(&self, hex: &str) -> String;
+
+    /// An expression for an id that nothing has.
+    fn new_id(&self) -> &'static str;
+
+    /// An expression for a text with a control character.
+    fn text_with_control(&self) -> String;
+
+    /// An expression for a list of nothing.
+    fn empty_list(&self) -> &'static str;
+
+    /// A statement that adds a row like that of an account, or those of its keys, under new ids and digests.
+    fn copy(&self, table: &str, account: &str) -> String {
+        let id = self.new_id();
+        match table {
+            "account" => format!(
+                "insert into account (id, external_id, plan, disabled, created_at) \
+                 select {id}, external_id || 'x', plan, disabled, created_at from account where id = {account}"
+            ),
+            _ => format!(
+                "insert into api_key (id, account_id, kind, digest, pepper_id, shown_prefix, name, \
+                 allowed_networks, scopes, created_at) \
+                 select {id}, account_id, kind, {}, pepper_id, shown_prefix, name, allowed_networks, \
+                 scopes, created_at from api_key where account_id = {account} limit 1",
+                self.new_digest()
+            ),
+        }
+    }
+
+    /// An expression for a digest that no key has.
+    fn new_digest(&self) -> &'static str;
 }
 
 pub(crate) async fn add_account(store: &Store) -> Account {

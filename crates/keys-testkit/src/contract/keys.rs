@@ -92,7 +92,7 @@ pub async fn key_is_found_only_when_digest_and_pepper_are_equal(store: Arc<dyn K
             panic!("{found:?}");
         };
         assert_eq!(found.digest, key.digest);
-        assert_eq!(found.stored.key.id, key.key.id);
+        assert_eq!(found.stored.as_ref().unwrap().key.id, key.key.id);
     }
 }
 
@@ -122,7 +122,7 @@ pub async fn many_keys_are_found_at_once(store: Arc<dyn KeyStore>) {
     assert_eq!(found.len(), STORED);
     for key in stored {
         let found = found.iter().find(|found| found.digest == key.digest);
-        let found = &found.expect("the key is found").stored;
+        let found = found.expect("the key is found").stored.as_ref().unwrap();
         assert_eq!(found.key, key.key);
         assert_eq!(found.account.as_ref(), key.key.account_id.map(|_| &account));
     }

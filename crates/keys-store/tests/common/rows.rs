@@ -1,0 +1,317 @@
+//! Rows that break a rule of the program: each refuses its own key alone, and none comes in any more.
+
+use keys_core::{Account, ApiKey, Denial, KeyId, PepperId};
+use keys_service::KeyStore;
+use keys_service::store::{
+    AccountPatch, AccountQuery, ChangeError, KeyOwner, KeyUse, NewKey, StoreError,
+};
+use keys_store::Store;
+use keys_testkit::data::{NOON, a_caller, a_change, a_key, an_account, plan};
+use uuid::Uuid;
+
+use super::{Sql, add_account, add_key, revoke};
+
+/// A column of `api_key`, and an expression in SQL for a value that cannot be read.
+pub(crate) type Offence = (&'static str, &'static str);
+
+/// The id of a row as SQL of both databases can compare it.
+fn hex(id: Uuid) -> String {
+    id.simple().to_string()
+}
+
+async fn offend(sql: &impl Sql, table: &str, column: &str, value: &str, id: Uuid) {
+    let id = sql.id(&hex(id));
+    let statement = format!("update {table} set {column} = {value} where id = {id}");
+    sql.run_without_rules(&statement).await.unwrap();
+}
+
+async fn keys(store: &Store, account: &Account, count: usize) -> Vec<NewKey> {
+    let mut keys = Vec::new();
+    for _ in 0..count {
+        let key = a_key().of(account).without_cap().build_new();
+        add_key(store, key.clone()).await;
+        keys.push(key);
+    }
+    keys.sort_by_key(|key| key.key.id);
+    keys
+}
+
+/// Of 256 keys that are looked up together, those with a row that cannot be read are refused and all others are found.
+/// They are listed with a mark, their uses are recorded, and they can be revoked.
+pub(crate) async fn unreadable_row_refuses_its_own_key_only(
+    store: &Store,
+    sql: &impl Sql,
+    offences: &[Offence],
+) {
+    const GATHERED: usize = 256;
+    let account = add_account(store).await;
+    let keys = keys(store, &account, GATHERED).await;
+    let broken = &keys[..offences.len()];
+    for ((column, value), key) in offences.iter().zip(broken) {
+        offend(sql, "api_key", column, value, key.key.id.as_uuid()).await;
+    }
+    let is_broken = |id: KeyId| broken.iter().any(|key| key.key.id == id);
+
+    let digests = keys.iter().map(|key| key.digest).collect();
+    let found = store.find_by_digests(digests).await.unwrap();
+    assert_eq!(found.len(), GATHERED);
+    for found in found {
+        let key = keys.iter().find(|key| key.digest == found.digest).unwrap();
+        match found.stored {
+            Ok(stored) => {
+                assert_eq!(stored.key, key.key);
+                assert!(!is_broken(key.key.id));
+            }
+            Err(refused) => {
+                assert_eq!(refused.id, Some(key.key.id));
+                assert_eq!(refused.denial(), Denial::Unreadable);
+                assert!(is_broken(key.key.id));
+            }
+        }
+    }
+
+    let owner = KeyOwner::Account(account.id);
+    let page = store.keys(owner, 0, 1_000).await.unwrap();
+    assert_eq!((page.keys.len(), page.total), (GATHERED, GATHERED as u64));
+    for key in &page.keys {
+        assert_eq!(page.is_unreadable(key.id), is_broken(key.id), "{}", key.id);
+    }
+    let peppers = store.pepper_ids(NOON).await.unwrap();
+    assert_eq!(peppers, [keys[0].digest.pepper]);
+
+    // Uses of all are written together.
+    let uses = keys.iter().map(|key| KeyUse {
+        key_id: key.key.id,
+        last_used_at: NOON,
+        count: 2,
+    });
+    store.record_uses(uses.collect()).await.unwrap();
+    let used = "select count(*) from api_key where use_count = 2";
+    assert_eq!(u64::try_from(sql.number(used).await), Ok(GATHERED as u64));
+
+    // A caller whose own row cannot be read may change nothing.
+    let caller = a_caller(&broken[0].key);
+    let change = a_change().by(&caller).build();
+    let refused = store.revoke_key(Some(owner), keys[255].key.id, change);
+    assert!(matches!(
+        refused.await,
+        Err(ChangeError::CallerDenied(Denial::Unreadable))
+    ));
+
+    // Named once for each column, in the order of ids.
+    let mut named = Vec::new();
+    let count = store.check_rows(|fault| named.push(fault)).await.unwrap();
+    assert_eq!(
+        (count, named.len()),
+        (offences.len() as u64, offences.len())
+    );
+    assert!(named.is_sorted_by_key(|fault| fault.uuid));
+    for (fault, (column, _)) in named.iter().zip(offences) {
+        assert_eq!((fault.table, fault.column), ("api_key", *column));
+        assert!(!fault.why.is_empty());
+    }
+
+    for key in broken {
+        revoke(store, &key.key).await;
+        let found = store.find_by_digests(vec![key.digest]).await.unwrap();
+        let refused = found[0].stored.as_ref().unwrap_err();
+        assert_eq!(refused.denial(), Denial::Revoked);
+    }
+    let page = store.keys(owner, 0, 1_000).await.unwrap();
+    assert_eq!(page.total, (GATHERED - broken.len()) as u64);
+    assert!(page.unreadable.is_empty());
+}
+
+/// An account that cannot be read refuses its own keys, is listed with a mark, and is mended by an update of the
+/// columns at fault.
+pub(crate) async fn unreadable_account_is_listed_and_mended(store: &Store, sql: &impl Sql) {
+    let mut accounts = [
+        add_account(store).await,
+        add_account(store).await,
+        add_account(store).await,
+    ];
+    accounts.sort_by_key(|account| account.id);
+    let [before, broken, after] = accounts;
+    let [good, bad] = [&before, &broken].map(|account| a_key().of(account).build_new());
+    add_key(store, good.clone()).await;
+    add_key(store, bad.clone()).await;
+    let id = broken.id.as_uuid();
+    offend(sql, "account", "plan", "'Pro'", id).await;
+    let control = sql.text_with_control();
+    offend(sql, "account", "external_id", &control, id).await;
+
+    let digests = vec![good.digest, bad.digest];
+    for found in store.find_by_digests(digests.clone()).await.unwrap() {
+        match found.stored {
+            Ok(stored) => assert_eq!(stored.key.id, good.key.id),
+            Err(refused) => assert_eq!(
+                (refused.id, refused.denial()),
+                (Some(bad.key.id), Denial::Unreadable)
+            ),
+        }
+    }
+    let everything = || AccountQuery {
+        external_id: None,
+        after: None,
+        limit: 10,
+    };
+    let listed = store.account_entries(everything()).await.unwrap();
+    let ids: Vec<_> = listed
+        .iter()
+        .map(|entry| match entry {
+            Ok(account) => account.id,
+            Err(row) => row.id,
+        })
+        .collect();
+    assert_eq!(ids, [before.id, broken.id, after.id]);
+    let row = listed[1].as_ref().unwrap_err();
+    assert_eq!(row.columns, ["external_id", "plan"]);
+    assert_eq!(row.plan.as_deref(), Some("Pro"));
+    let entry = store.account_entry(broken.id).await.unwrap().unwrap();
+    assert_eq!(entry.as_ref().unwrap_err(), row);
+    assert_eq!(store.accounts(everything()).await.unwrap(), [before, after]);
+    assert!(matches!(
+        store.find_account(broken.id).await,
+        Err(StoreError::Unexpected(_))
+    ));
+
+    let add = store.insert_key(a_key().of(&broken).build_new(), a_change().build());
+    assert!(matches!(
+        add.await,
+        Err(ChangeError::AccountDenied(Denial::Unreadable))
+    ));
+
+    // What is not set stays at fault, and is named.
+    let mend = |patch| store.update_account(broken.id, patch, a_change().build());
+    let only_plan = AccountPatch {
+        plan: Some(plan("pro")),
+        ..AccountPatch::default()
+    };
+    match mend(only_plan.clone()).await {
+        Err(ChangeError::AccountUnreadable { columns }) => assert_eq!(columns, ["external_id"]),
+        outcome => panic!("{outcome:?}"),
+    }
+    let both = AccountPatch {
+        external_id: Some(None),
+        ..only_plan
+    };
+    let (account, _) = mend(both).await.unwrap();
+    assert_eq!(account, broken);
+    let found = store.find_by_digests(digests).await.unwrap();
+    assert!(found.iter().all(|found| found.stored.is_ok()));
+    assert_eq!(store.check_rows(|_| {}).await.unwrap(), 0);
+}
+
+/// Keys under a pepper of an impossible name do not hide the peppers of others.
+pub(crate) async fn impossible_pepper_is_left_out(store: &Store, sql: &impl Sql) {
+    let key = add_key(store, a_key().build_new()).await;
+    let other = a_key().build_new();
+    add_key(store, other.clone()).await;
+    let (id, pepper) = (key.id.as_uuid(), other.digest.pepper);
+    offend(sql, "api_key", "pepper_id", "'Not A Pepper'", id).await;
+    let peppers: Vec<PepperId> = store.pepper_ids(NOON).await.unwrap();
+    assert_eq!(peppers, [pepper]);
+    let mut named = Vec::new();
+    store.check_rows(|fault| named.push(fault)).await.unwrap();
+    assert_eq!(named.len(), 1);
+    assert_eq!(
+        (named[0].column, named[0].uuid),
+        ("pepper_id", Some(key.id.as_uuid()))
+    );
+}
+
+/// What the program could not read is not written, whoever writes it; what it can read is.
+pub(crate) async fn rules_hold_in_the_schema(
+    store: &Store,
+    sql: &impl Sql,
+    legal: &[(&str, &str, &str)],
+    refused: &[(&str, &str, &str)],
+) {
+    add_account(store).await;
+    let account = add_account_named(store).await;
+    let ApiKey { .. } = add_key(store, a_key().of(&account).build_new()).await;
+    let id = sql.id(&hex(account.id.as_uuid()));
+    let set = |table: &str, column: &str, value: &str| {
+        let of = if table == "account" {
+            "id"
+        } else {
+            "account_id"
+        };
+        format!("update {table} set {column} = {value} where {of} = {id}")
+    };
+    for (table, column, value) in legal {
+        let statement = set(table, column, value);
+        assert_eq!(sql.run(&statement).await, Ok(()), "{statement}");
+        assert_eq!(store.check_rows(|_| {}).await.unwrap(), 0, "{statement}");
+        // A row like it may be added.
+        let copy = sql.copy(table, &id);
+        assert_eq!(sql.run(&copy).await, Ok(()), "{statement}; {copy}");
+        let remove = format!("delete from account where external_id is not null and id <> {id}");
+        sql.run(&remove).await.unwrap();
+    }
+    for (table, column, value) in refused {
+        let statement = set(table, column, value);
+        assert!(sql.run(&statement).await.is_err(), "{statement}");
+        // Nor is a row like it added.
+        sql.run_without_rules(&statement).await.unwrap();
+        let copy = sql.copy(table, &id);
+        assert!(sql.run(&copy).await.is_err(), "{statement}; {copy}");
+        assert!(store.check_rows(|_| {}).await.unwrap() > 0, "{statement}");
+        // An offender can be changed in other ways, and mended.
+        let other = match *table {
+            "account" => set("account", "disabled", "not disabled"),
+            _ => set("api_key", "use_count", "use_count + 1"),
+        };
+        assert_eq!(sql.run(&other).await, Ok(()), "{statement}; {other}");
+        let harmless = match *column {
+            "plan" => "'pro'",
+            "scopes" | "allowed_networks" => sql.empty_list(),
+            "shown_prefix" => "'sk'",
+            _ => "null",
+        };
+        let mend = set(table, column, harmless);
+        assert_eq!(sql.run(&mend).await, Ok(()), "{statement}; {mend}");
+    }
+}
+
+async fn add_account_named(store: &Store) -> Account {
+    let account = an_account().external_id("named").build();
+    let added = store.insert_account(account.clone(), a_change().build());
+    added.await.unwrap();
+    account
+}
+
+/// What an audit event says follows rules too.
+pub(crate) async fn audit_events_follow_rules(store: &Store, sql: &impl Sql) {
+    add_account(store).await;
+    let copy = |kind: &str, actor: &str, action: &str| {
+        let id = sql.new_id();
+        format!(
+            "insert into audit_event (id, at, actor_kind, actor_id, action, subject_id) \
+             select {id}, at, {kind}, {actor}, {action}, subject_id from audit_event limit 1"
+        )
+    };
+    let subject = "subject_id";
+    for (kind, actor, action) in [
+        ("'system'", "null", "'account.created'"),
+        ("'operator'", subject, "'key.revoked'"),
+        ("'session'", subject, "'a_b.c_d'"),
+    ] {
+        let statement = copy(kind, actor, action);
+        assert_eq!(sql.run(&statement).await, Ok(()), "{statement}");
+    }
+    assert_eq!(store.check_rows(|_| {}).await.unwrap(), 0);
+    for (kind, actor, action) in [
+        ("'stranger'", subject, "'key.revoked'"),
+        ("'system'", subject, "'key.revoked'"),
+        ("'account'", "null", "'key.revoked'"),
+        ("'system'", "null", "''"),
+        ("'system'", "null", "'key'"),
+        ("'system'", "null", "'key.'"),
+        ("'system'", "null", "'Key.revoked'"),
+        ("'system'", "null", "'key.revoked.twice'"),
+    ] {
+        let statement = copy(kind, actor, action);
+        assert!(sql.run(&statement).await.is_err(), "{statement}");
+    }
+}

@@ -1,0 +1,16 @@
+drop trigger account_plan_legal_insert;
+drop trigger account_plan_legal;
+drop trigger account_external_id_legal_insert;
+drop trigger account_external_id_legal;
+drop trigger api_key_pepper_id_legal_insert;
+drop trigger api_key_shown_prefix_legal_insert;
+drop trigger api_key_shown_prefix_legal;
+drop trigger api_key_name_legal_insert;
+drop trigger api_key_name_legal;
+drop trigger api_key_scopes_legal_insert;
+drop trigger api_key_scopes_legal;
+drop trigger api_key_allowed_networks_legal_insert;
+drop trigger api_key_allowed_networks_legal;
+drop trigger audit_event_legal;
+drop trigger audit_event_action_legal;
+drop trigger key_change_ref_legal;
