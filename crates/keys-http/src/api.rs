@@ -3,6 +3,7 @@
 use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use actix_web::web;
 use keys_core::address::TrustedProxies;
@@ -34,6 +35,7 @@ pub(crate) struct Inner {
     pub(crate) metrics: Option<Metrics>,
     pub(crate) counters: Vec<ExtraCounter>,
     pub(crate) readiness: Readiness,
+    is_draining: AtomicBool,
 }
 
 impl Api {
@@ -54,6 +56,7 @@ impl Api {
                 metrics: Some(Metrics::default()),
                 counters: Vec::new(),
                 readiness: Readiness::default(),
+                is_draining: AtomicBool::new(false),
             },
         }
     }
@@ -101,6 +104,20 @@ impl Api {
 
     pub(crate) fn serves_verification(&self) -> bool {
         self.inner.verification
+    }
+
+    /// Tells load balancers and clients that the process is about to stop.
+    ///
+    /// From now on `/readyz` is 503, and behind [`front`](Self::front) each answer says `Connection: close`, so that
+    /// clients open their next connection elsewhere. Requests are answered as before.
+    pub fn start_draining(&self) {
+        self.inner.is_draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether [`start_draining`](Self::start_draining) was called.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.inner.is_draining.load(Ordering::Relaxed)
     }
 
     /// The service behind the surfaces.

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use actix_http::Request;
+use actix_http::{ConnectionType, Request};
 use actix_service::IntoServiceFactory;
 use actix_web::Error;
 use actix_web::body::{BoxBody, MessageBody};
@@ -96,13 +96,19 @@ where
         Box::pin(async move {
             let app = app.await?;
             let desk = api.serves_verification().then(|| Rc::new(Desk::new(&api)));
-            Ok(Fronted { desk, app })
+            Ok(Fronted {
+                api: Rc::new(api),
+                desk,
+                app,
+            })
         })
     }
 }
 
 /// A service with verification before it.
 pub struct Fronted<S> {
+    /// Shared with the requests under way, all of which are on this thread.
+    api: Rc<Api>,
     desk: Option<Rc<Desk>>,
     app: S,
 }
@@ -124,12 +130,18 @@ where
         {
             let answer = verification(Rc::clone(desk), endpoint, request);
             // Boxed, because a connection has room for the largest future there is, and moves it for each request.
-            return FrontedFuture::Verification {
-                answer: Box::pin(answer),
+            return FrontedFuture {
+                way: Way::Verification {
+                    answer: Box::pin(answer),
+                },
+                api: Rc::clone(&self.api),
             };
         }
-        FrontedFuture::App {
-            answer: self.app.call(request),
+        FrontedFuture {
+            way: Way::App {
+                answer: self.app.call(request),
+            },
+            api: Rc::clone(&self.api),
         }
     }
 }
@@ -144,11 +156,19 @@ async fn verification(desk: Rc<Desk>, endpoint: Endpoint, request: Request) -> R
 
 pin_project! {
     /// A request under way.
-    #[project = Way]
-    pub enum FrontedFuture<F> {
-        /// It is answered before the application.
+    pub struct FrontedFuture<F> {
+        #[pin]
+        way: Way<F>,
+        api: Rc<Api>,
+    }
+}
+
+pin_project! {
+    #[project = ProjectedWay]
+    enum Way<F> {
+        // It is answered before the application.
         Verification { answer: LocalBoxFuture<'static, Response<BoxBody>> },
-        /// The application answers it.
+        // The application answers it.
         App { #[pin] answer: F },
     }
 }
@@ -161,12 +181,18 @@ where
     type Output = Result<Response<BoxBody>, Error>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.project() {
-            Way::Verification { answer } => answer.as_mut().poll(context).map(Ok),
-            Way::App { answer } => {
-                let answer = ready!(answer.poll(context))?;
-                Poll::Ready(Ok(Response::from(answer).map_into_boxed_body()))
-            }
+        let this = self.project();
+        let mut response = match this.way.project() {
+            ProjectedWay::Verification { answer } => ready!(answer.as_mut().poll(context)),
+            ProjectedWay::App { answer } => match ready!(answer.poll(context)) {
+                Ok(answer) => Response::from(answer).map_into_boxed_body(),
+                Err(error) => return Poll::Ready(Err(error)),
+            },
+        };
+        if this.api.is_draining() {
+            let head = response.head_mut();
+            head.set_connection_type(ConnectionType::Close);
         }
+        Poll::Ready(Ok(response))
     }
 }

@@ -101,7 +101,22 @@ async fn live() -> HttpResponse {
         })
 }
 
+/// The process stops soon, whatever its database does.
+fn draining() -> HttpResponse {
+    HttpResponse::ServiceUnavailable()
+        .insert_header((RETRY_AFTER, HeaderValue::from_static("1")))
+        .insert_header((CACHE_CONTROL, HeaderValue::from_static("no-store")))
+        .json(Health {
+            status: "draining",
+            database: None,
+            following: None,
+        })
+}
+
 async fn ready(api: web::Data<Api>) -> HttpResponse {
+    if api.is_draining() {
+        return draining();
+    }
     let following = Some(Following::of(api.service()));
     let database = api.inner.readiness.database(api.service()).await;
     let mut response = match database {

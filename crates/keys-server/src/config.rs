@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::Path;
 use std::time::Duration;
@@ -18,6 +17,8 @@ use keys_service::service::GRACE_MAX;
 use keys_service::{CacheOptions, KeyManagement};
 use serde::Deserialize;
 use zeroize::Zeroizing;
+
+use crate::listen::Endpoint;
 
 /// In front of every setting in the environment.
 const PREFIX: &str = "KEYS_";
@@ -58,9 +59,12 @@ impl fmt::Debug for Database {
 
 #[derive(Debug)]
 pub(crate) struct Http {
-    pub listen: SocketAddr,
+    /// Never empty.
+    pub listen: Vec<Endpoint>,
     /// 0 is one for each processor.
     pub workers: usize,
+    /// How long new connections are still served after the signal to stop.
+    pub drain: Duration,
     pub trusted_proxies: Vec<IpNet>,
     pub key_management: KeyManagement,
     pub unauthenticated: Quota,
@@ -144,6 +148,7 @@ impl Settings {
             .separator("__")
             .try_parsing(true)
             .list_separator(",")
+            .with_list_parse_key("http.listen")
             .with_list_parse_key("http.trusted_proxies")
             .source(Some(environment));
         let mut layers = Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
@@ -262,8 +267,9 @@ struct Raw {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawHttp {
-    listen: String,
+    listen: OneOrMore,
     workers: usize,
+    drain_seconds: u64,
     trusted_proxies: Vec<String>,
     key_management: String,
     unauthenticated: RawQuota,
@@ -272,6 +278,29 @@ struct RawHttp {
     management: RawSurface,
     verification: RawSurface,
     metrics: RawSurface,
+}
+
+/// A list, which may be written without brackets where it has one element.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum OneOrMore {
+    One(String),
+    More(Vec<String>),
+    /// The environment's parser makes one of digits.
+    Number(i64),
+}
+
+impl OneOrMore {
+    /// The elements that are not blank.
+    fn into_elements(self) -> Vec<String> {
+        let elements = match self {
+            Self::One(element) => vec![element],
+            Self::More(elements) => elements,
+            Self::Number(number) => vec![number.to_string()],
+        };
+        let trimmed = elements.iter().map(|element| element.trim().to_owned());
+        trimmed.filter(|element| !element.is_empty()).collect()
+    }
 }
 
 #[derive(Deserialize)]
@@ -416,13 +445,9 @@ impl RawHttp {
             ),
         };
         let http = Http {
-            listen: self.listen.parse().with_context(|| {
-                format!(
-                    "setting `http.listen` must be ADDRESS:PORT, not {:?}",
-                    self.listen
-                )
-            })?,
+            listen: endpoints(self.listen)?,
             workers: self.workers,
+            drain: drain(self.drain_seconds)?,
             trusted_proxies,
             key_management,
             unauthenticated: self.unauthenticated.into(),
@@ -435,6 +460,34 @@ impl RawHttp {
         http.check_paths()?;
         Ok(http)
     }
+}
+
+fn endpoints(listen: OneOrMore) -> anyhow::Result<Vec<Endpoint>> {
+    let mut endpoints = Vec::new();
+    for text in listen.into_elements() {
+        let endpoint: Endpoint = text
+            .parse()
+            .map_err(|error| anyhow::anyhow!("setting `http.listen` {error}"))?;
+        // Port 0 is another one each time.
+        let is_chosen = endpoint.tcp().is_some_and(|address| address.port() == 0);
+        if endpoints.contains(&endpoint) && !is_chosen {
+            bail!("setting `http.listen` has {text:?} twice");
+        }
+        endpoints.push(endpoint);
+    }
+    if endpoints.is_empty() {
+        bail!("setting `http.listen` is empty: name at least one ADDRESS:PORT");
+    }
+    Ok(endpoints)
+}
+
+fn drain(seconds: u64) -> anyhow::Result<Duration> {
+    /// Longer than any load balancer needs to notice.
+    const SECONDS_MAX: u64 = 300;
+    if seconds > SECONDS_MAX {
+        bail!("setting `http.drain_seconds` must be at most {SECONDS_MAX}, not {seconds}");
+    }
+    Ok(Duration::from_secs(seconds))
 }
 
 impl Http {
@@ -623,11 +676,31 @@ mod tests {
         format!("{:#}", load(environment).expect_err("must be refused"))
     }
 
+    fn endpoints(texts: &[&str]) -> Vec<Endpoint> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn one_server_listens_on_several_addresses() {
+        let both = endpoints(&["127.0.0.1:2", "[::1]:3"]);
+        let settings = load(&[("KEYS_HTTP__LISTEN", "127.0.0.1:2, [::1]:3,")]).unwrap();
+        assert_eq!(settings.http.listen, both);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("keys.toml");
+        std::fs::write(&path, "[http]\nlisten = [\"127.0.0.1:2\", \"[::1]:3\"]\n").unwrap();
+        assert_eq!(load_file(Some(&path), &[]).unwrap().http.listen, both);
+        for listen in ["127.0.0.1:2,127.0.0.1:2", ",", "127.0.0.1:2,8080"] {
+            let message = refusal(&[("KEYS_HTTP__LISTEN", listen)]);
+            assert!(message.contains("http.listen"), "{listen}: {message}");
+        }
+    }
+
     #[test]
     fn defaults_are_the_documented_ones() {
         let settings = load(&[]).unwrap();
         assert_eq!(settings.plans, Plans::documented());
-        assert_eq!(settings.http.listen.to_string(), "127.0.0.1:8080");
+        assert_eq!(settings.http.listen, endpoints(&["127.0.0.1:8080"]));
+        assert_eq!(settings.http.drain, Duration::from_secs(3));
         assert_eq!(settings.database.url.as_str(), "sqlite://data/keys.db");
         assert_eq!(settings.http.unauthenticated.requests.get(), 60);
         assert!(settings.http.trusted_proxies.is_empty());
@@ -657,7 +730,7 @@ mod tests {
             ],
         )
         .unwrap();
-        assert_eq!(settings.http.listen.port(), 2);
+        assert_eq!(settings.http.listen, endpoints(&["127.0.0.1:2"]));
         assert_eq!(settings.http.workers, 3);
         assert_eq!(settings.http.trusted_proxies.len(), 2);
         let plan = |name: &str| {
@@ -724,6 +797,8 @@ mod tests {
             ("KEYS_HTTP__LISTEN", "8080", "http.listen"),
             ("KEYS_HTTP__LISTENS", "127.0.0.1:1", "listens"),
             ("KEYS_HTTP__WORKERS", "many", "http.workers"),
+            ("KEYS_HTTP__DRAIN_SECONDS", "-1", "http.drain_seconds"),
+            ("KEYS_HTTP__DRAIN_SECONDS", "301", "http.drain_seconds"),
             (
                 "KEYS_HTTP__TRUSTED_PROXIES",
                 "localhost",

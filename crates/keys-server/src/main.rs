@@ -4,12 +4,15 @@ mod arguments;
 mod commands;
 mod config;
 mod embedded;
+mod listen;
 mod open;
 mod output;
 mod peppers;
 mod serve;
+mod stop;
 mod telemetry;
 mod welcome;
+mod workers;
 
 use std::process::ExitCode;
 
@@ -54,9 +57,15 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         .thread_name("keys")
         .build()?;
     let result = match command {
-        Command::Serve => serve::run(&runtime, settings, &telemetry),
+        Command::Serve => {
+            let reload = serve::Reload {
+                settings: arguments.config,
+                telemetry,
+            };
+            serve::run(&runtime, &settings, &reload)
+        }
         command => runtime.block_on(commands::run(command, &settings)),
     };
-    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    runtime.shutdown_timeout(std::time::Duration::from_millis(500));
     result
 }

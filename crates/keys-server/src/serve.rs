@@ -1,10 +1,10 @@
 //! Serving HTTP until told to stop.
 
-use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::thread::available_parallelism;
 use std::time::Duration;
 
-use actix_web::dev::ServerHandle;
-use actix_web::{App, HttpServer};
 use anyhow::{Context as _, bail};
 use keys_core::address::TrustedProxies;
 use keys_http::{Api, Mount};
@@ -14,50 +14,91 @@ use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
 use crate::config::{self, Http, Settings};
+use crate::listen::{Endpoint, Listener};
 use crate::open::{Opened, open_to_serve};
+use crate::stop::{Request, Signals};
+use crate::workers::{self, Ended, Workers};
 use crate::{telemetry, welcome};
-
-/// How long requests under way may take after the signal to stop. With the last flush it stays below ten seconds.
-const DRAIN: Duration = Duration::from_secs(6);
 
 /// How long the last flush of uses may take.
 const LAST_FLUSH: Duration = Duration::from_secs(2);
 
-/// How long a client may take to send the head of a request, against clients that keep connections busy with nothing.
-const CLIENT_REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// What can be read again without a restart.
+#[derive(Debug)]
+pub(crate) struct Reload {
+    /// The file that the settings came from, if any.
+    pub settings: Option<PathBuf>,
+    pub telemetry: telemetry::Handle,
+}
 
-/// How long an idle connection is kept: longer than the usual 60 s of load balancers, or they would find it closed.
-const KEEP_ALIVE: Duration = Duration::from_secs(75);
+impl Reload {
+    /// Reads the settings again and applies the filter of the log.
+    fn apply(&self) {
+        let applied = Settings::load(self.settings.as_deref()).and_then(|settings| {
+            self.telemetry.reload_filter(&settings.log.filter)?;
+            Ok(settings.log.filter)
+        });
+        match applied {
+            Ok(filter) => tracing::info!(
+                "read the settings again: `log.filter` is {filter:?}; other settings need a restart"
+            ),
+            Err(error) => tracing::error!(
+                error = format!("{error:#}"),
+                "the settings cannot be read again; nothing was changed"
+            ),
+        }
+    }
+}
 
 /// Opens everything and serves. Returns when all has been drained and written.
-pub(crate) fn run(
-    runtime: &Runtime,
-    settings: Settings,
-    telemetry: &telemetry::Handle,
-) -> anyhow::Result<()> {
+pub(crate) fn run(runtime: &Runtime, settings: &Settings, reload: &Reload) -> anyhow::Result<()> {
     // Asked first: what a first start prints would be lost for good if it failed after it had made the database.
-    TcpListener::bind(settings.http.listen).with_context(|| cannot_listen(settings.http.listen))?;
-    let Opened {
+    for endpoint in &settings.http.listen {
+        endpoint.check().with_context(|| cannot_listen(endpoint))?;
+    }
+    let mut signals = {
+        let _guard = runtime.enter();
+        Signals::handle().context("handling signals")?
+    };
+    let opened = runtime.block_on(async {
+        tokio::select! {
+            opened = open_to_serve(settings) => opened.map(Some),
+            _ = signals.stop() => Ok(None),
+        }
+    })?;
+    let Some(Opened {
         service,
         store,
         is_new_embedded,
-    } = runtime.block_on(open_to_serve(&settings))?;
+    }) = opened
+    else {
+        return Ok(());
+    };
     let maintenance = runtime.spawn(maintain(service.clone()));
-    let http = settings.http;
-    let served = actix_web::rt::System::new().block_on(async {
-        let (server, address) = bind(&service, &http, telemetry)?;
-        telemetry::say(&format!(
-            "keys-server {} listening on http://{address}",
-            env!("CARGO_PKG_VERSION")
-        ));
+    let served: anyhow::Result<()> = runtime.block_on(async {
+        let http = &settings.http;
+        let listeners = listen(&http.listen)?;
+        let endpoints = listeners
+            .iter()
+            .map(Listener::endpoint)
+            .collect::<Result<Vec<_>, _>>()
+            .context("setting `http.listen`")?;
+        for endpoint in &endpoints {
+            telemetry::say(&format!(
+                "keys-server {} listening on {endpoint}",
+                env!("CARGO_PKG_VERSION")
+            ));
+        }
+        // Before the first request is answered, so that it is complete for a program that waits for the answer.
         if is_new_embedded {
-            welcome::print(&service, address, &http).await?;
+            welcome::print(&service, &endpoints, http).await?;
         } else {
             welcome::hint(&service, is_embedded(&settings.database.url)).await?;
         }
-        actix_web::rt::spawn(stop_on_signal(server.handle()));
-        actix_web::rt::spawn(stop_on_loss(server.handle(), store.clone()));
-        server.await.context("serving")
+        let api = api(&service, http, &reload.telemetry)?;
+        let server = Server::start(api, listeners, http.workers)?;
+        server.run(http.drain, &mut signals, reload, &store).await;
+        Ok(())
     });
     let is_lost = runtime.block_on(is_lost(&store));
     // Before the maintenance ends, which may be writing some of them right now.
@@ -80,6 +121,75 @@ async fn is_lost(store: &Store) -> bool {
     }
 }
 
+fn listen(endpoints: &[Endpoint]) -> anyhow::Result<Vec<Listener>> {
+    let listen = |endpoint: &Endpoint| {
+        let listener = endpoint.listen();
+        listener.with_context(|| cannot_listen(endpoint))
+    };
+    endpoints.iter().map(listen).collect()
+}
+
+/// A server that accepts connections.
+struct Server {
+    api: Api,
+    /// Connections are accepted until this is closed.
+    accepting: UnixStream,
+    ended: Ended,
+}
+
+impl Server {
+    /// Starts to serve with that many threads; 0 is one for each processor.
+    fn start(api: Api, listeners: Vec<Listener>, workers: usize) -> anyhow::Result<Self> {
+        let count = match workers {
+            0 => available_parallelism().map_or(2, usize::from),
+            count => count,
+        };
+        let (workers, ended) = Workers::start(count, &api)?;
+        let accepting = workers::accept(listeners, workers).context("accepting connections")?;
+        Ok(Self {
+            api,
+            accepting,
+            ended,
+        })
+    }
+
+    /// Serves until a signal asks to stop or the database is lost, and until the stop is over.
+    async fn run(mut self, drain: Duration, signals: &mut Signals, reload: &Reload, store: &Store) {
+        let request = loop {
+            tokio::select! {
+                request = signals.next() => match request {
+                    Request::Reload => reload.apply(),
+                    request => break request,
+                },
+                // Nothing that is answered from then on would be true.
+                lost = store.lost() => {
+                    tracing::error!("stopping, because the database is lost: {lost}");
+                    break Request::Now;
+                }
+            }
+        };
+        if request == Request::Drain && !drain.is_zero() {
+            self.api.start_draining();
+            tracing::info!(
+                "stopping: not ready from now on, answers are the last on their connections; \
+                 new connections are served for {} s more",
+                drain.as_secs()
+            );
+            tokio::select! {
+                () = tokio::time::sleep(drain) => {}
+                _ = signals.stop() => {}
+            }
+        }
+        self.api.start_draining();
+        tracing::info!("stopping: no new connections, requests under way are finished");
+        drop(self.accepting);
+        tokio::select! {
+            () = self.ended.wait() => {}
+            _ = signals.stop() => tracing::warn!("stopping: requests under way are given up"),
+        }
+    }
+}
+
 /// Maintains the service for ever: a fault in the program must not silently end it.
 async fn maintain(service: KeyService) {
     const PAUSE: Duration = Duration::from_secs(1);
@@ -99,34 +209,8 @@ fn is_embedded(url: &str) -> bool {
     url.starts_with("sqlite")
 }
 
-fn bind(
-    service: &KeyService,
-    http: &Http,
-    telemetry: &telemetry::Handle,
-) -> anyhow::Result<(actix_web::dev::Server, SocketAddr)> {
-    let api = api(service, http, telemetry)?;
-    let mut server = HttpServer::new(move || {
-        let app = App::new()
-            .wrap(api.log_requests())
-            .configure(|app| api.configure(app));
-        api.front(app)
-    })
-    .client_request_timeout(CLIENT_REQUEST_TIMEOUT)
-    .keep_alive(KEEP_ALIVE)
-    .shutdown_timeout(DRAIN.as_secs())
-    .disable_signals();
-    if http.workers > 0 {
-        server = server.workers(http.workers);
-    }
-    let server = server
-        .bind(http.listen)
-        .with_context(|| cannot_listen(http.listen))?;
-    let address = *server.addrs().first().unwrap_or(&http.listen);
-    Ok((server.run(), address))
-}
-
-fn cannot_listen(address: SocketAddr) -> String {
-    format!("setting `http.listen`: cannot listen on {address}")
+fn cannot_listen(endpoint: &Endpoint) -> String {
+    format!("setting `http.listen`: cannot listen on {endpoint}")
 }
 
 fn api(service: &KeyService, http: &Http, telemetry: &telemetry::Handle) -> anyhow::Result<Api> {
@@ -159,38 +243,6 @@ fn mount(configured: &config::Mount, setting: &str) -> anyhow::Result<Option<Mou
         .check()
         .with_context(|| format!("settings `{setting}.path` and `{setting}.key_prefix`"))?;
     Ok(configured.enabled.then_some(mount))
-}
-
-/// Stops gracefully on SIGTERM, which service managers send, and on Ctrl-C.
-async fn stop_on_signal(server: ServerHandle) {
-    let interrupt = tokio::signal::ctrl_c();
-    #[cfg(unix)]
-    {
-        use tokio::signal::unix::{SignalKind, signal};
-        match signal(SignalKind::terminate()) {
-            Ok(mut terminate) => {
-                tokio::select! {
-                    _ = interrupt => {}
-                    _ = terminate.recv() => {}
-                }
-            }
-            Err(error) => {
-                tracing::error!(%error, "SIGTERM cannot be listened for; only Ctrl-C stops gracefully");
-                let _ = interrupt.await;
-            }
-        }
-    }
-    #[cfg(not(unix))]
-    let _ = interrupt.await;
-    tracing::info!("stopping: no new connections, requests under way are finished");
-    server.stop(true).await;
-}
-
-/// Stops gracefully when the database file was replaced or removed. Nothing that is answered from then on would be true.
-async fn stop_on_loss(server: ServerHandle, store: Store) {
-    let lost = store.lost().await;
-    tracing::error!("stopping, because the database is lost: {lost}");
-    server.stop(true).await;
 }
 
 fn flush(runtime: &Runtime, service: &KeyService) {

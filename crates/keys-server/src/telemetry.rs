@@ -30,14 +30,12 @@ static QUEUE: OnceLock<Arc<Queue>> = OnceLock::new();
 /// The running log: changes its filter, and says how much it has dropped. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Handle {
-    #[allow(dead_code, reason = "for a signal that reloads")]
     filter: reload::Handle<EnvFilter, Registry>,
     queue: Arc<Queue>,
 }
 
 impl Handle {
     /// Replaces the filter, for example by `info,keys_http=debug`. On an error the old filter stays.
-    #[allow(dead_code, reason = "for a signal that reloads")]
     pub(crate) fn reload_filter(&self, filter: &str) -> anyhow::Result<()> {
         let filter = parse_filter(filter)?;
         self.filter

@@ -8,12 +8,13 @@ use keys_service::{Actor, KeyOwner, KeyService, OperatorKeyDraft};
 
 use crate::commands::operator_scopes;
 use crate::config::Http;
+use crate::listen::Endpoint;
 use crate::output;
 
 /// Makes the first operator key and prints it, with commands that work when pasted.
 pub(crate) async fn print(
     service: &KeyService,
-    address: SocketAddr,
+    endpoints: &[Endpoint],
     http: &Http,
 ) -> anyhow::Result<()> {
     let draft = OperatorKeyDraft {
@@ -23,7 +24,7 @@ pub(crate) async fn print(
         expires_at: None,
     };
     let issued = service.issue_operator_key(&Actor::system(), draft).await?;
-    let text = text(issued.secret.expose(), &reachable(address), http);
+    let text = text(issued.secret.expose(), &reachable(endpoints), http);
     output::line(&text)?;
     Ok(())
 }
@@ -44,8 +45,10 @@ pub(crate) async fn hint(service: &KeyService, embedded: bool) -> anyhow::Result
     Ok(())
 }
 
-/// The address as a client on this machine writes it: one that listens everywhere is reached at localhost.
-fn reachable(address: SocketAddr) -> String {
+/// The first address as a client on this machine writes it: one that listens everywhere is reached at localhost.
+fn reachable(endpoints: &[Endpoint]) -> String {
+    let address = endpoints.iter().find_map(Endpoint::tcp);
+    let address = address.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8080)));
     if address.ip().is_unspecified() {
         format!("http://localhost:{}", address.port())
     } else {

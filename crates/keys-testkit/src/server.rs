@@ -92,9 +92,11 @@ impl Server {
     /// crate. Without further settings it listens on a free port of 127.0.0.1 and keeps an embedded database.
     pub fn builder(binary: impl Into<PathBuf>) -> ServerBuilder {
         let listen = ("KEYS_HTTP__LISTEN".into(), "127.0.0.1:0".into());
+        // Nothing is in front of it that would have to notice.
+        let drain = ("KEYS_HTTP__DRAIN_SECONDS".into(), "0".into());
         ServerBuilder {
             binary: binary.into(),
-            environment: [listen].into(),
+            environment: [listen, drain].into(),
             config: None,
             arguments: Vec::new(),
             is_unprivileged: false,
@@ -210,6 +212,21 @@ impl Server {
         let status = status.unwrap_or_else(|| {
             running.kill();
             panic!("the server does not stop on SIGTERM:\n{}", self.stderr())
+        });
+        running.disarm();
+        status
+    }
+
+    /// Waits until it has ended by itself, or by a signal that it was sent.
+    ///
+    /// # Panics
+    /// When it was stopped before, or does not end in time.
+    pub fn wait(&mut self) -> ExitStatus {
+        let mut running = self.running.take().expect("the server is running");
+        let status = running.wait(STOPPED_WITHIN);
+        let status = status.unwrap_or_else(|| {
+            running.kill();
+            panic!("the server does not end:\n{}", self.stderr())
         });
         running.disarm();
         status
@@ -639,7 +656,7 @@ mod tests {
             .run();
         let stdout = String::from_utf8(output.stdout).unwrap();
         let settings = stdout.lines().filter(|line| line.starts_with("KEYS_"));
-        assert_eq!(settings.count(), 3, "{stdout}");
+        assert_eq!(settings.count(), 4, "{stdout}");
         assert!(stdout.contains("KEYS_HTTP__LISTEN=127.0.0.1:0\n"));
         assert!(stdout.ends_with("serve\n[http]"));
     }

@@ -1,0 +1,282 @@
+//! Threads that answer requests, and the hand-over of connections to them.
+
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use actix_http::HttpService;
+use actix_service::{Service, ServiceFactory as _, ServiceFactoryExt as _, map_config};
+use actix_web::App;
+use actix_web::dev::AppConfig;
+use anyhow::Context as _;
+use keys_http::Api;
+use tokio::net::TcpStream;
+use tokio::runtime::LocalOptions;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use crate::listen::{Accepted, BACKLOG, Listener};
+
+/// How long the head of the first request on a connection may take.
+const CLIENT_REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long an idle connection is kept: longer than the usual 60 s of load balancers, or they would find it closed.
+const KEEP_ALIVE: Duration = Duration::from_secs(75);
+
+/// How long a closing connection may take to say that it has read everything.
+const CLIENT_DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long idle connections are still read from after the last one was accepted, so that a request that has arrived
+/// is not lost.
+const READ_ON: Duration = Duration::from_millis(100);
+
+/// How long requests under way may take after that. With the default drain and the last flush the whole stop stays
+/// below the ten seconds after which container runtimes kill a process.
+const UNDER_WAY: Duration = Duration::from_secs(4);
+
+/// Pause after a connection could not be accepted, such as for want of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The running threads.
+#[derive(Debug)]
+pub(crate) struct Workers {
+    hands: Vec<Hand>,
+    next: AtomicUsize,
+}
+
+/// The way to one worker.
+#[derive(Debug)]
+struct Hand {
+    connections: mpsc::UnboundedSender<Accepted>,
+    /// How many connections it has.
+    open: Arc<AtomicUsize>,
+}
+
+/// Ends once every worker has.
+#[derive(Debug)]
+pub(crate) struct Ended(mpsc::UnboundedReceiver<()>);
+
+impl Ended {
+    pub(crate) async fn wait(&mut self) {
+        while self.0.recv().await.is_some() {}
+    }
+}
+
+impl Workers {
+    /// Starts that many threads, each with an application of its own.
+    pub(crate) fn start(count: usize, api: &Api) -> anyhow::Result<(Self, Ended)> {
+        let (is_alive, ended) = mpsc::unbounded_channel();
+        let hands = (0..count)
+            .map(|number| {
+                let (connections, queue) = mpsc::unbounded_channel();
+                let open = Arc::new(AtomicUsize::new(0));
+                let worker = Worker {
+                    api: api.clone(),
+                    queue,
+                    open: Arc::clone(&open),
+                    _is_alive: is_alive.clone(),
+                };
+                thread::Builder::new()
+                    .name(format!("http {number}"))
+                    .spawn(move || {
+                        if let Err(error) = worker.run() {
+                            tracing::error!(
+                                error = format!("{error:#}"),
+                                "a thread that answers requests ended"
+                            );
+                        }
+                    })
+                    .context("starting a thread that answers requests")?;
+                Ok(Hand { connections, open })
+            })
+            .collect::<anyhow::Result<_>>()?;
+        let workers = Self {
+            hands,
+            next: AtomicUsize::new(0),
+        };
+        Ok((workers, Ended(ended)))
+    }
+
+    /// Hands a connection to the worker that has the fewest.
+    fn hand_over(&self, mut connection: Accepted) {
+        let start = self.next.fetch_add(1, Ordering::Relaxed);
+        let turn = |number: usize| &self.hands[(start + number) % self.hands.len()];
+        let mut order: Vec<_> = (0..self.hands.len()).map(turn).collect();
+        order.sort_by_key(|hand| hand.open.load(Ordering::Relaxed));
+        for hand in order {
+            hand.open.fetch_add(1, Ordering::Relaxed);
+            match hand.connections.send(connection) {
+                Ok(()) => return,
+                Err(mpsc::error::SendError(returned)) => connection = returned,
+            }
+        }
+    }
+
+    /// Accepts connections until the other end of `stop` is closed, then those that have already arrived.
+    fn accept(&self, listener: &Listener, stop: &UnixStream) {
+        loop {
+            let goes_on = listener.wait(stop).unwrap_or_else(|error| {
+                tracing::error!(%error, "connections cannot be waited for");
+                thread::sleep(ACCEPT_PAUSE);
+                true
+            });
+            let mut is_told = false;
+            while let Err(error) = self.accept_all(listener) {
+                // Told once for each time that it begins, not ten times a second.
+                if !std::mem::replace(&mut is_told, true) {
+                    tracing::error!(%error, "connections cannot be accepted at the moment");
+                }
+                if !goes_on {
+                    break;
+                }
+                thread::sleep(ACCEPT_PAUSE);
+            }
+            if !goes_on {
+                return;
+            }
+        }
+    }
+
+    /// Accepts all connections that are there, within reason.
+    fn accept_all(&self, listener: &Listener) -> io::Result<()> {
+        /// More than the system keeps, so that a flood of connections cannot put off the stop.
+        const ACCEPTED_MAX: u32 = 4 * BACKLOG;
+        for _ in 0..ACCEPTED_MAX {
+            match listener.accept() {
+                Ok(connection) => self.hand_over(connection),
+                Err(error) => match error.kind() {
+                    io::ErrorKind::WouldBlock => return Ok(()),
+                    // The client is gone already; the next one may be there.
+                    io::ErrorKind::ConnectionAborted
+                    | io::ErrorKind::ConnectionReset
+                    | io::ErrorKind::ConnectionRefused
+                    | io::ErrorKind::Interrupted => {}
+                    _ => return Err(error),
+                },
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Accepts connections on `listeners` until `stop` is dropped, one thread for each.
+pub(crate) fn accept(listeners: Vec<Listener>, workers: Workers) -> io::Result<UnixStream> {
+    let (stop, stopped) = UnixStream::pair()?;
+    let workers = Arc::new(workers);
+    for (number, listener) in listeners.into_iter().enumerate() {
+        let (workers, stopped) = (Arc::clone(&workers), stopped.try_clone()?);
+        thread::Builder::new()
+            .name(format!("accept {number}"))
+            .spawn(move || workers.accept(&listener, &stopped))?;
+    }
+    Ok(stop)
+}
+
+/// Waits until the stop has begun, or the side that would begin it is gone.
+async fn begun(closing: &mut watch::Receiver<bool>) {
+    let _ = closing.wait_for(|is_closing| *is_closing).await;
+}
+
+/// A thread that answers requests.
+struct Worker {
+    api: Api,
+    queue: mpsc::UnboundedReceiver<Accepted>,
+    open: Arc<AtomicUsize>,
+    _is_alive: mpsc::UnboundedSender<()>,
+}
+
+/// Counts a connection down when it ends, however it ends.
+struct Open(Arc<AtomicUsize>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Worker {
+    fn run(self) -> anyhow::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build_local(LocalOptions::default())
+            .context("starting its runtime")?;
+        runtime.block_on(self.serve())
+    }
+
+    /// Serves connections until there are no more to come, and those until they end or time is up.
+    async fn serve(mut self) -> anyhow::Result<()> {
+        let (closing, is_closing) = watch::channel(false);
+        let api = self.api.clone();
+        let app = App::new()
+            .wrap(api.log_requests())
+            .configure(|app| api.configure(app));
+        let front = api
+            .front(app)
+            .map_err(|error: actix_web::Error| error.error_response());
+        let service = HttpService::build()
+            .keep_alive(KEEP_ALIVE)
+            .client_request_timeout(CLIENT_REQUEST_TIMEOUT)
+            .client_disconnect_timeout(CLIENT_DISCONNECT_TIMEOUT)
+            .graceful_shutdown_signal(move || {
+                let mut is_closing = is_closing.clone();
+                async move { begun(&mut is_closing).await }
+            })
+            .h1(map_config(front, |()| AppConfig::default()));
+        let service = service.new_service(()).await;
+        let service =
+            Rc::new(service.map_err(|()| anyhow::anyhow!("the application cannot be made"))?);
+        let mut connections = JoinSet::new();
+        loop {
+            let accepted = tokio::select! {
+                accepted = self.queue.recv() => accepted,
+                Some(_) = connections.join_next(), if !connections.is_empty() => continue,
+            };
+            let Some(accepted) = accepted else {
+                break;
+            };
+            let open = Open(Arc::clone(&self.open));
+            let service = Rc::clone(&service);
+            connections.spawn_local(async move {
+                let _open = open;
+                let Ok((stream, peer)) = register(accepted) else {
+                    return;
+                };
+                let is_ready = poll_fn(|context| {
+                    Service::<(TcpStream, Option<SocketAddr>)>::poll_ready(&*service, context)
+                });
+                if is_ready.await.is_ok() {
+                    // Whatever went wrong is between the client and the connection.
+                    let _ = service.call((stream, peer)).await;
+                }
+            });
+        }
+        let mut read_on = std::pin::pin!(tokio::time::sleep(READ_ON));
+        loop {
+            tokio::select! {
+                () = &mut read_on => break,
+                Some(_) = connections.join_next(), if !connections.is_empty() => {}
+            }
+        }
+        closing.send_replace(true);
+        let ended = async { while connections.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(UNDER_WAY, ended).await;
+        Ok(())
+    }
+}
+
+/// Makes an accepted connection one of this thread.
+fn register(accepted: Accepted) -> io::Result<(TcpStream, Option<SocketAddr>)> {
+    match accepted {
+        Accepted::Tcp(stream, peer) => {
+            // Answers are written whole: to wait for more to send would only delay them.
+            let _ = stream.set_nodelay(true);
+            Ok((TcpStream::from_std(stream)?, Some(peer)))
+        }
+    }
+}

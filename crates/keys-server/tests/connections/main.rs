@@ -1,0 +1,15 @@
+//! Connections to the real program, over raw sockets: how it stops, and what it allows a client.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on says so by panicking"
+)]
+
+#[path = "../support/wire.rs"]
+mod wire;
+
+mod signals;
+mod stopping;
+
+/// The program.
+const BINARY: &str = env!("CARGO_BIN_EXE_keys-server");
