@@ -33,6 +33,12 @@ struct Following {
     #[serde(skip_serializing_if = "Option::is_none")]
     behind_seconds: Option<f64>,
     listener: &'static str,
+    /// Why changes cannot be followed although the database answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    /// `asynchronous` if a failover would lose the last changes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replication: Option<&'static str>,
 }
 
 impl Following {
@@ -49,6 +55,8 @@ impl Following {
             // To the millisecond.
             behind_seconds: behind.map(|behind| (behind.as_secs_f64() * 1_000.0).round() / 1_000.0),
             listener: if state.is_listening { "up" } else { "down" },
+            reason: service.following_fault(),
+            replication: state.is_replicated_asynchronously.then_some("asynchronous"),
         }
     }
 }

@@ -22,6 +22,8 @@ const CACHE_ENTRIES: &str = "keys_cache_entries";
 const CACHE_BYTES: &str = "keys_cache_bytes";
 const CHANGES_BEHIND: &str = "keys_changes_behind_seconds";
 const CHANGES_LISTENER: &str = "keys_changes_listener";
+const REVOCATIONS_REMEMBERED: &str = "keys_revocations_remembered";
+const REPLICATION_ASYNCHRONOUS: &str = "keys_replication_asynchronous";
 const READS: &str = "keys_store_reads_total";
 const KEYS_READ: &str = "keys_store_keys_read_total";
 const READS_UNDER_WAY: &str = "keys_store_reads_under_way";
@@ -43,7 +45,7 @@ const DESCRIPTIONS: [(&str, &str); 5] = [
     ),
 ];
 
-const GAUGE_DESCRIPTIONS: [(&str, &str); 7] = [
+const GAUGE_DESCRIPTIONS: [(&str, &str); 9] = [
     (READS_UNDER_WAY, "Reads of keys under way."),
     (READS_WAITED_FOR, "Requests that wait for the next read."),
     (
@@ -62,6 +64,14 @@ const GAUGE_DESCRIPTIONS: [(&str, &str); 7] = [
     (
         CHANGES_LISTENER,
         "Whether the listener for changes is up: 1 if it is, 0 if not.",
+    ),
+    (
+        REVOCATIONS_REMEMBERED,
+        "Acknowledged revocations of the last two minutes, which are applied again after a failover.",
+    ),
+    (
+        REPLICATION_ASYNCHRONOUS,
+        "Whether the database acknowledges changes before a replica has them: 1 if it does, 0 if not.",
     ),
 ];
 
@@ -180,6 +190,14 @@ impl Metrics {
             (CACHE_BYTES, state.bytes as f64),
             (CHANGES_BEHIND, behind.unwrap_or(f64::INFINITY)),
             (CHANGES_LISTENER, f64::from(u8::from(state.is_listening))),
+            (
+                REVOCATIONS_REMEMBERED,
+                service.revocations_remembered() as f64,
+            ),
+            (
+                REPLICATION_ASYNCHRONOUS,
+                f64::from(u8::from(state.is_replicated_asynchronously)),
+            ),
             (READS_UNDER_WAY, reads.under_way as f64),
             (READS_WAITED_FOR, reads.waiting as f64),
         ];

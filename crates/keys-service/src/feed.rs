@@ -105,8 +105,8 @@ impl Page {
         }
         let changes = Changes {
             changed: new.into_iter().map(|(_, changed)| changed).collect(),
-            reset: false,
             more,
+            ..Changes::default()
         };
         (changes, next)
     }
@@ -136,6 +136,9 @@ pub struct Changes {
     /// Whether this is one page of several. The next call of [`poll`](ChangeFeed::poll) returns the next page. Nothing
     /// may be trusted because of this poll before the last page was applied.
     pub more: bool,
+    /// Whether another server of the same cluster has taken over since the last poll that was applied. It may lack the last
+    /// changes of the one before.
+    pub took_over: bool,
 }
 
 impl Changes {
@@ -209,6 +212,11 @@ pub trait ChangeFeed: Send + 'static {
     /// The report goes out with this call or, if the last one was a moment ago, with the next [`wait`](Self::wait).
     /// It may be lost, which costs those who wait for it their time.
     async fn applied(&mut self);
+
+    /// Whether the store has replicas and acknowledges changes before any of them has them.
+    fn is_replicated_asynchronously(&self) -> bool {
+        false
+    }
 
     /// Whether changes are followed: connected, and the last poll succeeded.
     fn is_live(&self) -> bool;

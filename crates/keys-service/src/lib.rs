@@ -25,6 +25,7 @@ pub mod issue;
 pub mod limiter;
 pub mod manage;
 pub mod memory;
+mod replay;
 pub mod service;
 pub mod store;
 mod usage;

@@ -3,6 +3,7 @@
 use keys_core::{Denial, KeyId};
 
 use crate::actor::Actor;
+use crate::cache::lease::nanos;
 use crate::entropy::EntropyError;
 use crate::everywhere::Effective;
 use crate::service::KeyService;
@@ -73,6 +74,8 @@ impl KeyService {
             return Ok(None);
         };
         let effective = self.effective(commit);
+        let now = nanos(self.inner.clock.elapsed());
+        self.inner.acknowledged.note(now, id);
         // Before the answer: from then on this instance must refuse the key.
         self.inner.cache.key_revoked(id);
         Ok(Some(effective))

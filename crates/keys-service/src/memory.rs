@@ -66,6 +66,8 @@ pub struct AuditEvent {
     pub subject: AuditSubject,
     /// Where the request came from.
     pub address: Option<IpAddr>,
+    /// Why it was done if nobody asked for it then, such as `replayed`.
+    pub reason: Option<String>,
 }
 
 /// What an [`AuditEvent`] is about.
@@ -264,6 +266,7 @@ impl State {
             action: action.to_owned(),
             subject,
             address: change.address(),
+            reason: change.reason.map(str::to_owned),
         });
         if let Some(completion) = change.completion
             && let Some(answer) = self.answers.get_mut(&completion.lookup)

@@ -18,6 +18,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::entropy::{Entropy, EntropyError};
 use crate::feed::{ChangeFeed, Changed, Changes};
 use crate::limiter::{LimiterState, LocalLimiter, RateLimiter};
+use crate::replay::Acknowledged;
 use crate::store::{Change, Completion, KeyStore, StoreError};
 use crate::usage::{self, Unwritten, Used};
 
@@ -68,6 +69,11 @@ pub(crate) struct Inner {
     entropy: Entropy,
     /// What the feed said of itself after its last turn.
     is_listening: AtomicBool,
+    is_replicated_asynchronously: AtomicBool,
+    /// Why changes cannot be followed, if not because the store is away.
+    following_fault: Mutex<Option<String>>,
+    /// Revocations to be applied again if the database loses them in a failover.
+    pub(crate) acknowledged: Acknowledged,
     /// Held while uses are written.
     flushing: tokio::sync::Mutex<()>,
     /// Plans that accounts have and the configuration has not, each reported once.
@@ -113,7 +119,17 @@ impl KeyService {
                 .synced_at()
                 .map(|synced_at| Duration::from_nanos(elapsed.saturating_sub(synced_at))),
             is_listening: inner.is_listening.load(Ordering::Relaxed),
+            is_replicated_asynchronously: inner
+                .is_replicated_asynchronously
+                .load(Ordering::Relaxed),
         }
+    }
+
+    /// Why changes cannot be followed although the store answers; `None` if they can, or the store is away. Trying again
+    /// does not help; an operator has to mend it.
+    #[must_use]
+    pub fn following_fault(&self) -> Option<String> {
+        self.inner.following_fault.lock().clone()
     }
 
     /// What verification has read from the store, and what it is reading.
@@ -219,16 +235,22 @@ impl KeyService {
             // Before the poll is sent: what is committed after this moment may be missing from its answer.
             let began = lease::nanos(inner.clock.elapsed());
             match self.poll(&mut *feed).await {
-                Ok(()) => {
+                Ok(has_taken_over) => {
+                    let heard_at = inner.cache.lease.synced_at();
                     inner.cache.lease.extend(began);
                     feed.applied().await;
+                    if has_taken_over && let Some(heard_at) = heard_at {
+                        self.replay_revocations(heard_at);
+                    }
+                    *inner.following_fault.lock() = None;
                     if !was_live {
                         tracing::info!("changes are followed again");
                     }
                     was_live = true;
                 }
                 Err(error) => {
-                    if was_live {
+                    let is_new_fault = self.note_fault(&error);
+                    if was_live || is_new_fault {
                         tracing::warn!(
                             error = &error as &dyn std::error::Error,
                             "changes cannot be followed: the database is asked for every key until they can"
@@ -238,16 +260,42 @@ impl KeyService {
                 }
             }
             inner.is_listening.store(feed.is_live(), Ordering::Relaxed);
+            let is_asynchronous = feed.is_replicated_asynchronously();
+            let was_asynchronous = inner
+                .is_replicated_asynchronously
+                .swap(is_asynchronous, Ordering::Relaxed);
+            if is_asynchronous && !was_asynchronous {
+                tracing::warn!(
+                    "the database acknowledges changes before a replica has them: a failover loses the last changes, revocations \
+                     included. Set synchronous_standby_names on the primary"
+                );
+            }
         }
     }
 
-    /// Applies what one poll finds, page by page.
-    async fn poll(&self, feed: &mut dyn ChangeFeed) -> Result<(), StoreError> {
+    /// Notes why changes cannot be followed, and says whether that is a new fault that does not pass by itself. While there is
+    /// one, the log may be incomplete, so nothing is trusted because of an earlier poll either.
+    fn note_fault(&self, error: &StoreError) -> bool {
+        let inner = &*self.inner;
+        let mut fault = inner.following_fault.lock();
+        if matches!(error, StoreError::Unavailable(_)) {
+            *fault = None;
+            return false;
+        }
+        inner.cache.lease.distrust();
+        let said = chain(error);
+        let is_new = fault.as_ref() != Some(&said);
+        *fault = Some(said);
+        is_new
+    }
+
+    /// Applies what one poll finds, page by page, and says whether another server has taken over.
+    async fn poll(&self, feed: &mut dyn ChangeFeed) -> Result<bool, StoreError> {
         loop {
             let changes = feed.poll().await?;
             self.apply(&changes);
             if !changes.more {
-                return Ok(());
+                return Ok(changes.took_over);
             }
             // Between pages, requests that share this thread have their turn.
             tokio::task::yield_now().await;
@@ -304,6 +352,7 @@ impl KeyService {
             event_id: self.event_id(at)?,
             authority: by.authority.clone(),
             completion,
+            reason: None,
         })
     }
 
@@ -324,6 +373,17 @@ impl KeyService {
             );
         }
     }
+}
+
+/// An error with its causes, on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
 }
 
 impl fmt::Debug for KeyService {
@@ -357,6 +417,9 @@ pub struct CacheState {
     /// Whether changes were followed over a living connection at the last turn. While they are not, the cache is good until it is
     /// too far behind, and then the database is asked for every key.
     pub is_listening: bool,
+    /// Whether the database has replicas and acknowledges changes before any of them has them. A failover then loses the last
+    /// changes.
+    pub is_replicated_asynchronously: bool,
 }
 
 /// Builds a [`KeyService`]. Everything has a default that is fit for production.
@@ -442,6 +505,9 @@ impl KeyServiceBuilder {
                 clock: self.clock,
                 entropy: self.entropy,
                 is_listening: AtomicBool::new(false),
+                is_replicated_asynchronously: AtomicBool::new(false),
+                following_fault: Mutex::default(),
+                acknowledged: Acknowledged::default(),
                 flushing: tokio::sync::Mutex::default(),
                 missing_plans: Mutex::default(),
             }),

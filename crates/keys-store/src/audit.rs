@@ -20,6 +20,7 @@ struct EventRow {
     action: &'static str,
     subject_id: DbId,
     address: Option<DbAddress>,
+    reason: Option<String>,
 }
 
 /// Writes that `action` was done to `subject`, in the transaction that does it.
@@ -38,6 +39,7 @@ pub(crate) async fn record(
         action,
         subject_id: DbId(subject),
         address: change.address().map(DbAddress),
+        reason: change.reason.map(str::to_owned),
     };
     query!(connection, |open| diesel::insert_into(audit_event::table)
         .values(event)

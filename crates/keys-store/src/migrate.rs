@@ -75,11 +75,21 @@ pub(crate) async fn postgres(
         .await
         .map_err(|error| MigrateError::Connect(Box::new(error)))?
         .map_err(MigrateError::Connect)?;
-    on_thread(move || {
-        let harness = &mut AsyncMigrationHarness::new(connection);
-        run::<Pg>(harness, POSTGRES, &compatibility)
+    let mut connection = on_thread(move || {
+        let mut harness = AsyncMigrationHarness::new(connection);
+        run::<Pg>(&mut harness, POSTGRES, &compatibility)?;
+        Ok(harness.into_inner())
     })
-    .await
+    .await?;
+    let repaired =
+        runtime.spawn(async move { crate::postgres::repair_triggers(&mut connection).await });
+    if !matches!(repaired.await, Ok(Ok(()))) {
+        // The feed says what is wrong, and caches are not used until it is mended.
+        tracing::warn!(
+            "triggers that write the log of changes do not fire in every replication role, and this role may not alter them"
+        );
+    }
+    Ok(())
 }
 
 /// Without the table nothing is known to be compatible.

@@ -419,6 +419,12 @@ pub(crate) async fn prune_changes(
     Ok(())
 }
 
+/// Has the triggers that write the log of changes fire in every replication role, if some do not. A restore with
+/// `--disable-triggers` leaves them otherwise.
+pub(crate) async fn repair_triggers(connection: &mut AsyncPgConnection) -> QueryResult<()> {
+    connection.batch_execute(&feed::repair_statement()).await
+}
+
 /// Whether every instance that may still have a cache has seen this transaction. The answer is never "yes" for a transaction of
 /// another log than the one that this server keeps now, and an instance that reported a position in another log has not seen it.
 pub(crate) async fn is_seen_everywhere(

@@ -47,6 +47,7 @@ diesel::table! {
         action -> Text,
         subject_id -> Id,
         address -> Nullable<Address>,
+        reason -> Nullable<Text>,
     }
 }
 

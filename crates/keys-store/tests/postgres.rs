@@ -4,6 +4,8 @@
 mod common;
 #[path = "postgres/feed.rs"]
 mod feed;
+#[path = "postgres/identity.rs"]
+mod identity;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -106,11 +108,21 @@ impl Sql for Database {
 fn trail(database: &Database) -> Vec<AuditEvent> {
     let text = database.sql(
         "select id, (extract(epoch from at) * 1000000)::bigint, actor_kind, actor_id, action, subject_id, \
-         host(address) from audit_event order by at, id",
+         host(address), reason from audit_event order by at, id",
     );
     let events = text.lines().map(|line| {
         let fields: Vec<&str> = line.split('|').collect();
-        let [id, at, actor_kind, actor_id, action, subject, address] = fields[..] else {
+        let [
+            id,
+            at,
+            actor_kind,
+            actor_id,
+            action,
+            subject,
+            address,
+            reason,
+        ] = fields[..]
+        else {
             panic!("{line}");
         };
         let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
@@ -127,6 +139,7 @@ fn trail(database: &Database) -> Vec<AuditEvent> {
                 AuditSubject::Key(KeyId::from_uuid(subject))
             },
             address: some(address).map(|address| address.parse().unwrap()),
+            reason: some(reason),
         }
     });
     events.collect()

@@ -162,10 +162,12 @@ fn trail(path: &Path) -> Vec<AuditEvent> {
         subject_id: String,
         #[diesel(sql_type = Nullable<Text>)]
         address: Option<String>,
+        #[diesel(sql_type = Nullable<Text>)]
+        reason: Option<String>,
     }
     let rows: Vec<Row> = sql_query(
         "select hex(id) as id, at, actor_kind, iif(actor_id is null, null, hex(actor_id)) as actor_id, \
-         action, hex(subject_id) as subject_id, address from audit_event order by at, id",
+         action, hex(subject_id) as subject_id, address, reason from audit_event order by at, id",
     )
     .load(&mut by_hand(path))
     .unwrap();
@@ -183,6 +185,7 @@ fn trail(path: &Path) -> Vec<AuditEvent> {
             },
             action: row.action,
             address: row.address.map(|address| address.parse().unwrap()),
+            reason: row.reason,
         }
     });
     events.collect()

@@ -289,6 +289,7 @@ pub fn a_change() -> ChangeBuilder {
         at: NOON,
         authority: Authority::Trusted,
         completion: None,
+        reason: None,
     }
 }
 
@@ -299,6 +300,7 @@ pub struct ChangeBuilder {
     at: Timestamp,
     authority: Authority,
     completion: Option<Completion>,
+    reason: Option<&'static str>,
 }
 
 impl ChangeBuilder {
@@ -320,6 +322,12 @@ impl ChangeBuilder {
         self
     }
 
+    /// For this reason.
+    pub fn because(mut self, reason: &'static str) -> Self {
+        self.reason = Some(reason);
+        self
+    }
+
     /// The change, with a new event identifier.
     #[must_use]
     pub fn build(self) -> Change {
@@ -328,6 +336,7 @@ impl ChangeBuilder {
             event_id: an_event_id(),
             authority: self.authority,
             completion: self.completion,
+            reason: self.reason,
         }
     }
 }

@@ -39,6 +39,11 @@ impl Lease {
         self.synced_at.fetch_max(began.max(1), Ordering::Release);
     }
 
+    /// Trusts nothing any more that was known by an earlier poll: the log that was polled is not complete.
+    pub(crate) fn distrust(&self) {
+        self.synced_at.store(0, Ordering::Release);
+    }
+
     /// When the last complete poll began, if there was one.
     pub(crate) fn synced_at(&self) -> Option<Nanos> {
         match self.synced_at.load(Ordering::Acquire) {

@@ -43,6 +43,59 @@ const REPORT_PAUSE: Duration = Duration::from_millis(50);
 /// do sends one statement for both.
 const REPORT_DUE_AFTER: Duration = Duration::from_millis(450);
 
+/// How often the triggers that write the log are looked at, beside each new connection.
+const CHECK_INTERVAL: Duration = Duration::from_secs(10);
+
+/// The triggers that the log rests on, as rows of relation and name.
+const TRIGGERS: &str = "(values \
+    ('account', 'account_delete_noted'), ('account', 'account_update_noted'), \
+    ('account', 'account_truncate_noted'), ('account', 'account_id_fixed'), \
+    ('api_key', 'api_key_delete_noted'), ('api_key', 'api_key_update_noted'), \
+    ('api_key', 'api_key_truncate_noted'), ('api_key', 'api_key_identity_fixed'), \
+    ('api_key', 'api_key_revocation_final'), \
+    ('key_change', 'key_change_kept'), ('key_change', 'key_change_emptied'), \
+    ('instance', 'instance_kept')) as wanted (relation, name)";
+
+/// Names the triggers that are not as they should be, describes all of them in a text that changes whenever one of them or
+/// its function is altered, and tells whether changes are acknowledged before a replica has them. Logical
+/// replication and running backups are no replicas that could take over.
+fn check_statement() -> String {
+    format!(
+        "with found as ( \
+             select wanted.name, fired.oid, fired.xmin, fired.tgenabled, called.xmin as called \
+             from {TRIGGERS} \
+             left join pg_catalog.pg_trigger as fired \
+                  on fired.tgrelid = to_regclass(wanted.relation) and fired.tgname = wanted.name \
+                     and not fired.tgisinternal \
+             left join pg_catalog.pg_proc as called on called.oid = fired.tgfoid) \
+         select coalesce(string_agg(name, ', ' order by name) filter (where tgenabled is distinct from 'A'), ''), \
+                md5(string_agg(concat_ws(':', name, oid, xmin, tgenabled, called), ',' order by name)), \
+                current_setting('synchronous_standby_names') = '' and exists ( \
+                    select from pg_catalog.pg_stat_replication as replica \
+                    where replica.state is distinct from 'backup' \
+                      and not exists (select from pg_catalog.pg_replication_slots as slot \
+                                      where slot.active_pid = replica.pid and slot.slot_type = 'logical')) \
+         from found"
+    )
+}
+
+/// Has those of the [`TRIGGERS`] that exist fire in every replication role.
+pub(super) fn repair_statement() -> String {
+    format!(
+        "do $$ declare found record; begin \
+             for found in \
+                 select fired.tgrelid::regclass as relation, fired.tgname as name \
+                 from {TRIGGERS} \
+                 join pg_catalog.pg_trigger as fired \
+                      on fired.tgrelid = to_regclass(wanted.relation) and fired.tgname = wanted.name \
+                 where not fired.tgisinternal and fired.tgenabled <> 'A' \
+             loop \
+                 execute format('alter table %s enable always trigger %I', found.relation, found.name); \
+             end loop; \
+         end $$"
+    )
+}
+
 /// The snapshot that has seen no transaction.
 const NOTHING: &str = "1:1:";
 
@@ -127,6 +180,10 @@ fn open_pages_statement(seen: &str) -> String {
 }
 
 /// The feed of one instance.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "they are independent of each other"
+)]
 pub(crate) struct PostgresFeed {
     connector: Arc<PostgresConnector>,
     runtime: Handle,
@@ -134,10 +191,16 @@ pub(crate) struct PostgresFeed {
     id: Option<String>,
     /// The server that the cursors belong to.
     server: Option<ServerIdentity>,
+    /// Another server took over from the one that the last applied poll was sent to.
+    took_over: bool,
     link: Option<Link>,
     retry: Retry,
     is_live: bool,
     polled_at: Instant,
+    /// When the triggers that write the log were last looked at on this connection, and how they were.
+    checked_at: Option<Instant>,
+    triggers: Option<String>,
+    is_replicated_asynchronously: bool,
     pace: Pace,
     /// A wake-up has arrived that no poll has followed yet.
     is_woken: bool,
@@ -212,6 +275,10 @@ impl PostgresFeed {
             runtime,
             id: None,
             server: None,
+            took_over: false,
+            checked_at: None,
+            triggers: None,
+            is_replicated_asynchronously: false,
             link: None,
             retry: Retry::new(),
             is_live: false,
@@ -236,6 +303,14 @@ impl PostgresFeed {
             self.link = None;
             self.retry.pause().await;
             self.connect().await?;
+        }
+        if self
+            .checked_at
+            .is_none_or(|at| at.elapsed() >= CHECK_INTERVAL)
+        {
+            timeout(POLL_TIMEOUT, self.check())
+                .await
+                .map_err(unavailable)??;
         }
         self.polled_at = Instant::now();
         self.pace.polled();
@@ -269,6 +344,48 @@ impl PostgresFeed {
             .await
             .map_err(unavailable)??;
         self.link = Some(link);
+        self.checked_at = None;
+        Ok(())
+    }
+
+    /// Looks at what the log rests on: the triggers that write it. They are turned off by `alter table .. disable trigger`, and
+    /// `pg_restore --disable-triggers` leaves them so that they do not fire in every replication role.
+    async fn check(&mut self) -> Result<(), StoreError> {
+        let Some(link) = &self.link else {
+            return Err(unavailable("not connected"));
+        };
+        let row = link
+            .client
+            .query_one(&check_statement(), &[])
+            .await
+            .map_err(classify)?;
+        let wrong: String = row.try_get(0).map_err(unexpected)?;
+        let triggers: String = row.try_get(1).map_err(unexpected)?;
+        self.is_replicated_asynchronously = row.try_get(2).map_err(unexpected)?;
+        if !wrong.is_empty() {
+            // What is changed until they are right is not in the log.
+            self.applied = None;
+            self.triggers = None;
+            return Err(StoreError::Unexpected(
+                format!(
+                    "the log of changes is not complete, because triggers are missing, disabled, or do not fire in every replication \
+                     role: {wrong}. Run `keys-server migrate`, which enables those that exist"
+                )
+                .into(),
+            ));
+        }
+        if self
+            .triggers
+            .as_ref()
+            .is_some_and(|before| *before != triggers)
+        {
+            tracing::warn!(
+                "triggers that write the log of changes were altered, so changes may be missing from it: every cached record is read again"
+            );
+            self.applied = None;
+        }
+        self.triggers = Some(triggers);
+        self.checked_at = Some(Instant::now());
         Ok(())
     }
 
@@ -281,6 +398,7 @@ impl PostgresFeed {
                     before.log(),
                     link.server.log(),
                 );
+                self.took_over |= link.server.took_over_from(before);
             }
             self.applied = None;
             self.server = Some(link.server.clone());
@@ -360,6 +478,7 @@ impl PostgresFeed {
             changed,
             reset: is_reset,
             more: false,
+            took_over: self.took_over,
         }))
     }
 
@@ -425,8 +544,8 @@ impl PostgresFeed {
         }
         Ok(Changes {
             changed,
-            reset: false,
             more,
+            ..Changes::default()
         })
     }
 
@@ -519,11 +638,16 @@ impl ChangeFeed for PostgresFeed {
             return;
         };
         self.applied = Some(found);
+        self.took_over = false;
         // Nothing that others may wait for has been applied otherwise, and the next poll reports anyway.
         self.report.is_due |= self.found_news;
         if self.until_report() == Some(Duration::ZERO) {
             self.report().await;
         }
+    }
+
+    fn is_replicated_asynchronously(&self) -> bool {
+        self.is_replicated_asynchronously
     }
 
     fn is_live(&self) -> bool {

@@ -16,6 +16,7 @@ fn trace(change: &Change, action: &str, subject: AuditSubject) -> AuditEvent {
         action: action.to_owned(),
         subject,
         address: change.address(),
+        reason: change.reason.map(str::to_owned),
     }
 }
 

@@ -1,0 +1,199 @@
+//! Revocations that this instance has acknowledged, applied again after a failover.
+//!
+//! With asynchronous replication, the server that takes over may lack the last changes. A revocation that was answered 200 must
+//! not be lost that way while an instance that answered it is running, so each instance applies its own again. Revoking is
+//! idempotent: where nothing was lost, nothing is changed.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use keys_core::KeyId;
+use parking_lot::Mutex;
+
+use crate::actor::Actor;
+use crate::cache::lease::{Nanos, nanos};
+use crate::service::KeyService;
+use crate::store::StoreError;
+
+/// How old a revocation is at most, when the old primary is lost, to be applied again; and how long ago that loss is at
+/// most. Beyond it, what the new primary says may be what was decided since.
+const REPLAYED_MAX: Duration = Duration::from_mins(1);
+
+/// How many revocations are remembered at most: 8,300 a second for two minutes. The oldest go first.
+const REMEMBERED_MAX: usize = 1_000_000;
+
+/// The reason that the audit trail gives.
+const REASON: &str = "replayed";
+
+/// How many are applied again at once.
+const AT_ONCE: usize = 4;
+
+/// How long to wait after a failed attempt, and how many attempts there are: a minute in all.
+const PAUSE: Duration = Duration::from_millis(250);
+const ATTEMPTS: u32 = 240;
+
+/// Revocations acknowledged lately, oldest first.
+#[derive(Debug, Default)]
+pub(crate) struct Acknowledged(Mutex<VecDeque<(Nanos, KeyId)>>);
+
+impl Acknowledged {
+    /// Remembers that a revocation is about to be acknowledged.
+    pub(crate) fn note(&self, now: Nanos, id: KeyId) {
+        let mut kept = self.0.lock();
+        forget_old(&mut kept, now);
+        if kept.len() >= REMEMBERED_MAX {
+            kept.pop_front();
+        }
+        kept.push_back((now, id));
+    }
+
+    pub(crate) fn len(&self, now: Nanos) -> usize {
+        let mut kept = self.0.lock();
+        forget_old(&mut kept, now);
+        kept.len()
+    }
+
+    /// The revocations to be applied again now, after a server that was last heard of at `heard_at` was lost.
+    pub(crate) fn to_replay(&self, heard_at: Nanos, now: Nanos) -> Vec<KeyId> {
+        if now.saturating_sub(heard_at) >= nanos(REPLAYED_MAX) {
+            return Vec::new();
+        }
+        let since = heard_at.saturating_sub(nanos(REPLAYED_MAX));
+        let kept = self.0.lock();
+        kept.iter()
+            .filter(|(at, _)| *at >= since)
+            .map(|(_, id)| *id)
+            .collect()
+    }
+}
+
+/// What is older than both limits together can never be applied again.
+fn forget_old(kept: &mut VecDeque<(Nanos, KeyId)>, now: Nanos) {
+    let kept_for = nanos(2 * REPLAYED_MAX);
+    while kept
+        .front()
+        .is_some_and(|(at, _)| now.saturating_sub(*at) > kept_for)
+    {
+        kept.pop_front();
+    }
+}
+
+impl KeyService {
+    /// How many acknowledged revocations are remembered, to be applied again after a failover.
+    #[must_use]
+    pub fn revocations_remembered(&self) -> usize {
+        self.inner
+            .acknowledged
+            .len(nanos(self.inner.clock.elapsed()))
+    }
+
+    /// Starts to apply acknowledged revocations again, after a server took over from one that was last heard of at `heard_at`.
+    pub(crate) fn replay_revocations(&self, heard_at: Nanos) {
+        let now = nanos(self.inner.clock.elapsed());
+        let ids = self.inner.acknowledged.to_replay(heard_at, now);
+        tracing::warn!(
+            revocations = ids.len(),
+            "another server of the cluster has taken over: {} revocations that this instance acknowledged are applied again",
+            ids.len(),
+        );
+        for ids in ids.chunks(ids.len().div_ceil(AT_ONCE).max(1)) {
+            let (service, ids) = (self.clone(), ids.to_vec());
+            self.inner.store.spawn(Box::pin(async move {
+                let mut lost = 0_usize;
+                for id in ids {
+                    match service.replay_revocation(id).await {
+                        Ok(was_lost) => lost += usize::from(was_lost),
+                        Err(error) => tracing::error!(
+                            error = &error as &dyn std::error::Error,
+                            key.id = %id,
+                            "the revocation of key {id} was acknowledged before the failover and could not be applied again",
+                        ),
+                    }
+                }
+                if lost > 0 {
+                    tracing::warn!(
+                        revocations = lost,
+                        "{lost} acknowledged revocations had been lost in the failover and are in force again"
+                    );
+                }
+            }));
+        }
+    }
+
+    /// Revokes a key again; `false` if it was still revoked, or is unknown.
+    async fn replay_revocation(&self, id: KeyId) -> Result<bool, StoreError> {
+        let mut attempts = 1;
+        loop {
+            match self.revoke_again(id).await {
+                Ok(was_lost) => return Ok(was_lost),
+                Err(StoreError::Unavailable(_)) if attempts < ATTEMPTS => attempts += 1,
+                Err(error) => return Err(error),
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    async fn revoke_again(&self, id: KeyId) -> Result<bool, StoreError> {
+        let unexpected =
+            |error: Box<dyn std::error::Error + Send + Sync>| StoreError::Unexpected(error);
+        let mut change = self
+            .change(&Actor::system(), self.now(), None)
+            .map_err(|error| unexpected(error.into()))?;
+        change.reason = Some(REASON);
+        let revoked = self.inner.store.revoke_key(None, id, change).await;
+        match revoked {
+            Ok(commit) => Ok(commit.is_some()),
+            Err(crate::store::ChangeError::Store(error)) => Err(error),
+            Err(error) => Err(unexpected(error.into())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(number: u128) -> KeyId {
+        KeyId::from_uuid(uuid::Uuid::from_u128(number))
+    }
+
+    fn second(seconds: u64) -> Nanos {
+        nanos(Duration::from_secs(seconds))
+    }
+
+    #[test]
+    fn revocations_of_the_last_minute_before_the_loss_are_replayed() {
+        let acknowledged = Acknowledged::default();
+        for at in [100, 139, 140, 199, 200] {
+            acknowledged.note(second(at), key(at.into()));
+        }
+        // The server was last heard of at 200 s.
+        let replayed = acknowledged.to_replay(second(200), second(205));
+        assert_eq!(replayed, [key(140), key(199), key(200)]);
+        // Also one that was acknowledged after the last poll.
+        acknowledged.note(second(201), key(201));
+        assert_eq!(acknowledged.to_replay(second(200), second(205)).len(), 4);
+    }
+
+    #[test]
+    fn nothing_is_replayed_a_minute_after_the_loss() {
+        let acknowledged = Acknowledged::default();
+        acknowledged.note(second(199), key(1));
+        assert_eq!(acknowledged.to_replay(second(200), second(259)).len(), 1);
+        assert_eq!(acknowledged.to_replay(second(200), second(260)).len(), 0);
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded_in_time_and_number() {
+        let acknowledged = Acknowledged::default();
+        acknowledged.note(second(1), key(1));
+        assert_eq!(acknowledged.len(second(121)), 1);
+        assert_eq!(acknowledged.len(second(122)), 0);
+        for number in 0..=REMEMBERED_MAX {
+            acknowledged.note(second(122), key(number as u128));
+        }
+        assert_eq!(acknowledged.len(second(122)), REMEMBERED_MAX);
+        let replayed = acknowledged.to_replay(second(122), second(122));
+        assert_eq!(replayed.first(), Some(&key(1)));
+    }
+}

@@ -1,0 +1,419 @@
+//! The identity of the log of changes, and what the log rests on.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use keys_core::ApiKey;
+use keys_service::KeyStore as _;
+use keys_service::feed::{ChangeFeed, Changed, Changes, Commit, SILENCE_MAX};
+use keys_service::store::StoreError;
+use keys_store::Store;
+use keys_testkit::contract::{followed, is_seen_soon, news};
+use keys_testkit::data::{NOON, a_change, a_key};
+use keys_testkit::fault_proxy::FaultProxy;
+use keys_testkit::postgres::{Cluster, Database};
+use tokio::time::{Instant, sleep};
+
+use crate::common::{Sql as _, add_key, chain};
+use crate::{by_hand, open};
+
+const DATABASE: &str = "keys";
+
+const KILL: &str = "select pg_terminate_backend(pid) from pg_stat_activity \
+                    where datname = current_database() and pid <> pg_backend_pid()";
+
+const KILL_LISTENERS: &str = "select pg_terminate_backend(pid) from pg_stat_activity \
+                              where datname = current_database() and application_name = 'keys feed'";
+
+async fn open_at(url: &str) -> Store {
+    Store::open(&url.parse().unwrap()).await.unwrap()
+}
+
+async fn revoked(store: &Store) -> (ApiKey, Commit) {
+    let key = add_key(store, a_key().build_new()).await;
+    let commit = store.revoke_key(None, key.id, a_change().build()).await;
+    (key, commit.unwrap().unwrap())
+}
+
+/// What the feed finds once it is connected again.
+async fn after_reconnection(feed: &mut dyn ChangeFeed) -> Changes {
+    let begin = Instant::now();
+    loop {
+        if let Ok(changes) = feed.poll().await {
+            return changes;
+        }
+        assert!(begin.elapsed() < Duration::from_secs(30));
+    }
+}
+
+/// A dump brings reports and epochs along whose numbers belong to the old cluster. What the new one says by then is smaller.
+#[tokio::test(flavor = "multi_thread")]
+async fn move_to_another_cluster_is_a_reset_and_its_waits_are_not_answered_by_old_reports() {
+    let [old, new] = [(); 2].map(|()| Cluster::start().unwrap());
+    old.sql("postgres", "create database keys template template0");
+    old.sql(
+        "postgres",
+        "do $$ begin for i in 1..3000 loop perform pg_current_xact_id(); commit; end loop; end $$",
+    );
+    let (proxy, url) = FaultProxy::in_front_of(&old.database_url(DATABASE)).await;
+    let store = open_at(&url).await;
+    let (_, before) = revoked(&store).await;
+    let mut feed = followed(&store).await;
+    assert!(is_seen_soon(&store, before, &mut [&mut feed]).await);
+
+    old.dump_into(&new, DATABASE);
+    proxy.lead_to(&new.address());
+    old.sql(DATABASE, KILL);
+    let other = open_at(&new.database_url(DATABASE)).await;
+    let (_, commit) = revoked(&other).await;
+    let mut others_feed = followed(&other).await;
+    let (_, later) = revoked(&other).await;
+    news(&mut *others_feed).await;
+    for one in [before, commit, later] {
+        assert!(!is_seen_soon(&other, one, &mut [&mut others_feed]).await);
+    }
+
+    let changes = after_reconnection(&mut *feed).await;
+    assert!(changes.reset && !changes.took_over);
+    feed.applied().await;
+    let (key, _) = revoked(&other).await;
+    assert_eq!(
+        news(&mut *feed).await,
+        HashSet::from([Changed::Key(key.id)])
+    );
+    // Of the old cluster's transaction this one knows nothing, whatever its number.
+    assert!(
+        !store
+            .is_seen_everywhere(&before, SILENCE_MAX)
+            .await
+            .unwrap()
+    );
+}
+
+/// A volume that is restored keeps the cluster's identifier and timeline; its server has been started anew.
+#[tokio::test(flavor = "multi_thread")]
+async fn server_that_was_started_anew_is_a_reset() {
+    let mut cluster = Cluster::start().unwrap();
+    let url = cluster.database_url("postgres");
+    let store = open_at(&url).await;
+    let mut feed = followed(&store).await;
+    let (_, before) = revoked(&store).await;
+    news(&mut *feed).await;
+    let started = "select log from instance";
+    let log = cluster.sql("postgres", started);
+    cluster.crash();
+    cluster.start_again();
+    let changes = after_reconnection(&mut *feed).await;
+    assert!(changes.reset && !changes.took_over);
+    feed.applied().await;
+    assert_ne!(cluster.sql("postgres", started), log);
+    assert!(
+        !store
+            .is_seen_everywhere(&before, SILENCE_MAX)
+            .await
+            .unwrap()
+    );
+}
+
+/// After a promotion the old primary is refused, by the feed and by the pool.
+#[tokio::test(flavor = "multi_thread")]
+async fn server_on_an_earlier_timeline_is_refused() {
+    let primary = Cluster::start().unwrap();
+    let (proxy, url) = FaultProxy::in_front_of(&primary.database_url("postgres")).await;
+    let store = open_at(&url).await;
+    let (_, before) = revoked(&store).await;
+    let mut feed = followed(&store).await;
+    let standby = primary.standby().unwrap();
+    assert!(!feed.is_replicated_asynchronously());
+    standby.detach();
+    standby.promote();
+    proxy.lead_to(&standby.address());
+    primary.sql("postgres", KILL);
+    let changes = after_reconnection(&mut *feed).await;
+    assert!(changes.reset && changes.took_over);
+    feed.applied().await;
+    assert!(!feed.poll().await.unwrap().took_over);
+    assert!(
+        !store
+            .is_seen_everywhere(&before, SILENCE_MAX)
+            .await
+            .unwrap_or(false)
+    );
+
+    proxy.lead_to(&primary.address());
+    standby.sql("postgres", KILL);
+    let mut said = String::new();
+    for _ in 0..5 {
+        said = chain(&feed.poll().await.unwrap_err());
+    }
+    assert!(said.contains("old primary"), "{said}");
+    let mut refused = 0;
+    for _ in 0..12 {
+        refused += usize::from(store.pepper_ids(NOON).await.is_err());
+    }
+    assert!(refused > 0);
+    proxy.lead_to(&standby.address());
+    // The cursor belongs to this server.
+    assert!(!after_reconnection(&mut *feed).await.reset);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn asynchronous_replication_is_noticed() {
+    let primary = Cluster::start().unwrap();
+    let store = open_at(&primary.database_url("postgres")).await;
+    let _standby = primary.standby().unwrap();
+    let feed = followed(&store).await;
+    assert!(feed.is_replicated_asynchronously());
+    primary.replicate_synchronously();
+    let feed = followed(&store).await;
+    assert!(!feed.is_replicated_asynchronously());
+}
+
+/// Ordinary roles of managed offers may not ask for all of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn server_that_does_not_tell_its_identity_is_used() {
+    let cluster = Cluster::start().unwrap();
+    cluster.sql("postgres", "create role app login");
+    cluster.sql("postgres", "create database keys owner app");
+    cluster.sql(
+        DATABASE,
+        "revoke execute on function pg_control_system, pg_walfile_name, pg_current_wal_lsn from public",
+    );
+    let url = cluster.database_url(DATABASE).replace("postgres@", "app@");
+    let store = open_at(&url).await;
+    let mut feed = followed(&store).await;
+    let (key, commit) = revoked(&store).await;
+    assert_eq!(
+        news(&mut *feed).await,
+        HashSet::from([Changed::Key(key.id)])
+    );
+    assert!(is_seen_soon(&store, commit, &mut [&mut feed]).await);
+}
+
+/// Sessions of `pg_restore`, logical replication and bulk tools have this role.
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_in_the_replica_role_are_in_the_feed() {
+    let database = Database::create().await;
+    let store = open(&database).await;
+    let key = add_key(&store, a_key().build_new()).await;
+    let mut feed = followed(&store).await;
+    database
+        .run("set session_replication_role = replica; update api_key set revoked_at = created_at")
+        .await
+        .unwrap();
+    assert_eq!(
+        news(&mut *feed).await,
+        HashSet::from([Changed::Key(key.id)])
+    );
+    let unrevoked = database
+        .run("set session_replication_role = replica; update api_key set revoked_at = null")
+        .await;
+    assert!(unrevoked.unwrap_err().contains("final"));
+}
+
+/// A tidy-up by hand takes away what has not been read. What the service prunes has been.
+#[tokio::test(flavor = "multi_thread")]
+async fn log_that_is_emptied_or_edited_by_hand_is_a_change_of_everything() {
+    let database = Database::create().await;
+    let store = open(&database).await;
+    add_key(&store, a_key().build_new()).await;
+    let mut feed = followed(&store).await;
+    for tidied in [
+        "truncate key_change",
+        "delete from key_change",
+        "update key_change set kind = 2 where kind = 1",
+        "set session_replication_role = replica; delete from key_change",
+    ] {
+        let statements = format!(
+            "begin; update api_key set name = '{}'; {tidied}; commit",
+            tidied.len()
+        );
+        database.run(&statements).await.unwrap();
+        assert!(
+            news(&mut *feed).await.contains(&Changed::Everything),
+            "{tidied}"
+        );
+    }
+    database
+        .run("update key_change set at = at - interval '11 minutes'")
+        .await
+        .unwrap();
+    let left = "select count(*) from key_change";
+    for _ in 0..100 {
+        store.sweep(NOON).await.unwrap();
+        if database.number(left).await == 0 {
+            break;
+        }
+        feed.wait().await;
+        assert_eq!(news(&mut *feed).await, HashSet::new());
+    }
+    assert_eq!(database.number(left).await, 0);
+    assert_eq!(news(&mut *feed).await, HashSet::new());
+}
+
+/// An instance whose row is deleted by hand may go on with its cache for a while.
+#[tokio::test(flavor = "multi_thread")]
+async fn instances_deleted_by_hand_are_waited_for() {
+    let database = Database::create().await;
+    let store = open(&database).await;
+    let _feed = followed(&store).await;
+    let (_, commit) = revoked(&store).await;
+    database.run("delete from instance").await.unwrap();
+    assert!(
+        !store
+            .is_seen_everywhere(&commit, SILENCE_MAX)
+            .await
+            .unwrap()
+    );
+}
+
+/// What is changed while a trigger is off is not in the log, so the feed is down, and starts afresh when they are right again.
+#[tokio::test(flavor = "multi_thread")]
+async fn feed_is_down_while_a_trigger_of_the_log_is_not_as_it_should_be() {
+    let database = Database::create().await;
+    let store = open(&database).await;
+    add_key(&store, a_key().build_new()).await;
+    let mut feed = followed(&store).await;
+    for (broken, name) in [
+        (
+            "alter table api_key disable trigger all",
+            "api_key_update_noted",
+        ),
+        (
+            "alter table account disable trigger account_update_noted",
+            "account_update_noted",
+        ),
+        // As `pg_restore --disable-triggers` leaves them.
+        (
+            "alter table key_change disable trigger all; alter table key_change enable trigger all",
+            "key_change_kept",
+        ),
+    ] {
+        database
+            .run(&format!("{broken}; {KILL_LISTENERS}"))
+            .await
+            .unwrap();
+        while feed.is_live() {
+            feed.wait().await;
+        }
+        for _ in 0..2 {
+            let error = feed.poll().await.unwrap_err();
+            assert!(matches!(error, StoreError::Unexpected(_)), "{error:?}");
+            assert!(chain(&error).contains(name), "{}", chain(&error));
+        }
+        store.migrate().await.unwrap();
+        assert!(feed.poll().await.unwrap().reset, "{broken}");
+        feed.applied().await;
+        assert_eq!(news(&mut *feed).await, HashSet::new());
+    }
+
+    // Turned off and on again between two looks.
+    database
+        .run(&format!(
+            "begin; alter table api_key disable trigger api_key_update_noted; update api_key set name = 'x'; \
+             alter table api_key enable always trigger api_key_update_noted; commit; {KILL_LISTENERS}"
+        ))
+        .await
+        .unwrap();
+    while feed.is_live() {
+        feed.wait().await;
+    }
+    assert!(feed.poll().await.unwrap().reset);
+    feed.applied().await;
+
+    database
+        .run("drop trigger account_update_noted on account")
+        .await
+        .unwrap();
+    // Without a new connection, it is noticed within ten seconds.
+    let begin = Instant::now();
+    let error = loop {
+        match feed.poll().await {
+            Ok(_) => feed.applied().await,
+            Err(error) => break error,
+        }
+        assert!(begin.elapsed() < Duration::from_secs(15));
+        feed.wait().await;
+    };
+    assert!(chain(&error).contains("account_update_noted"));
+}
+
+/// Rows that every poll has seen are not read again, however long a transaction has been open.
+#[tokio::test(flavor = "multi_thread")]
+async fn poll_reads_what_is_new_while_an_old_transaction_is_open() {
+    const ROWS: i64 = 100_000;
+    let database = Database::create().await;
+    let store = open(&database).await;
+    let key = add_key(&store, a_key().build_new()).await;
+    let old = by_hand(&database.url()).await;
+    old.batch_execute("begin; update api_key set name = 'late'")
+        .await
+        .unwrap();
+    let mut feed = followed(&store).await;
+    // Two transactions that have ended, and one that has written as much and has not.
+    let fill = format!(
+        "insert into key_change (kind, ref) select 1, gen_random_uuid() from generate_series(1, {ROWS})"
+    );
+    database.run(&fill).await.unwrap();
+    let writing = by_hand(&database.url()).await;
+    writing
+        .batch_execute(&format!("begin; {fill}"))
+        .await
+        .unwrap();
+    while {
+        let changes = feed.poll().await.unwrap();
+        assert!(!changes.reset);
+        changes.more
+    } {}
+    feed.applied().await;
+
+    let read = "select coalesce(sum(idx_tup_read + seq_tup_read), 0) from pg_stat_user_tables \
+                join pg_stat_user_indexes using (relid) where pg_stat_user_tables.relname = 'key_change'";
+    // The server counts with a delay of a second.
+    let settle = async |feed: &mut dyn ChangeFeed| {
+        for _ in 0..4 {
+            assert_eq!(news(feed).await, HashSet::new());
+            sleep(Duration::from_millis(400)).await;
+        }
+    };
+    settle(&mut *feed).await;
+    let before = database.number(read).await;
+    settle(&mut *feed).await;
+    settle(&mut *feed).await;
+    let after = database.number(read).await;
+    assert!(after - before < ROWS / 10, "{} rows", after - before);
+
+    old.batch_execute("commit").await.unwrap();
+    assert_eq!(
+        news(&mut *feed).await,
+        HashSet::from([Changed::Key(key.id)])
+    );
+}
+
+/// Wake-ups do not make an instance poll more often than 25 times a second, and no change waits longer than that.
+#[tokio::test(flavor = "multi_thread")]
+async fn polls_are_few_however_many_changes_there_are() {
+    let database = Database::create().await;
+    let store = open(&database).await;
+    let mut feed = followed(&store).await;
+    let begin = Instant::now();
+    let writer = {
+        let store = store.clone();
+        tokio::spawn(async move {
+            while begin.elapsed() < Duration::from_secs(2) {
+                revoked(&store).await;
+            }
+        })
+    };
+    let mut polls = 0;
+    while !writer.is_finished() {
+        feed.wait().await;
+        news(&mut *feed).await;
+        polls += 1;
+    }
+    let seconds = begin.elapsed().as_secs_f64();
+    assert!(
+        f64::from(polls) <= 25.0 * seconds + 2.0,
+        "{polls} in {seconds} s"
+    );
+}
