@@ -192,6 +192,14 @@ fn tell(what: &str, done: &mut [Failover]) {
             writable.summary(),
         );
     }
+    let since_promotion = |one: &Failover| one.writable.saturating_sub(one.promoted) + one.resumed;
+    let mut since_promotion = Times(done.iter().map(since_promotion).collect());
+    information(
+        &format!(
+            "{what}: writes go on on every server, after the end of recovery on the new primary"
+        ),
+        since_promotion.summary(),
+    );
     let mut resumed = Times(done.iter().map(|failover| failover.resumed).collect());
     figure(
         &format!("{what}: writes go on on every server, after the first commit on the new primary"),
