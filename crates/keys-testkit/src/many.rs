@@ -82,6 +82,11 @@ pub fn fill_postgres(database: &Database, keys: &[ManyKey], total: usize) {
     let id =
         |start: &str, number: &str| format!("('{start}' || lpad(to_hex({number}), 12, '0'))::uuid");
     let (account, key) = ("0190a000-0000-7000-8000-", "0190a000-0000-7000-9000-");
+    // `enable trigger all` does not say again which of them fire always.
+    sql(
+        "create unlogged table many_always as select tgrelid::regclass as of, tgname as name from pg_trigger \
+         where tgenabled = 'A' and tgrelid in ('account'::regclass, 'api_key'::regclass)",
+    );
     sql("alter table account disable trigger all; alter table api_key disable trigger all");
     sql(&format!(
         "insert into account (id, plan, created_at) select {}, '{PLAN}', now() from generate_series(0, {}) n",
@@ -96,7 +101,13 @@ pub fn fill_postgres(database: &Database, keys: &[ManyKey], total: usize) {
         id(account, &format!("n / {KEYS_PER_ACCOUNT}")),
     ));
     sql(
-        "alter table account enable trigger all; alter table api_key enable trigger all; drop table many",
+        "alter table account enable trigger all; alter table api_key enable trigger all; drop table many; \
+         do $$ declare one record; begin \
+             for one in select * from many_always loop \
+                 execute format('alter table %s enable always trigger %I', one.of, one.name); \
+             end loop; \
+         end $$; \
+         drop table many_always",
     );
     sql("vacuum (analyze) api_key, account");
     sql("checkpoint");
@@ -114,7 +125,7 @@ pub fn fill_sqlite(keys: &[ManyKey], total: usize) -> String {
     let (account, key) = ("0190a000000070008000", "0190a000000070009000");
     // What is read in the benchmarks is read without triggers.
     let mut statements = format!(
-        "begin; drop trigger api_key_no_replace; drop trigger api_key_insert_noted; drop trigger account_insert_noted;\n\
+        "begin; drop trigger api_key_no_replace; drop trigger if exists api_key_insert_noted; drop trigger if exists account_insert_noted;\n\
          create temporary table many (n integer primary key, digest blob);\n\
          insert into account (id, plan, created_at) {} select {}, '{PLAN}', 1800000000000000 from numbers;\n",
         numbers(total / KEYS_PER_ACCOUNT + 1),

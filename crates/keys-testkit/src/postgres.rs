@@ -118,6 +118,14 @@ impl Cluster {
         start_cluster("", None)
     }
 
+    /// Starts a cluster with further settings, as `-c name=value`.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn start_with(settings: &str) -> Result<Self, String> {
+        start_cluster(settings, None)
+    }
+
     /// Starts a streaming replica of this cluster, which replicates asynchronously until the primary is told otherwise.
     ///
     /// # Errors
