@@ -1,6 +1,7 @@
 //! Documents with tables that are measured, between prose that is written by hand.
 //!
-//! A table stands between `<!-- name -->` and `<!-- /name -->`; whatever else the document says is left alone.
+//! A table stands between `<!-- name -->` and `<!-- /name -->`; whatever else the document says is left alone. Where tables of several kinds
+//! of processor are kept, each stands behind a line `On KIND:`, and only the one of this machine is replaced.
 
 use std::path::{Path, PathBuf};
 
@@ -86,14 +87,94 @@ impl Document {
 
     /// Puts `content` where the document has a place of this name.
     pub(crate) fn replace(&mut self, name: &str, content: &str) -> anyhow::Result<()> {
-        self.text = replaced(&self.text, name, content).with_context(|| {
-            format!(
-                "{} has no place for `{name}`: write <!-- {name} --> and <!-- /{name} --> where it is to be",
-                self.path.display()
-            )
-        })?;
+        self.text = replaced(&self.text, name, content).with_context(|| self.lacks(name))?;
         std::fs::write(&self.path, &self.text).with_context(|| self.path.display().to_string())
     }
+
+    /// Puts `content` where the document has a place of this name, beside what was measured on other kinds of processor.
+    pub(crate) fn replace_on(
+        &mut self,
+        kind: &str,
+        name: &str,
+        content: &str,
+    ) -> anyhow::Result<()> {
+        let before = content_of(&self.text, name).with_context(|| self.lacks(name))?;
+        let all = beside_others(before, kind, content);
+        self.replace(name, &all)
+    }
+
+    fn lacks(&self, name: &str) -> String {
+        format!(
+            "{} has no place for `{name}`: write <!-- {name} --> and <!-- /{name} --> where it is to be",
+            self.path.display()
+        )
+    }
+
+    /// What the place of this name holds.
+    pub(crate) fn content(&self, name: &str) -> anyhow::Result<&str> {
+        content_of(&self.text, name).with_context(|| self.lacks(name))
+    }
+}
+
+/// The figure that a table shows behind `what`.
+fn shown<'a>(table: &'a str, what: &str) -> Option<&'a str> {
+    let start = format!("| {what} | ");
+    let row = table.lines().find_map(|line| line.strip_prefix(&start))?;
+    Some(row.split(" | ").next()?.trim())
+}
+
+/// What the documents for users say of how quick a revocation is, from the table of its proof: both say the same by construction.
+pub(crate) fn revocation_in_words(table: &str) -> anyhow::Result<String> {
+    let figure = |what: &str| {
+        shown(table, what)
+            .with_context(|| format!("the proof of revocation says nothing of `{what}`"))
+    };
+    let count = figure("channel up: revocations")?;
+    let times = figure("channel up: last acceptance after the answer")?;
+    let parts: Option<Vec<_>> = ["p50 ", "p99 ", "max "]
+        .into_iter()
+        .zip(times.split(", "))
+        .map(|(name, part)| part.strip_prefix(name))
+        .collect();
+    let parts = parts.filter(|parts| parts.len() == 3);
+    let parts = parts.with_context(|| format!("not three times: {times}"))?;
+    Ok(format!(
+        "Measured over {count} revocations on three servers: the last acceptance by any of them came {} after the answer at p50, {} at p99 and \
+         {} at most ([proofs](../proofs.md#revocation)).",
+        parts[0], parts[1], parts[2]
+    ))
+}
+
+fn content_of<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    let (open, close) = (format!("<!-- {name} -->"), format!("<!-- /{name} -->"));
+    let (_, rest) = text.split_once(&open)?;
+    Some(rest.split_once(&close)?.0)
+}
+
+/// The tables of all kinds of processor, with the one of this kind replaced or added.
+fn beside_others(before: &str, kind: &str, content: &str) -> String {
+    let mut tables: Vec<(String, String)> = Vec::new();
+    for line in before.lines() {
+        let heading = line
+            .strip_prefix("On ")
+            .and_then(|rest| rest.strip_suffix(':'));
+        match (heading, tables.last_mut()) {
+            (Some(kind), _) => tables.push((kind.to_owned(), String::new())),
+            (None, Some((_, table))) => {
+                table.push_str(line);
+                table.push('\n');
+            }
+            // A table without a kind is from before there was more than one, and goes.
+            (None, None) => {}
+        }
+    }
+    tables.retain(|(known, _)| known != kind);
+    tables.push((kind.to_owned(), content.to_owned()));
+    tables.sort();
+    let tables = tables
+        .iter()
+        .map(|(kind, table)| format!("On {kind}:\n\n{}", table.trim()));
+    tables.collect::<Vec<_>>().join("\n\n")
 }
 
 fn replaced(text: &str, name: &str, content: &str) -> Option<String> {
@@ -124,6 +205,37 @@ mod tests {
             "prose\n<!-- a -->\n\nnew\n\n<!-- /a -->\nmore\n<!-- b -->\nkept\n<!-- /b -->\n";
         assert_eq!(replaced(text, "a", "new\n").unwrap(), expected);
         assert_eq!(replaced(text, "c", "new"), None);
+    }
+
+    #[test]
+    fn tables_of_other_processors_are_kept() {
+        let one = beside_others("\nold\n", "B", "first\n");
+        assert_eq!(one, "On B:\n\nfirst");
+        let two = beside_others(&one, "A", "second");
+        assert_eq!(two, "On A:\n\nsecond\n\nOn B:\n\nfirst");
+        let again = beside_others(&two, "B", "third");
+        assert_eq!(again, "On A:\n\nsecond\n\nOn B:\n\nthird");
+    }
+
+    #[test]
+    fn page_on_verification_says_what_the_proof_of_revocation_has_measured() {
+        let proofs = Document::open("docs/proofs.md").unwrap();
+        let expected = revocation_in_words(proofs.content("revocation").unwrap()).unwrap();
+        let page = Document::open("docs/api/verification.md").unwrap();
+        assert_eq!(page.content("revocation").unwrap().trim(), expected);
+    }
+
+    #[test]
+    fn revocation_is_told_from_its_table() {
+        let table = "| channel up: revocations | 2000 |  |  |\n\
+            | channel up: last acceptance after the answer | p50 0.1 ms, p99 2.0 ms, max 3.5 ms |  |  |\n";
+        let told = revocation_in_words(table).unwrap();
+        assert!(told.contains("over 2000 revocations"), "{told}");
+        assert!(
+            told.contains("0.1 ms after the answer at p50, 2.0 ms at p99 and 3.5 ms at most"),
+            "{told}"
+        );
+        assert!(revocation_in_words("| something else | 1 |  |  |\n").is_err());
     }
 
     #[test]

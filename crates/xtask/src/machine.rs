@@ -53,6 +53,22 @@ pub(crate) fn table() -> String {
     format!("| | |\n|---|---|\n{}", rows.concat())
 }
 
+/// The family of this machine's processor, such as `Intel Xeon`: what figures are comparable within.
+pub(crate) fn processor_kind() -> String {
+    let model = field("/proc/cpuinfo", "model name").unwrap_or_else(|| "unknown".to_owned());
+    kind_of(&model)
+}
+
+fn kind_of(model: &str) -> String {
+    let plain = model.replace("(R)", "").replace("(TM)", "");
+    for family in ["AMD EPYC", "Intel Xeon"] {
+        if plain.starts_with(family) {
+            return family.to_owned();
+        }
+    }
+    plain
+}
+
 fn commit() -> String {
     let commit = said("git", &["rev-parse", "--short", "HEAD"]);
     // What is written here does not count.
@@ -77,4 +93,25 @@ fn said(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).output();
     let stdout = output.map(|output| output.stdout).unwrap_or_default();
     String::from_utf8_lossy(&stdout).trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processors_of_one_family_are_of_one_kind() {
+        for (model, kind) in [
+            ("AMD EPYC", "AMD EPYC"),
+            ("AMD EPYC 7B13", "AMD EPYC"),
+            ("Intel(R) Xeon(R) Processor", "Intel Xeon"),
+            (
+                "Intel(R) Xeon(R) Platinum 8481C CPU @ 2.70GHz",
+                "Intel Xeon",
+            ),
+            ("Something Else", "Something Else"),
+        ] {
+            assert_eq!(kind_of(model), kind);
+        }
+    }
 }

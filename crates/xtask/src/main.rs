@@ -47,11 +47,11 @@ enum Command {
     },
     /// Run the benchmarks and write their tables into docs/benchmarks.md
     ///
-    /// Builds everything first, then runs one benchmark after the other; nothing else should run on the machine. Takes about ten
+    /// Builds everything first, then runs one benchmark after the other; nothing else should run on the machine. Takes about twenty
     /// minutes beside the builds. With a filter only the tables of those benchmarks are replaced. What is required and not
     /// reached is published and is no failure of the command.
     Bench {
-        /// Only benchmarks whose name contains this: rules, verify, allocations, memory, http, database
+        /// Only benchmarks whose name contains this: rules, verify, allocations, memory, http, database, fleet, growth
         filter: Option<String>,
     },
     /// Run the proofs in full and write their tables into docs/proofs.md

@@ -54,7 +54,7 @@ enum Reads {
     },
 }
 
-const BENCHMARKS: [Measurement; 6] = [
+const BENCHMARKS: [Measurement; 8] = [
     Measurement {
         name: "rules",
         program: Program::Bench("keys-core", "keys"),
@@ -88,6 +88,18 @@ const BENCHMARKS: [Measurement; 6] = [
     Measurement {
         name: "database",
         program: Program::Bench("keys-store", "lookup"),
+        arguments: &[],
+        reads: Reads::Figures,
+    },
+    Measurement {
+        name: "fleet",
+        program: Program::Bench("keys-server", "fleet"),
+        arguments: &[],
+        reads: Reads::Figures,
+    },
+    Measurement {
+        name: "growth",
+        program: Program::Bench("keys-server", "growth"),
         arguments: &[],
         reads: Reads::Figures,
     },
@@ -145,7 +157,7 @@ const PROOFS: [Measurement; 6] = [
 pub(crate) fn bench(filter: Option<&str>) -> anyhow::Result<()> {
     const DOCUMENT: &str = "docs/benchmarks.md";
     provide()?;
-    let outcome = all(DOCUMENT, &BENCHMARKS, filter, &[])?;
+    let outcome = all(DOCUMENT, &BENCHMARKS, filter, &[], Tables::OfEachProcessor)?;
     println!("\nwritten to {DOCUMENT}; missed: {}", outcome.missed.len());
     outcome.ended_well()
 }
@@ -160,7 +172,16 @@ pub(crate) fn prove(filter: Option<&str>) -> anyhow::Result<()> {
         install::high_availability()?;
     }
     let environment = [(FULL_VARIABLE, "1"), (URL_VARIABLE, &url)];
-    let outcome = all(DOCUMENT, &PROOFS, filter, &environment)?;
+    let outcome = all(
+        DOCUMENT,
+        &PROOFS,
+        filter,
+        &environment,
+        Tables::OfTheLastRun,
+    )?;
+    let proofs = Document::open(DOCUMENT)?;
+    let in_words = document::revocation_in_words(proofs.content("revocation")?)?;
+    Document::open("docs/api/verification.md")?.replace("revocation", &in_words)?;
     drop(cluster);
     outcome.ended_well()?;
     let missed = outcome.missed.join("; ");
@@ -182,6 +203,13 @@ fn provide() -> anyhow::Result<()> {
 
 fn is_wanted(name: &str, filter: Option<&str>) -> bool {
     filter.is_none_or(|filter| name.contains(filter))
+}
+
+/// Which tables a document keeps.
+#[derive(Clone, Copy)]
+enum Tables {
+    OfTheLastRun,
+    OfEachProcessor,
 }
 
 /// What came of measurements.
@@ -212,6 +240,7 @@ fn all(
     measurements: &[Measurement],
     filter: Option<&str>,
     environment: &[(&'static str, &str)],
+    tables: Tables,
 ) -> anyhow::Result<Outcome> {
     let wanted = |one: &&Measurement| is_wanted(one.name, filter);
     let chosen: Vec<_> = measurements.iter().filter(wanted).collect();
@@ -244,11 +273,15 @@ fn all(
         outcome.missed.extend(missed);
         // Opened anew each time: whoever writes prose meanwhile loses nothing.
         let mut document = Document::open(document)?;
-        document.replace("machine", &machine::table())?;
-        document.replace(
-            one.name,
-            &document::table(&one.shown(environment), &figures),
-        )?;
+        let table = document::table(&one.shown(environment), &figures);
+        for (name, content) in [("machine", &machine::table()), (one.name, &table)] {
+            match tables {
+                Tables::OfTheLastRun => document.replace(name, content)?,
+                Tables::OfEachProcessor => {
+                    document.replace_on(&machine::processor_kind(), name, content)?;
+                }
+            }
+        }
     }
     Ok(outcome)
 }
