@@ -348,7 +348,8 @@ impl KeyStore for Store {
     }
 
     async fn insert_account(&self, account: Account, change: Change) -> Result<(), ChangeError> {
-        self.change(accounts::insert(self.pools(), account, change))
+        // Nothing of it is in any cache, so no instance is woken.
+        self.run(accounts::insert(self.pools(), account, change))
             .await
     }
 
@@ -363,7 +364,8 @@ impl KeyStore for Store {
     }
 
     async fn insert_key(&self, key: NewKey, change: Change) -> Result<(), ChangeError> {
-        self.change(keys::insert(self.pools(), key, change)).await
+        // Nothing of it is in any cache, so no instance is woken.
+        self.run(keys::insert(self.pools(), key, change)).await
     }
 
     async fn keys(&self, owner: KeyOwner, offset: u64, limit: u32) -> Result<KeyPage, StoreError> {

@@ -1,6 +1,9 @@
 //! The identity of the log of changes, and what the log rests on.
 
 use std::collections::HashSet;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use keys_core::ApiKey;
@@ -13,8 +16,9 @@ use keys_testkit::data::{NOON, a_change, a_key};
 use keys_testkit::fault_proxy::FaultProxy;
 use keys_testkit::postgres::{Cluster, Database};
 use tokio::time::{Instant, sleep};
+use tokio_postgres::{AsyncMessage, Client, NoTls};
 
-use crate::common::{Sql as _, add_key, chain};
+use crate::common::{Sql as _, add_account, add_key, chain};
 use crate::{by_hand, open};
 
 const DATABASE: &str = "keys";
@@ -388,6 +392,45 @@ async fn poll_reads_what_is_new_while_an_old_transaction_is_open() {
         news(&mut *feed).await,
         HashSet::from([Changed::Key(key.id)])
     );
+}
+
+/// Nothing of a new key or account is in any cache.
+#[tokio::test(flavor = "multi_thread")]
+async fn creating_keys_and_accounts_wakes_no_instance() {
+    let database = Database::create().await;
+    let store = open(&database).await;
+    let mut feed = followed(&store).await;
+    let (_client, listener) = by_hand_listening(&database.url()).await;
+    news(&mut *feed).await;
+    let account = add_account(&store).await;
+    for _ in 0..5 {
+        add_key(&store, a_key().of(&account).build_new()).await;
+        add_key(&store, a_key().session_of(&account).build_new()).await;
+    }
+    sleep(Duration::from_millis(100)).await;
+    assert_eq!(listener.load(Ordering::Relaxed), 0);
+    revoked(&store).await;
+    let begin = Instant::now();
+    while listener.load(Ordering::Relaxed) == 0 {
+        assert!(begin.elapsed() < Duration::from_secs(5));
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Counts the notifications that instances get.
+async fn by_hand_listening(url: &str) -> (Client, Arc<AtomicUsize>) {
+    let (client, mut connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
+    let heard = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&heard);
+    tokio::spawn(async move {
+        while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await {
+            if matches!(message, AsyncMessage::Notification(_)) {
+                counter.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    });
+    client.batch_execute("listen key_change").await.unwrap();
+    (client, heard)
 }
 
 /// Wake-ups do not make an instance poll more often than 25 times a second, and no change waits longer than that.
