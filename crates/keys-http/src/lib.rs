@@ -37,6 +37,7 @@ mod admission;
 mod api;
 mod body;
 mod client_address;
+mod connection;
 mod credential;
 mod effective;
 mod fallback;
@@ -58,6 +59,7 @@ mod verification;
 
 pub use access_log::AccessLog;
 pub use api::{Api, ApiBuilder};
+pub use connection::{BODY_BYTES_MAX, Guarded, HEAD_BYTES_MAX};
 pub use front::Front;
 pub use guard::{KeyIdentity, RequireKey};
 pub use mount::{InvalidMount, Mount};

@@ -56,6 +56,7 @@ pub(crate) fn run(runtime: &Runtime, settings: &Settings, reload: &Reload) -> an
     for endpoint in &settings.http.listen {
         endpoint.check().with_context(|| cannot_listen(endpoint))?;
     }
+    raise_open_files();
     let mut signals = {
         let _guard = runtime.enter();
         Signals::handle().context("handling signals")?
@@ -118,6 +119,25 @@ async fn is_lost(store: &Store) -> bool {
         biased;
         _ = store.lost() => true,
         () = std::future::ready(()) => false,
+    }
+}
+
+/// Raises the limit on open files as far as the process may, since each connection is one. systemd and shells often set
+/// 1,024.
+fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let wanted = Rlimit {
+        current: maximum,
+        maximum,
+    };
+    match setrlimit(Resource::Nofile, wanted) {
+        Ok(()) => tracing::info!(
+            "open files: the limit is {} (it was {})",
+            maximum.map_or("none".to_owned(), |limit| limit.to_string()),
+            current.map_or("none".to_owned(), |limit| limit.to_string())
+        ),
+        Err(error) => tracing::warn!(%error, "the limit on open files cannot be raised"),
     }
 }
 

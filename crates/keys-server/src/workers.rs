@@ -15,7 +15,7 @@ use actix_service::{Service, ServiceFactory as _, ServiceFactoryExt as _, map_co
 use actix_web::App;
 use actix_web::dev::AppConfig;
 use anyhow::Context as _;
-use keys_http::Api;
+use keys_http::{Api, Guarded};
 use tokio::net::TcpStream;
 use tokio::runtime::LocalOptions;
 use tokio::sync::{mpsc, watch};
@@ -248,7 +248,9 @@ impl Worker {
                     return;
                 };
                 let is_ready = poll_fn(|context| {
-                    Service::<(TcpStream, Option<SocketAddr>)>::poll_ready(&*service, context)
+                    Service::<(Guarded<TcpStream>, Option<SocketAddr>)>::poll_ready(
+                        &*service, context,
+                    )
                 });
                 if is_ready.await.is_ok() {
                     // Whatever went wrong is between the client and the connection.
@@ -271,12 +273,12 @@ impl Worker {
 }
 
 /// Makes an accepted connection one of this thread.
-fn register(accepted: Accepted) -> io::Result<(TcpStream, Option<SocketAddr>)> {
+fn register(accepted: Accepted) -> io::Result<(Guarded<TcpStream>, Option<SocketAddr>)> {
     match accepted {
         Accepted::Tcp(stream, peer) => {
             // Answers are written whole: to wait for more to send would only delay them.
             let _ = stream.set_nodelay(true);
-            Ok((TcpStream::from_std(stream)?, Some(peer)))
+            Ok((Guarded::new(TcpStream::from_std(stream)?), Some(peer)))
         }
     }
 }

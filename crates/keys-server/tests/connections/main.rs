@@ -8,6 +8,7 @@
 #[path = "../support/wire.rs"]
 mod wire;
 
+mod limits;
 mod signals;
 mod stopping;
 

@@ -1,0 +1,539 @@
+//! A connection that holds every request to the same limits.
+//!
+//! `actix-http` times the head of the first request on a connection only, and parses heads of up to 128 KiB. A
+//! [`Guarded`] stream in front of it watches where requests begin and end. It passes a head on once it is complete.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use actix_web::web::BytesMut;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+/// The longest head of a request in bytes, as in nginx and HAProxy by default.
+pub const HEAD_BYTES_MAX: usize = 16 * 1024;
+
+/// The longest body in bytes as it is transferred: the longest that a route reads, and something for the chunks.
+pub const BODY_BYTES_MAX: u64 = 1024 * 1024 + 64 * 1024;
+
+/// The longest line with the size of a chunk, and the longest trailer section.
+const CHUNK_LINE_BYTES_MAX: usize = 1024;
+const TRAILER_BYTES_MAX: usize = 8 * 1024;
+
+/// Bytes of empty lines before a request. RFC 9112, section 2.2 asks to ignore at least one.
+const EMPTY_BYTES_MAX: usize = 8;
+
+/// Time from the first byte of a head to its last.
+const HEAD_TIME: Duration = Duration::from_secs(5);
+
+/// Time for the rest of a body. A route that reads the body answers 408 after 15 s, and that answer comes first.
+const BODY_TIME: Duration = Duration::from_millis(15_500);
+
+/// Time in which a blocked write must make progress.
+const WRITE_TIME: Duration = Duration::from_secs(30);
+
+/// How long a refused client may go on sending, so that it can read the refusal, and how much.
+const LINGER_TIME: Duration = Duration::from_secs(1);
+const LINGER_BYTES_MAX: usize = 1024 * 1024;
+
+const BAD_REQUEST: &[u8] =
+    b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+const TIMEOUT: &[u8] =
+    b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+const TOO_LARGE: &[u8] =
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+
+/// A stream of HTTP/1.1 requests whose heads, bodies and answers have time limits and sizes.
+///
+/// Offers to upgrade the connection are removed from heads, because no surface accepts one: the connection stays usable.
+/// A line that ends without a carriage return is refused, because a proxy in front may see another end.
+#[derive(Debug)]
+pub struct Guarded<T> {
+    io: T,
+    framing: Framing,
+    /// Bytes that were read and are not passed on yet: a head that is not complete.
+    held: BytesMut,
+    /// How many of the held bytes may be passed on.
+    approved: usize,
+    /// Nothing more is read.
+    is_over: bool,
+    /// The answer to what was refused here, written after all other answers.
+    refusal: &'static [u8],
+    lingers: bool,
+    lingered: usize,
+    is_shut: bool,
+    reading: Timer,
+    writing: Timer,
+}
+
+/// A deadline that costs nothing until it is needed.
+#[derive(Debug, Default)]
+struct Timer(Option<Pin<Box<Sleep>>>);
+
+impl Timer {
+    /// Whether the time is over, which begins with the first call.
+    fn is_over(&mut self, time: Duration, context: &mut Context<'_>) -> bool {
+        let sleep = self
+            .0
+            .get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + time)));
+        sleep.as_mut().poll(context).is_ready()
+    }
+
+    fn stop(&mut self) {
+        self.0 = None;
+    }
+}
+
+impl<T> Guarded<T> {
+    /// Guards a stream on which nothing was read yet.
+    pub fn new(io: T) -> Self {
+        Self {
+            io,
+            framing: Framing::default(),
+            held: BytesMut::new(),
+            approved: 0,
+            is_over: false,
+            refusal: &[],
+            lingers: false,
+            lingered: 0,
+            is_shut: false,
+            reading: Timer::default(),
+            writing: Timer::default(),
+        }
+    }
+
+    fn refuse(&mut self, refusal: &'static [u8]) {
+        self.is_over = true;
+        self.lingers = true;
+        self.refusal = refusal;
+        self.held.truncate(self.approved);
+    }
+
+    /// Takes note of what was found in new bytes.
+    fn judge(&mut self, judged: Result<(), &'static [u8]>) {
+        if std::mem::take(&mut self.framing.has_ended) {
+            // What comes next has a time of its own.
+            self.reading.stop();
+        }
+        match judged {
+            Ok(()) if self.framing.phase == Phase::Unknown => {
+                self.is_over = true;
+                self.lingers = true;
+            }
+            Ok(()) => {}
+            Err(refusal) => self.refuse(refusal),
+        }
+    }
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guarded<T> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        loop {
+            if this.approved > 0 {
+                let count = this.approved.min(buffer.remaining());
+                buffer.put_slice(&this.held.split_to(count));
+                this.approved -= count;
+                return Poll::Ready(Ok(()));
+            }
+            if this.is_over {
+                return Poll::Ready(Ok(()));
+            }
+            let start = buffer.filled().len();
+            if Pin::new(&mut this.io)
+                .poll_read(context, buffer)?
+                .is_pending()
+            {
+                let time = match this.framing.phase {
+                    Phase::Head if this.held.is_empty() => return Poll::Pending,
+                    Phase::Head => HEAD_TIME,
+                    _ => BODY_TIME,
+                };
+                if !this.reading.is_over(time, context) {
+                    return Poll::Pending;
+                }
+                let is_head = this.framing.phase == Phase::Head;
+                this.refuse(if is_head { TIMEOUT } else { &[] });
+                continue;
+            }
+            let end = buffer.filled().len();
+            if end == start {
+                this.is_over = true;
+                return Poll::Ready(Ok(()));
+            }
+            if this.held.is_empty() {
+                // Nearly always: whole requests, which stay where they are.
+                let bytes = &mut buffer.filled_mut()[start..];
+                let (count, judged) = this.framing.approve(bytes);
+                this.held.extend_from_slice(&bytes[count..]);
+                buffer.set_filled(start + count);
+                this.judge(judged);
+                if count > 0 {
+                    return Poll::Ready(Ok(()));
+                }
+            } else {
+                this.held.extend_from_slice(&buffer.filled()[start..]);
+                buffer.set_filled(start);
+                let (count, judged) = this.framing.approve(&mut this.held);
+                this.approved = count;
+                this.judge(judged);
+            }
+        }
+    }
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guarded<T> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.io).poll_write(context, bytes);
+        if written.is_ready() {
+            this.writing.stop();
+        } else if this.writing.is_over(WRITE_TIME, context) {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        written
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        while !this.refusal.is_empty() {
+            let refusal = this.refusal;
+            let count = ready!(Pin::new(&mut *this).poll_write(context, refusal))?;
+            if count == 0 {
+                break;
+            }
+            this.refusal = &refusal[count..];
+        }
+        if !this.is_shut {
+            ready!(Pin::new(&mut this.io).poll_shutdown(context))?;
+            this.is_shut = true;
+            this.reading.stop();
+        }
+        // A socket that is closed with unread bytes resets the connection, and the client may lose the refusal.
+        while this.lingers && this.lingered < LINGER_BYTES_MAX {
+            let mut scratch = [0; 4096];
+            let mut scratch = ReadBuf::new(&mut scratch);
+            let read = Pin::new(&mut this.io).poll_read(context, &mut scratch);
+            if read.is_pending() && !this.reading.is_over(LINGER_TIME, context) {
+                return Poll::Pending;
+            }
+            let count = scratch.filled().len();
+            this.lingered += count;
+            this.lingers = count > 0;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// Where the next byte belongs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Head,
+    /// A body with that many bytes to come.
+    Body(u64),
+    /// In the line with the size of a chunk: the size so far, and the length of the line so far.
+    ChunkLine(u64, usize),
+    /// In a chunk, with its line end.
+    Chunk(u64),
+    /// In the trailer section: its length, and the length of its current line.
+    Trailer(usize, usize),
+    /// The parser refuses the request, or its body ends with the connection. Nothing more is passed on.
+    Unknown,
+}
+
+#[derive(Debug)]
+struct Framing {
+    phase: Phase,
+    /// Bytes of the current body so far.
+    body: u64,
+    /// A head or a body has ended since this was last asked.
+    has_ended: bool,
+}
+
+impl Default for Framing {
+    fn default() -> Self {
+        Self {
+            phase: Phase::Head,
+            body: 0,
+            has_ended: false,
+        }
+    }
+}
+
+impl Framing {
+    /// Returns how many of the bytes may be passed on. On an error, nothing may be read after those.
+    fn approve(&mut self, bytes: &mut [u8]) -> (usize, Result<(), &'static [u8]>) {
+        let mut at = 0;
+        while at < bytes.len() {
+            let rest = &mut bytes[at..];
+            if self.phase == Phase::Head {
+                let length = match complete_head(rest) {
+                    Ok(Some(length)) => length,
+                    Ok(None) => break,
+                    Err(refusal) => return (at, Err(refusal)),
+                };
+                self.phase = inspect(&mut rest[..length]);
+                self.body = 0;
+                self.has_ended = true;
+                at += length;
+                if self.phase == Phase::Unknown {
+                    break;
+                }
+                continue;
+            }
+            let (count, phase) = self.phase.advance(rest);
+            at += count;
+            self.body += count as u64;
+            match phase {
+                Some(phase) if self.body <= BODY_BYTES_MAX => {
+                    self.has_ended |= phase == Phase::Head;
+                    self.phase = phase;
+                }
+                _ => return (at, Err(&[])),
+            }
+        }
+        (at, Ok(()))
+    }
+}
+
+impl Phase {
+    /// Moves through a body. Returns how many bytes belong to this step, and `None` if they cannot be what they should.
+    fn advance(self, bytes: &[u8]) -> (usize, Option<Self>) {
+        let take = |left: u64| bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        match self {
+            Self::Body(left) => {
+                let count = take(left);
+                let left = left - count as u64;
+                let next = if left == 0 {
+                    Self::Head
+                } else {
+                    Self::Body(left)
+                };
+                (count, Some(next))
+            }
+            Self::Chunk(left) => {
+                let count = take(left);
+                let left = left - count as u64;
+                let next = if left == 0 {
+                    Self::ChunkLine(0, 0)
+                } else {
+                    Self::Chunk(left)
+                };
+                (count, Some(next))
+            }
+            Self::ChunkLine(size, length) => {
+                let byte = bytes[0];
+                let digit = char::from(byte).to_digit(16);
+                let next = match (byte, digit) {
+                    (b'\n', _) if size == 0 => Some(Self::Trailer(0, 0)),
+                    // The line end after the data belongs to the chunk.
+                    (b'\n', _) => size.checked_add(2).map(Self::Chunk),
+                    // Past the first byte that is no digit the size does not change: the length says so.
+                    (_, Some(digit)) if length < 17 => size
+                        .checked_mul(16)
+                        .and_then(|size| size.checked_add(u64::from(digit)))
+                        .map(|size| Self::ChunkLine(size, length + 1)),
+                    _ if length >= CHUNK_LINE_BYTES_MAX => None,
+                    _ => Some(Self::ChunkLine(size, length.max(17) + 1)),
+                };
+                (1, next)
+            }
+            Self::Trailer(length, line) => {
+                let next = match bytes[0] {
+                    b'\n' if line == 0 => Some(Self::Head),
+                    _ if length >= TRAILER_BYTES_MAX => None,
+                    b'\n' => Some(Self::Trailer(length + 1, 0)),
+                    b'\r' => Some(Self::Trailer(length + 1, line)),
+                    _ => Some(Self::Trailer(length + 1, line + 1)),
+                };
+                (1, next)
+            }
+            Self::Head | Self::Unknown => (bytes.len(), Some(self)),
+        }
+    }
+}
+
+/// The length of the head at the beginning, once it is there.
+fn complete_head(bytes: &[u8]) -> Result<Option<usize>, &'static [u8]> {
+    let is_line_end = |byte: &u8| matches!(byte, b'\r' | b'\n');
+    let blank = bytes.iter().take_while(|byte| is_line_end(byte)).count();
+    if blank > EMPTY_BYTES_MAX {
+        return Err(BAD_REQUEST);
+    }
+    let mut from = blank;
+    while let Some(at) = bytes[from..].iter().position(|byte| *byte == b'\n') {
+        let end = from + at;
+        if end >= HEAD_BYTES_MAX {
+            return Err(TOO_LARGE);
+        }
+        if end == 0 || bytes[end - 1] != b'\r' {
+            return Err(BAD_REQUEST);
+        }
+        if end >= blank + 3 && bytes[end - 3..end].ends_with(b"\r\n\r")
+            || at == 1 && end > blank + 1
+        {
+            return Ok(Some(end + 1));
+        }
+        from = end + 1;
+    }
+    if bytes.len() >= HEAD_BYTES_MAX {
+        return Err(TOO_LARGE);
+    }
+    Ok(None)
+}
+
+/// Finds out what follows a complete head, and takes offers to upgrade out of it.
+fn inspect(head: &mut [u8]) -> Phase {
+    let (mut length, mut is_chunked, mut is_unknown) = (None, false, false);
+    let blank = head
+        .iter()
+        .take_while(|byte| matches!(byte, b'\r' | b'\n'))
+        .count();
+    let head = &mut head[blank..];
+    if head.starts_with(b"CONNECT ") {
+        is_unknown = true;
+    }
+    for line in head.split_mut(|byte| *byte == b'\n').skip(1) {
+        let Some(colon) = line.iter().position(|byte| *byte == b':') else {
+            continue;
+        };
+        let (name, value) = line.split_at_mut(colon);
+        let value = &mut value[1..];
+        // By the length first, which rules out nearly all of them.
+        match name.len() {
+            7 if name.eq_ignore_ascii_case(b"upgrade") => name.copy_from_slice(b"ignored"),
+            10 if name.eq_ignore_ascii_case(b"connection") => {
+                let options = value.split_mut(|byte| *byte == b',');
+                for option in options {
+                    if option.trim_ascii().eq_ignore_ascii_case(b"upgrade") {
+                        // Carriage returns stay where they are.
+                        for byte in option.iter_mut().filter(|byte| **byte != b'\r') {
+                            *byte = b' ';
+                        }
+                    }
+                }
+            }
+            14 if name.eq_ignore_ascii_case(b"content-length") => {
+                let digits = value.trim_ascii();
+                let parsed = digits
+                    .iter()
+                    .all(u8::is_ascii_digit)
+                    .then(|| str::from_utf8(digits).ok()?.parse::<u64>().ok())
+                    .flatten();
+                is_unknown |= length.is_some() || parsed.is_none();
+                length = parsed;
+            }
+            17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
+                let is_plain = value.trim_ascii().eq_ignore_ascii_case(b"chunked");
+                is_unknown |= is_chunked || !is_plain;
+                is_chunked = true;
+            }
+            _ => {}
+        }
+    }
+    match (is_unknown || is_chunked && length.is_some(), length) {
+        (true, _) => Phase::Unknown,
+        (false, _) if is_chunked => Phase::ChunkLine(0, 0),
+        (false, None | Some(0)) => Phase::Head,
+        (false, Some(length)) => Phase::Body(length),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is passed on of `text`, in pieces of `size` bytes, and the refusal.
+    fn passed(text: &[u8], size: usize) -> (Vec<u8>, Option<&'static [u8]>) {
+        let (mut framing, mut held, mut passed) = (Framing::default(), Vec::new(), Vec::new());
+        for piece in text.chunks(size) {
+            held.extend_from_slice(piece);
+            let (count, judged) = framing.approve(&mut held);
+            passed.extend(held.drain(..count));
+            if let Err(refusal) = judged {
+                return (passed, Some(refusal));
+            }
+            if framing.phase == Phase::Unknown {
+                break;
+            }
+        }
+        (passed, None)
+    }
+
+    #[test]
+    fn whole_requests_are_passed_on_however_they_are_cut() {
+        let text: &[u8] = b"\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\nPOST / HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc\
+            POST / HTTP/1.1\r\nTransfer-Encoding: Chunked \r\n\r\n3;a=b\r\nabc\r\n00a\r\n0123456789\r\n0\r\nA: b\r\n\r\n\
+            GET / HTTP/1.1\r\n\r\n";
+        for size in 1..text.len() {
+            assert_eq!(passed(text, size), (text.to_vec(), None), "{size}");
+            // A head that is not complete is not passed on.
+            let cut = &text[..text.len() - 1];
+            assert_eq!(passed(cut, size).0.len(), text.len() - 18, "{size}");
+        }
+    }
+
+    #[test]
+    fn offers_to_upgrade_are_taken_out() {
+        let text = b"POST / HTTP/1.1\r\nConnection: Upgrade, HTTP2-Settings\r\nUPGRADE: h2c\r\nContent-Length: 2\r\n\r\nab";
+        let expected = b"POST / HTTP/1.1\r\nConnection:        , HTTP2-Settings\r\nignored: h2c\r\nContent-Length: 2\r\n\r\nab";
+        assert_eq!(passed(text, 7), (expected.to_vec(), None));
+        let text = b"GET / HTTP/1.1\r\nconnection: upgrade\r\n\r\n";
+        let expected = b"GET / HTTP/1.1\r\nconnection:        \r\n\r\n";
+        assert_eq!(passed(text, 100), (expected.to_vec(), None));
+    }
+
+    #[test]
+    fn ambiguous_and_large_heads_are_refused() {
+        let large = format!("GET / HTTP/1.1\r\n{}: x\r\n\r\n", "a".repeat(65_536));
+        for (text, refusal) in [
+            (b"GET / HTTP/1.1\nHost: x\n\n".as_slice(), BAD_REQUEST),
+            (
+                b"GET / HTTP/1.1\r\nX: y\nTransfer-Encoding: chunked\r\n\r\n",
+                BAD_REQUEST,
+            ),
+            (b"\r\n\r\n\r\n\r\n\r\n\r\n", BAD_REQUEST),
+            (large.as_bytes(), TOO_LARGE),
+        ] {
+            for size in [1, 7, 100_000] {
+                let (passed, refused) = passed(text, size);
+                assert!(passed.is_empty());
+                assert_eq!(
+                    refused,
+                    Some(refusal),
+                    "{:?}",
+                    text.escape_ascii().to_string()
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn bodies_without_end_are_cut() {
+        let head = "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n";
+        for body in [
+            format!("1;{}\r\na\r\n", "x".repeat(200_000)),
+            format!("0\r\n{}", "A: b\r\n".repeat(100_000)),
+            ("400\r\n".to_owned() + &"x".repeat(1024) + "\r\n").repeat(2_000),
+            "f".repeat(17) + "\r\n",
+        ] {
+            let (passed, refused) = passed((head.to_owned() + &body).as_bytes(), 8192);
+            assert!(passed.len() < 1_200_000, "{}", passed.len());
+            assert_eq!(refused, Some([].as_slice()));
+        }
+    }
+}
