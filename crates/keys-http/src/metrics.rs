@@ -21,6 +21,8 @@ const REQUESTS: &str = "keys_http_requests_total";
 const CACHE_ENTRIES: &str = "keys_cache_entries";
 const CACHE_BYTES: &str = "keys_cache_bytes";
 const CHANGES_BEHIND: &str = "keys_changes_behind_seconds";
+const CHANGES_OLDEST: &str = "keys_changes_oldest_seconds";
+const USES_DROPPED: &str = "keys_uses_dropped_total";
 const CHANGES_LISTENER: &str = "keys_changes_listener";
 const REVOCATIONS_REMEMBERED: &str = "keys_revocations_remembered";
 const REPLICATION_ASYNCHRONOUS: &str = "keys_replication_asynchronous";
@@ -31,7 +33,11 @@ const READS_WAITED_FOR: &str = "keys_store_reads_waited_for";
 const LIMITER: &str = "keys_limiter";
 const LIMITER_UNDECIDED: &str = "keys_limiter_undecided_total";
 
-const DESCRIPTIONS: [(&str, &str); 5] = [
+const DESCRIPTIONS: [(&str, &str); 6] = [
+    (
+        USES_DROPPED,
+        "Uses of keys that were given up, because those of a million keys waited to be written.",
+    ),
     (VERDICTS, "Verdicts on keys given over HTTP, by code."),
     (REQUESTS, "Requests answered, by route and status."),
     (
@@ -45,7 +51,11 @@ const DESCRIPTIONS: [(&str, &str); 5] = [
     ),
 ];
 
-const GAUGE_DESCRIPTIONS: [(&str, &str); 9] = [
+const GAUGE_DESCRIPTIONS: [(&str, &str); 10] = [
+    (
+        CHANGES_OLDEST,
+        "Age of the oldest row in the log of changes after the last sweep; 0 if the log was empty.",
+    ),
     (READS_UNDER_WAY, "Reads of keys under way."),
     (READS_WAITED_FOR, "Requests that wait for the next read."),
     (
@@ -189,6 +199,10 @@ impl Metrics {
             (CACHE_ENTRIES, state.entries as f64),
             (CACHE_BYTES, state.bytes as f64),
             (CHANGES_BEHIND, behind.unwrap_or(f64::INFINITY)),
+            (
+                CHANGES_OLDEST,
+                service.oldest_change().unwrap_or_default().as_secs_f64(),
+            ),
             (CHANGES_LISTENER, f64::from(u8::from(state.is_listening))),
             (
                 REVOCATIONS_REMEMBERED,
@@ -209,6 +223,7 @@ impl Metrics {
             (READS, reads.reads),
             (KEYS_READ, reads.keys),
             (LIMITER_UNDECIDED, service.limiter_undecided_total()),
+            (USES_DROPPED, service.uses_dropped_total()),
         ];
         for (name, value) in counters {
             let key = Key::from_static_name(name);

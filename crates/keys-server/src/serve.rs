@@ -266,11 +266,12 @@ fn mount(configured: &config::Mount, setting: &str) -> anyhow::Result<Option<Mou
 }
 
 fn flush(runtime: &Runtime, service: &KeyService) {
-    let flushed =
-        runtime.block_on(async { tokio::time::timeout(LAST_FLUSH, service.flush_uses()).await });
-    match flushed {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::error!(%error, "the last uses of keys could not be written"),
-        Err(_) => tracing::error!("the last uses of keys could not be written in time"),
+    let flushed = runtime
+        .block_on(async { tokio::time::timeout(LAST_FLUSH, service.flush_last_uses()).await });
+    if flushed.is_err() {
+        tracing::error!(
+            "the last uses of {} keys could not be written in time",
+            service.unwritten_uses()
+        );
     }
 }

@@ -456,7 +456,7 @@ impl KeyStore for MemoryStore {
         Ok(Some(commit))
     }
 
-    async fn record_uses(&self, uses: Vec<KeyUse>) -> Result<(), StoreError> {
+    async fn record_uses(&self, uses: Vec<KeyUse>) -> Result<Vec<KeyId>, StoreError> {
         let mut state = self.state.lock();
         for used in uses {
             if let Some(row) = state.keys.get_mut(&used.key_id) {
@@ -464,7 +464,7 @@ impl KeyStore for MemoryStore {
                 row.key.last_used_at = row.key.last_used_at.max(Some(used.last_used_at));
             }
         }
-        Ok(())
+        Ok(Vec::new())
     }
 
     async fn reserve(&self, reservation: Reservation) -> Result<Reserved, StoreError> {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
 use keys_core::{AccountId, EventId, KeyId, LimitName, PepperRing, PlanName, Plans, Timestamp};
 use parking_lot::Mutex;
 use rand_core::CryptoRng;
@@ -76,6 +77,8 @@ pub(crate) struct Inner {
     pub(crate) acknowledged: Acknowledged,
     /// Held while uses are written.
     flushing: tokio::sync::Mutex<()>,
+    /// Age of the oldest row of the log of changes, after the last sweep.
+    oldest_change: Mutex<Option<Duration>>,
     /// Plans that accounts have and the configuration has not, each reported once.
     missing_plans: Mutex<HashSet<PlanName>>,
 }
@@ -169,7 +172,8 @@ impl KeyService {
     }
 
     /// Writes the uses gathered since the last time. When the store is away, or when this is dropped half-way, they are kept for
-    /// the next time; a batch whose fate is unknown is written again, so counts are at least what they should be.
+    /// the next time; a batch whose fate is unknown is written again, so counts are at least what they should be. Uses of keys
+    /// whose rows are locked by others are kept for the next time as well.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -193,9 +197,62 @@ impl KeyService {
             return Ok(());
         }
         let count = batch.len();
-        self.inner.store.record_uses(batch).await?;
-        unwritten.written(count);
+        let skipped = self.inner.store.record_uses(batch).await?;
+        unwritten.written(count, &skipped);
         Ok(())
+    }
+
+    /// Writes the last uses before the program ends. Small batches, several at once: one that fails or takes long, for example
+    /// because of a lock, loses only its own. Tries again until all are written, so give it a time limit. Afterwards
+    /// [`unwritten_uses`](Self::unwritten_uses) tells what is lost.
+    pub async fn flush_last_uses(&self) {
+        const PAUSE: Duration = Duration::from_millis(100);
+        const BATCHES_AT_ONCE: usize = 4;
+        let inner = &*self.inner;
+        let _turn = inner.flushing.lock().await;
+        loop {
+            let uses: Vec<_> = inner.cache.collect_uses().flatten().collect();
+            let mut batches = Vec::new();
+            for batch in uses.chunks(LAST_USES_PER_BATCH) {
+                let mut unwritten = Unwritten::new(&inner.cache.uses);
+                unwritten.extend(batch.to_vec());
+                batches.push(unwritten);
+            }
+            let writes = batches.into_iter().map(|mut unwritten| async move {
+                if let Err(error) = self.write_batch(&mut unwritten).await {
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "some of the last uses of keys could not be written and are tried again"
+                    );
+                }
+            });
+            futures_util::stream::iter(writes)
+                .buffer_unordered(BATCHES_AT_ONCE)
+                .collect::<()>()
+                .await;
+            if inner.cache.uses.keys() == 0 {
+                return;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// Keys that have left the cache, or whose uses were to be written, and whose uses are not written yet.
+    #[must_use]
+    pub fn unwritten_uses(&self) -> usize {
+        self.inner.cache.uses.keys()
+    }
+
+    /// Uses of keys that were given up since the start, because those of too many keys waited to be written.
+    #[must_use]
+    pub fn uses_dropped_total(&self) -> u64 {
+        self.inner.cache.uses.dropped_total()
+    }
+
+    /// How old the oldest row of the log of changes was after the last sweep. `None` if the log was empty.
+    #[must_use]
+    pub fn oldest_change(&self) -> Option<Duration> {
+        *self.inner.oldest_change.lock()
     }
 
     /// Follows the changes that others make, and does what has to be done from time to time: writes uses, forgets full
@@ -204,23 +261,48 @@ impl KeyService {
     ///
     /// Without it every verification asks the database, since nothing would say what has changed.
     pub async fn maintain(&self) {
-        tokio::join!(self.follow_changes(), self.keep_house());
+        tokio::join!(self.follow_changes(), self.keep_house(), self.sweep());
     }
 
     async fn keep_house(&self) {
-        const FLUSHES_PER_SWEEP: u64 = 6;
         let mut ticks = tokio::time::interval(Self::FLUSH_INTERVAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        for tick in 0_u64.. {
+        let mut dropped_before = 0;
+        loop {
             ticks.tick().await;
             if let Err(error) = self.flush_uses().await {
-                tracing::warn!(%error, "uses of keys could not be written and are kept for the next time");
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "uses of keys could not be written and are kept for the next time"
+                );
             }
-            if tick % FLUSHES_PER_SWEEP == 0 {
-                self.inner.limiter.sweep();
-                if let Err(error) = self.inner.store.sweep(self.now()).await {
-                    tracing::warn!(%error, "expired idempotent answers could not be deleted");
-                }
+            let dropped = self.uses_dropped_total();
+            if dropped > dropped_before {
+                tracing::error!(
+                    "{} uses of keys were dropped, because those of too many keys wait to be written",
+                    dropped - dropped_before
+                );
+            }
+            dropped_before = dropped;
+        }
+    }
+
+    /// Deletes what is old, on its own: it may take some seconds, for which uses do not wait.
+    async fn sweep(&self) {
+        const INTERVAL: Duration = Duration::from_mins(1);
+        let mut ticks = tokio::time::interval(INTERVAL);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            self.inner.limiter.sweep();
+            if let Err(error) = self.inner.store.sweep(self.now()).await {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "a sweep of old rows was not finished and goes on in a minute"
+                );
+            }
+            if let Ok(oldest) = self.inner.store.oldest_change().await {
+                *self.inner.oldest_change.lock() = oldest;
             }
         }
     }
@@ -404,6 +486,9 @@ const ACCOUNTS_ONE_BY_ONE: usize = 256;
 /// Uses written in one transaction: enough to be quick, few enough to be done within a store's time limits.
 const USES_PER_BATCH: usize = 10_000;
 
+/// The same at the end of the program, where each must be done within a second or two.
+const LAST_USES_PER_BATCH: usize = 1_000;
+
 /// What the cache of a [`KeyService`] holds, and how far it is behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CacheState {
@@ -509,6 +594,7 @@ impl KeyServiceBuilder {
                 following_fault: Mutex::default(),
                 acknowledged: Acknowledged::default(),
                 flushing: tokio::sync::Mutex::default(),
+                oldest_change: Mutex::default(),
                 missing_plans: Mutex::default(),
             }),
         }

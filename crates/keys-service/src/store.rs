@@ -418,7 +418,10 @@ pub trait KeyStore: Send + Sync + 'static {
     ) -> Result<Option<Commit>, ChangeError>;
 
     /// Records uses: adds the counts, moves each `last_used_at` forward, never back. Not audited.
-    async fn record_uses(&self, uses: Vec<KeyUse>) -> Result<(), StoreError>;
+    ///
+    /// Returns the keys that another transaction has locked for longer than a moment. Nothing of their uses is
+    /// recorded, so that one of them does not keep the others from being recorded; try again later.
+    async fn record_uses(&self, uses: Vec<KeyUse>) -> Result<Vec<KeyId>, StoreError>;
 
     /// Reserves an idempotent answer. One that has expired, and a pending one whose time is up, are taken over.
     async fn reserve(&self, reservation: Reservation) -> Result<Reserved, StoreError>;
@@ -445,8 +448,17 @@ pub trait KeyStore: Send + Sync + 'static {
 
     /// Deletes idempotent answers that have expired, and returns how many. Also deletes sessions that ended more than
     /// [`ENDED_SESSIONS_KEPT`] ago, and prunes the log of changes, never past a
-    /// feed that is being followed.
+    /// feed that is being followed. Each of the three is done whether or not another one fails, a batch at a time and
+    /// for a bounded time; the next call goes on with what is left.
+    ///
+    /// # Errors
+    /// The first failure. It names what could not be deleted.
     async fn sweep(&self, now: Timestamp) -> Result<u64, StoreError>;
+
+    /// How old the oldest row of the log of changes is. `None` if the log is empty, or if the store keeps none.
+    async fn oldest_change(&self) -> Result<Option<Duration>, StoreError> {
+        Ok(None)
+    }
 
     /// The peppers that living keys are kept under: neither revoked nor, at `now`, expired.
     async fn pepper_ids(&self, now: Timestamp) -> Result<Vec<PepperId>, StoreError>;

@@ -1,6 +1,7 @@
 //! Uses of keys, gathered in memory and written now and then: a request never waits for the database to note it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use keys_core::{KeyId, Timestamp};
 use parking_lot::Mutex;
@@ -38,25 +39,30 @@ impl Used {
 
 /// Uses that were not written yet.
 #[derive(Default)]
-pub(crate) struct Uses(Mutex<HashMap<KeyId, (Nanos, u64)>>);
+pub(crate) struct Uses {
+    kept: Mutex<HashMap<KeyId, (Nanos, u64)>>,
+    /// Uses that were given up because those of too many keys were kept.
+    dropped: AtomicU64,
+}
 
 impl Uses {
     /// Notes several uses at once.
     pub(crate) fn record_all(&self, new: Vec<Used>) {
         if !new.is_empty() {
-            let mut uses = self.0.lock();
+            let mut uses = self.kept.lock();
             for new in new {
-                Self::add(&mut uses, new);
+                self.add(&mut uses, new);
             }
         }
     }
 
     pub(crate) fn record(&self, new: Used) {
-        Self::add(&mut self.0.lock(), new);
+        self.add(&mut self.kept.lock(), new);
     }
 
-    fn add(uses: &mut HashMap<KeyId, (Nanos, u64)>, new: Used) {
+    fn add(&self, uses: &mut HashMap<KeyId, (Nanos, u64)>, new: Used) {
         if uses.len() >= KEYS_MAX && !uses.contains_key(&new.key_id) {
+            self.dropped.fetch_add(new.count, Relaxed);
             return;
         }
         let (last, count) = uses.entry(new.key_id).or_insert((new.last_at, 0));
@@ -64,9 +70,19 @@ impl Uses {
         *count = count.saturating_add(new.count);
     }
 
+    /// Keys with uses that were not written yet.
+    pub(crate) fn keys(&self) -> usize {
+        self.kept.lock().len()
+    }
+
+    /// Uses that were given up since the start.
+    pub(crate) fn dropped_total(&self) -> u64 {
+        self.dropped.load(Relaxed)
+    }
+
     /// Takes all uses out.
     pub(crate) fn take(&self) -> Vec<Used> {
-        let uses = std::mem::take(&mut *self.0.lock());
+        let uses = std::mem::take(&mut *self.kept.lock());
         uses.into_iter()
             .map(|(key_id, (last_at, count))| Used {
                 key_id,
@@ -100,9 +116,15 @@ impl<'a> Unwritten<'a> {
         &self.uses[..self.uses.len().min(count_max)]
     }
 
-    /// The last [`batch`](Self::batch) has arrived.
-    pub(crate) fn written(&mut self, count: usize) {
-        self.uses.drain(..count);
+    /// The last [`batch`](Self::batch) has arrived, except for `skipped`, which are kept for the next time.
+    pub(crate) fn written(&mut self, count: usize, skipped: &[KeyId]) {
+        let batch = self.uses.drain(..count);
+        if skipped.is_empty() {
+            return;
+        }
+        let skipped: HashSet<_> = skipped.iter().collect();
+        let kept = batch.filter(|used| skipped.contains(&used.key_id));
+        self.kept_in.record_all(kept.collect());
     }
 }
 
@@ -155,9 +177,34 @@ mod tests {
         let mut unwritten = Unwritten::new(&uses);
         unwritten.extend(vec![expected, expected, expected]);
         assert_eq!(unwritten.batch(2).len(), 2);
-        unwritten.written(2);
+        unwritten.written(2, &[]);
         drop(unwritten);
         assert_eq!(uses.take(), [expected]);
+
+        // What was skipped is kept too.
+        let mut unwritten = Unwritten::new(&uses);
+        unwritten.extend(vec![expected]);
+        unwritten.written(1, &[key_id]);
+        drop(unwritten);
+        assert_eq!(uses.take(), [expected]);
+    }
+
+    #[test]
+    fn uses_of_too_many_keys_are_dropped_and_counted() {
+        let key_id = |number: u128| KeyId::from_uuid(uuid::Uuid::from_u128(number));
+        let used = |number| Used {
+            count: 2,
+            ..Used::once(key_id(number), 1)
+        };
+        let uses = Uses::default();
+        let most = u128::try_from(KEYS_MAX).unwrap();
+        uses.record_all((0..most).map(used).collect());
+        assert_eq!((uses.keys(), uses.dropped_total()), (KEYS_MAX, 0));
+        // One that is known is counted on; another one is not.
+        uses.record(used(0));
+        assert_eq!(uses.dropped_total(), 0);
+        uses.record(used(most));
+        assert_eq!((uses.keys(), uses.dropped_total()), (KEYS_MAX, 2));
     }
 
     #[test]

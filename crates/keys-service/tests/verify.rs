@@ -149,7 +149,7 @@ impl KeyStore for Watched {
         self.store.revoke_key(owner, id, change).await
     }
 
-    async fn record_uses(&self, uses: Vec<KeyUse>) -> Result<(), StoreError> {
+    async fn record_uses(&self, uses: Vec<KeyUse>) -> Result<Vec<KeyId>, StoreError> {
         self.answer()?;
         for used in &uses {
             *self.uses.lock().unwrap().entry(used.key_id).or_default() += used.count;

@@ -7,9 +7,9 @@ use keys_service::store::{Change, ChangeError, Reservation, Reserved, StoreError
 
 use crate::connection::{Connection, Pools, query};
 use crate::error::QueryError;
-use crate::postgres;
 use crate::schema::idempotency;
 use crate::types::{DbId, DbTimestamp};
+use crate::{postgres, sweep};
 
 /// Look-up digest, digest of the body, sealed answer.
 type KeptRow = (Vec<u8>, Vec<u8>, Option<Vec<u8>>);
@@ -132,14 +132,26 @@ pub(crate) async fn complete(
     }
 }
 
+/// Deletes some answers that have expired, those first that expired first. Returns how many.
 pub(crate) async fn delete_expired(
     connection: &mut Connection,
     now: Timestamp,
-) -> Result<u64, QueryError> {
-    let deleted = query!(connection, |open| diesel::delete(idempotency::table)
+) -> Result<usize, QueryError> {
+    let expired: Vec<Vec<u8>> = query!(&mut *connection, |open| idempotency::table
         .filter(idempotency::expires_at.le(DbTimestamp(now)))
-        .execute(open))?;
-    Ok(u64::try_from(deleted).unwrap_or(u64::MAX))
+        .order(idempotency::expires_at)
+        .select(idempotency::lookup)
+        .limit(sweep::BATCH)
+        .load(open))?;
+    let mut count = 0;
+    for lookups in expired.chunks(500) {
+        // One that was taken over meanwhile has a new time.
+        count += query!(&mut *connection, |open| diesel::delete(idempotency::table)
+            .filter(idempotency::lookup.eq_any(lookups.to_vec()))
+            .filter(idempotency::expires_at.le(DbTimestamp(now)))
+            .execute(open))?;
+    }
+    Ok(count)
 }
 
 fn digest(bytes: Vec<u8>) -> Result<[u8; 32], StoreError> {

@@ -1,6 +1,7 @@
 //! Keys.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::{Duration, Instant};
 
 use diesel::dsl::min;
 use diesel::prelude::*;
@@ -17,7 +18,7 @@ use crate::error::QueryError;
 use crate::rows::{self, CorruptRow, Fault, KeyRow, NewKeyRow, kind_code, stored_key};
 use crate::schema::api_key;
 use crate::types::{DbId, DbTimestamp, Tolerant};
-use crate::{accounts, audit, authority, changes, idempotency, postgres, sqlite};
+use crate::{accounts, audit, authority, changes, idempotency, postgres, sqlite, sweep};
 
 const OPERATOR: i16 = kind_code(KeyKind::Operator);
 const ACCOUNT: i16 = kind_code(KeyKind::Account);
@@ -265,11 +266,28 @@ async fn mark_revoked(
     }
 }
 
-pub(crate) async fn record_uses(pools: Pools, uses: Vec<KeyUse>) -> Result<(), StoreError> {
-    let uses = merge(uses);
-    if uses.is_empty() {
-        return Ok(());
+pub(crate) async fn record_uses(pools: Pools, uses: Vec<KeyUse>) -> Result<Vec<KeyId>, StoreError> {
+    /// Two instances that record uses of the same keys hold their locks for milliseconds.
+    const PATIENCE: Duration = Duration::from_millis(400);
+    const PAUSE: Duration = Duration::from_millis(20);
+    let began = Instant::now();
+    let mut uses = merge(uses);
+    while !uses.is_empty() {
+        let skipped: BTreeSet<KeyId> = record_unlocked(&pools, uses.clone())
+            .await?
+            .into_iter()
+            .collect();
+        uses.retain(|one| skipped.contains(&one.key_id));
+        if uses.is_empty() || began.elapsed() >= PATIENCE {
+            break;
+        }
+        tokio::time::sleep(PAUSE).await;
     }
+    Ok(uses.into_iter().map(|one| one.key_id).collect())
+}
+
+/// Records uses of the keys that no other transaction has locked, and returns the others.
+async fn record_unlocked(pools: &Pools, uses: Vec<KeyUse>) -> Result<Vec<KeyId>, StoreError> {
     // All or nothing: whoever tries again after a fault must not count some of them twice.
     let mut connection = pools.begin().await?;
     let outcome = match &mut connection {
@@ -279,7 +297,7 @@ pub(crate) async fn record_uses(pools: Pools, uses: Vec<KeyUse>) -> Result<(), S
         }
         Connection::Sqlite(lease) => {
             let outcome = sqlite::record_uses(lease.enter(), uses).await;
-            lease.leave(outcome)
+            lease.leave(outcome).map(|()| Vec::new())
         }
     };
     connection.finish(outcome.map_err(StoreError::from)).await
@@ -300,25 +318,25 @@ fn merge(uses: Vec<KeyUse>) -> Vec<KeyUse> {
     merged.into_values().collect()
 }
 
-/// Deletes sessions that ended long ago: nobody can present or list them, and every sign-in makes one.
+/// Deletes some sessions that ended long ago, those first that ended first: no one can present or list them, and every
+/// sign-in makes one. Returns how many.
 pub(crate) async fn delete_ended_sessions(
     connection: &mut Connection,
     ended_before: Timestamp,
-) -> Result<(), QueryError> {
-    /// A few at a time, so that no sweep holds its transaction for long; sweeps come every minute.
-    const BATCH: i64 = 5_000;
-    let ended: Vec<DbId> = query!(connection, |open| api_key::table
+) -> Result<usize, QueryError> {
+    let ended: Vec<DbId> = query!(&mut *connection, |open| api_key::table
         .filter(api_key::kind.eq(SESSION))
         .filter(api_key::expires_at.lt(DbTimestamp(ended_before)))
+        .order(api_key::expires_at)
         .select(api_key::id)
-        .limit(BATCH)
+        .limit(sweep::BATCH)
         .load(open))?;
     for ids in ended.chunks(500) {
-        query!(connection, |open| diesel::delete(api_key::table)
+        query!(&mut *connection, |open| diesel::delete(api_key::table)
             .filter(api_key::id.eq_any(ids.to_vec()))
             .execute(open))?;
     }
-    Ok(())
+    Ok(ended.len())
 }
 
 pub(crate) async fn pepper_ids(pools: Pools, now: Timestamp) -> Result<Vec<PepperId>, StoreError> {

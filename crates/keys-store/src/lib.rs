@@ -20,6 +20,7 @@ mod rows;
 mod schema;
 mod sqlite;
 mod store;
+mod sweep;
 mod tls;
 mod types;
 mod url;

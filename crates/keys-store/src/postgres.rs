@@ -7,12 +7,12 @@ use std::time::Duration;
 use diesel::pg::{Pg, PgQueryBuilder};
 use diesel::prelude::*;
 use diesel::query_builder::{AstPass, Query, QueryBuilder as _, QueryFragment, QueryId};
-use diesel::sql_types::{Array, BigInt, Binary, Bool, Text};
+use diesel::sql_types::{Array, BigInt, Binary, Bool, Nullable, Text};
 use diesel::{QueryResult, sql_query};
 use diesel_async::{
     AnsiTransactionManager, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection as _,
 };
-use keys_core::KeyDigest;
+use keys_core::{KeyDigest, KeyId};
 use keys_service::feed::Commit;
 use keys_service::store::KeyUse;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -25,6 +25,7 @@ use crate::connection::ConnectError;
 use crate::options::StoreOptions;
 use crate::rows::{AccountRow, FoundRow, KeyRow};
 use crate::schema::{account, api_key};
+use crate::sweep;
 use crate::tls::{self, TlsError};
 use crate::types::{DbId, DbTimestamp, Id, Moment};
 use crate::url::PostgresLocation;
@@ -338,15 +339,22 @@ pub(crate) async fn lock_lookups(
     Ok(())
 }
 
-/// Records uses, sorted by key.
+/// Records uses, sorted by key, of the keys that no other transaction has locked. Returns the others: to wait for one
+/// would keep all the rest from being recorded.
 pub(crate) async fn record_uses(
     connection: &mut AsyncPgConnection,
     uses: &[KeyUse],
-) -> QueryResult<()> {
+) -> QueryResult<Vec<KeyId>> {
+    #[derive(QueryableByName)]
+    struct Skipped {
+        #[diesel(sql_type = Id)]
+        id: DbId,
+    }
     // Losing the last of these in a crash costs nothing that matters; waiting for the disk each time does.
     connection
         .batch_execute("set local synchronous_commit = off")
         .await?;
+    let mut skipped = Vec::new();
     for uses in uses.chunks(USES_PER_STATEMENT) {
         let ids: Vec<_> = uses.iter().map(|one| DbId(one.key_id.as_uuid())).collect();
         let times: Vec<_> = uses
@@ -354,20 +362,59 @@ pub(crate) async fn record_uses(
             .map(|one| DbTimestamp(one.last_used_at))
             .collect();
         let counts: Vec<_> = uses.iter().map(|one| count(one.count)).collect();
-        sql_query(
-            "update api_key set \
-             last_used_at = greatest(api_key.last_used_at, one.at), \
-             use_count = api_key.use_count + least(one.count, 9223372036854775807 - api_key.use_count) \
-             from unnest($1, $2, $3) as one (id, at, count) \
-             where api_key.id = one.id",
+        let rows: Vec<Skipped> = sql_query(
+            "with free as materialized ( \
+                 select api_key.id from unnest($1) as one (id) join api_key on api_key.id = one.id \
+                 for no key update of api_key skip locked \
+             ), written as ( \
+                 update api_key set \
+                 last_used_at = greatest(api_key.last_used_at, one.at), \
+                 use_count = api_key.use_count + least(one.count, 9223372036854775807 - api_key.use_count) \
+                 from unnest($1, $2, $3) as one (id, at, count) \
+                 where api_key.id = one.id and one.id in (select id from free) \
+             ) \
+             select api_key.id from unnest($1) as one (id) join api_key on api_key.id = one.id \
+             where one.id not in (select id from free)",
         )
         .bind::<Array<Id>, _>(ids)
         .bind::<Array<Moment>, _>(times)
         .bind::<Array<BigInt>, _>(counts)
-        .execute(connection)
+        .load(connection)
         .await?;
+        skipped.extend(rows.into_iter().map(|row| KeyId::from_uuid(row.id.0)));
     }
-    Ok(())
+    Ok(skipped)
+}
+
+/// Lets one instance at a time sweep. `false` if another one does.
+pub(crate) async fn try_sweep_lock(connection: &mut AsyncPgConnection) -> QueryResult<bool> {
+    /// An arbitrary number ("keyssweep", in ASCII as far as it fits) that no other program should use.
+    const SWEEP_LOCK: i64 = 0x6b65_7973_7377_6570;
+    #[derive(QueryableByName)]
+    struct Row {
+        #[diesel(sql_type = Bool)]
+        locked: bool,
+    }
+    let row: Row = sql_query("select pg_try_advisory_xact_lock($1) as locked")
+        .bind::<BigInt, _>(SWEEP_LOCK)
+        .get_result(connection)
+        .await?;
+    Ok(row.locked)
+}
+
+/// Age of the oldest change in microseconds.
+pub(crate) async fn oldest_change(connection: &mut AsyncPgConnection) -> QueryResult<Option<i64>> {
+    #[derive(QueryableByName)]
+    struct Row {
+        #[diesel(sql_type = Nullable<BigInt>)]
+        age: Option<i64>,
+    }
+    let row: Row = sql_query(
+        "select (extract(epoch from now() - (select at from key_change order by at limit 1)) * 1000000)::bigint as age",
+    )
+    .get_result(connection)
+    .await?;
+    Ok(row.age)
 }
 
 /// Has the statements of this transaction planned for their parameters: how many rows are old, and which partial index is
@@ -378,45 +425,77 @@ pub(crate) async fn plan_each_time(connection: &mut AsyncPgConnection) -> QueryR
         .await
 }
 
-/// Forgets changes that are older than `kept` and that every instance heard of in that time has seen, and notes how far
-/// that went in the same transaction. Transactions that lie in the future come from another server by way of a dump: no
-/// feed reads them, and a mark among them would have everybody start afresh each time.
+/// Forgets some changes that are older than `kept` and that every instance heard of in that time has seen, the oldest
+/// first, and notes how far that went in the same transaction. Returns how many.
+///
+/// The oldest rows are looked at and those among them that may go are deleted, so that the work is bounded even while an old
+/// transaction keeps them all. What is left is for the next batch.
 pub(crate) async fn prune_changes(
     connection: &mut AsyncPgConnection,
     kept: Duration,
-) -> QueryResult<()> {
-    const INSTANCES_KEPT: &str = "1 hour";
+) -> QueryResult<usize> {
+    #[derive(QueryableByName)]
+    struct Row {
+        #[diesel(sql_type = BigInt)]
+        count: i64,
+    }
     // Tells the triggers that keep the log from being emptied by hand.
     connection
         .batch_execute("set local keys.pruning = 'on'")
         .await?;
     // `min` of these numbers exists since PostgreSQL 14 only.
-    sql_query(
+    let row: Row = sql_query(
         "with slowest as ( \
              select pg_snapshot_xmin(seen) as xmin from instance \
              where seen_at > now() - $1 * interval '1 second' order by 1 limit 1 \
+         ), old as materialized ( \
+             select ctid as place, xid from key_change \
+             where at < now() - $1 * interval '1 second' order by at limit $2 \
          ), gone as ( \
-             delete from key_change \
-             where at < now() - $1 * interval '1 second' \
-                   and xid < coalesce((select xmin from slowest), pg_snapshot_xmax(pg_current_snapshot())) \
-                or xid >= pg_snapshot_xmax(pg_current_snapshot()) \
+             delete from key_change where ctid = any(array( \
+                 select place from old \
+                 where xid < coalesce((select xmin from slowest), pg_snapshot_xmax(pg_current_snapshot())))) \
              returning xid \
+         ), marked as ( \
+             insert into key_change_pruned as pruned (mark) \
+             select coalesce((select xid from gone order by xid desc limit 1), '0') \
+             on conflict (one) do update set mark = excluded.mark \
+             where pruned.mark < excluded.mark or pruned.mark >= pg_snapshot_xmax(pg_current_snapshot()) \
          ) \
-         insert into key_change_pruned as pruned (mark) \
-         select coalesce((select xid from gone where xid < pg_snapshot_xmax(pg_current_snapshot()) \
-                          order by xid desc limit 1), '0') \
-         on conflict (one) do update set mark = excluded.mark \
-         where pruned.mark < excluded.mark or pruned.mark >= pg_snapshot_xmax(pg_current_snapshot())",
+         select count(*) as count from gone",
     )
     .bind::<BigInt, _>(i64::try_from(kept.as_secs()).unwrap_or(i64::MAX))
-    .execute(connection)
+    .bind::<BigInt, _>(sweep::BATCH)
+    .get_result(connection)
     .await?;
-    sql_query(format!(
-        "delete from instance where seen_at < now() - interval '{INSTANCES_KEPT}'"
-    ))
+    Ok(usize::try_from(row.count).unwrap_or(0))
+}
+
+/// Forgets changes of transactions that lie in the future: they come from another server by way of a dump. No feed
+/// reads them, and a mark among them would have every feed start afresh each time. Returns how many.
+pub(crate) async fn prune_foreign_changes(
+    connection: &mut AsyncPgConnection,
+) -> QueryResult<usize> {
+    connection
+        .batch_execute("set local keys.pruning = 'on'")
+        .await?;
+    sql_query(
+        "delete from key_change where ctid = any(array( \
+             select ctid from key_change where xid >= pg_snapshot_xmax(pg_current_snapshot()) limit $1))",
+    )
+    .bind::<BigInt, _>(sweep::BATCH)
     .execute(connection)
-    .await?;
-    Ok(())
+    .await
+}
+
+/// Forgets instances that have given no sign of life for an hour.
+pub(crate) async fn forget_instances(connection: &mut AsyncPgConnection) -> QueryResult<usize> {
+    connection
+        .batch_execute("set local keys.pruning = 'on'")
+        .await?;
+    sql_query("delete from instance where seen_at < now() - interval '1 hour'")
+        .execute(connection)
+        .await
 }
 
 /// Has the triggers that write the log of changes fire in every replication role, if some do not. A restore with

@@ -10,7 +10,7 @@ use diesel::connection::SimpleConnection as _;
 use diesel::expression::{AppearsOnTable, Expression, ValidGrouping};
 use diesel::prelude::*;
 use diesel::query_builder::{AstPass, QueryFragment, QueryId};
-use diesel::sql_types::{BigInt, Binary};
+use diesel::sql_types::{BigInt, Binary, Nullable};
 use diesel::sqlite::Sqlite;
 use diesel::{QueryResult, sql_query};
 use diesel_async::AsyncConnection as _;
@@ -25,6 +25,7 @@ use crate::connection::ConnectError;
 use crate::options::StoreOptions;
 use crate::rows::{AccountRow, FoundRow, KeyRow};
 use crate::schema::{account, api_key};
+use crate::sweep;
 use crate::types::{DbId, DbTimestamp, Id, Moment};
 
 mod feed;
@@ -271,34 +272,49 @@ pub(crate) fn record_uses(
     })
 }
 
-/// Forgets changes that are older than `kept` and have a number of at most `up_to`, and notes how far that went in the same
-/// transaction.
+/// Forgets some changes that are older than `kept` and have a number of at most `up_to`, the oldest first, and notes how far
+/// that went in the same transaction. Returns how many.
 pub(crate) async fn prune_changes(
     connection: &mut SqliteConnection,
     kept: Duration,
     up_to: Option<u64>,
-) -> QueryResult<()> {
+) -> QueryResult<usize> {
     let kept = i64::try_from(kept.as_secs()).unwrap_or(i64::MAX);
     let up_to = up_to.map_or(i64::MAX, |up_to| i64::try_from(up_to).unwrap_or(i64::MAX));
     connection
         .spawn_blocking(move |open| {
-            let is_old =
-                "at < (cast(strftime('%s', 'now') as integer) - ?1) * 1000000 and seq <= ?2";
+            // Of the rows with the lowest numbers; times follow numbers but for changes of the clock.
+            let old = "select seq from ( \
+                           select seq, at from key_change where seq <= ?2 order by seq limit ?3 \
+                       ) where at < (cast(strftime('%s', 'now') as integer) - ?1) * 1000000";
             sql_query(format!(
-                "insert into key_change_pruned (one, mark) \
-                 select 1, coalesce(max(seq), 0) from key_change where {is_old} \
+                "insert into key_change_pruned (one, mark) select 1, coalesce(max(seq), 0) from ({old}) where true \
                  on conflict (one) do update set mark = max(mark, excluded.mark)"
             ))
             .bind::<BigInt, _>(kept)
             .bind::<BigInt, _>(up_to)
+            .bind::<BigInt, _>(sweep::BATCH)
             .execute(open)?;
-            sql_query(format!("delete from key_change where {is_old}"))
+            sql_query(format!("delete from key_change where seq in ({old})"))
                 .bind::<BigInt, _>(kept)
                 .bind::<BigInt, _>(up_to)
-                .execute(open)?;
-            Ok(())
+                .bind::<BigInt, _>(sweep::BATCH)
+                .execute(open)
         })
         .await
+}
+
+/// Age of the oldest change in microseconds.
+pub(crate) async fn oldest_change(connection: &mut SqliteConnection) -> QueryResult<Option<i64>> {
+    #[derive(QueryableByName)]
+    struct Row {
+        #[diesel(sql_type = Nullable<BigInt>)]
+        age: Option<i64>,
+    }
+    let query =
+        "select cast(strftime('%s', 'now') as integer) * 1000000 - min(at) as age from key_change";
+    let row = connection.spawn_blocking(move |open| sql_query(query).get_result::<Row>(open));
+    Ok(row.await?.age)
 }
 
 #[cfg(test)]

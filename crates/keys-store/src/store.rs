@@ -12,24 +12,21 @@ use keys_core::pepper::PepperedDigest;
 use keys_core::{Account, AccountId, EventId, KeyId, PepperId, Timestamp};
 use keys_service::feed::{ChangeFeed, Commit};
 use keys_service::store::{
-    AccountEntry, AccountPatch, AccountQuery, BoxFuture, Change, ChangeError, ENDED_SESSIONS_KEPT,
-    FoundKey, KeyOwner, KeyPage, KeyStore, KeyUse, NewKey, Reservation, Reserved, StoreError,
+    AccountEntry, AccountPatch, AccountQuery, BoxFuture, Change, ChangeError, FoundKey, KeyOwner,
+    KeyPage, KeyStore, KeyUse, NewKey, Reservation, Reserved, StoreError,
 };
 use tokio::runtime::Handle;
 
 use crate::changes;
 use crate::check::{self, Position, RowFault, Table};
-use crate::connection::{Connection, Pools};
+use crate::connection::Pools;
 use crate::migrate::{self, MigrateError};
 use crate::options::StoreOptions;
-use crate::postgres::{self, PostgresConnector, PostgresFeed, Waker};
-use crate::sqlite::{self, FileLost, Followers, SqliteConnector, SqliteFeed, UnsafeFile};
+use crate::postgres::{PostgresConnector, PostgresFeed, Waker};
+use crate::sqlite::{FileLost, Followers, SqliteConnector, SqliteFeed, UnsafeFile};
 use crate::tls::TlsError;
 use crate::url::{DatabaseUrl, Location};
-use crate::{accounts, idempotency, keys};
-
-/// How long the rows that tell caches what changed are kept. Whoever has not read them by then starts afresh.
-const CHANGES_KEPT: Duration = Duration::from_mins(10);
+use crate::{accounts, idempotency, keys, sweep};
 
 /// How long looking keys up in PostgreSQL may take. Whoever wants to know waits hardly longer, and a connection whose other
 /// end vanished without a word must not be waited for when the database is back.
@@ -383,7 +380,7 @@ impl KeyStore for Store {
             .await
     }
 
-    async fn record_uses(&self, uses: Vec<KeyUse>) -> Result<(), StoreError> {
+    async fn record_uses(&self, uses: Vec<KeyUse>) -> Result<Vec<KeyId>, StoreError> {
         self.run(keys::record_uses(self.pools(), uses)).await
     }
 
@@ -430,7 +427,13 @@ impl KeyStore for Store {
 
     async fn sweep(&self, now: Timestamp) -> Result<u64, StoreError> {
         let inner = Arc::clone(&self.0);
-        self.run(async move { sweep(&inner, now).await }).await
+        // Each batch has the time limit of an operation, and there may be many.
+        let work = async move { sweep(&inner, now).await };
+        self.run_within(sweep::TIMEOUT, Look::Always, work).await
+    }
+
+    async fn oldest_change(&self) -> Result<Option<Duration>, StoreError> {
+        self.run(sweep::oldest_change(self.pools())).await
     }
 
     async fn pepper_ids(&self, now: Timestamp) -> Result<Vec<PepperId>, StoreError> {
@@ -470,34 +473,7 @@ async fn sweep(inner: &Inner, now: Timestamp) -> Result<u64, StoreError> {
         Connector::Postgres { .. } => None,
         Connector::Sqlite { followers, .. } => followers.readers.slowest(),
     };
-    let mut connection = inner.pools.begin().await?;
-    let outcome = sweep_in(&mut connection, slowest, now).await;
-    connection.finish(outcome).await
-}
-
-async fn sweep_in(
-    connection: &mut Connection,
-    slowest: Option<u64>,
-    now: Timestamp,
-) -> Result<u64, StoreError> {
-    match connection {
-        Connection::Postgres(lease) => {
-            let outcome = postgres::plan_each_time(lease.enter()).await;
-            lease.leave(outcome)?;
-            let outcome = postgres::prune_changes(lease.enter(), CHANGES_KEPT).await;
-            lease.leave(outcome)?;
-        }
-        Connection::Sqlite(lease) => {
-            let outcome = sqlite::prune_changes(lease.enter(), CHANGES_KEPT, slowest).await;
-            lease.leave(outcome)?;
-        }
-    }
-    let ended_before = Timestamp::from_unix_micros(
-        now.unix_micros()
-            .saturating_sub(i64::try_from(ENDED_SESSIONS_KEPT.as_micros()).unwrap_or(i64::MAX)),
-    );
-    keys::delete_ended_sessions(connection, ended_before).await?;
-    Ok(idempotency::delete_expired(connection, now).await?)
+    sweep::sweep(&inner.pools, slowest, now, inner.operation_timeout).await
 }
 
 async fn ready(inner: &Inner) -> Result<(), StoreError> {

@@ -11,12 +11,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keys_core::{AccountId, EventId, KeyId, Timestamp};
-use keys_service::KeyStore;
 use keys_service::memory::{AuditEvent, AuditSubject};
-use keys_service::store::{KeyUse, StoreError};
+use keys_service::store::{KeyUse, Reservation, StoreError};
+use keys_service::{Actor, Gate, Identity, KeyDraft, KeyService, KeyStore, Requirement};
 use keys_store::{OpenError, Store, StoreOptions};
 use keys_testkit::contract::AuditedStore;
-use keys_testkit::data::{NOON, a_caller, a_change, a_key};
+use keys_testkit::data::{NOON, a_caller, a_change, a_key, an_event_id, noon_plus, pepper_ring};
 use keys_testkit::fault_proxy::{Direction, Fault, FaultProxy};
 use keys_testkit::postgres::Database;
 use tokio::task::JoinSet;
@@ -307,6 +307,139 @@ async fn notes_of_one_transaction_carry_its_number() {
     let distinct = "select count(distinct xid) from key_change";
     assert_eq!(database.number(distinct).await, 1);
     assert_eq!(database.number("select count(*) from key_change").await, 2);
+}
+
+/// Keys of a service on this store, each of which was let through once.
+async fn used_keys(store: &Store, count: usize) -> (KeyService, Vec<Identity>) {
+    let service = KeyService::builder(store.clone(), pepper_ring("p1")).build();
+    let account = add_account(store).await;
+    let mut used = Vec::new();
+    for _ in 0..count {
+        let draft = KeyDraft {
+            gate: Gate {
+                cap: false,
+                ..Gate::default()
+            },
+            ..KeyDraft::new(account.id, "sk_live".parse().unwrap())
+        };
+        let issued = service.issue_key(&Actor::system(), draft, None).await;
+        let issued = issued.unwrap();
+        let identity = service
+            .authenticate(issued.secret.expose(), None, &Requirement::account_key())
+            .await
+            .unwrap();
+        service.record_success(&identity);
+        used.push(identity);
+    }
+    (service, used)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn locked_row_keeps_only_its_own_uses_from_being_written() {
+    const KEYS: usize = 40;
+    let database = Database::create().await;
+    let store = open(&database).await;
+    let (service, used) = used_keys(&store, KEYS).await;
+    let mut other = by_hand(&database.url()).await;
+    let lock = other.transaction().await.unwrap();
+    let id = used[7].key.id.as_uuid();
+    lock.execute(
+        &format!("select from api_key where id = '{id}' for update"),
+        &[],
+    )
+    .await
+    .unwrap();
+    let written = "select sum(use_count) from api_key";
+    let wrote = i64::try_from(KEYS).unwrap();
+
+    timeout(Duration::from_secs(4), service.flush_uses())
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(database.number(written).await, wrote - 1);
+    assert_eq!(service.unwritten_uses(), 1);
+
+    // At the stop all others are written as well; what is locked is tried until time is up, and kept.
+    service.record_success(&used[8]);
+    let last = timeout(Duration::from_secs(2), service.flush_last_uses()).await;
+    assert!(last.is_err(), "the row is locked");
+    assert_eq!(database.number(written).await, wrote);
+    assert_eq!(service.unwritten_uses(), 1);
+
+    lock.rollback().await.unwrap();
+    timeout(Duration::from_secs(4), service.flush_last_uses())
+        .await
+        .unwrap();
+    assert_eq!(database.number(written).await, wrote + 1);
+    assert_eq!(service.unwritten_uses(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sweep_goes_on_until_old_changes_are_gone() {
+    const OLD: i64 = 12_345;
+    let database = Database::create().await;
+    let store = open(&database).await;
+    let fill = format!(
+        "insert into key_change (kind, ref, at) select 1, gen_random_uuid(), \
+         now() - interval '11 minutes' - n * interval '1 second' from generate_series(1, {OLD}) as n"
+    );
+    database.run(&fill).await.unwrap();
+    add_account(&store).await;
+    let oldest = store.oldest_change().await.unwrap().unwrap();
+    assert!(oldest > Duration::from_mins(11), "{oldest:?}");
+    let count = "select count(*) from key_change where at < now() - interval '10 minutes'";
+    assert_eq!(database.number(count).await, OLD);
+
+    // One instance at a time.
+    let mut other = by_hand(&database.url()).await;
+    let sweeping = other.transaction().await.unwrap();
+    sweeping
+        .execute("select pg_advisory_xact_lock(7738725071471469936)", &[])
+        .await
+        .unwrap();
+    store.sweep(NOON).await.unwrap();
+    assert_eq!(database.number(count).await, OLD);
+    sweeping.rollback().await.unwrap();
+
+    // An old transaction elsewhere in the cluster may hold some back, for as long as it lasts.
+    for _ in 0..300 {
+        store.sweep(NOON).await.unwrap();
+        if database.number(count).await == 0 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(database.number(count).await, 0);
+    let young = store.oldest_change().await.unwrap().unwrap_or_default();
+    assert!(young < Duration::from_mins(10), "{young:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_kind_that_cannot_be_swept_is_named_and_stops_no_other() {
+    let database = Database::create().await;
+    let store = open(&database).await;
+    let reservation = Reservation {
+        lookups: vec![[1; 32]],
+        body_digest: [2; 32],
+        token: an_event_id(),
+        at: NOON,
+        pending_until: noon_plus(30),
+    };
+    store.reserve(reservation).await.unwrap();
+    let refuse = "insert into key_change (kind, ref, at) values \
+         (1, gen_random_uuid(), now() - interval '11 minutes'); \
+         create function refuse() returns trigger language plpgsql as \
+         $$ begin raise exception 'not today'; end $$; \
+         create trigger refused before delete on key_change for each statement execute function refuse()";
+    database.run(refuse).await.unwrap();
+    let error = store.sweep(noon_plus(60)).await.unwrap_err();
+    let said = chain(&error);
+    assert!(
+        said.contains("could not be deleted") && said.contains("not today"),
+        "{said}"
+    );
+    assert!(said.contains("log"), "{said}");
+    assert_eq!(database.number("select count(*) from idempotency").await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

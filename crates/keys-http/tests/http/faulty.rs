@@ -136,7 +136,7 @@ impl KeyStore for Faulty {
         self.store.revoke_key(owner, id, change).await
     }
 
-    async fn record_uses(&self, uses: Vec<KeyUse>) -> Result<(), StoreError> {
+    async fn record_uses(&self, uses: Vec<KeyUse>) -> Result<Vec<KeyId>, StoreError> {
         self.reads()?;
         self.store.record_uses(uses).await
     }

@@ -17,18 +17,15 @@ on_both_databases!(
 fn offend(world: &World, table: &str, column: &str, value: &str, of: &str) {
     let rule = format!("{table}_{column}_legal");
     let update = format!("update {table} set {column} = {value} where {of}");
-    match world.database() {
-        Some(database) => {
-            let switch = |state| format!("alter table {table} {state} trigger {rule}");
-            let statements = [switch("disable"), update, switch("enable always")];
-            let _ = database.sql(&statements.join("; "));
-        }
-        None => {
-            let path = world.server().folder().join("data").join("keys.db");
-            let mut open = SqliteConnection::establish(path.to_str().unwrap()).unwrap();
-            let statements = format!("pragma busy_timeout = 5000; drop trigger {rule}; {update};");
-            open.batch_execute(&statements).unwrap();
-        }
+    if let Some(database) = world.database() {
+        let switch = |state| format!("alter table {table} {state} trigger {rule}");
+        let statements = [switch("disable"), update, switch("enable always")];
+        let _ = database.sql(&statements.join("; "));
+    } else {
+        let path = world.server().folder().join("data").join("keys.db");
+        let mut open = SqliteConnection::establish(path.to_str().unwrap()).unwrap();
+        let statements = format!("pragma busy_timeout = 5000; drop trigger {rule}; {update};");
+        open.batch_execute(&statements).unwrap();
     }
 }
 

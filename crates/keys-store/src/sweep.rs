@@ -1,0 +1,169 @@
+//! Deleting what is old: a batch at a time, each in a transaction of its own, by one instance at a time.
+
+use std::time::{Duration, Instant};
+
+use keys_core::Timestamp;
+use keys_service::store::{ENDED_SESSIONS_KEPT, StoreError};
+
+use crate::connection::{Connection, Pools};
+use crate::error::QueryError;
+use crate::{idempotency, keys, postgres, sqlite};
+
+/// Rows deleted in one transaction: done well within the time limit of a statement, and no transaction holds its locks
+/// for long.
+pub(crate) const BATCH: i64 = 5_000;
+
+/// How long one kind of rows is swept before the others have their turn. At some 100,000 rows a second, four million old
+/// rows are gone after a few sweeps.
+const BUDGET: Duration = Duration::from_secs(20);
+
+/// How long the rows that tell caches what changed are kept. An instance that has not read them by then starts afresh.
+const CHANGES_KEPT: Duration = Duration::from_mins(10);
+
+/// Longer than all kinds may take together.
+pub(crate) const TIMEOUT: Duration = Duration::from_mins(3);
+
+/// A kind of rows that get old.
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    /// The log of changes up to this number, where the store's process knows of all readers.
+    Changes(Option<u64>),
+    /// Changes that came from another server by way of a dump, and instances that are gone.
+    Foreign,
+    Sessions(Timestamp),
+    Answers(Timestamp),
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Changes(_) => "old rows of the log of changes",
+            Self::Foreign => "rows of another server's log and instances that are gone",
+            Self::Sessions(_) => "ended sessions",
+            Self::Answers(_) => "expired idempotent answers",
+        }
+    }
+}
+
+/// Rows of one kind were not deleted.
+#[derive(Debug, thiserror::Error)]
+#[error("{what} could not be deleted")]
+struct NotSwept {
+    what: &'static str,
+    #[source]
+    source: StoreError,
+}
+
+impl From<NotSwept> for StoreError {
+    fn from(error: NotSwept) -> Self {
+        match error.source {
+            Self::Unavailable(_) => Self::Unavailable(Box::new(error)),
+            _ => Self::Unexpected(Box::new(error)),
+        }
+    }
+}
+
+/// Sweeps every kind, whether or not another one fails. Returns how many answers were deleted.
+pub(crate) async fn sweep(
+    pools: &Pools,
+    slowest: Option<u64>,
+    now: Timestamp,
+    patience: Duration,
+) -> Result<u64, StoreError> {
+    let kept = i64::try_from(ENDED_SESSIONS_KEPT.as_micros()).unwrap_or(i64::MAX);
+    let ended_before = Timestamp::from_unix_micros(now.unix_micros().saturating_sub(kept));
+    let mut first = None;
+    let mut answers = 0;
+    for kind in [
+        Kind::Answers(now),
+        Kind::Sessions(ended_before),
+        Kind::Foreign,
+        Kind::Changes(slowest),
+    ] {
+        let what = kind.name();
+        match sweep_kind(pools, kind, patience).await {
+            Ok(count) if matches!(kind, Kind::Answers(_)) => answers = count,
+            Ok(_) => {}
+            Err(source) => {
+                let error = StoreError::from(NotSwept { what, source });
+                if first.is_some() {
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "{what} could not be deleted"
+                    );
+                }
+                first.get_or_insert(error);
+            }
+        }
+    }
+    first.map_or(Ok(answers), Err)
+}
+
+async fn sweep_kind(pools: &Pools, kind: Kind, patience: Duration) -> Result<u64, StoreError> {
+    let began = Instant::now();
+    let mut deleted: u64 = 0;
+    loop {
+        let batch = async {
+            let mut connection = pools.begin().await?;
+            let outcome = batch(&mut connection, kind).await;
+            let outcome = outcome.map_err(StoreError::from);
+            connection.finish(outcome).await
+        };
+        let count = tokio::time::timeout(patience, batch)
+            .await
+            .map_err(|elapsed| StoreError::Unavailable(Box::new(elapsed)))??;
+        deleted += count as u64;
+        // A batch that is not full is the last one. It is not full either where what is left may not be deleted yet.
+        let is_full = i64::try_from(count).is_ok_and(|count| count >= BATCH);
+        if !is_full || began.elapsed() >= BUDGET {
+            return Ok(deleted);
+        }
+    }
+}
+
+async fn batch(connection: &mut Connection, kind: Kind) -> Result<usize, QueryError> {
+    if let Connection::Postgres(lease) = connection {
+        let outcome = postgres::try_sweep_lock(lease.enter()).await;
+        if !lease.leave(outcome)? {
+            return Ok(0);
+        }
+        let outcome = postgres::plan_each_time(lease.enter()).await;
+        lease.leave(outcome)?;
+    }
+    match (kind, connection) {
+        (Kind::Changes(_), Connection::Postgres(lease)) => {
+            let outcome = postgres::prune_changes(lease.enter(), CHANGES_KEPT).await;
+            lease.leave(outcome)
+        }
+        (Kind::Changes(slowest), Connection::Sqlite(lease)) => {
+            let outcome = sqlite::prune_changes(lease.enter(), CHANGES_KEPT, slowest).await;
+            lease.leave(outcome)
+        }
+        (Kind::Foreign, Connection::Postgres(lease)) => {
+            let outcome = postgres::forget_instances(lease.enter()).await;
+            lease.leave(outcome)?;
+            let outcome = postgres::prune_foreign_changes(lease.enter()).await;
+            lease.leave(outcome)
+        }
+        (Kind::Foreign, Connection::Sqlite(_)) => Ok(0),
+        (Kind::Sessions(ended_before), connection) => {
+            keys::delete_ended_sessions(connection, ended_before).await
+        }
+        (Kind::Answers(now), connection) => idempotency::delete_expired(connection, now).await,
+    }
+}
+
+/// Age of the oldest row in the log of changes.
+pub(crate) async fn oldest_change(pools: Pools) -> Result<Option<Duration>, StoreError> {
+    let micros = match &mut pools.read().await? {
+        Connection::Postgres(lease) => {
+            let outcome = postgres::oldest_change(lease.enter()).await;
+            lease.leave(outcome)
+        }
+        Connection::Sqlite(lease) => {
+            let outcome = sqlite::oldest_change(lease.enter()).await;
+            lease.leave(outcome)
+        }
+    }?;
+    Ok(micros.map(|micros| Duration::from_micros(u64::try_from(micros).unwrap_or(0))))
+}
