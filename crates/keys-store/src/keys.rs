@@ -3,8 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
-use diesel::dsl::min;
+use diesel::dsl::{min, sql};
 use diesel::prelude::*;
+use diesel::sql_query;
+use diesel::sql_types::{BigInt, Bool};
 use diesel_async::RunQueryDsl;
 use keys_core::pepper::{PepperError, PepperedDigest};
 use keys_core::{Account, AccountId, KeyId, KeyKind, PepperId, Timestamp};
@@ -14,10 +16,10 @@ use keys_service::store::{
 };
 
 use crate::connection::{Connection, Pools, query};
-use crate::error::QueryError;
+use crate::error::{QueryError, optional};
 use crate::rows::{self, CorruptRow, Fault, KeyRow, NewKeyRow, kind_code, stored_key};
-use crate::schema::api_key;
-use crate::types::{DbId, DbTimestamp, Tolerant};
+use crate::schema::{api_key, key_count};
+use crate::types::{DbId, DbTimestamp, Id, Tolerant};
 use crate::{accounts, audit, authority, changes, idempotency, postgres, sqlite, sweep};
 
 const OPERATOR: i16 = kind_code(KeyKind::Operator);
@@ -112,29 +114,42 @@ async fn admit(
         .map_err(ChangeError::AccountDenied)?;
     if let Some(max) = max
         && new.key.kind == KeyKind::Account
-        && count_usable(connection, account.id, now).await? >= i64::from(max)
+        && has_usable(connection, account.id, now, max).await?
     {
         return Err(ChangeError::CapReached { max });
     }
     Ok(())
 }
 
-async fn count_usable(
+/// Whether the account has at least `count` usable keys. Those that never expire are counted already; of the others the index
+/// gives those that have not expired, and no more are read than matter.
+async fn has_usable(
     connection: &mut Connection,
     account_id: AccountId,
     now: Timestamp,
-) -> Result<i64, QueryError> {
-    query!(connection, |open| api_key::table
-        .filter(api_key::account_id.eq(DbId(account_id.as_uuid())))
-        .filter(api_key::kind.eq(ACCOUNT))
+    count: u32,
+) -> Result<bool, QueryError> {
+    let id = DbId(account_id.as_uuid());
+    let unending: Result<i64, QueryError> = query!(&mut *connection, |open| key_count::table
+        .find(id)
+        .select(key_count::unending)
+        .first(open));
+    let missing = i64::from(count) - optional(unending)?.unwrap_or(0);
+    if missing <= 0 {
+        return Ok(true);
+    }
+    let last: Vec<Option<Tolerant<DbTimestamp>>> = query!(connection, |open| api_key::table
+        .filter(api_key::account_id.eq(id))
+        // Literally as the index has it: a planner that does not know the parameters could not use it.
+        .filter(sql::<Bool>("kind = 2"))
         .filter(api_key::revoked_at.is_null())
-        .filter(
-            api_key::expires_at
-                .is_null()
-                .or(api_key::expires_at.gt(DbTimestamp(now)))
-        )
-        .count()
-        .get_result(open))
+        .filter(api_key::expires_at.gt(DbTimestamp(now)))
+        .order(api_key::expires_at)
+        .select(api_key::expires_at)
+        .offset(missing - 1)
+        .limit(1)
+        .load(open))?;
+    Ok(!last.is_empty())
 }
 
 pub(crate) async fn list(
@@ -143,43 +158,11 @@ pub(crate) async fn list(
     offset: u64,
     limit: u32,
 ) -> Result<KeyPage, StoreError> {
-    // `account_id = x` and `account_id is null` use the same index, but only if they are written as such.
-    macro_rules! page {
-        ($connection:expr, $owned:expr, $kind:expr) => {{
-            let total: i64 = query!(&mut *$connection, |open| api_key::table
-                .filter($owned)
-                .filter(api_key::kind.eq($kind))
-                .filter(api_key::revoked_at.is_null())
-                .count()
-                .get_result(open))?;
-            let rows: Vec<KeyRow> = query!(&mut *$connection, |open| api_key::table
-                .filter($owned)
-                .filter(api_key::kind.eq($kind))
-                .filter(api_key::revoked_at.is_null())
-                // The owner is the same in all rows. PostgreSQL reads them in order only if it is asked for every
-                // column of the index; otherwise it sorts all of the operators' keys.
-                .order((
-                    api_key::account_id,
-                    api_key::created_at.desc(),
-                    api_key::id.desc()
-                ))
-                .offset(i64::try_from(offset).unwrap_or(i64::MAX))
-                .limit(i64::from(limit))
-                .select(KeyRow::as_select())
-                .load(open))?;
-            (total, rows)
-        }};
-    }
     let connection = &mut pools.read().await?;
+    let offset = i64::try_from(offset).unwrap_or(i64::MAX);
     let (total, rows) = match owner {
-        KeyOwner::Account(id) => {
-            page!(
-                connection,
-                api_key::account_id.eq(DbId(id.as_uuid())),
-                ACCOUNT
-            )
-        }
-        KeyOwner::Operators => page!(connection, api_key::account_id.is_null(), OPERATOR),
+        KeyOwner::Account(id) => account_page(connection, id, offset, limit).await?,
+        KeyOwner::Operators => operators_page(connection, offset, limit).await?,
     };
     let mut page = KeyPage {
         keys: Vec::with_capacity(rows.len()),
@@ -196,6 +179,117 @@ pub(crate) async fn list(
         page.keys.extend(key);
     }
     Ok(page)
+}
+
+/// Operators have few keys.
+async fn operators_page(
+    connection: &mut Connection,
+    offset: i64,
+    limit: u32,
+) -> Result<(i64, Vec<KeyRow>), QueryError> {
+    let total: i64 = query!(&mut *connection, |open| api_key::table
+        .filter(api_key::account_id.is_null())
+        .filter(api_key::kind.eq(OPERATOR))
+        .filter(api_key::revoked_at.is_null())
+        .count()
+        .get_result(open))?;
+    let rows = query!(connection, |open| api_key::table
+        // `account_id = x` and `account_id is null` use the same index, but only if they are written as such.
+        .filter(api_key::account_id.is_null())
+        .filter(api_key::kind.eq(OPERATOR))
+        .filter(api_key::revoked_at.is_null())
+        // The owner is the same in all rows. PostgreSQL reads them in order only if it is asked for every
+        // column of the index; otherwise it sorts all of the operators' keys.
+        .order((
+            api_key::account_id,
+            api_key::created_at.desc(),
+            api_key::id.desc()
+        ))
+        .offset(offset)
+        .limit(i64::from(limit))
+        .select(KeyRow::as_select())
+        .load(open))?;
+    Ok((total, rows))
+}
+
+/// An account may have a hundred thousand keys: they are not counted, and a page deep in the list is found by the index alone,
+/// from the end that is nearer.
+async fn account_page(
+    connection: &mut Connection,
+    account_id: AccountId,
+    offset: i64,
+    limit: u32,
+) -> Result<(i64, Vec<KeyRow>), QueryError> {
+    let id = DbId(account_id.as_uuid());
+    let total: Result<i64, QueryError> = query!(&mut *connection, |open| key_count::table
+        .find(id)
+        .select(key_count::listed)
+        .first(open));
+    let total = optional(total)?.unwrap_or(0);
+    if offset == 0 {
+        let rows = query!(connection, |open| api_key::table
+            .filter(api_key::account_id.eq(id))
+            .filter(api_key::kind.eq(ACCOUNT))
+            .filter(api_key::revoked_at.is_null())
+            .order((
+                api_key::account_id,
+                api_key::created_at.desc(),
+                api_key::id.desc()
+            ))
+            .limit(i64::from(limit))
+            .select(KeyRow::as_select())
+            .load(open))?;
+        return Ok((total, rows));
+    }
+    let ids = deep_page(connection, id, offset, limit, offset > total / 2).await?;
+    let rows = query!(connection, |open| api_key::table
+        .filter(api_key::id.eq_any(ids))
+        .filter(api_key::revoked_at.is_null())
+        .order((api_key::created_at.desc(), api_key::id.desc()))
+        .select(KeyRow::as_select())
+        .load(open))?;
+    Ok((total, rows))
+}
+
+/// The identifiers of a page. Where it is nearer to the end of the list it is counted from there, in one statement with the
+/// number of all keys, so that both are of the same moment.
+async fn deep_page(
+    connection: &mut Connection,
+    account_id: DbId,
+    offset: i64,
+    limit: u32,
+    is_near_the_end: bool,
+) -> Result<Vec<DbId>, QueryError> {
+    #[derive(QueryableByName)]
+    struct Row {
+        #[diesel(sql_type = Id)]
+        id: DbId,
+    }
+    /// In both databases' SQL; each parameter appears for the first time in the order of its number, as SQLite counts.
+    const FROM_THE_START: &str = "select id from api_key \
+         where account_id = $1 and kind = 2 and revoked_at is null \
+         order by account_id, created_at desc, id desc limit $2 offset $3";
+    const FROM_THE_END: &str = "select id from api_key \
+         where account_id = $1 and kind = 2 and revoked_at is null \
+         order by account_id desc, created_at, id \
+         limit coalesce((select case when $2 + $3 <= listed then $2 \
+                                     when $3 < listed then listed - $3 else 0 end \
+                         from key_count where account_id = $1), 0) \
+         offset coalesce((select case when $2 + $3 < listed then listed - $3 - $2 else 0 end \
+                          from key_count where account_id = $1), 0)";
+    let (sql, limit) = if is_near_the_end {
+        (FROM_THE_END, i64::from(limit))
+    } else {
+        (FROM_THE_START, i64::from(limit))
+    };
+    // An offset beyond every list; without this its difference to the number of keys could overflow.
+    let offset = offset.min(i64::from(u32::MAX) * 1_000);
+    let rows: Vec<Row> = query!(connection, |open| sql_query(sql)
+        .bind::<Id, _>(account_id)
+        .bind::<BigInt, _>(limit)
+        .bind::<BigInt, _>(offset)
+        .load(open))?;
+    Ok(rows.into_iter().map(|row| row.id).collect())
 }
 
 pub(crate) async fn revoke(

@@ -77,5 +77,16 @@ diesel::table! {
     }
 }
 
+diesel::table! {
+    use diesel::sql_types::BigInt;
+    use crate::types::Id;
+
+    key_count (account_id) {
+        account_id -> Id,
+        listed -> BigInt,
+        unending -> BigInt,
+    }
+}
+
 diesel::joinable!(api_key -> account (account_id));
 diesel::allow_tables_to_appear_in_same_query!(account, api_key);

@@ -261,6 +261,31 @@ async fn rules_hold_in_the_schema() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn keys_are_counted_whoever_changes_them() {
+    let database = Database::create().await;
+    let store = open(&database).await;
+    let many = "insert into api_key (id, account_id, kind, digest, pepper_id, shown_prefix, name, created_at) \
+         select gen_random_uuid(), account.id, 2, sha256(gen_random_uuid()::text::bytea), 'p1', 'sk', 'many', now() \
+         from account, generate_series(1, 5000)";
+    common::rows::keys_are_counted_whoever_changes_them(&store, &database, many).await;
+    database.run(many).await.unwrap();
+    database.run("truncate api_key").await.unwrap();
+    let counted = "select count(*) from key_count where listed <> 0 or unending <> 0";
+    assert_eq!(database.number(counted).await, 0);
+    // Also for what a replica of the rows writes.
+    let replicated = format!("set session_replication_role = replica; {many}");
+    database.run(&replicated).await.unwrap();
+    let listed = "select sum(listed) from key_count";
+    assert_eq!(database.number(listed).await, 10_000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deep_pages_are_exact() {
+    let database = Database::create().await;
+    common::rows::deep_pages_are_exact(&open(&database).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn audit_events_follow_rules() {
     let database = Database::create().await;
     let store = open(&database).await;

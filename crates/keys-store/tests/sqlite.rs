@@ -385,6 +385,21 @@ async fn impossible_pepper_is_left_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn keys_are_counted_whoever_changes_them() {
+    let file = File::new();
+    let store = file.open().await;
+    let many = "with recursive n (n) as (select 1 union all select n + 1 from n where n < 1000) \
+         insert into api_key (id, account_id, kind, digest, pepper_id, shown_prefix, name, created_at) \
+         select randomblob(16), account.id, 2, randomblob(32), 'p1', 'sk', 'many', 0 from account, n";
+    common::rows::keys_are_counted_whoever_changes_them(&store, &file, many).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deep_pages_are_exact() {
+    common::rows::deep_pages_are_exact(&File::new().open().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn audit_events_follow_rules() {
     let file = File::new();
     let store = file.open().await;

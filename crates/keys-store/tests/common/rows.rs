@@ -6,7 +6,7 @@ use keys_service::store::{
     AccountPatch, AccountQuery, ChangeError, KeyOwner, KeyUse, NewKey, StoreError,
 };
 use keys_store::Store;
-use keys_testkit::data::{NOON, a_caller, a_change, a_key, an_account, plan};
+use keys_testkit::data::{NOON, a_caller, a_change, a_key, an_account, noon_plus, plan};
 use uuid::Uuid;
 
 use super::{Sql, add_account, add_key, revoke};
@@ -313,5 +313,80 @@ pub(crate) async fn audit_events_follow_rules(store: &Store, sql: &impl Sql) {
     ] {
         let statement = copy(kind, actor, action);
         assert!(sql.run(&statement).await.is_err(), "{statement}");
+    }
+}
+
+/// The numbers that lists and the cap go by are right whoever changes keys, one at a time or thousands at once.
+pub(crate) async fn keys_are_counted_whoever_changes_them(
+    store: &Store,
+    sql: &impl Sql,
+    many: &str,
+) {
+    let is_right = async |after: &str| {
+        // What a trigger keeps, against what is there.
+        let wrong = "select count(*) from ( \
+             select id, coalesce((select listed from key_count where account_id = account.id), 0) as listed, \
+                    coalesce((select unending from key_count where account_id = account.id), 0) as unending, \
+                    (select count(*) from api_key where account_id = account.id and kind = 2 \
+                     and revoked_at is null) as all_of_them, \
+                    (select count(*) from api_key where account_id = account.id and kind = 2 \
+                     and revoked_at is null and expires_at is null) as without_end \
+             from account) as compared where listed <> all_of_them or unending <> without_end";
+        assert_eq!(sql.number(wrong).await, 0, "{after}");
+    };
+    let accounts = [add_account(store).await, add_account(store).await];
+    for account in &accounts {
+        for _ in 0..3 {
+            let key = a_key().of(account).without_cap();
+            add_key(store, key.build_new()).await;
+        }
+    }
+    let ending = a_key().of(&accounts[0]).without_cap();
+    add_key(store, ending.expires_at(noon_plus(60)).build_new()).await;
+    is_right("keys were made").await;
+    let owner = KeyOwner::Account(accounts[0].id);
+    let page = store.keys(owner, 0, 10).await.unwrap();
+    assert_eq!(page.total, 4);
+    revoke(store, &page.keys[0]).await;
+    assert_eq!(store.keys(owner, 0, 10).await.unwrap().total, 3);
+    is_right("a key was revoked").await;
+    for statement in [
+        many,
+        "update api_key set expires_at = created_at where expires_at is null",
+        "update api_key set expires_at = null",
+        "update api_key set use_count = use_count + 1, last_used_at = created_at",
+        "update api_key set revoked_at = created_at where use_count = 1 and name = 'many'",
+        "delete from api_key where name = 'many'",
+        "update api_key set revoked_at = created_at where revoked_at is null",
+        "delete from api_key",
+    ] {
+        assert_eq!(sql.run(statement).await, Ok(()), "{statement}");
+        is_right(statement).await;
+    }
+}
+
+/// Each page is what the whole list has there, from whichever end it is found.
+pub(crate) async fn deep_pages_are_exact(store: &Store) {
+    const KEYS: u32 = 60;
+    let account = add_account(store).await;
+    for second in 0..KEYS {
+        let key = a_key().of(&account).without_cap();
+        let key = key.created_at(noon_plus(i64::from(second / 3)));
+        let key = add_key(store, key.build_new()).await;
+        if second % 10 == 9 {
+            revoke(store, &key).await;
+        }
+    }
+    let owner = KeyOwner::Account(account.id);
+    let whole = store.keys(owner, 0, 1_000).await.unwrap().keys;
+    assert_eq!(whole.len(), 54);
+    for limit in [1_u32, 7, 50, 100] {
+        for offset in (0..70_u64).chain([u64::MAX]) {
+            let page = store.keys(owner, offset, limit).await.unwrap();
+            let skip = usize::try_from(offset).unwrap_or(usize::MAX);
+            let expected = whole.iter().skip(skip).take(limit as usize);
+            assert!(page.keys.iter().eq(expected), "{offset} {limit}");
+            assert_eq!(page.total, 54);
+        }
     }
 }
