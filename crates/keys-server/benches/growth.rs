@@ -237,7 +237,7 @@ impl Stage {
              insert into api_key (id, account_id, kind, digest, pepper_id, shown_prefix, name, created_at) values \
              (gen_random_uuid(), {account}, 2, sha256(gen_random_uuid()::text::bytea), 'p1', 'sk_live_many', 'pgbench', now());\n\
              insert into audit_event (id, at, actor_kind, action, subject_id) values \
-             (gen_random_uuid(), now(), 'account', 'key.created', {account});\n\
+             (gen_random_uuid(), now(), 'system', 'key.created', {account});\n\
              commit;\n",
             accounts.len(),
         );
