@@ -12,7 +12,7 @@ use keys_service::{KeyManagement, KeyService, VerdictCode};
 
 use crate::access_log::AccessLog;
 use crate::fallback;
-use crate::health::Readiness;
+use crate::health::Prober;
 use crate::metrics::{ExtraCounter, Metrics};
 use crate::mount::Mount;
 use crate::{account, flat, health, management, metrics, verification};
@@ -34,7 +34,7 @@ pub(crate) struct Inner {
     verification: bool,
     pub(crate) metrics: Option<Metrics>,
     pub(crate) counters: Vec<ExtraCounter>,
-    pub(crate) readiness: Readiness,
+    pub(crate) prober: Prober,
     is_draining: AtomicBool,
 }
 
@@ -55,7 +55,7 @@ impl Api {
                 verification: true,
                 metrics: Some(Metrics::default()),
                 counters: Vec::new(),
-                readiness: Readiness::default(),
+                prober: Prober::default(),
                 is_draining: AtomicBool::new(false),
             },
         }

@@ -1,26 +1,31 @@
 //! Whether the process is up, and whether it can do its work.
 
+use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use actix_web::http::header::{CACHE_CONTROL, HeaderValue, RETRY_AFTER};
 use actix_web::{HttpResponse, web};
+use futures_util::FutureExt as _;
+use futures_util::future::Shared;
 use keys_service::feed::REVOCATION_BOUND;
-use keys_service::{KeyService, StoreError};
+use keys_service::{KeyService, Readiness, StoreError};
+use parking_lot::Mutex;
 use serde::Serialize;
-use tokio::sync::Mutex;
 
 use crate::api::Api;
 use crate::refusal::chain;
 use crate::{fallback, problem};
 
-/// How often the database is asked at most: whoever else wants to know within this time hears the same.
-const DATABASE_ASKED_EVERY: Duration = Duration::from_millis(250);
+/// How old an answer may be. Requests that come within this time after the database was asked share its answer.
+const AGE_MAX: Duration = Duration::from_millis(250);
 
 #[derive(Serialize)]
 struct Health {
     status: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     database: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    writable: Option<bool>,
     #[serde(flatten)]
     following: Option<Following>,
 }
@@ -61,31 +66,62 @@ impl Following {
     }
 }
 
-/// What the database said the last time it was asked, and when that was.
+/// Asks the database on behalf of all requests.
 #[derive(Default)]
-pub(crate) struct Readiness {
-    last: Mutex<Option<(Instant, Result<(), &'static str>)>>,
+pub(crate) struct Prober {
+    last: Mutex<Option<Probe>>,
 }
 
-impl Readiness {
-    /// Whether the database can be used, and what is wrong with it if not. Those who come while it is asked wait for its answer.
-    async fn database(&self, service: &KeyService) -> Result<(), &'static str> {
-        let mut last = self.last.lock().await;
-        if let Some((at, said)) = *last
-            && at.elapsed() < DATABASE_ASKED_EVERY
-        {
-            return said;
-        }
-        let said = service.ready().await.map_err(|error| {
-            tracing::warn!(error = chain(&error), "not ready: the database is missing");
-            match error {
-                StoreError::Unavailable(_) => "unreachable",
-                _ => "unusable",
+/// The answer of the database, `Err` with what is wrong with it.
+type Said = Result<Readiness, &'static str>;
+
+/// One question to the database. Whoever waits for its answer drives it, so it goes on if some of them go away.
+#[derive(Clone)]
+struct Probe {
+    began: Instant,
+    answer: Shared<Pin<Box<dyn Future<Output = Said> + Send>>>,
+}
+
+impl Prober {
+    /// Whether the database can be used.
+    async fn ask(&self, service: &KeyService) -> Said {
+        let arrived = Instant::now();
+        loop {
+            let probe = self.probe(service);
+            let said = probe.answer.await;
+            // A failure is news up to the moment that it is known. A success is as old as its question.
+            if said.is_err() || probe.began >= arrived || probe.began.elapsed() <= AGE_MAX {
+                return said;
             }
-        });
-        *last = Some((Instant::now(), said));
-        said
+        }
     }
+
+    /// The question under way, or the last one if its answer is young enough, or a new one.
+    fn probe(&self, service: &KeyService) -> Probe {
+        let mut last = self.last.lock();
+        if let Some(probe) = &*last
+            && (probe.answer.peek().is_none() || probe.began.elapsed() <= AGE_MAX)
+        {
+            return probe.clone();
+        }
+        let service = service.clone();
+        let probe = Probe {
+            began: Instant::now(),
+            answer: async move { probe(&service).await }.boxed().shared(),
+        };
+        *last = Some(probe.clone());
+        probe
+    }
+}
+
+async fn probe(service: &KeyService) -> Said {
+    service.ready().await.map_err(|error| {
+        tracing::warn!(error = chain(&error), "not ready: the database is missing");
+        match error {
+            StoreError::Unavailable(_) => "unreachable",
+            _ => "unusable",
+        }
+    })
 }
 
 pub(crate) fn configure(api: &Api, app: &mut web::ServiceConfig) {
@@ -105,6 +141,7 @@ async fn live() -> HttpResponse {
         .json(Health {
             status: "ok",
             database: None,
+            writable: None,
             following: None,
         })
 }
@@ -117,6 +154,7 @@ fn draining() -> HttpResponse {
         .json(Health {
             status: "draining",
             database: None,
+            writable: None,
             following: None,
         })
 }
@@ -126,11 +164,12 @@ async fn ready(api: web::Data<Api>) -> HttpResponse {
         return draining();
     }
     let following = Some(Following::of(api.service()));
-    let database = api.inner.readiness.database(api.service()).await;
+    let database = api.inner.prober.ask(api.service()).await;
     let mut response = match database {
-        Ok(()) => HttpResponse::Ok().json(Health {
+        Ok(readiness) => HttpResponse::Ok().json(Health {
             status: "ok",
             database: None,
+            writable: Some(readiness.is_writable),
             following,
         }),
         Err(fault) => HttpResponse::ServiceUnavailable()
@@ -138,6 +177,7 @@ async fn ready(api: web::Data<Api>) -> HttpResponse {
             .json(Health {
                 status: "unavailable",
                 database: Some(fault),
+                writable: None,
                 following: None,
             }),
     };

@@ -45,6 +45,8 @@ pub(crate) struct Settings {
 pub(crate) struct Database {
     /// May hold a password.
     pub url: Zeroizing<String>,
+    /// The way past a pooler; empty if there is none. May hold a password.
+    pub direct_url: Zeroizing<String>,
     pub connections_max: NonZeroU32,
     pub auto_migrate: bool,
     /// Whether a first start creates an embedded database.

@@ -57,6 +57,15 @@ async fn open_with(settings: &Settings, limiter: Option<RedisLimiter>) -> anyhow
     } else {
         "the database of setting `database.url` is not ready; run `keys-server migrate` if its schema is missing or old"
     })?;
+    match store.connections_short().await {
+        Ok(Some(short)) => tracing::warn!("{short}"),
+        Ok(None) => {}
+        // A role may be kept from the catalog; that is no reason not to start.
+        Err(error) => tracing::debug!(
+            error = &error as &dyn std::error::Error,
+            "the server does not say how many connections it has"
+        ),
+    }
     let (ring, is_new_embedded) = match source {
         PepperSource::Settings(ring) => (*ring, made_now),
         // `migrate` makes a database without one, so that the file is missing does not say that it was lost.
@@ -119,8 +128,14 @@ async fn connect(
     if let Some(embedded) = embedded {
         embedded.check_missing()?;
     }
+    let direct_url = Some(&*settings.database.direct_url).filter(|url| !url.is_empty());
+    let direct_url = direct_url
+        .map(|url| url.parse())
+        .transpose()
+        .context("setting `database.direct_url`")?;
     let options = StoreOptions {
         connections_max: settings.database.connections_max,
+        direct_url,
         create: embedded.is_none_or(Embedded::may_create),
         ..StoreOptions::default()
     };

@@ -48,7 +48,7 @@ pub use manage::RevokeError;
 pub use memory::MemoryStore;
 pub use service::{CacheState, KeyService, KeyServiceBuilder};
 pub use store::{
-    AccountEntry, AccountPatch, AccountQuery, KeyOwner, KeyPage, KeyStore, StoreError,
+    AccountEntry, AccountPatch, AccountQuery, KeyOwner, KeyPage, KeyStore, Readiness, StoreError,
     UnreadableAccount, UnreadableKey,
 };
 pub use verify::{

@@ -20,8 +20,8 @@ use crate::feed::{
 };
 use crate::store::{
     AccountPatch, AccountQuery, Authority, BoxFuture, Change, ChangeError, Completion,
-    ENDED_SESSIONS_KEPT, FoundKey, KeyOwner, KeyPage, KeyStore, KeyUse, NewKey, Reservation,
-    Reserved, StoreError, StoredKey,
+    ENDED_SESSIONS_KEPT, FoundKey, KeyOwner, KeyPage, KeyStore, KeyUse, NewKey, Readiness,
+    Reservation, Reserved, StoreError, StoredKey,
 };
 
 /// How long changes are kept for those who follow them.
@@ -570,8 +570,8 @@ impl KeyStore for MemoryStore {
         Ok(ids.into_iter().copied().collect())
     }
 
-    async fn ready(&self) -> Result<(), StoreError> {
-        Ok(())
+    async fn ready(&self) -> Result<Readiness, StoreError> {
+        Ok(Readiness { is_writable: true })
     }
 }
 

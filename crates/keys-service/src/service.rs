@@ -20,7 +20,7 @@ use crate::entropy::{Entropy, EntropyError};
 use crate::feed::{ChangeFeed, Changed, Changes};
 use crate::limiter::{LimiterState, LocalLimiter, RateLimiter};
 use crate::replay::Acknowledged;
-use crate::store::{Change, Completion, KeyStore, StoreError};
+use crate::store::{Change, Completion, KeyStore, Readiness, StoreError};
 use crate::usage::{self, Unwritten, Used};
 
 /// Issues, lists, authenticates and revokes keys. Cheap to clone; all clones are the same service.
@@ -153,11 +153,11 @@ impl KeyService {
         self.inner.limiter.undecided_total()
     }
 
-    /// Whether the store is reachable and of the right schema.
+    /// Whether the store can be used, and whether it takes changes.
     ///
     /// # Errors
-    /// What is missing.
-    pub async fn ready(&self) -> Result<(), StoreError> {
+    /// When it cannot be reached, or its schema is not there.
+    pub async fn ready(&self) -> Result<Readiness, StoreError> {
         self.inner.store.ready().await
     }
 
@@ -352,6 +352,7 @@ impl KeyService {
                      included. Set synchronous_standby_names on the primary"
                 );
             }
+            inner.loader.outage().feed_is(feed.is_live());
         }
     }
 

@@ -307,6 +307,13 @@ pub struct Completion {
     pub expires_at: Timestamp,
 }
 
+/// The state of a store that can be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Readiness {
+    /// `false` while it is known that nothing can be changed: the database is read-only, its disk is full, or commits do not end.
+    pub is_writable: bool,
+}
+
 /// The store could not answer. Says nothing about any key.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -463,8 +470,9 @@ pub trait KeyStore: Send + Sync + 'static {
     /// The peppers that living keys are kept under: neither revoked nor, at `now`, expired.
     async fn pepper_ids(&self, now: Timestamp) -> Result<Vec<PepperId>, StoreError>;
 
-    /// Whether the database is reachable and its schema is the one this program knows.
-    async fn ready(&self) -> Result<(), StoreError>;
+    /// Whether the database can be read and has the schema that this program knows, asked anew each time; and whether it takes
+    /// changes, as far as that is known without making one.
+    async fn ready(&self) -> Result<Readiness, StoreError>;
 }
 
 /// A future on the heap that may go to another thread.

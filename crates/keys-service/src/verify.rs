@@ -313,7 +313,11 @@ impl KeyService {
         stale: Option<Judged>,
         request: &VerifyRequest<'_>,
     ) -> Result<Verdict, VerifyError> {
-        let judged = match self.load(found_by, key, request).await {
+        let loaded = match stale {
+            Some(_) => self.reload(found_by, key, request).await,
+            None => self.load(found_by, key, request).await,
+        };
+        let judged = match loaded {
             Ok(Ok(judged)) => judged,
             Ok(Err(denial)) => return Ok(Verdict::denied(denial)),
             Err(error @ StoreError::Unavailable(_)) => stale.ok_or(error)?,
@@ -424,7 +428,15 @@ impl KeyService {
         if wanted.is_empty() {
             return Ok(());
         }
-        match self.inner.loader.load(wanted).await {
+        let all_are_stale = missing
+            .iter()
+            .all(|item| matches!(item.known, Cached::Stale(_)));
+        let loaded = if all_are_stale {
+            self.inner.loader.reload(wanted).await
+        } else {
+            self.inner.loader.load(wanted).await
+        };
+        match loaded {
             Ok(loaded) => {
                 for (item, loaded) in missing.into_iter().zip(loaded) {
                     item.known = match loaded {
@@ -600,7 +612,28 @@ impl KeyService {
         request: &VerifyRequest<'_>,
     ) -> Result<Result<Judged, Denial>, StoreError> {
         let wanted = vec![self.wanted(found_by, key)];
-        match self.inner.loader.load(wanted).await?.pop() {
+        let loaded = self.inner.loader.load(wanted).await?.pop();
+        self.judge_read(loaded, request)
+    }
+
+    /// As [`load`](Self::load), where there is an answer from before an outage.
+    async fn reload(
+        &self,
+        found_by: &MapKey,
+        key: PresentedKey<'_>,
+        request: &VerifyRequest<'_>,
+    ) -> Result<Result<Judged, Denial>, StoreError> {
+        let wanted = vec![self.wanted(found_by, key)];
+        let loaded = self.inner.loader.reload(wanted).await?.pop();
+        self.judge_read(loaded, request)
+    }
+
+    fn judge_read(
+        &self,
+        loaded: Option<Loaded>,
+        request: &VerifyRequest<'_>,
+    ) -> Result<Result<Judged, Denial>, StoreError> {
+        match loaded {
             Some(Loaded::Known(loaded)) => self.judge_loaded(*loaded, request).map(Ok),
             Some(Loaded::Unreadable(denial)) => Ok(Err(denial)),
             Some(Loaded::Unknown) | None => Ok(Err(Denial::NotFound)),

@@ -14,6 +14,7 @@ use keys_core::{
     Account, AccountId, AllowedNetworks, Denial, EventId, KeyId, LimitName, Pepper, PepperId,
     PepperRing, Plans, Quota, ScopeSet, SecretKey, Timestamp,
 };
+use keys_service::Readiness;
 use keys_service::feed::{ChangeFeed, Changed, Changes, Commit};
 use keys_service::limiter::{Bucket, LimiterError};
 use keys_service::store::{
@@ -42,22 +43,34 @@ struct Watched {
     resets: Arc<AtomicBool>,
     /// What the next poll of a feed finds beside what was changed.
     more_changes: Arc<Mutex<Vec<Changed>>>,
+    /// Nothing answers, and each question takes [`HANGS_FOR`] to find that out.
+    hangs: Arc<AtomicBool>,
 }
+
+/// As long as looking up in PostgreSQL may take.
+const HANGS_FOR: Duration = Duration::from_millis(800);
 
 /// A feed that has everything read again when the test says so.
 struct Resetting {
     feed: Box<dyn ChangeFeed>,
     resets: Arc<AtomicBool>,
     more_changes: Arc<Mutex<Vec<Changed>>>,
+    hangs: Arc<AtomicBool>,
 }
 
 #[async_trait]
 impl ChangeFeed for Resetting {
     async fn wait(&mut self) {
-        self.feed.wait().await;
+        if self.is_live() {
+            self.feed.wait().await;
+        }
     }
 
     async fn poll(&mut self) -> Result<Changes, StoreError> {
+        if self.hangs.load(Ordering::SeqCst) {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            return Err(StoreError::Unavailable("hangs".into()));
+        }
         let mut changes = self.feed.poll().await?;
         changes.reset |= self.resets.swap(false, Ordering::SeqCst);
         changes
@@ -71,7 +84,7 @@ impl ChangeFeed for Resetting {
     }
 
     fn is_live(&self) -> bool {
-        self.feed.is_live()
+        !self.hangs.load(Ordering::SeqCst) && self.feed.is_live()
     }
 }
 
@@ -96,6 +109,10 @@ impl KeyStore for Watched {
     ) -> Result<Vec<FoundKey>, StoreError> {
         self.answer()?;
         self.look_ups.fetch_add(1, Ordering::SeqCst);
+        if self.hangs.load(Ordering::SeqCst) {
+            tokio::time::sleep(HANGS_FOR).await;
+            return Err(StoreError::Unavailable("hangs".into()));
+        }
         let mut found = self.store.find_by_digests(digests).await;
         if self.has_lost_revocations.load(Ordering::SeqCst) {
             for found in found.iter_mut().flatten() {
@@ -170,6 +187,7 @@ impl KeyStore for Watched {
             feed: self.store.feed(),
             resets: Arc::clone(&self.resets),
             more_changes: Arc::clone(&self.more_changes),
+            hangs: Arc::clone(&self.hangs),
         })
     }
 
@@ -193,7 +211,7 @@ impl KeyStore for Watched {
         self.store.pepper_ids(now).await
     }
 
-    async fn ready(&self) -> Result<(), StoreError> {
+    async fn ready(&self) -> Result<Readiness, StoreError> {
         self.store.ready().await
     }
 }
@@ -712,6 +730,78 @@ async fn within_the_grace_what_was_valid_is_accepted_as_stale_and_expiry_still_h
     clock.advance(Duration::from_secs(2));
     let lasting = VerifyRequest::new(lasting.secret.expose());
     assert!(instance.ask(&lasting).await.is_err());
+}
+
+/// The quickest of some attempts: a loaded machine is slow now and then.
+async fn quickest(mut attempt: impl AsyncFnMut()) -> Duration {
+    let mut quickest = Duration::MAX;
+    for _ in 0..10 {
+        let began = Instant::now();
+        attempt().await;
+        quickest = quickest.min(began.elapsed());
+    }
+    quickest
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_an_outage_only_the_first_verification_waits_for_the_database() {
+    const AT_ONCE: Duration = Duration::from_millis(5);
+    let store = Watched::default();
+    let instance = Instance::start(&store, None, Duration::from_mins(1)).await;
+    let account = instance.account().await;
+    let issued = instance.issue(draft(account.id)).await;
+    let other = instance.issue(draft(account.id)).await;
+    let unseen = instance.issue(draft(account.id)).await;
+    for issued in [&issued, &other] {
+        assert!(instance.verify(issued).await.is_valid());
+    }
+    store.hangs.store(true, Ordering::SeqCst);
+    // Until what is in memory may not be relied upon any more.
+    tokio::time::sleep(Duration::from_millis(2_300)).await;
+    let first = instance.verify(&issued).await;
+    assert_eq!(first.freshness, Freshness::Stale);
+    let took = quickest(async || {
+        for issued in [&issued, &other] {
+            let verdict = instance.verify(issued).await;
+            assert!(verdict.is_valid() && verdict.freshness == Freshness::Stale);
+        }
+    })
+    .await;
+    assert!(took < AT_ONCE, "{took:?}");
+    // All of them together asked the database a few times only.
+    let asked = store.look_ups();
+    for _ in 0..100 {
+        assert!(instance.verify(&issued).await.is_valid());
+    }
+    assert!(store.look_ups() <= asked + 2);
+
+    // What is not in memory is refused at once as well, but for the one request that asks.
+    let unseen = VerifyRequest::new(unseen.secret.expose());
+    let took = quickest(async || {
+        let one = instance.ask(&unseen);
+        let (one, other) = tokio::join!(one, instance.ask(&unseen));
+        assert!(one.is_err() && other.is_err());
+    });
+    let (took, at_once) = tokio::join!(took, async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        quickest(async || assert!(instance.ask(&unseen).await.is_err())).await
+    });
+    assert!(at_once < AT_ONCE, "{at_once:?}");
+    assert!(took < 2 * HANGS_FOR, "{took:?}");
+
+    // It is back within a second of the database, without anything having to be done.
+    store.hangs.store(false, Ordering::SeqCst);
+    let back = Instant::now();
+    while instance.ask(&unseen).await.is_err() {
+        assert!(
+            back.elapsed() < Duration::from_secs(1),
+            "{:?}",
+            back.elapsed()
+        );
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let verdict = instance.verify(&issued).await;
+    assert!(verdict.is_valid() && verdict.freshness == Freshness::Current);
 }
 
 #[tokio::test(flavor = "multi_thread")]

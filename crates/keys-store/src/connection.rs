@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use deadpool::managed::{self, Manager};
@@ -11,13 +12,13 @@ use diesel_async::pooled_connection::deadpool::Pool;
 use diesel_async::pooled_connection::{
     AsyncDieselConnectionManager, ManagerConfig, PoolableConnection, RecyclingMethod, SetupCallback,
 };
-use diesel_async::{AsyncConnection, AsyncPgConnection, TransactionManager};
+use diesel_async::{AsyncConnection, TransactionManager};
 use futures_util::FutureExt as _;
 use keys_service::store::StoreError;
 
 use crate::error::QueryError;
 use crate::options::StoreOptions;
-use crate::postgres::{self, PostgresConnector};
+use crate::postgres::{self, Purpose};
 use crate::sqlite::{self, DatabaseFile, SqliteConnection, SqliteConnector};
 
 /// Why there is no connection.
@@ -26,34 +27,48 @@ pub(crate) type ConnectError = Box<dyn Error + Send + Sync>;
 /// The open database.
 #[derive(Clone)]
 pub(crate) enum Pools {
-    Postgres(Pool<AsyncPgConnection>),
+    Postgres(postgres::Pool),
     Sqlite {
         /// One connection: SQLite has one writer at a time, and waiting for a turn here is cheaper than in SQLite.
         writer: Pool<SqliteConnection>,
         readers: Pool<SqliteConnection>,
         file: Arc<DatabaseFile>,
+        health: WriteHealth,
     },
 }
 
-impl Pools {
-    pub(crate) fn postgres(connector: Arc<PostgresConnector>, options: &StoreOptions) -> Self {
-        Self::Postgres(pool(
-            options,
-            options.connections_max,
-            Box::new(move |_| {
-                let connector = Arc::clone(&connector);
-                async move {
-                    connector
-                        .connect()
-                        .await
-                        .map_err(|error| bad_connection(&*error))
-                }
-                .boxed()
-            }),
-        ))
+/// Whether the database takes writes, as far as the last one could tell.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct WriteHealth(Arc<AtomicBool>);
+
+impl WriteHealth {
+    /// Something was written.
+    pub(crate) fn succeeded(&self) {
+        // Read first: this is shared by all writers, and hardly ever changes.
+        if self.0.load(Ordering::Relaxed) {
+            self.0.store(false, Ordering::Relaxed);
+        }
     }
 
-    pub(crate) fn sqlite(connector: &Arc<SqliteConnector>, options: &StoreOptions) -> Self {
+    /// A statement that writes failed, for whatever reason.
+    pub(crate) fn failed(&self, error: &QueryError) {
+        if error.is_unwritable() {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// `false` after a write that failed because nothing can be written.
+    pub(crate) fn is_writable(&self) -> bool {
+        !self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Pools {
+    pub(crate) fn sqlite(
+        connector: &Arc<SqliteConnector>,
+        options: &StoreOptions,
+        health: WriteHealth,
+    ) -> Self {
         let setup = |access| -> SetupCallback<SqliteConnection> {
             let connector = Arc::clone(connector);
             Box::new(move |_| {
@@ -74,6 +89,7 @@ impl Pools {
                 options.connections_max,
                 setup(sqlite::Access::Read),
             ),
+            health,
             file: Arc::clone(connector.file()),
         }
     }
@@ -94,36 +110,67 @@ impl Pools {
         }
     }
 
-    /// Closes the connections to PostgreSQL that nobody uses and that were made before `began`: whatever made one of them fall
-    /// silent has silenced all of them, and each would be found out one by one.
-    pub(crate) fn forget_idle(&self, began: Instant) {
+    /// Closes the connections to PostgreSQL that were made before `began`.
+    pub(crate) fn forget_made_before(&self, began: Instant) {
         if let Self::Postgres(pool) = self {
-            pool.retain(|_, metrics| metrics.created >= began);
+            pool.forget_made_before(began);
         }
     }
 
-    /// A connection to read with.
+    /// `false` while commits that were given up have not ended.
+    pub(crate) fn commits_end(&self) -> bool {
+        match self {
+            Self::Postgres(pool) => !pool.has_pending_commits(),
+            Self::Sqlite { .. } => true,
+        }
+    }
+
+    /// A connection for verification, which goes on whatever else hangs.
+    pub(crate) async fn look_up(&self) -> Result<Connection, StoreError> {
+        self.reader(Purpose::LookUp).await
+    }
+
+    /// A connection for any other reading.
     pub(crate) async fn read(&self) -> Result<Connection, StoreError> {
+        self.reader(Purpose::Read).await
+    }
+
+    async fn reader(&self, purpose: Purpose) -> Result<Connection, StoreError> {
         Ok(match self {
-            Self::Postgres(pool) => Connection::Postgres(take(pool).await?),
-            Self::Sqlite { readers, .. } => Connection::Sqlite(take(readers).await?),
+            Self::Postgres(pool) => Connection::Postgres(pool.take(purpose).await?),
+            Self::Sqlite {
+                readers, health, ..
+            } => Connection::Sqlite(take(readers, health).await?),
         })
     }
 
     /// A connection with a transaction open for writing, to be ended by [`Connection::finish`].
     pub(crate) async fn begin(&self) -> Result<Connection, StoreError> {
-        let mut connection = match self {
-            Self::Postgres(pool) => Connection::Postgres(take(pool).await?),
-            Self::Sqlite { writer, .. } => Connection::Sqlite(take(writer).await?),
-        };
-        connection.begin().await?;
-        Ok(connection)
+        self.begin_for(Purpose::Write).await
+    }
+
+    /// As [`begin`](Self::begin), for regular work that can wait.
+    pub(crate) async fn begin_housekeeping(&self) -> Result<Connection, StoreError> {
+        self.begin_for(Purpose::Housekeeping).await
+    }
+
+    async fn begin_for(&self, purpose: Purpose) -> Result<Connection, StoreError> {
+        Ok(match self {
+            Self::Postgres(pool) => Connection::Postgres(pool.begin(purpose).await?),
+            Self::Sqlite { writer, health, .. } => {
+                let mut lease = take(writer, health).await?;
+                lease.in_transaction = true;
+                let outcome = sqlite::begin(lease.enter()).await;
+                lease.leave(outcome)?;
+                Connection::Sqlite(lease)
+            }
+        })
     }
 }
 
 /// A connection of either database.
 pub(crate) enum Connection {
-    Postgres(Lease<AsyncDieselConnectionManager<AsyncPgConnection>>),
+    Postgres(postgres::Lease),
     Sqlite(Lease<AsyncDieselConnectionManager<SqliteConnection>>),
 }
 
@@ -147,42 +194,19 @@ macro_rules! query {
 pub(crate) use query;
 
 impl Connection {
-    async fn begin(&mut self) -> Result<(), QueryError> {
-        match self {
-            Self::Postgres(lease) => {
-                lease.in_transaction = true;
-                let outcome = postgres::begin(lease.enter()).await;
-                lease.leave(outcome)
-            }
-            Self::Sqlite(lease) => {
-                lease.in_transaction = true;
-                let outcome = sqlite::begin(lease.enter()).await;
-                lease.leave(outcome)
-            }
-        }
-    }
-
     /// Ends the transaction: keeps what was done if `outcome` is a success, and nothing otherwise.
-    pub(crate) async fn finish<T, E>(mut self, outcome: Result<T, E>) -> Result<T, E>
+    pub(crate) async fn finish<T, E>(self, outcome: Result<T, E>) -> Result<T, E>
     where
         E: From<StoreError>,
     {
-        let ended = match outcome {
-            Ok(_) => query!(&mut self, |open| commit(open)),
-            Err(_) => query!(&mut self, |open| rollback(open)),
-        };
-        match (outcome, ended) {
+        match (self, &outcome) {
+            (Self::Postgres(lease), Ok(_)) => lease.commit().await.map_err(E::from)?,
+            (Self::Sqlite(lease), Ok(_)) => lease.commit().await.map_err(StoreError::from)?,
             // What went wrong first is what matters; a connection that cannot roll back is closed, which does.
-            (Err(error), Err(_)) => Err(error),
-            (Ok(_), Err(error)) => Err(StoreError::from(error).into()),
-            (outcome, Ok(())) => {
-                match &mut self {
-                    Self::Postgres(lease) => lease.in_transaction = false,
-                    Self::Sqlite(lease) => lease.in_transaction = false,
-                }
-                outcome
-            }
+            (Self::Postgres(lease), Err(_)) => drop(lease.roll_back().await),
+            (Self::Sqlite(lease), Err(_)) => drop(lease.roll_back().await),
         }
+        outcome
     }
 }
 
@@ -194,15 +218,17 @@ pub(crate) struct Lease<M: Manager> {
     in_query: bool,
     in_transaction: bool,
     broken: bool,
+    health: WriteHealth,
 }
 
 impl<M: Manager> Lease<M> {
-    fn new(object: managed::Object<M>) -> Self {
+    fn new(object: managed::Object<M>, health: WriteHealth) -> Self {
         Self {
             object: Some(Box::new(object)),
             in_query: false,
             in_transaction: false,
             broken: false,
+            health,
         }
     }
 
@@ -217,8 +243,31 @@ impl<M: Manager> Lease<M> {
         outcome.map_err(|error| {
             let error = QueryError::from(error);
             self.broken |= error.is_transient();
+            if self.in_transaction {
+                self.health.failed(&error);
+            }
             error
         })
+    }
+}
+
+impl<M: Manager> Lease<M>
+where
+    M::Type: AsyncConnection,
+{
+    async fn commit(mut self) -> Result<(), QueryError> {
+        let outcome = commit(self.enter()).await;
+        self.leave(outcome)?;
+        self.in_transaction = false;
+        self.health.succeeded();
+        Ok(())
+    }
+
+    async fn roll_back(mut self) -> Result<(), QueryError> {
+        let outcome = rollback(self.enter()).await;
+        self.leave(outcome)?;
+        self.in_transaction = false;
+        Ok(())
     }
 }
 
@@ -232,14 +281,17 @@ impl<M: Manager> Drop for Lease<M> {
     }
 }
 
-async fn take<C>(pool: &Pool<C>) -> Result<Lease<AsyncDieselConnectionManager<C>>, StoreError>
+async fn take<C>(
+    pool: &Pool<C>,
+    health: &WriteHealth,
+) -> Result<Lease<AsyncDieselConnectionManager<C>>, StoreError>
 where
     C: PoolableConnection + Send + 'static,
     AsyncDieselConnectionManager<C>:
         Manager<Type = C, Error = diesel_async::pooled_connection::PoolError>,
 {
     match pool.get().await {
-        Ok(object) => Ok(Lease::new(object)),
+        Ok(object) => Ok(Lease::new(object, health.clone())),
         Err(error) => Err(StoreError::Unavailable(Box::new(error))),
     }
 }

@@ -14,6 +14,17 @@ impl QueryError {
         is_transient(&self.0)
     }
 
+    /// Whether nothing can be written at the moment: a full disk, a database that is read-only.
+    pub(crate) fn is_unwritable(&self) -> bool {
+        match &self.0 {
+            Error::DatabaseError(DatabaseErrorKind::ReadOnlyTransaction, _) => true,
+            Error::DatabaseError(_, information) => UNWRITABLE_MESSAGES
+                .iter()
+                .any(|message| information.message().contains(message)),
+            _ => false,
+        }
+    }
+
     pub(crate) fn is_unique_violation(&self) -> bool {
         matches!(
             self.0,
@@ -50,7 +61,7 @@ pub(crate) fn optional<T>(outcome: Result<T, QueryError>) -> Result<Option<T>, Q
 /// What PostgreSQL and SQLite say when they are overloaded, shutting down or full. Neither driver hands on the codes
 /// of these errors, so a PostgreSQL set to another language is understood less well: what it says about its own state then
 /// counts as unexpected. A lost connection is noticed in any case.
-const TRANSIENT_MESSAGES: [&str; 14] = [
+const TRANSIENT_MESSAGES: [&str; 15] = [
     "canceling statement due to",
     "terminating connection",
     "deadlock detected",
@@ -64,7 +75,18 @@ const TRANSIENT_MESSAGES: [&str; 14] = [
     "database table is locked",
     "database or disk is full",
     "disk I/O error",
+    "attempt to write a readonly database",
     "unable to open database file",
+];
+
+/// Those of them that say that nothing can be written, while reading may well go on.
+const UNWRITABLE_MESSAGES: [&str; 6] = [
+    "could not extend file",
+    "could not write to file",
+    "No space left on device",
+    "database or disk is full",
+    "disk I/O error",
+    "attempt to write a readonly database",
 ];
 
 fn is_transient(error: &Error) -> bool {

@@ -36,7 +36,7 @@ pub(crate) async fn find_by_digests(
     let mut distinct: Vec<_> = digests.iter().map(|one| *one.digest.as_bytes()).collect();
     distinct.sort_unstable();
     distinct.dedup();
-    let mut connection = pools.read().await?;
+    let mut connection = pools.look_up().await?;
     let rows = match &mut connection {
         Connection::Postgres(lease) => {
             let outcome = postgres::keys_by_digest(lease.enter(), &distinct).await;

@@ -29,6 +29,6 @@ pub use check::RowFault;
 pub use migrate::{MigrateError, SchemaError};
 pub use options::StoreOptions;
 pub use sqlite::{FileLost, UnsafeFile};
-pub use store::{OpenError, Store};
+pub use store::{ConnectionsShort, OpenError, Store};
 pub use tls::TlsError;
 pub use url::{DatabaseUrl, InvalidUrl};

@@ -2,12 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use diesel::backend::Backend;
 use diesel::migration::{Migration, MigrationSource};
 use diesel::pg::Pg;
 use diesel::prelude::*;
+use diesel::sql_query;
+use diesel::sql_types::Bool;
 use diesel::sqlite::Sqlite;
 use diesel_async::{AsyncMigrationHarness, RunQueryDsl};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
@@ -17,11 +20,30 @@ use tokio::sync::oneshot;
 use crate::connection::{Connection, query};
 use crate::error::QueryError;
 use crate::postgres::PostgresConnector;
-use crate::schema::{__diesel_schema_migrations as schema_migrations, schema_compatibility};
+use crate::rows::{AccountRow, FoundRow, KeyRow};
+use crate::schema::{
+    __diesel_schema_migrations as schema_migrations, account, api_key, schema_compatibility,
+};
 use crate::sqlite::SqliteConnector;
 
 const POSTGRES: EmbeddedMigrations = embed_migrations!("migrations/postgres");
 const SQLITE: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
+
+/// The tables beside those of keys and accounts.
+const SQLITE_TABLES: [&str; 4] = [
+    "audit_event",
+    "idempotency",
+    "key_change",
+    "key_change_pruned",
+];
+const POSTGRES_TABLES: [&str; 6] = [
+    "audit_event",
+    "idempotency",
+    "key_change",
+    "key_change_pruned",
+    "instance",
+    "instance_epoch",
+];
 
 /// Why a database could not be brought up to date. Migrations that were finished before stay.
 #[derive(Debug, thiserror::Error)]
@@ -152,6 +174,39 @@ async fn on_thread<T: Send + 'static>(
         .spawn(move || sender.send(work()))
         .map_err(|_| MigrateError::Thread)?;
     receiver.await.map_err(|_| MigrateError::Thread)?
+}
+
+/// Makes sure that every table can be read, whatever was found earlier, and says whether the database takes writes.
+pub(crate) async fn probe(connection: &mut Connection) -> Result<bool, QueryError> {
+    #[derive(QueryableByName)]
+    struct Row {
+        #[diesel(sql_type = Bool)]
+        takes_writes: bool,
+    }
+    // The columns that verification reads, and that the tables are there.
+    let _: Vec<FoundRow> = query!(&mut *connection, |open| api_key::table
+        .left_join(account::table)
+        .select((
+            api_key::digest,
+            api_key::pepper_id,
+            KeyRow::as_select(),
+            Option::<AccountRow>::as_select(),
+        ))
+        .limit(0)
+        .load(open))?;
+    let (tables, takes_writes): (&[&str], &str) = match connection {
+        Connection::Postgres(_) => (
+            &POSTGRES_TABLES,
+            "pg_catalog.current_setting('transaction_read_only') = 'off'",
+        ),
+        Connection::Sqlite(_) => (&SQLITE_TABLES, "true"),
+    };
+    let mut sql = format!("select {takes_writes} as takes_writes");
+    for table in tables {
+        let _ = write!(sql, ", exists (select 1 from {table} limit 0) as {table}");
+    }
+    let row: Row = query!(connection, |open| sql_query(sql).get_result(open))?;
+    Ok(row.takes_writes)
 }
 
 /// Whether this program can use the schema, which also shows that the database can be reached. Returns the migrations

@@ -3,6 +3,8 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use crate::url::DatabaseUrl;
+
 /// Limits of a store. The defaults suit one instance of the service.
 ///
 /// ```
@@ -18,8 +20,11 @@ use std::time::Duration;
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoreOptions {
-    /// The most connections at once; 10 by default. With SQLite it is the number of readers, beside the one writer.
+    /// The most connections at once; 10 by default. With PostgreSQL the one that follows changes is among them, and there are at
+    /// least 3. With SQLite it is the number of readers, beside the one writer.
     pub connections_max: NonZeroU32,
+    /// Where the feed and migrations connect to PostgreSQL, past a pooler; `None`, the default, is the URL of the database.
+    pub direct_url: Option<DatabaseUrl>,
     /// How long to wait for a free connection; 1 second by default.
     pub pool_wait: Duration,
     /// How long establishing one connection may take; 3 seconds by default.
@@ -40,6 +45,7 @@ impl Default for StoreOptions {
         const CONNECTIONS_MAX: NonZeroU32 = NonZeroU32::new(10).expect("10 is not zero");
         Self {
             connections_max: CONNECTIONS_MAX,
+            direct_url: None,
             pool_wait: Duration::from_secs(1),
             connect_timeout: Duration::from_secs(3),
             statement_timeout: Duration::from_secs(5),

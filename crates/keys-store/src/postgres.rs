@@ -15,170 +15,33 @@ use diesel_async::{
 use keys_core::{KeyDigest, KeyId};
 use keys_service::feed::Commit;
 use keys_service::store::KeyUse;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_postgres::config::{SslMode, TargetSessionAttrs};
-use tokio_postgres::{Client, NoTls, Socket};
-use tokio_postgres_rustls::MakeRustlsConnect;
 
-use crate::changes::CONNECT_TIMEOUT;
-use crate::connection::ConnectError;
-use crate::options::StoreOptions;
 use crate::rows::{AccountRow, FoundRow, KeyRow};
 use crate::schema::{account, api_key};
 use crate::sweep;
-use crate::tls::{self, TlsError};
 use crate::types::{DbId, DbTimestamp, Id, Moment};
-use crate::url::PostgresLocation;
 
+mod connect;
 mod feed;
 mod identity;
+mod pool;
+mod start;
 mod wake;
 
+pub(crate) use connect::PostgresConnector;
 pub(crate) use feed::PostgresFeed;
-use identity::{SETTING, ServerIdentity, Servers, log_number};
+use identity::{SETTING, log_number};
+pub(crate) use pool::{Lease, Pool, Purpose};
+pub(crate) use start::{Capacity, capacity};
 pub(crate) use wake::Waker;
 
 /// How many keys one statement updates: with many more the planner changes its mind and reads the whole table.
 const USES_PER_STATEMENT: usize = 1_000;
 
-/// Only one instance migrates at a time. An arbitrary number ("keysmigr" in ASCII) that no other program should use.
-const MIGRATION_LOCK: i64 = 0x6b65_7973_6d69_6772;
-
-/// Statements are planned once for each connection, not once for each execution. Left to itself the server plans a look-up
-/// of few keys each time, because it believes a list whose length it does not know to be longer; that costs more than
-/// the look-up. What sweeps through tables is planned for its parameters: see [`plan_each_time`].
-const PLAN_ONCE: &str = "-c plan_cache_mode=force_generic_plan";
-
-/// How long to wait for another instance that is migrating.
-const MIGRATION_LOCK_TIMEOUT: Duration = Duration::from_mins(1);
-
-/// Makes connections.
-pub(crate) struct PostgresConnector {
-    config: tokio_postgres::Config,
-    /// For the connections that follow the log of changes.
-    listening: tokio_postgres::Config,
-    tls: Option<MakeRustlsConnect>,
-    connect_timeout: Duration,
-    servers: Servers,
-}
-
-impl PostgresConnector {
-    pub(crate) fn new(
-        location: &PostgresLocation,
-        options: &StoreOptions,
-    ) -> Result<Self, TlsError> {
-        let mut config = location.config.clone();
-        let tls = match config.get_ssl_mode() {
-            SslMode::Disable => None,
-            SslMode::Prefer => Some(tls::opportunistic()),
-            _ => Some(tls::verified(location.root_certificates.as_deref())?),
-        };
-        if config.get_application_name().is_none() {
-            config.application_name("keys");
-        }
-        // A replica would answer with keys as they were; it is not even connected to.
-        config.target_session_attrs(TargetSessionAttrs::ReadWrite);
-        config.connect_timeout(options.connect_timeout);
-        // A peer that vanished without a word is noticed rather than waited for. The system counts whole seconds.
-        let silence_max = options.operation_timeout.max(Duration::from_secs(1));
-        config.tcp_user_timeout(silence_max);
-        config.keepalives_idle(silence_max);
-        let listening = listening(&config);
-        // What is said last holds, so these win over the URL's own options.
-        let settings = format!(
-            "{} -c statement_timeout={} -c idle_in_transaction_session_timeout={} -c synchronous_commit=on {PLAN_ONCE}",
-            config.get_options().unwrap_or_default(),
-            options.statement_timeout.as_millis(),
-            options.operation_timeout.as_millis(),
-        );
-        config.options(settings.trim());
-        Ok(Self {
-            config,
-            listening,
-            tls: tls.map(MakeRustlsConnect::new),
-            connect_timeout: options.connect_timeout,
-            servers: Servers::default(),
-        })
-    }
-
-    pub(crate) async fn connect(&self) -> Result<AsyncPgConnection, ConnectError> {
-        // The driver's own limit ends with the TCP handshake; who answers may still keep silent after it.
-        tokio::time::timeout(self.connect_timeout, self.open()).await?
-    }
-
-    async fn open(&self) -> Result<AsyncPgConnection, ConnectError> {
-        let opened = match &self.tls {
-            None => {
-                let (client, mut connection) = self.config.connect(NoTls).await?;
-                self.identify(&client, &mut connection).await?;
-                AsyncPgConnection::try_from_client_and_connection(client, connection).await
-            }
-            Some(tls) => {
-                let (client, mut connection) = self.config.connect(tls.clone()).await?;
-                self.identify(&client, &mut connection).await?;
-                AsyncPgConnection::try_from_client_and_connection(client, connection).await
-            }
-        };
-        Ok(opened?)
-    }
-
-    /// Reads which server a connection leads to, which its session then knows.
-    async fn identify<S>(
-        &self,
-        client: &Client,
-        connection: &mut tokio_postgres::Connection<Socket, S>,
-    ) -> Result<(), ConnectError>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
-        let server = tokio::select! {
-            server = ServerIdentity::read(client) => server?,
-            ended = connection => {
-                ended?;
-                return Err("the connection was closed at once".into());
-            }
-        };
-        self.servers.admit(&server)
-    }
-
-    /// A connection that alone may migrate, for as long as it is open.
-    pub(crate) async fn connect_to_migrate(&self) -> Result<AsyncPgConnection, ConnectError> {
-        let mut connection = self.connect().await?;
-        let set_up = format!(
-            "set statement_timeout = 0; set idle_in_transaction_session_timeout = 0; set lock_timeout = {}; \
-             select pg_advisory_lock({MIGRATION_LOCK})",
-            MIGRATION_LOCK_TIMEOUT.as_millis()
-        );
-        connection.batch_execute(&set_up).await?;
-        Ok(connection)
-    }
-}
-
-/// How to connect in order to follow the log of changes: quick to notice that nobody is there any more.
-fn listening(config: &tokio_postgres::Config) -> tokio_postgres::Config {
-    let mut config = config.clone();
-    let name = config.get_application_name().unwrap_or("keys").to_owned();
-    config.application_name(format!("{name} feed"));
-    // Of several hosts, one that is silent must leave time for the next.
-    let hosts = u32::try_from(config.get_hosts().len()).unwrap_or(u32::MAX);
-    config.connect_timeout(CONNECT_TIMEOUT / hosts.max(1));
-    config.keepalives_idle(feed::KEEP_ALIVE);
-    config.keepalives_interval(feed::KEEP_ALIVE);
-    config.tcp_user_timeout(feed::USER_TIMEOUT);
-    // Where an instance is, is of no use after a crash, so nothing waits for the disk. However large the planner believes
-    // the log to be, what is new is read through the index, one row after the other, and without compiling the statement first.
-    let settings = format!(
-        "{} -c statement_timeout={} -c synchronous_commit=off -c enable_seqscan=off -c enable_bitmapscan=off -c jit=off {PLAN_ONCE}",
-        config.get_options().unwrap_or_default(),
-        feed::STATEMENT_TIMEOUT.as_millis(),
-    );
-    config.options(settings.trim());
-    config
-}
-
 pub(crate) async fn begin(connection: &mut AsyncPgConnection) -> QueryResult<()> {
     // Counting under the lock on the account is only right if each statement sees what was committed before it.
-    let sql = "begin isolation level read committed read write";
+    // It does not say `read write`: a database that was made read-only by default is meant to be so.
+    let sql = "begin isolation level read committed";
     AnsiTransactionManager::begin_transaction_sql(connection, sql).await
 }
 

@@ -13,16 +13,16 @@ use keys_core::{Account, AccountId, EventId, KeyId, PepperId, Timestamp};
 use keys_service::feed::{ChangeFeed, Commit};
 use keys_service::store::{
     AccountEntry, AccountPatch, AccountQuery, BoxFuture, Change, ChangeError, FoundKey, KeyOwner,
-    KeyPage, KeyStore, KeyUse, NewKey, Reservation, Reserved, StoreError,
+    KeyPage, KeyStore, KeyUse, NewKey, Readiness, Reservation, Reserved, StoreError,
 };
 use tokio::runtime::Handle;
 
 use crate::changes;
 use crate::check::{self, Position, RowFault, Table};
-use crate::connection::Pools;
+use crate::connection::{Connection, Pools, WriteHealth};
 use crate::migrate::{self, MigrateError};
 use crate::options::StoreOptions;
-use crate::postgres::{PostgresConnector, PostgresFeed, Waker};
+use crate::postgres::{self, Pool, PostgresConnector, PostgresFeed, Waker};
 use crate::sqlite::{FileLost, Followers, SqliteConnector, SqliteFeed, UnsafeFile};
 use crate::tls::TlsError;
 use crate::url::{DatabaseUrl, Location};
@@ -31,6 +31,9 @@ use crate::{accounts, idempotency, keys, sweep};
 /// How long looking keys up in PostgreSQL may take. Whoever wants to know waits hardly longer, and a connection whose other
 /// end vanished without a word must not be waited for when the database is back.
 const LOOK_UP_TIMEOUT: Duration = Duration::from_millis(800);
+
+/// How long finding out whether the database can be used may take. Load balancers do not wait for longer.
+const READY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Keeps keys and accounts in PostgreSQL or SQLite.
 ///
@@ -59,6 +62,8 @@ struct Inner {
     connector: Connector,
     runtime: Handle,
     operation_timeout: Duration,
+    connections_max: u32,
+    health: WriteHealth,
     /// Whether the log says that the schema is newer than this program.
     newer_told: AtomicBool,
 }
@@ -90,12 +95,32 @@ pub enum OpenError {
     /// TLS cannot be set up.
     #[error("TLS to PostgreSQL cannot be set up")]
     Tls(#[source] TlsError),
+    /// [`StoreOptions::direct_url`] is not a URL of PostgreSQL.
+    #[error("the direct URL must lead to PostgreSQL")]
+    DirectUrl,
     /// The database does not let us in, or is not there.
     #[error("the database cannot be reached")]
     Connect(#[source] Box<dyn Error + Send + Sync>),
     /// The database could not be brought up to date.
     #[error("the database cannot be brought up to date")]
     Migrate(#[source] MigrateError),
+}
+
+/// The server has fewer connections than all instances together may open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{instances} instances with up to {connections_max} connections each may need {}, and the server has {available} for them: \
+     lower `database.connections_max` to {} or raise max_connections (or the connection limit of the role or database)",
+    .instances * .connections_max,
+    (.available / .instances).max(3)
+)]
+pub struct ConnectionsShort {
+    /// Connections that each instance may open.
+    pub connections_max: u64,
+    /// Instances that gave a sign of life a moment ago, and this one.
+    pub instances: u64,
+    /// Connections that the server, the database and the role allow, without those that are reserved.
+    pub available: u64,
 }
 
 impl Store {
@@ -117,13 +142,22 @@ impl Store {
     /// When it cannot be reached, or not be trusted.
     pub async fn connect(url: &DatabaseUrl, options: StoreOptions) -> Result<Self, OpenError> {
         let runtime = Handle::try_current().map_err(|_| OpenError::NoRuntime)?;
+        let health = WriteHealth::default();
         let (pools, connector) = match &url.0 {
             Location::Postgres(location) => {
                 let connector =
                     PostgresConnector::new(location, &options).map_err(OpenError::Tls)?;
-                let connector = Arc::new(connector);
-                connector.connect().await.map_err(OpenError::Connect)?;
-                let pools = Pools::postgres(Arc::clone(&connector), &options);
+                let connector = Arc::new(match &options.direct_url {
+                    None => connector,
+                    Some(DatabaseUrl(Location::Postgres(location))) => {
+                        connector.direct(location).map_err(OpenError::Tls)?
+                    }
+                    Some(DatabaseUrl(Location::Sqlite(_))) => return Err(OpenError::DirectUrl),
+                });
+                let started = connector.start().await;
+                started.map_err(|failure| OpenError::Connect(Box::new(failure)))?;
+                let pool = Pool::new(Arc::clone(&connector), &options, health.clone());
+                let pools = Pools::Postgres(pool);
                 let waker = Waker::new(pools.clone());
                 (pools, Connector::Postgres { connector, waker })
             }
@@ -133,7 +167,7 @@ impl Store {
                     .map_err(OpenError::UnsafeFile)?;
                 let connector = Arc::new(connector);
                 connector.open().await.map_err(OpenError::Connect)?;
-                let pools = Pools::sqlite(&connector, &options);
+                let pools = Pools::sqlite(&connector, &options, health.clone());
                 let followers = Arc::new(Followers::new(&connector));
                 let connector = Connector::Sqlite {
                     connector,
@@ -147,6 +181,8 @@ impl Store {
             connector,
             runtime,
             operation_timeout: options.operation_timeout,
+            connections_max: options.connections_max.get(),
+            health,
             newer_told: AtomicBool::new(false),
         })))
     }
@@ -157,6 +193,12 @@ impl Store {
     /// # Errors
     /// When a migration fails, or the database is newer than this program.
     pub async fn migrate(&self) -> Result<(), MigrateError> {
+        // A database that is only readable at the moment is no reason not to start.
+        let pools = self.pools();
+        let is_done = async move { is_up_to_date(&pools).await };
+        if matches!(self.run(is_done).await, Ok(true)) {
+            return Ok(());
+        }
         match &self.0.connector {
             Connector::Postgres { connector, .. } => {
                 migrate::postgres(&self.0.runtime, Arc::clone(connector)).await
@@ -203,6 +245,27 @@ impl Store {
             }
         }
         Ok(count)
+    }
+
+    /// Says what to change if the server does not have enough connections for all instances that gave a sign of life a moment
+    /// ago and this one, each with as many as its options allow. `None` if it has, and with SQLite.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    pub async fn connections_short(&self) -> Result<Option<ConnectionsShort>, StoreError> {
+        let pools = self.pools();
+        let found = self.run(async move { capacity(&pools).await }).await?;
+        let Some(found) = found else {
+            return Ok(None);
+        };
+        let short = ConnectionsShort {
+            connections_max: self.0.connections_max.max(3).into(),
+            // Its own feed has not said that it is there yet.
+            instances: u64::try_from(found.instances).unwrap_or(0) + 1,
+            available: u64::try_from(found.connections).unwrap_or(0),
+        };
+        let needed = short.instances.saturating_mul(short.connections_max);
+        Ok((needed > short.available).then_some(short))
     }
 
     fn pools(&self) -> Pools {
@@ -293,7 +356,7 @@ async fn within<T, E: From<StoreError>>(
         }
         Ok(refused) => refused,
         Err(elapsed) => {
-            pools.forget_idle(began);
+            pools.forget_made_before(began);
             Err(StoreError::Unavailable(Box::new(elapsed)).into())
         }
     }
@@ -440,9 +503,14 @@ impl KeyStore for Store {
         self.run(keys::pepper_ids(self.pools(), now)).await
     }
 
-    async fn ready(&self) -> Result<(), StoreError> {
+    async fn ready(&self) -> Result<Readiness, StoreError> {
         let inner = Arc::clone(&self.0);
-        self.run(async move { ready(&inner).await }).await
+        self.run_within(
+            READY_TIMEOUT.min(self.0.operation_timeout),
+            Look::Always,
+            async move { ready(&inner).await },
+        )
+        .await
     }
 }
 
@@ -476,8 +544,24 @@ async fn sweep(inner: &Inner, now: Timestamp) -> Result<u64, StoreError> {
     sweep::sweep(&inner.pools, slowest, now, inner.operation_timeout).await
 }
 
-async fn ready(inner: &Inner) -> Result<(), StoreError> {
-    let mut connection = inner.pools.read().await?;
+async fn capacity(pools: &Pools) -> Result<Option<postgres::Capacity>, StoreError> {
+    match &mut pools.read().await? {
+        Connection::Postgres(lease) => {
+            let outcome = postgres::capacity(lease.enter()).await;
+            Ok(Some(lease.leave(outcome)?))
+        }
+        Connection::Sqlite(_) => Ok(None),
+    }
+}
+
+/// Whether the database has the schema that this program knows, or a newer one that it can go on with.
+async fn is_up_to_date(pools: &Pools) -> Result<bool, StoreError> {
+    let mut connection = pools.look_up().await?;
+    Ok(migrate::check(&mut connection).await?.is_ok())
+}
+
+async fn ready(inner: &Inner) -> Result<Readiness, StoreError> {
+    let mut connection = inner.pools.look_up().await?;
     let checked = migrate::check(&mut connection).await?;
     let newer = checked.map_err(|error| StoreError::Unexpected(Box::new(error)))?;
     if !newer.is_empty() && !inner.newer_told.swap(true, Ordering::Relaxed) {
@@ -485,5 +569,8 @@ async fn ready(inner: &Inner) -> Result<(), StoreError> {
             "the database was migrated by a newer program, with {newer:?}; this one can go on with it"
         );
     }
-    Ok(())
+    let takes_writes = migrate::probe(&mut connection).await?;
+    Ok(Readiness {
+        is_writable: takes_writes && inner.health.is_writable() && inner.pools.commits_end(),
+    })
 }

@@ -104,7 +104,7 @@ async fn sweep_kind(pools: &Pools, kind: Kind, patience: Duration) -> Result<u64
     let mut deleted: u64 = 0;
     loop {
         let batch = async {
-            let mut connection = pools.begin().await?;
+            let mut connection = pools.begin_housekeeping().await?;
             let outcome = batch(&mut connection, kind).await;
             let outcome = outcome.map_err(StoreError::from);
             connection.finish(outcome).await

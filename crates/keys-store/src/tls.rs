@@ -1,55 +1,109 @@
 //! TLS to PostgreSQL.
 
+use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
+use rustls::client::WantsClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{
+    ClientConfig, ConfigBuilder, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
+    version,
+};
 
-/// TLS cannot be set up.
+use crate::url::{TlsFiles, TlsRoots, mode_for_others};
+
+/// Error returned when TLS to PostgreSQL cannot be set up.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TlsError {
-    /// The file of `sslrootcert` cannot be read, or is no PEM.
-    #[error("the file with trusted certificates cannot be read")]
+    /// The file of `sslrootcert` cannot be read, or is not PEM.
+    #[error("the file with trusted certificates (sslrootcert) cannot be read")]
     RootCertificates(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// Nothing to check the server's certificate with.
+    /// There is nothing to verify the certificate of the server with.
     #[error("there is no trusted certificate; name a file of them with `sslrootcert`")]
     NoRootCertificates,
+    /// The file of `sslcert` cannot be read, or is not PEM.
+    #[error("the file with the certificate of the client (sslcert) cannot be read")]
+    ClientCertificate(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The file of `sslkey` cannot be read, or is not PEM.
+    #[error("the file with the private key of the client (sslkey) cannot be read")]
+    ClientKey(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// Others than its owner have access to the file of `sslkey`.
+    #[error(
+        "the file with the private key of the client (sslkey) may be read by others than its owner \
+         (mode {mode:03o}); run `chmod 600` on it"
+    )]
+    ClientKeyMode {
+        /// The permissions of the file.
+        mode: u32,
+    },
+    /// The key does not belong to the certificate, or is of an unknown kind.
+    #[error(
+        "the private key (sslkey) and the certificate (sslcert) of the client do not fit together"
+    )]
+    ClientPair(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// TLS with a server whose certificate must be for its name, from an authority in the file at `roots` or, without
-/// one, of the system.
-pub(crate) fn verified(roots: Option<&Path>) -> Result<ClientConfig, TlsError> {
+/// Returns a configuration that verifies the certificate of the server, and that it is for its name.
+pub(crate) fn verified(files: &TlsFiles) -> Result<ClientConfig, TlsError> {
     let mut store = RootCertStore::empty();
-    if let Some(path) = roots {
-        let unreadable = |error| TlsError::RootCertificates(Box::new(error));
-        for certificate in CertificateDer::pem_file_iter(path).map_err(unreadable)? {
-            store
-                .add(certificate.map_err(unreadable)?)
-                .map_err(|error| TlsError::RootCertificates(Box::new(error)))?;
+    match &files.roots {
+        TlsRoots::File(path) => {
+            let unreadable = |error| TlsError::RootCertificates(Box::new(error));
+            for certificate in CertificateDer::pem_file_iter(path).map_err(unreadable)? {
+                store
+                    .add(certificate.map_err(unreadable)?)
+                    .map_err(|error| TlsError::RootCertificates(Box::new(error)))?;
+            }
         }
-    } else {
         // Single certificates of the system that cannot be read are no reason to do without the others.
-        store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        TlsRoots::System => {
+            store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        }
     }
     if store.is_empty() {
         return Err(TlsError::NoRootCertificates);
     }
-    Ok(builder()
-        .with_root_certificates(store)
-        .with_no_client_auth())
+    with_client(builder(files).with_root_certificates(store), files)
 }
 
-/// TLS with whoever answers, for connections that would be made without TLS too.
-pub(crate) fn opportunistic() -> ClientConfig {
-    builder()
+/// Returns a configuration that accepts any server, for connections that would be made without TLS too.
+pub(crate) fn opportunistic(files: &TlsFiles) -> Result<ClientConfig, TlsError> {
+    let builder = builder(files)
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(AnyServer(provider())))
-        .with_no_client_auth()
+        .with_custom_certificate_verifier(Arc::new(AnyServer(provider())));
+    with_client(builder, files)
+}
+
+/// Adds the certificate of the client, if there is one.
+fn with_client(
+    builder: ConfigBuilder<ClientConfig, WantsClientCert>,
+    files: &TlsFiles,
+) -> Result<ClientConfig, TlsError> {
+    let Some((certificate, key)) = &files.client else {
+        return Ok(builder.with_no_client_auth());
+    };
+    let unreadable = |error| TlsError::ClientCertificate(Box::new(error));
+    let chain = CertificateDer::pem_file_iter(certificate)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(unreadable)?;
+    let key = client_key(key)?;
+    builder
+        .with_client_auth_cert(chain, key)
+        .map_err(|error| TlsError::ClientPair(Box::new(error)))
+}
+
+fn client_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    let file = File::open(path).map_err(|error| TlsError::ClientKey(Box::new(error)))?;
+    let mode = mode_for_others(&file).map_err(|error| TlsError::ClientKey(Box::new(error)))?;
+    if let Some(mode) = mode {
+        return Err(TlsError::ClientKeyMode { mode });
+    }
+    PrivateKeyDer::from_pem_reader(file).map_err(|error| TlsError::ClientKey(Box::new(error)))
 }
 
 /// The one place that decides on the implementation of cryptography: two crates that switch on different ones in
@@ -58,9 +112,14 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-fn builder() -> rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier> {
+fn builder(files: &TlsFiles) -> ConfigBuilder<ClientConfig, rustls::WantsVerifier> {
+    let versions: &[_] = if files.is_1_3_only {
+        &[&version::TLS13]
+    } else {
+        &[&version::TLS13, &version::TLS12]
+    };
     ClientConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()
+        .with_protocol_versions(versions)
         .expect("ring implements every protocol version")
 }
 

@@ -1,34 +1,47 @@
-//! Where a database is.
+//! The URL of a database.
 
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use percent_encoding::percent_decode_str;
-use tokio_postgres::config::SslMode;
-
 use crate::sqlite;
 
-/// Where a database is: `sqlite:keys.db`, `sqlite:///var/lib/keys/keys.db` or `postgres://user@host/database`.
+mod passfile;
+mod postgres;
+
+pub(crate) use passfile::{PassfileError, mode_for_others, password as password_in_file};
+pub(crate) use postgres::{PostgresHost, PostgresLocation, TlsFiles, TlsRoots};
+
+/// The URL of a database: `sqlite:keys.db`, `sqlite:///var/lib/keys/keys.db` or `postgres://user@host/database`.
 ///
-/// It may hold a password, so it cannot be shown; `Debug` says which kind it is and no more.
+/// It may hold a password, so it has no `Display`; `Debug` names the kind of the database only.
 ///
 /// # SQLite
-/// What follows `sqlite:` or `sqlite://` is the path, taken literally. A database in memory is refused: each
+/// The text after `sqlite:` or `sqlite://` is the path, taken literally. A database in memory is refused, because each
 /// connection would see another one, and none would outlive the process.
 ///
 /// # PostgreSQL
-/// The URL is the one of [libpq](https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING-URIS), with
-/// the parameters that `tokio-postgres` knows, and these for encryption:
+/// The URL is read as [libpq](https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING-URIS) reads it:
+/// several hosts (`host1:5432,host2:5433`), percent-encoding, Unix sockets (`?host=/run/postgresql`), and these parameters. A
+/// parameter that is not listed is refused by its name. Environment variables of libpq (`PGPASSWORD`, ..) are not read.
 ///
-/// | `sslmode` | Meaning |
+/// | Parameter | Meaning |
 /// |---|---|
-/// | `disable` | No TLS. |
-/// | `prefer` (the default) | TLS if the server offers it. Nobody checks who the server is, as nothing would keep an attacker from turning TLS off. |
-/// | `require`, `verify-ca`, `verify-full` | TLS, with a certificate for the host's name from a trusted authority. Stricter than libpq, which checks only what the last two say. |
-///
-/// `sslrootcert` names a file with the trusted authorities in PEM; without it, those of the system are trusted.
+/// | `user`, `password`, `host`, `hostaddr`, `port`, `dbname` | As in the other parts of the URL, which they override. |
+/// | `passfile` | A file in the format of `.pgpass`, read for each new connection. Only its owner may have access to it. |
+/// | `sslmode=disable` | No TLS. |
+/// | `sslmode=prefer` (the default), `allow` | TLS if the server offers it. The certificate of the server is not verified, because an attacker could turn TLS off anyway. |
+/// | `sslmode=require`, `verify-ca`, `verify-full` | TLS, with a certificate for the host's name from a trusted authority. Stricter than libpq, which verifies this for `verify-full` only. |
+/// | `sslrootcert` | A PEM file with the trusted authorities. Without it, and with `system`, those of the system are trusted. |
+/// | `sslcert`, `sslkey` | PEM files with the certificate of this client and its private key. Only its owner may have access to the key. |
+/// | `sslnegotiation`, `channel_binding`, `ssl_min_protocol_version` | As in libpq. |
+/// | `application_name`, `fallback_application_name` | Shown in `pg_stat_activity`. Defaults to `keys`. |
+/// | `options` | Settings of the session: `-c search_path=keys`. They are set after connecting, because many poolers refuse them before. |
+/// | `connect_timeout` | Seconds for each host. |
+/// | `keepalives`, `keepalives_idle`, `keepalives_interval`, `keepalives_count`, `tcp_user_timeout` | As in libpq. |
+/// | `target_session_attrs` | `any`, `read-write` or `primary`. The program uses a primary server only, whichever of them is given. |
+/// | `load_balance_hosts` | `disable` or `random`. |
 ///
 /// ```
 /// use keys_store::DatabaseUrl;
@@ -38,37 +51,51 @@ use crate::sqlite;
 /// assert!("sqlite::memory:".parse::<DatabaseUrl>().is_err());
 /// # Ok::<(), keys_store::InvalidUrl>(())
 /// ```
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct DatabaseUrl(pub(crate) Location);
 
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub(crate) enum Location {
     Postgres(Box<PostgresLocation>),
     Sqlite(PathBuf),
 }
 
-#[derive(Clone)]
-pub(crate) struct PostgresLocation {
-    pub(crate) config: tokio_postgres::Config,
-    pub(crate) root_certificates: Option<PathBuf>,
-}
-
-/// The text says of no database where it is. The text itself is not repeated: it may hold a password.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+/// Error returned for a text that is not the URL of a database. It never repeats a value of the URL, which may be a password.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidUrl {
     /// Neither SQLite nor PostgreSQL.
     #[error("a database URL starts with `sqlite:` or `postgres://`")]
     Scheme,
-    /// Not a PostgreSQL URL, or one with an unknown parameter.
+    /// A control character, often a line feed at the end of a file.
+    #[error("the database URL contains a control character; remove line ends from it")]
+    Control,
+    /// Not a PostgreSQL URL.
     #[error(
-        "the PostgreSQL URL is malformed or has an unknown parameter; it is written \
+        "the PostgreSQL URL is malformed; it is written \
          postgres://user:password@host:port/database?sslmode=require, special characters percent-encoded"
     )]
     Postgres,
+    /// A parameter that this program does not know.
+    #[error(
+        "the PostgreSQL URL has the parameter `{0}`, which is not supported; remove it \
+         (special characters of a password must be percent-encoded)"
+    )]
+    UnknownParameter(String),
+    /// A known parameter with a value that this program does not support.
+    #[error("the parameter `{name}` of the PostgreSQL URL must be {expected}")]
+    Parameter {
+        /// The name of the parameter.
+        name: &'static str,
+        /// The supported values.
+        expected: &'static str,
+    },
     /// An unknown `sslmode`.
     #[error("sslmode is one of disable, prefer, require, verify-ca and verify-full")]
     SslMode,
+    /// A client certificate without its key, or the other way round.
+    #[error("the parameters `sslcert` and `sslkey` of the PostgreSQL URL need each other")]
+    ClientCertificate,
     /// No path, or one with parameters.
     #[error("a SQLite URL is `sqlite:` and the path of a file, without parameters")]
     SqlitePath,
@@ -121,12 +148,17 @@ impl FromStr for DatabaseUrl {
 
     fn from_str(text: &str) -> Result<Self, InvalidUrl> {
         if let Some(path) = text.strip_prefix("sqlite:") {
-            parse_sqlite(path.strip_prefix("//").unwrap_or(path))
-        } else if text.starts_with("postgres://") || text.starts_with("postgresql://") {
-            parse_postgres(text)
-        } else {
-            Err(InvalidUrl::Scheme)
+            return parse_sqlite(path.strip_prefix("//").unwrap_or(path));
         }
+        let rest = text
+            .strip_prefix("postgres://")
+            .or_else(|| text.strip_prefix("postgresql://"))
+            .ok_or(InvalidUrl::Scheme)?;
+        if rest.contains(char::is_control) {
+            return Err(InvalidUrl::Control);
+        }
+        let location = postgres::parse(rest)?;
+        Ok(Self(Location::Postgres(Box::new(location))))
     }
 }
 
@@ -161,55 +193,9 @@ fn is_variable(part: &str) -> bool {
     name.starts_with(|first: char| first == '{' || first == '_' || first.is_ascii_alphabetic())
 }
 
-fn parse_postgres(text: &str) -> Result<DatabaseUrl, InvalidUrl> {
-    // The parser ends the password at the first `@`, so a `?` before it is part of the password.
-    let after_password = text.find('@').map_or(0, |at| at + 1);
-    let query = text[after_password..].find('?');
-    let (base, query) = match query.map(|at| after_password + at) {
-        Some(at) => (&text[..at], &text[at + 1..]),
-        None => (text, ""),
-    };
-
-    // The driver knows three modes and no certificates; it is given the rest.
-    let mut mode = SslMode::Prefer;
-    let mut root_certificates = None;
-    let mut rest = Vec::new();
-    for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
-        match parameter.split_once('=') {
-            Some(("sslmode", "disable")) => mode = SslMode::Disable,
-            Some(("sslmode", "prefer")) => mode = SslMode::Prefer,
-            Some(("sslmode", "require" | "verify-ca" | "verify-full")) => mode = SslMode::Require,
-            Some(("sslmode", _)) => return Err(InvalidUrl::SslMode),
-            Some(("sslrootcert", path)) => {
-                let path = percent_decode_str(path).decode_utf8();
-                root_certificates = Some(PathBuf::from(&*path.map_err(|_| InvalidUrl::Postgres)?));
-            }
-            _ => rest.push(parameter),
-        }
-    }
-    let driver_url = format!("{base}?{}", rest.join("&"));
-    // The driver's error may repeat parts of the text.
-    let mut config: tokio_postgres::Config =
-        driver_url.parse().map_err(|_| InvalidUrl::Postgres)?;
-    config.ssl_mode(mode);
-    Ok(DatabaseUrl(Location::Postgres(Box::new(
-        PostgresLocation {
-            config,
-            root_certificates,
-        },
-    ))))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn postgres(text: &str) -> PostgresLocation {
-        match text.parse::<DatabaseUrl>().unwrap().0 {
-            Location::Postgres(location) => *location,
-            Location::Sqlite(_) => panic!("{text}"),
-        }
-    }
 
     #[test]
     fn sqlite_paths_are_taken_literally() {
@@ -249,42 +235,9 @@ mod tests {
             ("sqlite:///srv/${NAME}/keys.db", InvalidUrl::SqliteExpansion),
             ("sqlite::memory:", InvalidUrl::SqliteMemory),
             ("sqlite://:memory:", InvalidUrl::SqliteMemory),
-            ("postgres://localhost?sslmode=maybe", InvalidUrl::SslMode),
-            ("postgres://localhost?hunter2=x", InvalidUrl::Postgres),
-            ("postgres://localhost:99999999/x", InvalidUrl::Postgres),
+            ("postgres://h/keys\n", InvalidUrl::Control),
         ] {
             assert_eq!(text.parse::<DatabaseUrl>().unwrap_err(), error, "{text}");
         }
-    }
-
-    #[test]
-    fn sslmode_is_read_in_all_its_spellings() {
-        for (parameters, mode) in [
-            ("", SslMode::Prefer),
-            ("?sslmode=disable", SslMode::Disable),
-            ("?sslmode=prefer", SslMode::Prefer),
-            ("?connect_timeout=3&sslmode=require", SslMode::Require),
-            ("?sslmode=verify-ca", SslMode::Require),
-            ("?sslmode=verify-full&application_name=x", SslMode::Require),
-        ] {
-            let location = postgres(&format!("postgres://u:p@h/d{parameters}"));
-            assert_eq!(location.config.get_ssl_mode(), mode, "{parameters}");
-        }
-        let location = postgres("postgresql://u:p?q@h/d?sslrootcert=%2Fetc%2Fa%20b.pem");
-        assert_eq!(
-            location.root_certificates,
-            Some(PathBuf::from("/etc/a b.pem"))
-        );
-        assert_eq!(location.config.get_password(), Some(b"p?q".as_slice()));
-    }
-
-    #[test]
-    fn a_password_is_never_shown() {
-        let url: DatabaseUrl = "postgres://u:hunter2@h/d".parse().unwrap();
-        assert!(!format!("{url:?}").contains("hunter2"));
-        let error = "postgres://u:hunter2@h:x/d"
-            .parse::<DatabaseUrl>()
-            .unwrap_err();
-        assert!(!format!("{error} {error:?}").contains("hunter2"));
     }
 }

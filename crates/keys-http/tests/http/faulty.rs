@@ -11,7 +11,7 @@ use keys_service::store::{
     AccountPatch, AccountQuery, BoxFuture, Change, ChangeError, FoundKey, KeyOwner, KeyPage,
     KeyStore, KeyUse, NewKey, Reservation, Reserved, StoreError,
 };
-use keys_service::{ChangeFeed, Changes, Commit, MemoryStore};
+use keys_service::{ChangeFeed, Changes, Commit, MemoryStore, Readiness};
 
 /// What goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -184,8 +184,9 @@ impl KeyStore for Faulty {
         self.store.pepper_ids(now).await
     }
 
-    async fn ready(&self) -> Result<(), StoreError> {
-        self.reads()
+    async fn ready(&self) -> Result<Readiness, StoreError> {
+        self.reads()?;
+        self.store.ready().await
     }
 }
 

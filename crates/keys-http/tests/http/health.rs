@@ -11,7 +11,7 @@ use crate::support::World;
 /// Longer than the database is left alone.
 const A_WHILE: Duration = Duration::from_millis(300);
 
-const READY: &str = r#"{"status":"ok","changes":"not_followed","listener":"down"}"#;
+const READY: &str = r#"{"status":"ok","writable":true,"changes":"not_followed","listener":"down"}"#;
 
 #[actix_web::test]
 async fn missing_database_is_named_and_kills_nobody() {
@@ -59,17 +59,17 @@ async fn whoever_asks_all_the_time_does_not_ask_the_database() {
 async fn falling_behind_is_reported_and_no_reason_to_be_unready() {
     let store = Faulty::default();
     let world = World::with_store(store.clone()).followed().await;
-    let followed = r#"{"status":"ok","changes":"followed","behind_seconds":0.0,"listener":"up"}"#;
+    let followed = r#"{"status":"ok","writable":true,"changes":"followed","behind_seconds":0.0,"listener":"up"}"#;
     get("/readyz").expect(&world, 200, followed).await;
     store.feed_fails();
     world.listener_is(false).await;
-    let down = r#"{"status":"ok","changes":"followed","behind_seconds":0.0,"listener":"down"}"#;
+    let down = r#"{"status":"ok","writable":true,"changes":"followed","behind_seconds":0.0,"listener":"down"}"#;
     get("/readyz").expect(&world, 200, down).await;
     world.clock.advance(Duration::from_millis(2_345));
     let answer = get("/readyz").expect(
         &world,
         200,
-        r#"{"status":"ok","changes":"not_followed","behind_seconds":2.345,"listener":"down"}"#,
+        r#"{"status":"ok","writable":true,"changes":"not_followed","behind_seconds":2.345,"listener":"down"}"#,
     );
     assert_eq!(answer.await.header("cache-control"), Some("no-store"));
     assert_eq!(world.exchange(get("/livez")).await.status, 200);

@@ -22,6 +22,7 @@ use super::account_marks::Mark;
 use super::generations::Snapshot;
 use super::lease::Nanos;
 use super::map::{Digest, Found, MapKey, OUTDATED, SHARDS, Stored};
+use super::outage::Outage;
 use super::record::{PlanNames, Record, account_record_id, key_record_id};
 use crate::clock::Clock;
 use crate::store::{KeyStore, StoreError, StoredKey, UnreadableKey};
@@ -93,6 +94,7 @@ pub(crate) struct Loader {
     plans: Arc<Plans>,
     plan_names: Arc<PlanNames>,
     queue: Mutex<Queue>,
+    outage: Outage,
     reads: AtomicU64,
     /// Keys they asked for.
     keys_asked: AtomicU64,
@@ -175,11 +177,17 @@ impl Loader {
             plans,
             plan_names,
             queue: Mutex::default(),
+            outage: Outage::default(),
             reads: AtomicU64::new(0),
             keys_asked: AtomicU64::new(0),
             pepper,
             refresh: Refresh::default(),
         }
+    }
+
+    /// Whether the database is away, as far as reads and the feed can tell.
+    pub(crate) fn outage(&self) -> &Outage {
+        &self.outage
     }
 
     pub(crate) fn state(&self) -> ReadState {
@@ -192,11 +200,45 @@ impl Loader {
         }
     }
 
-    /// Reads several keys, in order. All of them may share one statement.
+    /// Reads several keys, in order. All of them may share one statement. While the database is known to be away, one request at a
+    /// time waits for it; the others fail at once.
     pub(crate) async fn load(
         self: &Arc<Self>,
         wanted: Vec<Wanted>,
     ) -> Result<Vec<Loaded>, StoreError> {
+        let probe = if self.outage.is_known() {
+            let probe = self.outage.probe();
+            Some(probe.ok_or_else(|| unavailable("the database is known to be away"))?)
+        } else {
+            None
+        };
+        let loaded = self.load_now(wanted).await;
+        drop(probe);
+        loaded
+    }
+
+    /// As [`load`](Self::load), for keys that are known from before an outage: while the database is known to be away nothing is
+    /// waited for, and it is asked in the background.
+    pub(crate) async fn reload(
+        self: &Arc<Self>,
+        wanted: Vec<Wanted>,
+    ) -> Result<Vec<Loaded>, StoreError> {
+        if !self.outage.is_known() {
+            return self.load_now(wanted).await;
+        }
+        if self.outage.probe().map(std::mem::forget).is_some() {
+            let loader = Arc::clone(self);
+            self.store.spawn(Box::pin(async move {
+                let probe = loader.outage.resume();
+                // What it finds out is noted where the read ends.
+                let _ = loader.load_now(wanted).await;
+                drop(probe);
+            }));
+        }
+        Err(unavailable("the database is known to be away"))
+    }
+
+    async fn load_now(self: &Arc<Self>, wanted: Vec<Wanted>) -> Result<Vec<Loaded>, StoreError> {
         let answers = self.enqueue(wanted)?;
         let gather = async {
             let mut loaded = Vec::with_capacity(answers.len());
@@ -208,9 +250,10 @@ impl Loader {
             }
             Ok(loaded)
         };
-        tokio::time::timeout(PATIENCE, gather)
-            .await
-            .map_err(|_| unavailable("the database took too long to answer"))?
+        tokio::time::timeout(PATIENCE, gather).await.map_err(|_| {
+            self.outage.read_has(true);
+            unavailable("the database took too long to answer")
+        })?
     }
 
     fn enqueue(
@@ -382,8 +425,14 @@ impl Loader {
         self.reads.fetch_add(1, Relaxed);
         self.keys_asked.fetch_add(made.len() as u64, Relaxed);
         let rows = match self.store.find_by_digests(digests).await {
-            Ok(rows) => rows,
+            Ok(rows) => {
+                self.outage.read_has(false);
+                rows
+            }
             Err(error) => {
+                if matches!(error, StoreError::Unavailable(_)) {
+                    self.outage.read_has(true);
+                }
                 let error = Arc::new(error);
                 for waiting in batch {
                     let _ = waiting.answer.send(Err(Arc::clone(&error)));

@@ -9,6 +9,7 @@
 //! | [`account_marks`] | whether a key's account has changed since it was read |
 //! | [`unknown`] | digests that nobody has |
 //! | [`loader`] | reads what is missing, several keys in one statement |
+//! | [`outage`] | whether the database is known to be away |
 
 pub(crate) mod account_marks;
 pub(crate) mod generations;
@@ -18,6 +19,7 @@ mod locks;
 pub(crate) mod map;
 #[cfg(test)]
 mod map_tests;
+pub(crate) mod outage;
 pub(crate) mod record;
 pub(crate) mod unknown;
 

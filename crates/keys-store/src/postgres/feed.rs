@@ -12,14 +12,14 @@ use keys_service::feed::{
 };
 use keys_service::store::StoreError;
 use keys_service::{Clock as _, SystemClock};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until, timeout};
-use tokio_postgres::{AsyncMessage, Client, NoTls, SimpleQueryMessage, Socket, Statement};
+use tokio_postgres::{AsyncMessage, Client, SimpleQueryMessage, Statement};
 
 use super::PostgresConnector;
+use super::connect::Wire;
 use super::identity::{SETTING, ServerIdentity};
 use super::wake::CHANNEL;
 use crate::changes::{self, CONNECT_TIMEOUT, POLL_TIMEOUT, ROWS_MAX, Retry, unavailable};
@@ -669,19 +669,11 @@ struct Link {
 impl Link {
     async fn open(connector: &PostgresConnector) -> Result<Self, ConnectError> {
         let news = Arc::new(News::default());
-        let (client, driver) = match &connector.tls {
-            None => {
-                let (client, connection) = connector.listening.connect(NoTls).await?;
-                (client, tokio::spawn(drive(connection, Arc::clone(&news))))
-            }
-            Some(tls) => {
-                let (client, connection) = connector.listening.connect(tls.clone()).await?;
-                (client, tokio::spawn(drive(connection, Arc::clone(&news))))
-            }
-        };
+        let opened = connector.connect_feed().await?;
+        let client = opened.client;
+        let driver = tokio::spawn(drive(opened.wire, Arc::clone(&news)));
         let driver = Driver(driver.abort_handle());
-        let server = ServerIdentity::read(&client).await?;
-        connector.servers.admit(&server)?;
+        let server = opened.server;
         let register = register_statement();
         let poll = poll_statement();
         let listen = format!("listen {CHANNEL}");
@@ -744,10 +736,7 @@ impl Drop for Over {
     }
 }
 
-async fn drive<S>(mut connection: tokio_postgres::Connection<Socket, S>, news: Arc<News>)
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
+async fn drive(mut connection: Wire, news: Arc<News>) {
     let over = Over(news);
     while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await {
         if matches!(message, AsyncMessage::Notification(_)) {

@@ -1,0 +1,719 @@
+//! The pooled connections to PostgreSQL.
+//!
+//! One budget is shared so that work that hangs cannot stop what must go on:
+//!
+//! | Purpose | May use |
+//! |---|---|
+//! | [`LookUp`](Purpose::LookUp): verification and readiness | every connection |
+//! | [`Read`](Purpose::Read): lists and the like | all but a quarter |
+//! | [`Write`](Purpose::Write): transactions that change something | fewer still, so that lists go on |
+//!
+//! A statement that is given up is cancelled on the server, and its place is kept until that is done. A `COMMIT` is the
+//! exception: while it waits for a synchronous standby, cancelling it would make the change visible although no standby has
+//! it, and a repeated request would then be answered as if it were safe. So it goes on in the background, keeps its place, and
+//! further writes are refused at once until it has ended.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use diesel::sql_types::{Array, Integer};
+use diesel::{QueryResult, QueryableByName, sql_query};
+use diesel_async::pooled_connection::PoolableConnection as _;
+use diesel_async::{
+    AnsiTransactionManager, AsyncPgConnection, RunQueryDsl as _, TransactionManager as _,
+};
+use keys_service::store::StoreError;
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::task::AbortHandle;
+use tokio::time::{sleep, sleep_until, timeout, timeout_at};
+
+use super::connect::{ConnectFailure, Pooled, PostgresConnector};
+use crate::connection::WriteHealth;
+use crate::error::QueryError;
+use crate::options::StoreOptions;
+
+/// How long a connection is kept that is not used. The last one is kept for verification.
+const IDLE_MAX: Duration = Duration::from_secs(10);
+
+/// How often idle connections are looked at.
+const REAP_INTERVAL: Duration = Duration::from_secs(2);
+
+/// How often a connection is tried to be made again while the server has none left.
+const FULL_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long the first statement on a connection may take. It does nothing yet, so it may be tried again on another one.
+const BEGIN_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How often the server is asked whether commits that were given up have ended.
+const WATCH_INTERVAL: Duration = Duration::from_millis(250);
+
+/// How long asking that may take.
+const WATCH_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What a connection is used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// Verification, and whether it is possible. Must go on whatever else hangs.
+    LookUp,
+    /// Any other reading.
+    Read,
+    /// Changes.
+    Write,
+    /// Regular work that can wait: it opens no connection of its own while there is an idle one.
+    Housekeeping,
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+enum PoolError {
+    #[error(
+        "no connection to the database became free in time (setting `database.connections_max`)"
+    )]
+    Busy,
+    #[error(
+        "the server has no connection left for this program, and none of its own became free in time; \
+         raise max_connections of the server, or lower `database.connections_max` of all instances"
+    )]
+    Full,
+    #[error("no connection to the database could be made")]
+    Connect(#[source] ConnectFailure),
+    #[error(
+        "the database does not finish commits, most likely because a synchronous standby is away; \
+         writes are refused until it does"
+    )]
+    CommitsHang,
+    #[error("the database did not answer the beginning of a transaction")]
+    Silent,
+}
+
+impl From<PoolError> for StoreError {
+    fn from(error: PoolError) -> Self {
+        Self::Unavailable(Box::new(error))
+    }
+}
+
+/// See the module. Cheap to clone; all clones are the same pool.
+#[derive(Clone)]
+pub(crate) struct Pool(Arc<Inner>);
+
+struct Inner {
+    connector: Arc<PostgresConnector>,
+    runtime: Handle,
+    wait: Duration,
+    commit_timeout: Duration,
+    /// One permit for each connection.
+    slots: Arc<Semaphore>,
+    /// One for each that is not for verification.
+    shared: Arc<Semaphore>,
+    /// One for each that writes.
+    writing: Arc<Semaphore>,
+    state: Mutex<State>,
+    /// A connection came back or was closed.
+    returned: Notify,
+    commits: Commits,
+    health: WriteHealth,
+}
+
+struct State {
+    /// The one used last comes last.
+    idle: Vec<Object>,
+    /// Connections, idle ones included.
+    open: usize,
+    /// Those in use that are not for verification.
+    in_work: usize,
+    /// Connections made before are not used any more.
+    valid_since: Instant,
+    /// Until when the server is not asked for a further connection, because it had none left.
+    full_until: Instant,
+}
+
+struct Object {
+    pooled: Pooled,
+    made_at: Instant,
+    used_at: Instant,
+}
+
+/// Commits that were given up and have not ended.
+#[derive(Default)]
+struct Commits {
+    next: AtomicU64,
+    pending: Mutex<Pending>,
+}
+
+#[derive(Default)]
+struct Pending {
+    commits: HashMap<u64, PendingCommit>,
+    is_watched: bool,
+}
+
+struct PendingCommit {
+    backend: i32,
+    task: AbortHandle,
+}
+
+/// How many connections there are for each purpose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Shares {
+    pub(crate) connections: usize,
+    pub(crate) shared: usize,
+    pub(crate) writing: usize,
+}
+
+impl Shares {
+    /// Of `connections_max` one is the feed's. At least two are pooled: one for verification, one for the rest.
+    pub(crate) fn of(connections_max: u32) -> Self {
+        let connections = usize::try_from(connections_max)
+            .unwrap_or(usize::MAX)
+            .saturating_sub(1)
+            .clamp(2, Semaphore::MAX_PERMITS);
+        let shared = connections - (connections / 4).max(1);
+        let writing = (shared - (shared / 4).max(1)).max(1);
+        Self {
+            connections,
+            shared,
+            writing,
+        }
+    }
+}
+
+impl Pool {
+    /// To be called on the runtime that is to drive the connections.
+    pub(crate) fn new(
+        connector: Arc<PostgresConnector>,
+        options: &StoreOptions,
+        health: WriteHealth,
+    ) -> Self {
+        let shares = Shares::of(options.connections_max.get());
+        let semaphore = |permits| Arc::new(Semaphore::new(permits));
+        let runtime = Handle::current();
+        let inner = Arc::new(Inner {
+            connector,
+            runtime: runtime.clone(),
+            wait: options.pool_wait,
+            commit_timeout: options.statement_timeout,
+            slots: semaphore(shares.connections),
+            shared: semaphore(shares.shared),
+            writing: semaphore(shares.writing),
+            state: Mutex::new(State {
+                idle: Vec::new(),
+                open: 0,
+                in_work: 0,
+                valid_since: Instant::now(),
+                full_until: Instant::now(),
+            }),
+            returned: Notify::new(),
+            commits: Commits::default(),
+            health,
+        });
+        runtime.spawn(reap(Arc::downgrade(&inner)));
+        Self(inner)
+    }
+
+    /// Closes the connections that were made before `began`, those in use as soon as they come back: whatever made one of them
+    /// fall silent has silenced all of them, and each would be found out one by one. Commits on them are not waited for.
+    pub(crate) fn forget_made_before(&self, began: Instant) {
+        let forgotten: Vec<Object> = {
+            let mut state = self.0.state.lock();
+            state.valid_since = state.valid_since.max(began);
+            let (kept, forgotten) = state
+                .idle
+                .drain(..)
+                .partition(|object| object.made_at >= began);
+            state.idle = kept;
+            forgotten
+        };
+        self.closed(forgotten.len());
+    }
+
+    /// A connection, within the time limit of the pool and that for connecting.
+    pub(crate) async fn take(&self, purpose: Purpose) -> Result<Lease, StoreError> {
+        let inner = &*self.0;
+        let deadline = tokio::time::Instant::now() + inner.wait;
+        let permit = |semaphore: &Arc<Semaphore>| {
+            let permit = Arc::clone(semaphore).acquire_owned();
+            async move {
+                match timeout_at(deadline, permit).await {
+                    Ok(Ok(permit)) => Ok(permit),
+                    // The semaphores are never closed.
+                    Ok(Err(_)) | Err(_) => Err(PoolError::Busy),
+                }
+            }
+        };
+        let mut permits = Vec::with_capacity(3);
+        if matches!(purpose, Purpose::Write) {
+            permits.push(permit(&inner.writing).await?);
+        }
+        if !matches!(purpose, Purpose::LookUp) {
+            permits.push(permit(&inner.shared).await?);
+        }
+        permits.push(permit(&inner.slots).await?);
+        loop {
+            if let Some(object) = self.take_idle(purpose) {
+                return Ok(self.lease(object, purpose, permits));
+            }
+            // Not each of those who wait asks the server again and again.
+            if inner.state.lock().full_until <= Instant::now() {
+                match self.open(purpose).await {
+                    Ok((object, place)) => {
+                        return Ok(Lease::new(object, place.taken(permits)));
+                    }
+                    Err(failure) if failure.is_full() && tokio::time::Instant::now() < deadline => {
+                        inner.state.lock().full_until = Instant::now() + FULL_PAUSE;
+                    }
+                    Err(failure) => return Err(PoolError::Connect(failure).into()),
+                }
+            }
+            // The server has no connection left. One of ours may come back, or one of another program end.
+            let now = tokio::time::Instant::now();
+            if now >= deadline {
+                return Err(PoolError::Full.into());
+            }
+            tokio::select! {
+                () = inner.returned.notified() => {}
+                () = sleep_until(deadline.min(now + FULL_PAUSE)) => {}
+            }
+        }
+    }
+
+    /// A connection with a transaction open for writing.
+    pub(crate) async fn begin(&self, purpose: Purpose) -> Result<Lease, StoreError> {
+        const ATTEMPTS: usize = 2;
+        for _ in 0..ATTEMPTS {
+            if self.0.commits.are_pending() {
+                return Err(PoolError::CommitsHang.into());
+            }
+            let began = Instant::now();
+            let mut lease = self.take(purpose).await?;
+            lease.in_transaction = true;
+            match timeout(BEGIN_TIMEOUT, super::begin(lease.enter())).await {
+                Ok(outcome) => {
+                    lease.leave(outcome)?;
+                    return Ok(lease);
+                }
+                // Most likely the other end is gone.
+                Err(_) => self.forget_made_before(began),
+            }
+        }
+        Err(PoolError::Silent.into())
+    }
+
+    /// An idle connection. Work leaves one behind: while the server has none left, and work hangs, verification needs it.
+    fn take_idle(&self, purpose: Purpose) -> Option<Object> {
+        let mut broken = Vec::new();
+        let taken = {
+            let mut state = self.0.state.lock();
+            let left = match purpose {
+                Purpose::LookUp | Purpose::Housekeeping => 0,
+                Purpose::Read | Purpose::Write => 1,
+            };
+            loop {
+                if state.open.saturating_sub(state.in_work) <= left {
+                    break None;
+                }
+                let Some(mut object) = state.idle.pop() else {
+                    break None;
+                };
+                // One to another server than the one whose changes are followed must not be read from.
+                if object.pooled.connection.is_broken()
+                    || !self.0.connector.is_followed(&object.pooled.server)
+                {
+                    state.open -= 1;
+                    broken.push(object);
+                    continue;
+                }
+                if purpose != Purpose::LookUp {
+                    state.in_work += 1;
+                }
+                break Some(object);
+            }
+        };
+        drop(broken);
+        taken
+    }
+
+    async fn open(&self, purpose: Purpose) -> Result<(Object, Place), ConnectFailure> {
+        // Counted before it is made, so that many at once do not take one another's place.
+        let place = Place::new(self, purpose);
+        let made_at = Instant::now();
+        let connector = Arc::clone(&self.0.connector);
+        // Driven by the runtime of the store, whichever runtime asks.
+        let pooled = self
+            .0
+            .runtime
+            .spawn(async move { connector.connect().await })
+            .await
+            .map_err(|_| ConnectFailure::Timeout)??;
+        let object = Object {
+            pooled,
+            made_at,
+            used_at: made_at,
+        };
+        Ok((object, place))
+    }
+
+    fn lease(&self, object: Object, purpose: Purpose, permits: Vec<OwnedSemaphorePermit>) -> Lease {
+        let place = Place {
+            pool: self.clone(),
+            purpose,
+            is_taken: true,
+            is_kept: false,
+            permits,
+        };
+        Lease::new(object, place)
+    }
+
+    fn closed(&self, count: usize) {
+        if count > 0 {
+            self.0.state.lock().open -= count;
+            self.0.returned.notify_waiters();
+        }
+    }
+
+    /// A commit was given up; it may or may not have been made.
+    fn give_up(&self, id: u64, backend: i32, task: AbortHandle) {
+        let mut pending = self.0.commits.pending.lock();
+        if task.is_finished() {
+            return;
+        }
+        pending.commits.insert(id, PendingCommit { backend, task });
+        if !pending.is_watched {
+            pending.is_watched = true;
+            self.0.runtime.spawn(watch(Arc::downgrade(&self.0)));
+        }
+    }
+
+    fn ended(&self, id: u64) {
+        self.0.commits.pending.lock().commits.remove(&id);
+    }
+
+    /// Which of these processes of the server are still at work.
+    async fn active(&self, backends: Vec<i32>) -> Result<Vec<i32>, StoreError> {
+        #[derive(QueryableByName)]
+        struct Row {
+            #[diesel(sql_type = Integer)]
+            pid: i32,
+        }
+        let mut lease = self.take(Purpose::LookUp).await?;
+        let outcome = sql_query(
+            "select pid from pg_catalog.pg_stat_activity where pid = any($1) and state = 'active'",
+        )
+        .bind::<Array<Integer>, _>(backends)
+        .load::<Row>(lease.enter())
+        .await;
+        let rows = lease.leave(outcome)?;
+        Ok(rows.into_iter().map(|row| row.pid).collect())
+    }
+
+    /// Whether commits that were given up have not ended.
+    pub(crate) fn has_pending_commits(&self) -> bool {
+        self.0.commits.are_pending()
+    }
+}
+
+impl Commits {
+    fn are_pending(&self) -> bool {
+        !self.pending.lock().commits.is_empty()
+    }
+}
+
+/// Looks after commits that were given up until all of them have ended. A connection that leads nowhere any more never says so:
+/// its process is not there on the server that is reached now.
+async fn watch(pool: Weak<Inner>) {
+    loop {
+        sleep(WATCH_INTERVAL).await;
+        let Some(pool) = pool.upgrade().map(Pool) else {
+            return;
+        };
+        let asked: Vec<(u64, i32)> = {
+            let mut pending = pool.0.commits.pending.lock();
+            if pending.commits.is_empty() {
+                pending.is_watched = false;
+                return;
+            }
+            let commits = pending.commits.iter();
+            commits.map(|(id, commit)| (*id, commit.backend)).collect()
+        };
+        let began = Instant::now();
+        let backends = asked.iter().map(|(_, backend)| *backend).collect();
+        match timeout(WATCH_TIMEOUT, pool.active(backends)).await {
+            Ok(Ok(active)) => {
+                let mut pending = pool.0.commits.pending.lock();
+                for (id, backend) in asked {
+                    if !active.contains(&backend)
+                        && let Some(commit) = pending.commits.remove(&id)
+                    {
+                        commit.task.abort();
+                    }
+                }
+            }
+            Ok(Err(_)) => {}
+            Err(_) => pool.forget_made_before(began),
+        }
+    }
+}
+
+/// Gives idle connections back.
+async fn reap(pool: Weak<Inner>) {
+    loop {
+        sleep(REAP_INTERVAL).await;
+        let Some(pool) = pool.upgrade().map(Pool) else {
+            return;
+        };
+        let closed = {
+            let mut state = pool.0.state.lock();
+            let mut closed: Vec<Object> = Vec::new();
+            let mut kept: Vec<Object> = Vec::new();
+            for mut object in std::mem::take(&mut state.idle) {
+                if object.pooled.connection.is_broken() || object.used_at.elapsed() > IDLE_MAX {
+                    closed.push(object);
+                } else {
+                    kept.push(object);
+                }
+            }
+            if kept.is_empty()
+                && state.open == closed.len()
+                && let Some(mut last) = closed.pop()
+            {
+                if last.pooled.connection.is_broken() {
+                    closed.push(last);
+                } else {
+                    kept.push(last);
+                }
+            }
+            state.idle = kept;
+            closed
+        };
+        pool.closed(closed.len());
+    }
+}
+
+/// The place of a connection in its pool: its permits, and that it is counted.
+struct Place {
+    pool: Pool,
+    purpose: Purpose,
+    /// Whether there is a connection in it.
+    is_taken: bool,
+    /// Whether the connection stays open.
+    is_kept: bool,
+    permits: Vec<OwnedSemaphorePermit>,
+}
+
+impl Place {
+    fn new(pool: &Pool, purpose: Purpose) -> Self {
+        let mut state = pool.0.state.lock();
+        state.open += 1;
+        if purpose != Purpose::LookUp {
+            state.in_work += 1;
+        }
+        drop(state);
+        Self {
+            pool: pool.clone(),
+            purpose,
+            is_taken: false,
+            is_kept: false,
+            permits: Vec::new(),
+        }
+    }
+
+    fn taken(mut self, permits: Vec<OwnedSemaphorePermit>) -> Self {
+        self.is_taken = true;
+        self.permits = permits;
+        self
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut state = self.pool.0.state.lock();
+        if self.purpose != Purpose::LookUp {
+            state.in_work -= 1;
+        }
+        if !self.is_kept {
+            state.open -= 1;
+        }
+        drop(state);
+        if self.is_taken {
+            // Whoever waits finds the permits free, too.
+            self.permits.clear();
+            self.pool.0.returned.notify_one();
+        }
+    }
+}
+
+/// A connection that goes back to its pool only while it is known to be in order. One that was given up in the middle
+/// of a query or transaction is closed, which frees every lock it holds; a statement under way is cancelled first.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a question of its own when the connection comes back"
+)]
+pub(crate) struct Lease {
+    // Boxed, because a connection is large and is moved about.
+    object: Option<Box<Object>>,
+    place: Option<Place>,
+    in_query: bool,
+    in_transaction: bool,
+    is_committing: bool,
+    broken: bool,
+}
+
+impl Lease {
+    fn new(object: Object, place: Place) -> Self {
+        Self {
+            object: Some(Box::new(object)),
+            place: Some(place),
+            in_query: false,
+            in_transaction: false,
+            is_committing: false,
+            broken: false,
+        }
+    }
+
+    /// The connection, until [`leave`](Self::leave).
+    pub(crate) fn enter(&mut self) -> &mut AsyncPgConnection {
+        self.in_query = true;
+        let object = self.object.as_mut().expect("held until dropped");
+        &mut object.pooled.connection
+    }
+
+    pub(crate) fn leave<T>(&mut self, outcome: QueryResult<T>) -> Result<T, QueryError> {
+        self.in_query = false;
+        outcome.map_err(|error| {
+            let error = QueryError::from(error);
+            self.broken |= error.is_transient();
+            if self.in_transaction
+                && let Some(place) = &self.place
+            {
+                place.pool.0.health.failed(&error);
+            }
+            error
+        })
+    }
+
+    /// Commits. What is given up half-way goes on in the background.
+    pub(crate) async fn commit(mut self) -> Result<(), StoreError> {
+        let (Some(place), Some(object)) = (&self.place, &self.object) else {
+            return Err(PoolError::Busy.into());
+        };
+        let pool = place.pool.clone();
+        let backend = object.pooled.facts.backend;
+        let id = pool.0.commits.next.fetch_add(1, Ordering::Relaxed);
+        self.is_committing = true;
+        let of_task = pool.clone();
+        let mut task = pool.0.runtime.spawn(async move {
+            let outcome = AnsiTransactionManager::commit_transaction(self.enter()).await;
+            let outcome = self.leave(outcome);
+            if outcome.is_ok() {
+                self.in_transaction = false;
+                of_task.0.health.succeeded();
+            }
+            drop(self);
+            of_task.ended(id);
+            outcome
+        });
+        let mut given_up = GivenUp {
+            pool: &pool,
+            id,
+            backend,
+            task: Some(task.abort_handle()),
+        };
+        match timeout(pool.0.commit_timeout, &mut task).await {
+            Ok(ended) => {
+                given_up.task = None;
+                match ended {
+                    Ok(outcome) => Ok(outcome?),
+                    Err(error) => Err(StoreError::Unavailable(Box::new(error))),
+                }
+            }
+            Err(_) => Err(PoolError::CommitsHang.into()),
+        }
+    }
+
+    /// Undoes everything.
+    pub(crate) async fn roll_back(mut self) -> Result<(), QueryError> {
+        let outcome = AnsiTransactionManager::rollback_transaction(self.enter()).await;
+        let outcome = self.leave(outcome);
+        if outcome.is_ok() {
+            self.in_transaction = false;
+        }
+        outcome
+    }
+}
+
+/// Notes a commit that is not waited for any more, also if the future that waited is dropped.
+struct GivenUp<'a> {
+    pool: &'a Pool,
+    id: u64,
+    backend: i32,
+    task: Option<AbortHandle>,
+}
+
+impl Drop for GivenUp<'_> {
+    fn drop(&mut self) {
+        if let Some(task) = self.task.take() {
+            self.pool.give_up(self.id, self.backend, task);
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let (Some(mut object), Some(mut place)) = (self.object.take(), self.place.take()) else {
+            return;
+        };
+        if self.in_query && !self.is_committing {
+            // The place is kept until the server has been told, so that it never has more of ours than the setting allows.
+            let inner = Arc::clone(&place.pool.0);
+            let runtime = inner.runtime.clone();
+            let token = object.pooled.connection.cancel_token();
+            let cancel = async move {
+                inner.connector.cancel(&token).await;
+                drop((object, place));
+            };
+            runtime.spawn(cancel);
+            return;
+        }
+        if self.in_query || self.in_transaction || self.broken {
+            drop(object);
+            drop(place);
+            return;
+        }
+        object.used_at = Instant::now();
+        place.is_kept = {
+            let mut state = place.pool.0.state.lock();
+            let is_valid = object.made_at >= state.valid_since;
+            if is_valid {
+                state.idle.push(*object);
+            }
+            is_valid
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_leave_some_for_look_ups_and_some_for_lists() {
+        for connections_max in 1..=100 {
+            let shares = Shares::of(connections_max);
+            // Of one or two there is nothing to share out; the feed has a connection beside them.
+            let expected = usize::try_from(connections_max).unwrap().max(3) - 1;
+            assert_eq!(shares.connections, expected);
+            assert!(shares.shared < shares.connections, "{shares:?}");
+            assert!((1..=shares.shared).contains(&shares.writing), "{shares:?}");
+            if connections_max >= 5 {
+                assert!(shares.writing < shares.shared, "{shares:?}");
+            }
+        }
+        let of_ten = Shares::of(10);
+        assert_eq!(
+            (of_ten.connections, of_ten.shared, of_ten.writing),
+            (9, 7, 6)
+        );
+    }
+}
