@@ -3,17 +3,34 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::name::check_visible;
 use crate::{AccountId, PlanName, Timestamp};
 
 /// What the host system calls an account: its own user or tenant identifier.
 ///
-/// 1 to 255 Unicode scalars without control characters; unique among accounts.
+/// 1 to 255 Unicode scalars, at least one of them visible, without control characters and bidirectional overrides. Unique
+/// among accounts.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ExternalId(Box<str>);
 
 impl ExternalId {
     /// The most Unicode scalars.
     pub const MAX_CHARS: usize = 255;
+
+    /// Reads an identifier that was stored earlier, when it could be invisible: to show it, or to find its account. Not for
+    /// new ones.
+    ///
+    /// # Errors
+    /// When it is empty, too long, or has a control character.
+    pub fn from_stored(text: &str) -> Result<Self, InvalidExternalId> {
+        if text.is_empty()
+            || text.chars().nth(Self::MAX_CHARS).is_some()
+            || text.chars().any(char::is_control)
+        {
+            return Err(InvalidExternalId);
+        }
+        Ok(Self(text.into()))
+    }
 
     /// The identifier as text.
     #[must_use]
@@ -26,13 +43,9 @@ impl FromStr for ExternalId {
     type Err = InvalidExternalId;
 
     fn from_str(text: &str) -> Result<Self, InvalidExternalId> {
-        if text.is_empty()
-            || text.chars().nth(Self::MAX_CHARS).is_some()
-            || text.chars().any(char::is_control)
-        {
-            return Err(InvalidExternalId);
-        }
-        Ok(Self(text.into()))
+        let id = Self::from_stored(text)?;
+        check_visible(text).map_err(|_| InvalidExternalId)?;
+        Ok(id)
     }
 }
 
@@ -44,7 +57,9 @@ impl fmt::Display for ExternalId {
 
 /// The text is no external identifier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("an external id is 1 to 255 characters, none of them a control character")]
+#[error(
+    "an external id is 1 to 255 characters, at least one of them visible, and no control character or bidirectional override"
+)]
 pub struct InvalidExternalId;
 
 /// An account: it holds keys, and its plan says how many and how often.
@@ -60,4 +75,24 @@ pub struct Account {
     pub disabled: bool,
     /// When it was created.
     pub created_at: Timestamp,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identifiers_that_cannot_be_seen_are_read_and_not_taken() {
+        for text in ["\u{200b}", " ", "user\u{202e}-17", "\u{3164}"] {
+            assert_eq!(
+                text.parse::<ExternalId>(),
+                Err(InvalidExternalId),
+                "{text:?}"
+            );
+            assert_eq!(ExternalId::from_stored(text).unwrap().as_str(), text);
+        }
+        for text in ["user-17", "\u{4f60}", " a ", "a\u{200d}b"] {
+            assert_eq!(text.parse::<ExternalId>().unwrap().as_str(), text);
+        }
+    }
 }

@@ -1,9 +1,12 @@
 //! What people call their keys.
 
+use std::borrow::Cow;
 use std::fmt;
 
-/// A key's name, which the account dialect calls its description. At least 1 and at most 500 Unicode scalars, no
-/// control characters; names need not be unique.
+use unicode_properties::{GeneralCategory, GeneralCategoryGroup, UnicodeGeneralCategory as _};
+
+/// A key's name, which the account dialect calls its description. At least 1 and at most 500 Unicode scalars, at least one
+/// of them visible, no control characters and no bidirectional overrides. Names need not be unique.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyName(Box<str>);
 
@@ -20,6 +23,12 @@ pub enum InvalidName {
     /// A control character, NUL among them.
     #[error("must not contain control characters")]
     ControlCharacter,
+    /// Only characters that leave no mark, such as U+200B.
+    #[error("must contain a visible character")]
+    Invisible,
+    /// A character that shows the text after it in another order: U+202A to U+202E, U+2066 to U+2069.
+    #[error("must not contain bidirectional overrides")]
+    BidirectionalOverride,
 }
 
 impl KeyName {
@@ -45,14 +54,27 @@ impl KeyName {
         if text.is_empty() {
             return Err(InvalidName::Empty);
         }
+        check_visible(text)?;
         Ok(Self(text.into()))
     }
 
     /// Reads an optional memo, kept as it is: at most 500 scalars, and `""` is none.
     ///
     /// # Errors
-    /// When it is too long or has a control character.
+    /// When it is too long, has a control character or bidirectional override, or nothing in it is visible.
     pub fn from_memo(text: &str) -> Result<Option<Self>, InvalidName> {
+        let memo = Self::from_stored(text)?;
+        if let Some(memo) = &memo {
+            check_visible(memo.as_str())?;
+        }
+        Ok(memo)
+    }
+
+    /// Reads a name that was stored earlier, when names could be invisible; `""` is none. Not for new names.
+    ///
+    /// # Errors
+    /// When it is too long or has a control character.
+    pub fn from_stored(text: &str) -> Result<Option<Self>, InvalidName> {
         let text = check(text, Self::MEMO_MAX_CHARS)?;
         Ok((!text.is_empty()).then(|| Self(text.into())))
     }
@@ -68,6 +90,94 @@ impl fmt::Display for KeyName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
+}
+
+/// Refuses text that cannot be seen, or is shown in another order than it is read in.
+pub(crate) fn check_visible(text: &str) -> Result<(), InvalidName> {
+    if text.chars().any(is_bidirectional_override) {
+        Err(InvalidName::BidirectionalOverride)
+    } else if text.chars().any(is_visible) {
+        Ok(())
+    } else {
+        Err(InvalidName::Invisible)
+    }
+}
+
+/// The text for a terminal: control characters, bidirectional controls and characters without a width are written as
+/// `\u{202e}`.
+///
+/// ```
+/// use keys_core::name::escaped;
+///
+/// assert_eq!(escaped("Production Server"), "Production Server");
+/// assert_eq!(escaped("a\u{202e}b\u{1b}[2J"), r"a\u{202e}b\u{1b}[2J");
+/// ```
+#[must_use]
+pub fn escaped(text: &str) -> Cow<'_, str> {
+    if !text.chars().any(hides) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        if hides(c) {
+            out.extend(c.escape_unicode());
+        } else {
+            out.push(c);
+        }
+    }
+    Cow::Owned(out)
+}
+
+fn is_bidirectional_override(c: char) -> bool {
+    matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Whether the character leaves a mark by itself: a letter, number, sign or symbol that has a glyph.
+fn is_visible(c: char) -> bool {
+    match c.general_category_group() {
+        GeneralCategoryGroup::Letter
+        | GeneralCategoryGroup::Number
+        | GeneralCategoryGroup::Punctuation
+        | GeneralCategoryGroup::Symbol => !is_blank_glyph(c),
+        GeneralCategoryGroup::Mark => c.general_category() == GeneralCategory::SpacingMark,
+        // Blanks, controls, formats, and what has no agreed glyph.
+        GeneralCategoryGroup::Separator | GeneralCategoryGroup::Other => false,
+    }
+}
+
+/// Letters and symbols whose glyph is blank, by their category alike with those that can be seen.
+fn is_blank_glyph(c: char) -> bool {
+    matches!(
+        c,
+        // Hangul fillers, which Unicode calls default-ignorable.
+        '\u{115f}' | '\u{1160}' | '\u{3164}' | '\u{ffa0}'
+        // The Braille pattern without dots, and the place of an object that is not there.
+        | '\u{2800}' | '\u{fffc}'
+        // Blank hieroglyphs, and the musical note without a head.
+        | '\u{13441}' | '\u{13442}' | '\u{1d159}'
+    )
+}
+
+/// Whether a terminal would obey the character, or show nothing of it.
+fn hides(c: char) -> bool {
+    if c.is_ascii() {
+        return c.is_ascii_control();
+    }
+    // Marks that Unicode calls default-ignorable: joiners and selectors of variants.
+    let is_ignorable_mark = matches!(
+        c,
+        '\u{34f}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}' | '\u{fe00}'..='\u{fe0f}' | '\u{e0100}'..='\u{e01ef}'
+    );
+    is_ignorable_mark
+        || is_blank_glyph(c)
+        || matches!(
+            c.general_category(),
+            GeneralCategory::Control
+                | GeneralCategory::Format
+                | GeneralCategory::LineSeparator
+                | GeneralCategory::ParagraphSeparator
+                | GeneralCategory::Unassigned
+        )
 }
 
 fn check(text: &str, max_chars: usize) -> Result<&str, InvalidName> {
@@ -117,6 +227,113 @@ mod tests {
                 Err(InvalidName::ControlCharacter),
                 "{text:?}"
             );
+        }
+    }
+
+    #[test]
+    fn names_that_cannot_be_seen_are_refused() {
+        for text in [
+            "\u{200b}",
+            "\u{200b}\u{200d}\u{feff}",
+            "a\u{200b}".trim_start_matches('a'),
+            "\u{ad}",
+            "\u{2060}\u{2064}",
+            "\u{115f}\u{1160}",
+            "\u{3164}",
+            "\u{ffa0}",
+            "\u{2800}\u{2800}",
+            "\u{34f}\u{fe0f}",
+            "\u{301}",
+            "\u{e0001}\u{e0020}",
+            "\u{13441}",
+            "\u{1d159}",
+            "\u{fff9}",
+            "\u{e000}",
+            "\u{200b} \u{2003}\u{200b}",
+        ] {
+            assert_eq!(
+                KeyName::from_name(text),
+                Err(InvalidName::Invisible),
+                "{text:?}"
+            );
+            assert_eq!(
+                KeyName::from_memo(text),
+                Err(InvalidName::Invisible),
+                "{text:?}"
+            );
+            // What is stored already stays readable.
+            assert_eq!(KeyName::from_stored(text).unwrap().unwrap().as_str(), text);
+        }
+        assert_eq!(KeyName::from_memo("  "), Err(InvalidName::Invisible));
+    }
+
+    #[test]
+    fn names_that_show_in_another_order_are_refused() {
+        for c in ('\u{202a}'..='\u{202e}').chain('\u{2066}'..='\u{2069}') {
+            let text = format!("a{c}b");
+            let refused = Err(InvalidName::BidirectionalOverride);
+            assert_eq!(KeyName::from_name(&text), refused, "{text:?}");
+            assert_eq!(
+                KeyName::from_memo(&text).map(|_| ()),
+                refused.map(|_: KeyName| ())
+            );
+            assert!(KeyName::from_stored(&text).is_ok());
+        }
+    }
+
+    #[test]
+    fn names_in_any_script_are_taken() {
+        for text in [
+            "CI",
+            "-",
+            "\u{4f60}\u{597d}",
+            "\u{645}\u{631}\u{62d}\u{628}\u{627}",
+            // Joiners are a part of words and of emoji.
+            "\u{646}\u{645}\u{6cc}\u{200c}\u{62e}\u{648}\u{627}\u{647}\u{645}",
+            "\u{1f469}\u{200d}\u{1f4bb}",
+            "\u{2764}\u{fe0f}",
+            "1\u{20e3}",
+            "e\u{301}",
+            "\u{915}\u{94d}\u{200d}\u{937}",
+            "\u{a9}",
+            // Marks of direction by themselves change no order.
+            "abc \u{200e}\u{5d0}",
+        ] {
+            assert_eq!(KeyName::from_name(text).unwrap().as_str(), text);
+            assert_eq!(KeyName::from_memo(text).unwrap().unwrap().as_str(), text);
+        }
+    }
+
+    #[test]
+    fn terminals_are_shown_what_hides() {
+        assert_eq!(
+            escaped("d\u{e9}j\u{e0} \u{4f60}"),
+            "d\u{e9}j\u{e0} \u{4f60}"
+        );
+        for c in [
+            '\u{0}',
+            '\u{7}',
+            '\u{1b}',
+            '\n',
+            '\u{7f}',
+            '\u{9b}',
+            '\u{ad}',
+            '\u{61c}',
+            '\u{200b}',
+            '\u{200d}',
+            '\u{200e}',
+            '\u{2028}',
+            '\u{2029}',
+            '\u{202e}',
+            '\u{2069}',
+            '\u{2060}',
+            '\u{3164}',
+            '\u{fe0f}',
+            '\u{feff}',
+            '\u{e0061}',
+        ] {
+            let text = format!("a{c}b");
+            assert_eq!(escaped(&text), format!("a{}b", c.escape_unicode()));
         }
     }
 }

@@ -16,6 +16,7 @@ use serde::de::IgnoredAny;
 use serde_json::error::Category;
 
 use crate::refusal::Refusal;
+use crate::unknown;
 
 /// The longest body in KiB. The longest legal one, 128 networks and a memo of 500 characters, stays well below.
 const KIB_MAX: usize = 64;
@@ -129,7 +130,27 @@ pub(crate) fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Refusal
             ));
         }
     }
-    serde_json::from_str(text).map_err(malformed)
+    serde_json::from_str(text).map_err(|error| match error.classify() {
+        // Syntax is judged before shape here too, and what follows the member at fault was not read.
+        Category::Data => malformed(
+            serde_json::from_str::<IgnoredAny>(text)
+                .err()
+                .unwrap_or(error),
+        ),
+        _ => malformed(error),
+    })
+}
+
+/// Reads the members of a JSON object, as [`parse`], and refuses members that `T` does not have. `T` must be marked with
+/// `#[serde(deny_unknown_fields)]`, so that the common case is one pass.
+pub(crate) fn parse_strict<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Refusal> {
+    parse(body).map_err(|refusal| {
+        let text = std::str::from_utf8(body).unwrap_or_default();
+        match unknown::members::<T>(text, "") {
+            Some(faults) => Refusal::Invalid(faults),
+            None => refusal,
+        }
+    })
 }
 
 fn missing() -> Refusal {

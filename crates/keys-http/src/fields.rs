@@ -142,9 +142,27 @@ pub(crate) fn external_id(
     field: &str,
     value: Option<Value>,
 ) -> Result<Option<ExternalId>, FieldError> {
-    let text = text(field, value)?;
-    text.map(|text| parse(field, &text, EXTERNAL_ID))
-        .transpose()
+    let Some(text) = text(field, value)? else {
+        return Ok(None);
+    };
+    let known = known_external_id(field, &text)?;
+    match text.parse::<ExternalId>() {
+        Ok(new) => Ok(Some(new)),
+        // One that an account has already is found, and stays where it is.
+        Err(_) => Err(FieldError::new(field, invisible(&known))),
+    }
+}
+
+fn invisible(known: &ExternalId) -> &'static str {
+    match KeyName::from_memo(known.as_str()) {
+        Err(InvalidName::BidirectionalOverride) => "must not contain bidirectional overrides",
+        _ => "must contain a visible character",
+    }
+}
+
+/// What the host system calls an account that is looked for.
+pub(crate) fn known_external_id(field: &str, text: &str) -> Result<ExternalId, FieldError> {
+    ExternalId::from_stored(text).map_err(|_| FieldError::new(field, EXTERNAL_ID))
 }
 
 /// The label a key starts with.
@@ -153,8 +171,7 @@ pub(crate) fn prefix(field: &str, value: Option<Value>) -> Result<Option<KeyPref
     text.map(|text| parse(field, &text, PREFIX)).transpose()
 }
 
-pub(crate) const EXTERNAL_ID: &str =
-    "must be 1 to 255 characters, none of them a control character";
+const EXTERNAL_ID: &str = "must be 1 to 255 characters, none of them a control character";
 const PREFIX: &str = "must be 2 to 20 lower-case letters and digits in groups joined by single underscores, starting with a letter";
 const SCOPE: &str =
     "must be 1 to 64 lower-case letters, digits and `:._-`, starting with a letter or digit";

@@ -55,6 +55,7 @@ mod problem;
 mod query;
 mod refusal;
 mod surface;
+mod unknown;
 mod verification;
 
 pub use access_log::AccessLog;

@@ -19,9 +19,9 @@ impl Query {
         named.map(|(_, value)| value.as_str())
     }
 
-    /// Whether there is anything that is not one of `names`.
-    pub(crate) fn has_other_than(&self, names: &[&str]) -> bool {
-        self.0.iter().any(|(name, _)| !names.contains(&&**name))
+    /// The name of each pair.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|(name, _)| name.as_str())
     }
 
     /// The value of `name`. Given twice it is refused: which of the two was meant?

@@ -111,7 +111,7 @@ pub(crate) enum AccountCommand {
     /// List accounts, oldest first.
     List {
         /// Only the account with this external id.
-        #[arg(long, value_name = "ID")]
+        #[arg(long, value_name = "ID", value_parser = ExternalId::from_stored)]
         external_id: Option<ExternalId>,
         /// At most this many.
         #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]

@@ -3,6 +3,7 @@
 use std::io::{self, Write as _};
 
 use comfy_table::{ContentArrangement, Table, presets};
+use keys_core::name::escaped;
 use keys_core::{Account, ApiKey};
 use keys_service::{AccountEntry, KeyPage};
 use keys_store::RowFault;
@@ -180,7 +181,8 @@ fn table<const N: usize>(header: [&str; N], rows: impl Iterator<Item = [String; 
         .set_content_arrangement(ContentArrangement::Disabled)
         .set_header(header);
     for row in rows {
-        table.add_row(row);
+        // Names may be older than the rules for them, and a terminal would obey what they hide.
+        table.add_row(row.map(|cell| escaped(&cell).into_owned()));
     }
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));

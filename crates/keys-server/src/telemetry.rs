@@ -86,6 +86,9 @@ fn parse_filter(filter: &str) -> anyhow::Result<EnvFilter> {
 /// Writes one line to standard error, in the order of the log. Failures are ignored: neither a full disk under the log nor
 /// a reader that went away may end the program.
 pub(crate) fn say(text: &str) {
+    // Errors may repeat names, and a terminal would obey what they hide.
+    let lines: Vec<_> = text.lines().map(keys_core::name::escaped).collect();
+    let text = lines.join("\n");
     match QUEUE.get() {
         Some(queue) => queue.push(format!("{text}\n").as_bytes()),
         None => drop(writeln!(io::stderr(), "{text}")),

@@ -228,7 +228,11 @@ impl SealedAccount {
         let sealed: Self = serde_json::from_slice(answer).ok()?;
         Some(Account {
             id: sealed.id.parse().ok()?,
-            external_id: sealed.external_id.map(|id| id.parse()).transpose().ok()?,
+            external_id: sealed
+                .external_id
+                .map(|id| ExternalId::from_stored(&id))
+                .transpose()
+                .ok()?,
             plan: sealed.plan.parse().ok()?,
             disabled: false,
             created_at: keys_core::Timestamp::from_unix_micros(sealed.created_at),

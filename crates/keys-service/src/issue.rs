@@ -431,7 +431,7 @@ impl SealedKey {
             },
             account_id: self.account_id.map(|id| id.parse()).transpose().ok()?,
             shown_prefix: secret.shown_prefix(),
-            name: KeyName::from_memo(self.name.as_deref().unwrap_or_default()).ok()?,
+            name: KeyName::from_stored(self.name.as_deref().unwrap_or_default()).ok()?,
             allowed_networks: AllowedNetworks::parse(&self.allowed_networks).ok()?,
             scopes: ScopeSet::parse(&self.scopes).ok()?,
             expires_at: self.expires_at.map(Timestamp::from_unix_micros),

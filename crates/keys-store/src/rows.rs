@@ -163,7 +163,7 @@ impl AccountRow {
         let shown_plan = shown(&self.plan);
         let id = faults.read("id", self.id, as_it_is);
         let external_id = faults.read_option("external_id", self.external_id, |text| {
-            text.parse::<ExternalId>()
+            ExternalId::from_stored(&text)
         });
         let plan = faults.read("plan", self.plan, |text| text.parse::<PlanName>());
         let disabled = faults.read("disabled", self.disabled, as_it_is);
@@ -293,7 +293,7 @@ impl KeyRow {
             kind_from_code(code).ok_or("is not the number of a kind")
         });
         let shown_prefix = faults.read("shown_prefix", self.shown_prefix, ShownPrefix::from_stored);
-        let name = faults.read_option("name", self.name, |name| KeyName::from_memo(&name));
+        let name = faults.read_option("name", self.name, |name| KeyName::from_stored(&name));
         let networks = faults.read("allowed_networks", self.allowed_networks, |networks| {
             AllowedNetworks::from_networks(networks.0)
         });

@@ -11,9 +11,10 @@ use crate::api::Api;
 use crate::fields::{self, Faults};
 use crate::guard::Authenticated;
 use crate::refusal::{FieldError, Refusal};
-use crate::{body, idempotency};
+use crate::{body, idempotency, unknown};
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Members {
     external_id: Option<Value>,
     plan: Option<Value>,
@@ -26,9 +27,10 @@ pub(super) async fn create_account(
     payload: web::Payload,
 ) -> HttpResponse {
     let create = async || {
+        unknown::check_query(&request, &["wait"])?;
         let idempotency_key = idempotency::key(&request)?;
         let body = body::read(request.headers(), payload).await?;
-        let new = new_account(body::parse(&body)?)?;
+        let new = new_account(body::parse_strict(&body)?)?;
         let idempotent = idempotency::idempotent(idempotency_key, "POST /v1/accounts", &body);
         let actor = operator(&identity)?;
         let account = api

@@ -13,9 +13,10 @@ use crate::fields::{self, Faults, Networks};
 use crate::guard::Authenticated;
 use crate::mount::Mount;
 use crate::refusal::Refusal;
-use crate::{body, idempotency};
+use crate::{body, idempotency, unknown};
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Members {
     name: Option<Value>,
     prefix: Option<Value>,
@@ -64,9 +65,10 @@ pub(super) async fn issue_key(
 ) -> HttpResponse {
     let issue = async || {
         let account_id = account_id(&request)?;
+        unknown::check_query(&request, &["wait"])?;
         let idempotency_key = idempotency::key(&request)?;
         let body = body::read(request.headers(), payload).await?;
-        let wanted = Wanted::try_from(body::parse::<Members>(&body)?)?;
+        let wanted = Wanted::try_from(body::parse_strict::<Members>(&body)?)?;
         let operation = format!("POST /v1/accounts/{account_id}/keys");
         let idempotent = idempotency::idempotent(idempotency_key, operation, &body);
         let issued = api

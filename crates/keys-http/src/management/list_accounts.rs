@@ -9,12 +9,14 @@ use crate::api::Api;
 use crate::fields::{self, Faults};
 use crate::query::Query;
 use crate::refusal::Refusal;
+use crate::unknown;
 
 const LIMIT_DEFAULT: u64 = 50;
 const LIMIT_MAX: u64 = 100;
 
 pub(super) async fn list_accounts(api: web::Data<Api>, request: HttpRequest) -> HttpResponse {
     let list = async || {
+        unknown::check_query(&request, &["external_id", "cursor", "limit"])?;
         let query = account_query(&Query::parse(request.query_string()))?;
         let page = api.service().list_accounts(query).await?;
         Ok(HttpResponse::Ok().json(AccountPageView::from(&page)))
@@ -25,7 +27,7 @@ pub(super) async fn list_accounts(api: web::Data<Api>, request: HttpRequest) -> 
 fn account_query(query: &Query) -> Result<AccountQuery, Refusal> {
     let mut faults = Faults::default();
     let external_id = query.one("external_id").and_then(|text| {
-        let parse = |text| fields::parse("external_id", text, fields::EXTERNAL_ID);
+        let parse = |text| fields::known_external_id("external_id", text);
         text.map(parse).transpose()
     });
     let after = query.one("cursor").and_then(|text| {

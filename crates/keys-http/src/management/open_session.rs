@@ -12,9 +12,10 @@ use crate::api::Api;
 use crate::fields::Networks;
 use crate::guard::Authenticated;
 use crate::refusal::Refusal;
-use crate::{body, idempotency};
+use crate::{body, idempotency, unknown};
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Members {
     ttl_seconds: Option<Value>,
 }
@@ -27,9 +28,10 @@ pub(super) async fn open_session(
 ) -> HttpResponse {
     let open = async || {
         let account_id = account_id(&request)?;
+        unknown::check_query(&request, &["wait"])?;
         let idempotency_key = idempotency::key(&request)?;
         let body = body::read(request.headers(), payload).await?;
-        let ttl = ttl(&body::parse(&body)?)?;
+        let ttl = ttl(&body::parse_strict(&body)?)?;
         let operation = format!("POST /v1/accounts/{account_id}/sessions");
         let idempotent = idempotency::idempotent(idempotency_key, operation, &body);
         let issued = api

@@ -6,9 +6,11 @@ use super::view::AccountView;
 use super::{account_id, answer};
 use crate::api::Api;
 use crate::refusal::Refusal;
+use crate::unknown;
 
 pub(super) async fn read_account(api: web::Data<Api>, request: HttpRequest) -> HttpResponse {
     let read = async || {
+        unknown::check_query(&request, &[])?;
         let found = api.service().account_entry(account_id(&request)?).await?;
         let account = found.ok_or(Refusal::AccountNotFound)?;
         Ok(HttpResponse::Ok().json(AccountView::from(&account)))

@@ -13,9 +13,11 @@ use crate::effective::{self, Wait};
 use crate::fields::{self, Faults};
 use crate::guard::Authenticated;
 use crate::refusal::{FieldError, Refusal};
+use crate::unknown;
 
 /// The members that are read. Here `null` says something else than absence.
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Members {
     #[serde(default, deserialize_with = "present")]
     plan: Option<Value>,
@@ -37,9 +39,10 @@ pub(super) async fn update_account(
 ) -> HttpResponse {
     let update = async || {
         let id = account_id(&request)?;
+        unknown::check_query(&request, &["wait"])?;
         let wait = Wait::of(&request)?;
         let body = body::read(request.headers(), payload).await?;
-        let patch = account_patch(body::parse(&body)?)?;
+        let patch = account_patch(body::parse_strict(&body)?)?;
         let actor = operator(&identity)?;
         let updated = api.service().update_account(&actor, id, patch).await?;
         let (account, effective) = updated;

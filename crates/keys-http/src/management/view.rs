@@ -113,6 +113,7 @@ impl<'a> From<&'a Issued> for IssuedView<'a> {
 /// A new session with its token: the one time it is shown.
 #[derive(Serialize)]
 pub(super) struct SessionView<'a> {
+    id: String,
     token: &'a str,
     expires_at: Option<String>,
 }
@@ -120,6 +121,7 @@ pub(super) struct SessionView<'a> {
 impl<'a> From<&'a Issued> for SessionView<'a> {
     fn from(Issued { key, secret }: &'a Issued) -> Self {
         Self {
+            id: key.id.to_string(),
             token: secret.expose(),
             expires_at: key.expires_at.as_ref().map(Timestamp::to_string),
         }

@@ -20,7 +20,7 @@ use crate::credential::credential;
 use crate::fields::Faults;
 use crate::query::Query;
 use crate::refusal::{FieldError, Refusal};
-use crate::{limits, problem};
+use crate::{limits, problem, unknown};
 
 const X_ACCOUNT_EXTERNAL_ID: HeaderName = HeaderName::from_static("x-account-external-id");
 const X_ACCOUNT_ID: HeaderName = HeaderName::from_static("x-account-id");
@@ -56,13 +56,9 @@ impl Wanted {
         if query.is_empty() {
             return Ok(Self::default());
         }
+        unknown::check_query_string(query, &Self::PARAMETERS)?;
         let query = Query::parse(query);
         let mut faults = Faults::default();
-        // A misspelt `scope` would let everybody in.
-        if query.has_other_than(&Self::PARAMETERS) {
-            let message = "has a parameter other than scope, limit, cost and mode";
-            return Err(Refusal::field("query", message));
-        }
         let limit = faults.note(query.one("limit"));
         let cost = faults.note(query.number("cost", 1, u32::MAX.into()));
         let wanted = Self {

@@ -17,6 +17,7 @@ use crate::refusal::{FieldError, Refusal};
 
 /// The members that are read, where they stand: texts are not copied out of the body unless they have escapes.
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Members<'a> {
     #[serde(borrow)]
     key: Option<&'a RawValue>,
@@ -59,7 +60,7 @@ impl<'a> Question<'a> {
                 cost: NonZeroU32::MIN,
             });
         }
-        Self::read(body::parse(body)?, "", api)
+        Self::read(body::parse_strict(body)?, "", api)
     }
 
     /// Reads the members; `path` is what their names start with in faults, such as `requests.3.`.

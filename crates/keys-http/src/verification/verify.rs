@@ -7,8 +7,8 @@ use super::question::Question;
 use super::view::VerdictView;
 use super::{Desk, json, told, wants_fresh};
 use crate::admission::Refused;
-use crate::body;
 use crate::refusal::Refusal;
+use crate::{body, unknown};
 
 pub(super) async fn verify(
     desk: &Desk,
@@ -16,6 +16,7 @@ pub(super) async fn verify(
     payload: Payload,
 ) -> Result<Response<BoxBody>, Refused> {
     desk.admit(head).await?;
+    unknown::check_query_string(head.uri.query().unwrap_or_default(), &[])?;
     let body = body::read(&head.headers, payload).await?;
     let question = Question::parse(&body, &desk.api)?;
     let asked = question.request(wants_fresh(&head.headers));

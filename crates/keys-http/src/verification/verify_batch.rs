@@ -10,8 +10,8 @@ use super::view::{BatchView, VerdictView};
 use super::{Desk, json, told, wants_fresh};
 use crate::admission::Refused;
 use crate::api::Api;
-use crate::body;
 use crate::refusal::Refusal;
+use crate::{body, unknown};
 
 /// The most questions at once.
 const LEN_MAX: usize = 1_000;
@@ -20,6 +20,7 @@ const LEN_MAX: usize = 1_000;
 const KIB_MAX: usize = 1024;
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Members<'a> {
     #[serde(borrow)]
     requests: Option<&'a RawValue>,
@@ -31,8 +32,9 @@ pub(super) async fn verify_batch(
     payload: Payload,
 ) -> Result<Response<BoxBody>, Refused> {
     desk.admit(head).await?;
+    unknown::check_query_string(head.uri.query().unwrap_or_default(), &[])?;
     let body = body::read_up_to(KIB_MAX, &head.headers, payload).await?;
-    let questions = questions(&body::parse(&body)?, &desk.api)?;
+    let questions = questions(&body::parse_strict(&body)?, &desk.api)?;
     let fresh = wants_fresh(&head.headers);
     let asked: Vec<_> = questions
         .iter()
@@ -65,10 +67,15 @@ fn questions<'a>(members: &Members<'a>, api: &Api) -> Result<Vec<Question<'a>>, 
         if !entry.get().starts_with('{') {
             return Err(fault("must be an object"));
         }
+        let path = format!("requests.{index}.");
         // The whole body is known to be JSON, so nothing else can be wrong here.
-        let members: question::Members<'a> =
-            serde_json::from_str(entry.get()).map_err(|_| fault("has a member twice"))?;
-        Question::read(members, &format!("requests.{index}."), api)
+        let members: question::Members<'a> = serde_json::from_str(entry.get()).map_err(|_| {
+            match unknown::members::<question::Members<'a>>(entry.get(), &path) {
+                Some(faults) => Refusal::Invalid(faults),
+                None => fault("has a member twice"),
+            }
+        })?;
+        Question::read(members, &path, api)
     };
     entries.into_iter().enumerate().map(read).collect()
 }

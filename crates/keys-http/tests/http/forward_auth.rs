@@ -154,8 +154,13 @@ async fn gateway_that_asks_for_something_strange_is_told() {
         ),
         (
             "scopes=a",
-            "query",
-            "has a parameter other than scope, limit, cost and mode",
+            "scopes",
+            "is not known here; did you mean scope?",
+        ),
+        (
+            "scope=a&path=/x",
+            "path",
+            "is not known here; known are scope, limit, cost, mode",
         ),
         (
             "cost=0",

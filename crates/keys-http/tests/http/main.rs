@@ -35,6 +35,7 @@ mod management_accounts;
 mod management_keys;
 mod management_sessions;
 mod metrics;
+mod unknown;
 mod verify;
 mod verify_batch;
 mod wait;

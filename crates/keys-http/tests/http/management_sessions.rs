@@ -14,7 +14,7 @@ async fn session_ends_when_it_says() {
     let opened = request.json(r#"{"ttl_seconds":60}"#).expect(
         &world,
         201,
-        r#"{"token":"session_*","expires_at":"2026-01-01T12:01:00.000Z"}"#,
+        r#"{"id":"*","token":"session_*","expires_at":"2026-01-01T12:01:00.000Z"}"#,
     );
     let token = opened.await.text("/token");
     let list = || get(FLAT).bearer(&token);

@@ -1033,7 +1033,7 @@ impl<E: Exchange> Rows<'_, E> {
         let opened = self
             .operate(post(&path).json(r#"{"ttl_seconds":86400}"#))
             .await;
-        opened.assert(201, r#"{"token":"session_*","expires_at":"*Z"}"#);
+        opened.assert(201, r#"{"id":"*","token":"session_*","expires_at":"*Z"}"#);
         assert_eq!(opened.header("cache-control"), Some("no-store"));
         let token = opened.text("/token");
         // Used like a key on both contracts, listed by neither, counted by neither.
