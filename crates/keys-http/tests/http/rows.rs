@@ -883,7 +883,6 @@ impl<E: Exchange> Rows<'_, E> {
 
         for (body, external_id, plan, disabled) in [
             ("{}", &*external_id, "pro", false),
-            (r#"{"unknown":1}"#, &external_id, "pro", false),
             (r#"{"plan":"business"}"#, &external_id, "business", false),
             (r#"{"disabled":true}"#, &external_id, "business", true),
             (r#"{"external_id":null}"#, "null", "business", true),
