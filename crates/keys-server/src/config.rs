@@ -19,6 +19,7 @@ use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use crate::listen::Endpoint;
+use crate::secret;
 
 /// In front of every setting in the environment.
 const PREFIX: &str = "KEYS_";
@@ -38,6 +39,8 @@ pub(crate) struct Settings {
     pub peppers: Peppers,
     pub log: Log,
     pub plans: Plans,
+    /// What was probably meant otherwise. To be logged once the log has started.
+    pub warnings: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -125,16 +128,27 @@ impl Settings {
     /// Reads them all, `file` between the defaults and the environment.
     pub(crate) fn load(file: Option<&Path>) -> anyhow::Result<Self> {
         let mut environment = Vec::new();
+        let mut foreign = Vec::new();
         for (name, value) in std::env::vars_os() {
-            let Some(name) = name.to_str().filter(|name| name.starts_with(PREFIX)) else {
+            let Some(name) = name.to_str() else {
                 continue;
             };
+            if !name.starts_with(PREFIX) {
+                if !value.is_empty() {
+                    foreign.push(name.to_owned());
+                }
+                continue;
+            }
             let Ok(value) = value.into_string() else {
                 bail!("environment variable {name} is not UTF-8");
             };
             environment.push((name.to_owned(), value));
         }
-        Self::layered(file, environment)
+        check_case(&foreign)?;
+        let mut settings = Self::layered(file, environment)?;
+        let warning = ignored_database_url(&foreign, &settings.database.url);
+        settings.warnings.extend(warning);
+        Ok(settings)
     }
 
     fn layered(file: Option<&Path>, environment: Vec<(String, String)>) -> anyhow::Result<Self> {
@@ -144,7 +158,15 @@ impl Settings {
         let environment = environment
             .into_iter()
             .filter(|(name, _)| name.contains("__"))
-            .collect();
+            .map(|(name, value)| {
+                // Files of variables have Windows line ends, and secrets come with a line feed.
+                let value = value.trim();
+                if value.chars().any(char::is_control) {
+                    bail!("environment variable {name} contains a line end or another control character");
+                }
+                Ok((name, value.to_owned()))
+            })
+            .collect::<anyhow::Result<_>>()?;
         let environment = Environment::with_prefix("KEYS")
             .prefix_separator("_")
             .separator("__")
@@ -201,8 +223,62 @@ fn check_spelling(environment: &[(String, String)]) -> anyhow::Result<()> {
         if let Some(meant) = meant {
             bail!("environment variable {name} is not read: write {meant}");
         }
+        let plain = name
+            .strip_suffix("_FILE")
+            .map(|name| name.replace("__", "_"));
+        let meant = settings.iter().find_map(|setting| {
+            let right = format!("KEYS_{}", setting.trim_start_matches('_'));
+            let is_meant = plain
+                .as_ref()
+                .is_some_and(|plain| plain.trim_end_matches('_') == right.replace("__", "_"));
+            is_meant.then_some(right)
+        });
+        if let Some(meant) = meant {
+            bail!("environment variable {name} is not read: write {meant}=file:PATH");
+        }
     }
     Ok(())
+}
+
+/// Refuses names of settings that are not in upper case, which would be ignored.
+fn check_case(foreign: &[String]) -> anyhow::Result<()> {
+    const SECTIONS: [&str; 8] = [
+        "DATABASE",
+        "HTTP",
+        "CACHE",
+        "VERIFICATION",
+        "LIMITS",
+        "PEPPERS",
+        "LOG",
+        "PLANS",
+    ];
+    for name in foreign {
+        let upper = name.to_uppercase();
+        let section = upper
+            .strip_prefix(PREFIX)
+            .and_then(|rest| rest.split_once("__"));
+        if section.is_some_and(|(section, _)| SECTIONS.contains(&section)) {
+            bail!("environment variable {name} is not read: write {upper}");
+        }
+    }
+    Ok(())
+}
+
+/// Says that a variable is ignored which many platforms set for the database, if none is configured.
+fn ignored_database_url(foreign: &[String], url: &str) -> Option<String> {
+    const NAMES: [&str; 2] = ["DATABASE_URL", "DATABASE_URL_FILE"];
+    const DEFAULT: &str = "sqlite://data/keys.db";
+    let name = foreign.iter().find(|name| NAMES.contains(&name.as_str()))?;
+    let meant = match name.as_str() {
+        "DATABASE_URL" => "KEYS_DATABASE__URL to the same value",
+        _ => "KEYS_DATABASE__URL to file:PATH",
+    };
+    (url == DEFAULT).then(|| {
+        format!(
+            "environment variable {name} is set and not read, and setting `database.url` has its default {DEFAULT}: \
+             set {meant}, or unset {name}"
+        )
+    })
 }
 
 /// Says which setting is at fault, without the value of one that is secret.
@@ -407,7 +483,17 @@ impl From<RawQuota> for Quota {
 }
 
 impl Raw {
-    fn check(self) -> anyhow::Result<Settings> {
+    fn check(mut self) -> anyhow::Result<Settings> {
+        let mut warnings = Vec::new();
+        for (setting, value) in [
+            ("database.url", &mut self.database.url),
+            ("limits.redis_url", &mut self.limits.redis_url),
+        ] {
+            let resolved = secret::resolve(setting, value)?;
+            *value = resolved.value;
+            warnings.extend(resolved.warning);
+        }
+        check_home(&self.database.url)?;
         Ok(Settings {
             database: self.database,
             http: self.http.check()?,
@@ -422,8 +508,19 @@ impl Raw {
                 .map(|(name, plan)| plan.check(&name))
                 .collect::<anyhow::Result<Vec<_>>>()
                 .map(Plans::new)?,
+            warnings,
         })
     }
+}
+
+/// Refuses paths that only a shell would expand. Taken literally, they would make a new database in a folder called `~`.
+fn check_home(url: &str) -> anyhow::Result<()> {
+    let path = url.strip_prefix("sqlite:").unwrap_or_default();
+    let path = path.strip_prefix("//").unwrap_or(path);
+    if path.starts_with("~/") || path.starts_with('$') {
+        bail!("setting `database.url`: `~` and variables are not expanded: write the whole path");
+    }
+    Ok(())
 }
 
 impl RawHttp {
@@ -844,6 +941,99 @@ mod tests {
             let message = refusal(&[(name, value)]);
             assert!(message.contains(setting), "{name}={value}: {message}");
         }
+    }
+
+    #[test]
+    fn secrets_are_read_from_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("secret");
+        let configured = format!("file:{}", path.display());
+        std::fs::write(&path, "postgres://u:hunter2@h/d\n").unwrap();
+        let settings = load(&[("KEYS_DATABASE__URL", &configured)]).unwrap();
+        assert_eq!(settings.database.url.as_str(), "postgres://u:hunter2@h/d");
+        std::fs::write(&path, "redis://u:hunter2@h\r\n").unwrap();
+        let settings = load(&[("KEYS_LIMITS__REDIS_URL", &configured)]).unwrap();
+        assert!(settings.limits.redis_url.is_some());
+        let missing = refusal(&[("KEYS_DATABASE__URL", "file:/nowhere/url")]);
+        assert!(
+            missing.contains("database.url") && missing.contains("/nowhere/url"),
+            "{missing}"
+        );
+    }
+
+    #[test]
+    fn blanks_and_line_ends_around_values_are_dropped_and_refused_within() {
+        for url in [
+            "sqlite://data/x.db\r",
+            "sqlite://data/x.db\n",
+            " sqlite://data/x.db \r\n",
+        ] {
+            let settings = load(&[("KEYS_DATABASE__URL", url)]).unwrap();
+            assert_eq!(settings.database.url.as_str(), "sqlite://data/x.db");
+        }
+        let settings = load(&[
+            ("KEYS_PLANS__PRO__KEYS_MAX", "12\r"),
+            ("KEYS_LOG__FORMAT", "json\r"),
+        ]);
+        assert_eq!(settings.unwrap().log.format, LogFormat::Json);
+        for value in ["sqlite://data/a\rb.db", "sqlite://data/a\u{7}.db", "a\nb"] {
+            let message = refusal(&[("KEYS_DATABASE__URL", value)]);
+            assert!(message.contains("KEYS_DATABASE__URL"), "{message}");
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("keys.toml");
+        std::fs::write(&path, "[database]\nurl = \"sqlite://data/a\\rb.db\"\n").unwrap();
+        let message = format!("{:#}", load_file(Some(&path), &[]).unwrap_err());
+        assert!(message.contains("database.url"), "{message}");
+        for url in [
+            "sqlite://~/keys.db",
+            "sqlite:~/keys.db",
+            "sqlite://$HOME/keys.db",
+        ] {
+            assert!(refusal(&[("KEYS_DATABASE__URL", url)]).contains("database.url"));
+        }
+    }
+
+    #[test]
+    fn near_misses_are_refused_with_what_to_write() {
+        for (name, meant) in [
+            ("KEYS_DATABASE__URL_FILE", "KEYS_DATABASE__URL=file:PATH"),
+            ("KEYS_DATABASE__URL__FILE", "KEYS_DATABASE__URL=file:PATH"),
+            ("KEYS_DATABASE_URL_FILE", "KEYS_DATABASE__URL=file:PATH"),
+            (
+                "KEYS_LIMITS__REDIS_URL_FILE",
+                "KEYS_LIMITS__REDIS_URL=file:PATH",
+            ),
+            (
+                "KEYS_PEPPERS__KEYS__P1_FILE",
+                "KEYS_PEPPERS__KEYS__P1=file:PATH",
+            ),
+        ] {
+            let message = refusal(&[(name, "/run/secrets/x")]);
+            assert!(message.contains(meant), "{name}: {message}");
+        }
+        let foreign = |name: &str| [name.to_owned()];
+        for name in ["keys_database__url", "Keys_Http__Listen"] {
+            let message = format!("{:#}", check_case(&foreign(name)).unwrap_err());
+            assert!(message.contains(&name.to_uppercase()), "{message}");
+        }
+        assert!(check_case(&foreign("keys_port")).is_ok());
+        assert!(check_case(&foreign("monkeys_database__url")).is_ok());
+    }
+
+    #[test]
+    fn database_url_that_is_not_read_is_warned_of() {
+        let default = load(&[]).unwrap().database.url;
+        for name in ["DATABASE_URL", "DATABASE_URL_FILE"] {
+            let foreign = [name.to_owned()];
+            let warning = ignored_database_url(&foreign, &default).unwrap();
+            assert!(
+                warning.contains(name) && warning.contains("database.url"),
+                "{warning}"
+            );
+            assert_eq!(ignored_database_url(&foreign, "postgres://h/d"), None);
+        }
+        assert_eq!(ignored_database_url(&["PATH".to_owned()], &default), None);
     }
 
     #[test]

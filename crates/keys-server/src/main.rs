@@ -8,6 +8,8 @@ mod listen;
 mod open;
 mod output;
 mod peppers;
+mod private;
+mod secret;
 mod serve;
 mod stop;
 mod telemetry;
@@ -26,6 +28,7 @@ use crate::config::Settings;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    private::turn_core_dumps_off();
     let arguments = Arguments::parse();
     let code = match run(arguments) {
         Ok(()) => ExitCode::SUCCESS,
@@ -50,6 +53,9 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
     };
     let settings = Settings::load(arguments.config.as_deref())?;
     let telemetry = telemetry::start(&settings.log)?;
+    for warning in &settings.warnings {
+        tracing::warn!("{warning}");
+    }
     // This runtime owns the connections to the database; the threads that answer requests have one each of their own,
     // and a connection opened there would end with it.
     let runtime = tokio::runtime::Builder::new_multi_thread()

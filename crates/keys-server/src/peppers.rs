@@ -11,9 +11,7 @@ use keys_core::{Pepper, PepperId, PepperRing};
 use zeroize::Zeroizing;
 
 use crate::config::Peppers;
-
-/// In front of a configured pepper that is to be read from a file.
-const FILE_SCHEME: &str = "file:";
+use crate::secret;
 
 /// The longest file that is read as a pepper, in bytes: more than the longest pepper in base64.
 const FILE_MAX_LEN: u64 = 4_096;
@@ -37,11 +35,12 @@ pub(crate) fn configured(peppers: &Peppers) -> anyhow::Result<Option<PepperRing>
 }
 
 fn read(id: &PepperId, value: &str) -> anyhow::Result<Pepper> {
-    let pepper = match value.strip_prefix(FILE_SCHEME) {
-        Some(path) => read_file(Path::new(path)),
-        None => Pepper::from_base64(value).map_err(Into::into),
-    };
-    pepper.with_context(|| format!("setting `peppers.keys.{id}`"))
+    let setting = format!("peppers.keys.{id}");
+    let resolved = secret::resolve(&setting, value)?;
+    if let Some(warning) = resolved.warning {
+        tracing::warn!("{warning}");
+    }
+    Pepper::from_base64(&resolved.value).with_context(|| format!("setting `{setting}`"))
 }
 
 fn read_file(path: &Path) -> anyhow::Result<Pepper> {

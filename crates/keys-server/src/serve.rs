@@ -9,6 +9,7 @@ use anyhow::{Context as _, bail};
 use keys_core::address::TrustedProxies;
 use keys_http::{Api, Mount};
 use keys_service::KeyService;
+use keys_store::DatabaseUrl;
 use keys_store::Store;
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
@@ -92,7 +93,8 @@ pub(crate) fn run(runtime: &Runtime, settings: &Settings, reload: &Reload) -> an
         }
         // Before the first request is answered, so that it is complete for a program that waits for the answer.
         if is_new_embedded {
-            welcome::print(&service, &endpoints, http).await?;
+            let database = embedded_path(&settings.database.url);
+            welcome::print(&service, &endpoints, http, database.as_deref()).await?;
         } else {
             welcome::hint(&service, is_embedded(&settings.database.url)).await?;
         }
@@ -223,6 +225,11 @@ async fn maintain(service: KeyService) {
         }
         tokio::time::sleep(PAUSE).await;
     }
+}
+
+fn embedded_path(url: &str) -> Option<PathBuf> {
+    let url: DatabaseUrl = url.parse().ok()?;
+    Some(url.sqlite_path()?.to_owned())
 }
 
 fn is_embedded(url: &str) -> bool {

@@ -1,7 +1,11 @@
-//! What a first start on an embedded database prints: the first operator key, and commands to try.
+//! What a first start on an embedded database tells: the first operator key, and commands to try.
 
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, IsTerminal as _, Write as _};
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 
+use anyhow::{Context as _, bail};
 use keys_core::{AllowedNetworks, KeyName};
 use keys_service::issue::OPERATOR_PREFIX;
 use keys_service::{Actor, KeyOwner, KeyService, OperatorKeyDraft};
@@ -9,13 +13,20 @@ use keys_service::{Actor, KeyOwner, KeyService, OperatorKeyDraft};
 use crate::commands::operator_scopes;
 use crate::config::Http;
 use crate::listen::Endpoint;
-use crate::output;
+use crate::{output, telemetry};
 
-/// Makes the first operator key and prints it, with commands that work when pasted.
+/// Where the first operator key is written if standard output is no terminal, beside the database.
+const KEY_FILE: &str = "first-operator-key";
+
+/// Makes the first operator key and tells it, with commands that work when pasted.
+///
+/// The key is printed to a terminal only. What is printed elsewhere stays in logs, so there the key goes into a file that only
+/// its owner can read.
 pub(crate) async fn print(
     service: &KeyService,
     endpoints: &[Endpoint],
     http: &Http,
+    database: Option<&Path>,
 ) -> anyhow::Result<()> {
     let draft = OperatorKeyDraft {
         name: KeyName::from_name("first operator")?,
@@ -23,10 +34,84 @@ pub(crate) async fn print(
         scopes: operator_scopes(&[])?,
         expires_at: None,
     };
-    let issued = service.issue_operator_key(&Actor::system(), draft).await?;
-    let text = text(issued.secret.expose(), &reachable(endpoints), http);
-    output::line(&text)?;
+    let url = reachable(endpoints);
+    if io::stdout().is_terminal() {
+        let issued = service.issue_operator_key(&Actor::system(), draft).await?;
+        let key = issued.secret.expose();
+        let told = format!("The first operator key. It is shown this once; keep it.\n\n    {key}");
+        output::line(&text(&told, key, &url, http))?;
+        return Ok(());
+    }
+    // Made before the key, which would be lost if it could not be written.
+    let (mut file, path) = create_key_file(database)?;
+    let issued = match service.issue_operator_key(&Actor::system(), draft).await {
+        Ok(issued) => issued,
+        Err(error) => {
+            let _ = fs::remove_file(&path);
+            return Err(error.into());
+        }
+    };
+    write_key(&mut file, issued.secret.expose())
+        .with_context(|| format!("writing the first operator key to {}", path.display()))?;
+    let shown = path.display().to_string();
+    let told = format!(
+        "The first operator key is in the file {shown}, which only its owner can read.\nKeep the key in a safe place and delete the file."
+    );
+    let key = format!("\"$(cat {})\"", shell_quoted(&shown));
+    telemetry::say(&format!("the first operator key is in the file {shown}"));
+    // The commands are no loss on a full disk.
+    let _ = output::line(&text(&told, &key, &url, http));
     Ok(())
+}
+
+/// Creates a file that no one else can read, under a name that is free.
+fn create_key_file(database: Option<&Path>) -> anyhow::Result<(File, PathBuf)> {
+    const NAMES_MAX: u32 = 100;
+    let folder = database.and_then(Path::parent).unwrap_or(Path::new(""));
+    // What is printed is pasted elsewhere.
+    let folder = if folder.as_os_str().is_empty() {
+        std::env::current_dir()?
+    } else {
+        std::path::absolute(folder)?
+    };
+    for number in 1..=NAMES_MAX {
+        let path = folder.join(match number {
+            1 => KEY_FILE.to_owned(),
+            _ => format!("{KEY_FILE}-{number}"),
+        });
+        let mut options = fs::OpenOptions::new();
+        options.write(true).create_new(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        match options.open(&path) {
+            Ok(file) => return Ok((file, path)),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            Err(error) => {
+                return Err(error).with_context(|| {
+                    format!("creating {} for the first operator key", path.display())
+                });
+            }
+        }
+    }
+    bail!(
+        "there are {NAMES_MAX} files {KEY_FILE} in {}: delete those that are of no use",
+        folder.display()
+    )
+}
+
+fn write_key(file: &mut File, key: &str) -> io::Result<()> {
+    writeln!(file, "{key}")?;
+    file.sync_all()
+}
+
+/// A word of a shell, whatever is in it.
+fn shell_quoted(text: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
+    if text.chars().all(is_plain) {
+        text.to_owned()
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
 }
 
 /// Says what to do where there is no operator key yet.
@@ -56,13 +141,11 @@ fn reachable(endpoints: &[Endpoint]) -> String {
     }
 }
 
-fn text(operator_key: &str, url: &str, http: &Http) -> String {
+fn text(told: &str, operator_key: &str, url: &str, http: &Http) -> String {
     let (flat, account) = (&http.flat.path, &http.account.path);
     format!(
         r#"
-The first operator key. It is shown this once; keep it.
-
-    {operator_key}
+{told}
 
 To try things out, paste these into a shell.
 

@@ -946,17 +946,20 @@ fn completions_are_printed_for_every_shell_without_any_setting() {
 }
 
 #[tokio::test]
-async fn first_operator_key_is_printed_by_the_very_first_start_on_sqlite_alone() {
+async fn first_operator_key_is_in_a_file_for_its_owner_and_in_no_log() {
     let mut server = Server::builder(BINARY).start().await;
     let said = server.stdout();
-    let key = said
-        .split_whitespace()
-        .find(|word| word.starts_with("operator_"));
-    let key = key.unwrap().to_owned();
-    SecretKey::parse(&key).unwrap();
-    let answer = server.get("/v1/accounts").bearer(&key).send().await;
+    let path = server.folder().join("data/first-operator-key");
+    assert_eq!(mode(&path), 0o600);
+    let key = std::fs::read_to_string(&path).unwrap();
+    let key = key.trim();
+    SecretKey::parse(key).unwrap();
+    let answer = server.get("/v1/accounts").bearer(key).send().await;
     assert_eq!(answer.status, 200, "{}", answer.body);
-    assert!(!server.stderr().contains(&key[12..]));
+    for said in [&said, &server.stderr()] {
+        assert!(said.contains("data/first-operator-key"), "{said}");
+        assert!(!said.contains(&key[12..]), "{said}");
+    }
 
     for _ in 0..2 {
         assert!(server.stop().success());
@@ -982,7 +985,7 @@ async fn first_operator_key_is_printed_by_the_very_first_start_on_sqlite_alone()
 }
 
 #[tokio::test]
-async fn first_start_after_migrate_prints_the_first_operator_key() {
+async fn first_start_after_migrate_makes_the_first_operator_key() {
     let program = Program::new(Place::Sqlite);
     assert_eq!(program.run(&["migrate"]).code, Some(0));
     let url = format!("sqlite://{}/data/keys.db", program.folder().display());
@@ -990,7 +993,53 @@ async fn first_start_after_migrate_prints_the_first_operator_key() {
         .env("KEYS_DATABASE__URL", url)
         .start()
         .await;
-    assert!(server.stdout().contains("operator_"), "{}", server.stderr());
+    let key = program.folder().join("data/first-operator-key");
+    let key = std::fs::read_to_string(key).unwrap();
+    let answer = server.get("/v1/accounts").bearer(key.trim()).send().await;
+    assert_eq!(answer.status, 200, "{}", answer.body);
+}
+
+#[test]
+fn first_operator_key_is_not_lost_where_nothing_can_be_printed() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("data")).unwrap();
+    // An earlier one is left alone.
+    std::fs::write(folder.path().join("data/first-operator-key"), "earlier").unwrap();
+    let full = || {
+        std::fs::File::options()
+            .write(true)
+            .open("/dev/full")
+            .unwrap()
+    };
+    let mut process = std::process::Command::new(BINARY)
+        .env("KEYS_HTTP__LISTEN", "127.0.0.1:0")
+        .current_dir(folder.path())
+        .stdin(std::process::Stdio::null())
+        .stdout(full())
+        .stderr(full())
+        .spawn()
+        .unwrap();
+    let watch = keys_testkit::process::Watch::over_process(process.id()).unwrap();
+    let path = folder.path().join("data/first-operator-key-2");
+    let start = std::time::Instant::now();
+    while !std::fs::read_to_string(&path).is_ok_and(|key| key.ends_with('\n')) {
+        assert_eq!(process.try_wait().unwrap(), None, "the server ended");
+        assert!(start.elapsed() < std::time::Duration::from_mins(1));
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    SecretKey::parse(std::fs::read_to_string(&path).unwrap().trim()).unwrap();
+    let earlier = std::fs::read_to_string(folder.path().join("data/first-operator-key"));
+    assert_eq!(earlier.unwrap(), "earlier");
+    #[cfg(target_os = "linux")]
+    {
+        let limits = std::fs::read_to_string(format!("/proc/{}/limits", process.id())).unwrap();
+        let core = limits.lines().find(|line| line.contains("core file size"));
+        let core: Vec<_> = core.unwrap().split_whitespace().collect();
+        assert_eq!(core[4..6], ["0", "0"], "{core:?}");
+    }
+    process.kill().unwrap();
+    process.wait().unwrap();
+    watch.disarm();
 }
 
 #[tokio::test]
@@ -1037,4 +1086,54 @@ async fn data_is_for_its_owner_alone_whatever_the_umask() {
     let expected = ["keys.db", "keys.db-shm", "keys.db-wal", "pepper"];
     let expected = BTreeSet::from(expected.map(str::to_owned));
     assert!(names.is_superset(&expected), "{names:?}");
+}
+
+#[test]
+fn database_url_in_the_environment_is_warned_of_and_never_shown() {
+    let program = Program::new(Place::Sqlite).with("DATABASE_URL", "postgres://u:hunter2@h/d");
+    let ran = program.run(&["account", "list"]);
+    assert_eq!(ran.code, Some(0));
+    assert!(
+        ran.stderr.contains("DATABASE_URL") && ran.stderr.contains("database.url"),
+        "{}",
+        ran.stderr
+    );
+    assert!(!ran.stderr.contains("hunter2"), "{}", ran.stderr);
+}
+
+#[test]
+fn line_end_after_the_database_url_makes_no_second_database() {
+    let program =
+        Program::new(Place::Sqlite).with("KEYS_DATABASE__URL", "sqlite://data/keys.db\r\n");
+    assert_eq!(program.run(&["migrate"]).code, Some(0));
+    assert!(program.folder().join("data/keys.db").exists());
+}
+
+#[test]
+fn tables_show_what_names_hide_and_json_stays_json() {
+    let program = Program::new(Place::Sqlite);
+    let account = program.run(&["account", "create", "--plan", "pro"]).stdout;
+    let account = account.trim();
+    for name in ["\u{200b}", "\u{202e}yek"] {
+        let refused = program.run(&["key", "create", "--account", account, "--name", name]);
+        assert_eq!(refused.code, Some(2), "{refused:?}");
+        let refused = program.run(&["account", "create", "--plan", "pro", "--external-id", name]);
+        assert_eq!(refused.code, Some(2), "{refused:?}");
+    }
+    let named = [
+        "key",
+        "create",
+        "--account",
+        account,
+        "--name",
+        "a\u{200d}b",
+    ];
+    assert_eq!(program.run(&named).code, Some(0));
+    let table = program.run(&["key", "list", "--account", account]).stdout;
+    assert!(table.contains(r"a\u{200d}b"), "{table}");
+    let json = program
+        .run(&["key", "list", "--account", account, "--json"])
+        .stdout;
+    let listed: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(listed[0]["name"], "a\u{200d}b");
 }
