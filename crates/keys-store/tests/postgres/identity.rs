@@ -7,12 +7,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use keys_core::ApiKey;
-use keys_service::KeyStore as _;
 use keys_service::feed::{ChangeFeed, Changed, Changes, Commit, SILENCE_MAX};
 use keys_service::store::StoreError;
+use keys_service::{Actor, KeyService, KeyStore as _};
 use keys_store::Store;
 use keys_testkit::contract::{followed, is_seen_soon, news};
-use keys_testkit::data::{NOON, a_change, a_key};
+use keys_testkit::data::{NOON, a_change, a_key, pepper_ring};
 use keys_testkit::fault_proxy::FaultProxy;
 use keys_testkit::postgres::{Cluster, Database};
 use tokio::time::{Instant, sleep};
@@ -159,6 +159,48 @@ async fn server_on_an_earlier_timeline_is_refused() {
     proxy.lead_to(&standby.address());
     // The cursor belongs to this server.
     assert!(!after_reconnection(&mut *feed).await.reset);
+}
+
+/// A replica that had not received a revocation takes over: the instance that acknowledged it applies it again, and says so in
+/// the audit trail.
+#[tokio::test(flavor = "multi_thread")]
+async fn revocations_that_a_failover_loses_are_applied_again() {
+    let primary = Cluster::start().unwrap();
+    let (proxy, url) = FaultProxy::in_front_of(&primary.database_url("postgres")).await;
+    let store = open_at(&url).await;
+    let service = KeyService::builder(store.clone(), pepper_ring("p1")).build();
+    let following = service.clone();
+    let maintained = tokio::spawn(async move { following.maintain().await });
+    let standby = primary.standby().unwrap();
+    let lost = add_key(&store, a_key().build_new()).await;
+    let begin = Instant::now();
+    let wait_for = async |count: &str, what: &str| {
+        while standby.sql("postgres", what).trim() != count {
+            assert!(begin.elapsed() < Duration::from_secs(60), "{what}");
+            sleep(Duration::from_millis(100)).await;
+        }
+    };
+    wait_for("1", "select count(*) from api_key").await;
+    while !service.cache_state().is_listening {
+        sleep(Duration::from_millis(20)).await;
+    }
+    standby.detach();
+    let revoked = service.revoke_key(&Actor::system(), None, lost.id).await;
+    assert!(revoked.unwrap().is_some());
+    assert_eq!(service.revocations_remembered(), 1);
+
+    primary.crash();
+    standby.promote();
+    proxy.lead_to(&standby.address());
+    wait_for(
+        "1",
+        "select count(*) from api_key where revoked_at is not null",
+    )
+    .await;
+    let replayed =
+        "select count(*) from audit_event where action = 'key.revoked' and reason = 'replayed'";
+    wait_for("1", replayed).await;
+    maintained.abort();
 }
 
 #[tokio::test(flavor = "multi_thread")]
