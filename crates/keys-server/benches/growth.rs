@@ -216,10 +216,12 @@ impl Stage {
         cluster.sql(
             "keys",
             &format!(
-                "insert into account (id, plan, created_at) values ('0190a000-0000-7000-8000-00000000ffff', 'pro', now()); \
+                "insert into account (id, plan, created_at) \
+                 select ('0190a000-0000-7000-8000-00000001' || lpad(to_hex(n), 4, '0'))::uuid, 'pro', now() \
+                 from generate_series(0, 999) n; \
                  insert into api_key (id, account_id, kind, digest, pepper_id, shown_prefix, created_at) \
                  select ('0190a000-0000-7000-b000-' || lpad(to_hex(n), 12, '0'))::uuid, \
-                        '0190a000-0000-7000-8000-00000000ffff', 2, sha256(('spare' || n)::bytea), 'p1', 'sk_live_many', now() \
+                        ('0190a000-0000-7000-8000-00000001' || lpad(to_hex(n % 1000), 4, '0'))::uuid, 2, sha256(('spare' || n)::bytea), 'p1', 'sk_live_many', now() \
                  from generate_series(1, {SPARE}) n"
             ),
         );
@@ -244,7 +246,7 @@ impl Stage {
         let revoke_script = format!(
             "\\set n random(1, {SPARE})\n\
              update api_key set revoked_at = now() \
-             where id = ('0190a000-0000-7000-b000-' || lpad(to_hex(:n), 12, '0'))::uuid and revoked_at is null;\n"
+             where id = ('0190a000-0000-7000-b000-' || lpad(to_hex(:n::bigint), 12, '0'))::uuid and revoked_at is null;\n"
         );
         let (create_script, revoke_script) = (script(&create_script), script(&revoke_script));
         for clients in [1, CLIENTS] {
