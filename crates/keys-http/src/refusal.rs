@@ -82,7 +82,10 @@ pub enum Refusal {
     /// The `Idempotency-Key` was used with another body.
     IdempotencyBodyDiffers,
     /// The first request with this `Idempotency-Key` is still being worked on.
-    IdempotencyInFlight,
+    IdempotencyInFlight {
+        /// How long until a repetition is worked on in any case.
+        retry_after: Duration,
+    },
     /// Something the service depends on is away. Says nothing about any key.
     Unavailable,
 }
@@ -121,9 +124,9 @@ impl Refusal {
             Self::UnknownPath | Self::KeyNotFound | Self::AccountNotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
-            Self::AccountUnreadable { .. } | Self::ExternalIdTaken | Self::IdempotencyInFlight => {
-                StatusCode::CONFLICT
-            }
+            Self::AccountUnreadable { .. }
+            | Self::ExternalIdTaken
+            | Self::IdempotencyInFlight { .. } => StatusCode::CONFLICT,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::IdempotencyBodyDiffers => StatusCode::UNPROCESSABLE_ENTITY,
@@ -156,7 +159,7 @@ impl Refusal {
             Self::ExternalIdTaken => "external_id_taken",
             Self::KeyLimitReached { .. } => "key_limit_reached",
             Self::IdempotencyBodyDiffers => "idempotency_body_differs",
-            Self::IdempotencyInFlight => "idempotency_in_flight",
+            Self::IdempotencyInFlight { .. } => "idempotency_in_flight",
             Self::Unavailable => "unavailable",
         }
     }
@@ -201,7 +204,9 @@ impl Refusal {
                 return format!("Maximum {max} API keys per account").into();
             }
             Self::IdempotencyBodyDiffers => "This Idempotency-Key was used with another body",
-            Self::IdempotencyInFlight => "A request with this Idempotency-Key is still in flight",
+            Self::IdempotencyInFlight { .. } => {
+                "A request with this Idempotency-Key is still in flight"
+            }
             Self::Unavailable => "The service is temporarily unavailable",
         })
     }
@@ -258,7 +263,8 @@ impl Refusal {
     fn retry_after_seconds(&self) -> Option<u64> {
         match self {
             Self::RateLimited(decision) => Some(whole_seconds(decision.retry_after).max(1)),
-            Self::IdempotencyInFlight | Self::Unavailable => Some(1),
+            Self::IdempotencyInFlight { retry_after } => Some(whole_seconds(*retry_after).max(1)),
+            Self::Unavailable => Some(1),
             _ => None,
         }
     }
@@ -372,7 +378,7 @@ impl From<IdempotencyError> for Refusal {
     fn from(error: IdempotencyError) -> Self {
         match error {
             IdempotencyError::BodyDiffers => Self::IdempotencyBodyDiffers,
-            IdempotencyError::InFlight => Self::IdempotencyInFlight,
+            IdempotencyError::InFlight { retry_after } => Self::IdempotencyInFlight { retry_after },
             error => unexpected(&error),
         }
     }
@@ -466,7 +472,9 @@ mod tests {
             Refusal::ExternalIdTaken,
             Refusal::KeyLimitReached { max: 10 },
             Refusal::IdempotencyBodyDiffers,
-            Refusal::IdempotencyInFlight,
+            Refusal::IdempotencyInFlight {
+                retry_after: Duration::ZERO,
+            },
             Refusal::Unavailable,
         ];
         all.extend(denials.map(Refusal::Denied));

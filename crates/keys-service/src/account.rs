@@ -1,5 +1,7 @@
 //! Creating, finding and changing accounts.
 
+use std::time::Duration;
+
 use keys_core::{Account, AccountId, Denial, ExternalId, PlanName};
 use serde::{Deserialize, Serialize};
 
@@ -59,7 +61,9 @@ impl From<ChangeError> for AccountError {
             ChangeError::AccountNotFound => Self::NotFound,
             ChangeError::AccountUnreadable { columns } => Self::Unreadable { columns },
             ChangeError::ExternalIdTaken => Self::ExternalIdTaken,
-            ChangeError::Superseded => Self::Idempotency(IdempotencyError::InFlight),
+            ChangeError::Superseded => Self::Idempotency(IdempotencyError::InFlight {
+                retry_after: Duration::ZERO,
+            }),
             ChangeError::Store(error) => Self::Store(error),
             error => Self::Store(StoreError::Unexpected(error.into())),
         }

@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use chacha20poly1305::aead::{Aead, Payload};
 use chacha20poly1305::{ChaCha20Poly1305, KeyInit, Nonce};
@@ -74,7 +75,10 @@ pub enum IdempotencyError {
     BodyDiffers,
     /// The first request is still being worked on.
     #[error("a request with this Idempotency-Key is still in flight")]
-    InFlight,
+    InFlight {
+        /// How long until a repetition is worked on in any case. Zero if the other request has just taken over.
+        retry_after: Duration,
+    },
 }
 
 /// One attempt at a request that may be a repetition.
@@ -216,7 +220,11 @@ impl KeyService {
     ) -> Result<Option<Zeroizing<Vec<u8>>>, ReserveError> {
         match self.inner.store.reserve(attempt.reservation(at)).await? {
             Reserved::New => Ok(None),
-            Reserved::Pending => Err(IdempotencyError::InFlight.into()),
+            Reserved::Pending { until } => {
+                let left = until.unix_micros().saturating_sub(self.now().unix_micros());
+                let retry_after = Duration::from_micros(u64::try_from(left).unwrap_or(0));
+                Err(IdempotencyError::InFlight { retry_after }.into())
+            }
             Reserved::Done { body_digest, .. } if !attempt.is_same_body(body_digest) => {
                 Err(IdempotencyError::BodyDiffers.into())
             }
@@ -227,12 +235,27 @@ impl KeyService {
         }
     }
 
-    /// Gives a reservation back after a refusal, so that the client may correct its request and try again.
+    /// Gives a reservation back after a refusal or a failure, so that the client may try again. If the store does not answer,
+    /// that is tried again in the background: the attempt is over, and a repetition need not wait until its time is up.
     pub(crate) async fn release(&self, attempt: &Attempt) {
+        /// Between two attempts to release.
+        const PAUSE: Duration = Duration::from_millis(500);
         let (lookup, token) = attempt.release();
-        if let Err(error) = self.inner.store.release(lookup, token).await {
-            tracing::warn!(%error, "an idempotent reservation could not be released and will time out");
+        if self.inner.store.release(lookup, token).await.is_ok() {
+            return;
         }
+        let service = self.clone();
+        let until = self.inner.clock.elapsed() + RESERVATION_PENDING;
+        self.inner.store.spawn(Box::pin(async move {
+            while service.inner.clock.elapsed() < until {
+                tokio::time::sleep(PAUSE).await;
+                // What was committed in spite of the failure is not released: it has its answer.
+                if service.inner.store.release(lookup, token).await.is_ok() {
+                    return;
+                }
+            }
+            tracing::warn!("an idempotent reservation could not be released and has timed out");
+        }));
     }
 }
 

@@ -144,7 +144,9 @@ impl From<ChangeError> for IssueError {
             ChangeError::AccountNotFound => Self::AccountNotFound,
             ChangeError::AccountDenied(denial) => Self::AccountDenied(denial),
             ChangeError::CapReached { max } => Self::CapReached { max },
-            ChangeError::Superseded => Self::Idempotency(IdempotencyError::InFlight),
+            ChangeError::Superseded => Self::Idempotency(IdempotencyError::InFlight {
+                retry_after: Duration::ZERO,
+            }),
             ChangeError::Store(error) => Self::Store(error),
             error @ (ChangeError::ExternalIdTaken | ChangeError::AccountUnreadable { .. }) => {
                 Self::Store(StoreError::Unexpected(error.into()))

@@ -478,7 +478,9 @@ impl KeyStore for MemoryStore {
         });
         if let Some((lookup, answer)) = live {
             return Ok(match &answer.sealed {
-                None => Reserved::Pending,
+                None => Reserved::Pending {
+                    until: answer.until,
+                },
                 Some(sealed) => Reserved::Done {
                     body_digest: answer.body_digest,
                     lookup,

@@ -282,7 +282,10 @@ pub enum Reserved {
     /// This attempt is the one; complete or release it.
     New,
     /// Another attempt is under way.
-    Pending,
+    Pending {
+        /// When this one may take over, if the other has not ended until then.
+        until: Timestamp,
+    },
     /// It was done before, with a body of this digest; here is the sealed answer, kept under this look-up digest.
     Done {
         /// Digest of the body of the request that did it.
@@ -430,7 +433,8 @@ pub trait KeyStore: Send + Sync + 'static {
     /// recorded, so that one of them does not keep the others from being recorded; try again later.
     async fn record_uses(&self, uses: Vec<KeyUse>) -> Result<Vec<KeyId>, StoreError>;
 
-    /// Reserves an idempotent answer. One that has expired, and a pending one whose time is up, are taken over.
+    /// Reserves an idempotent answer. One that has expired, and a pending one whose time is up, are taken over; so is, at
+    /// once, a pending one whose process has ended, if the store can tell.
     async fn reserve(&self, reservation: Reservation) -> Result<Reserved, StoreError>;
 
     /// Gives a reservation back after a refusal, unless another attempt took over.

@@ -7,34 +7,45 @@ use keys_service::store::{Change, ChangeError, Reservation, Reserved, StoreError
 
 use crate::connection::{Connection, Pools, query};
 use crate::error::QueryError;
+use crate::life::Life;
 use crate::schema::idempotency;
+use crate::sqlite::LifeFile;
 use crate::types::{DbId, DbTimestamp};
 use crate::{postgres, sweep};
 
-/// Look-up digest, digest of the body, sealed answer.
-type KeptRow = (Vec<u8>, Vec<u8>, Option<Vec<u8>>);
+/// Look-up digest, digest of the body, sealed answer, when it expires, and who reserved it.
+type KeptRow = (
+    Vec<u8>,
+    Vec<u8>,
+    Option<Vec<u8>>,
+    DbTimestamp,
+    Option<String>,
+);
 
 #[derive(Insertable)]
 #[diesel(table_name = idempotency)]
-struct ReservationRow {
-    lookup: Vec<u8>,
-    body_digest: Vec<u8>,
-    token: DbId,
-    expires_at: DbTimestamp,
+pub(crate) struct ReservationRow {
+    pub(crate) lookup: Vec<u8>,
+    pub(crate) body_digest: Vec<u8>,
+    pub(crate) token: DbId,
+    pub(crate) expires_at: DbTimestamp,
+    pub(crate) holder: Option<String>,
 }
 
 pub(crate) async fn reserve(
     pools: Pools,
     reservation: Reservation,
+    life: &Life,
 ) -> Result<Reserved, StoreError> {
     let mut connection = pools.begin().await?;
-    let outcome = reserve_in(&mut connection, &reservation).await;
+    let outcome = reserve_in(&mut connection, &reservation, life).await;
     connection.finish(outcome).await
 }
 
 async fn reserve_in(
     connection: &mut Connection,
     reservation: &Reservation,
+    life: &Life,
 ) -> Result<Reserved, StoreError> {
     if let Connection::Postgres(lease) = connection {
         // A row that does not exist yet cannot be locked; two attempts may also share only one of their digests.
@@ -56,11 +67,14 @@ async fn reserve_in(
         .select((
             idempotency::lookup,
             idempotency::body_digest,
-            idempotency::sealed
+            idempotency::sealed,
+            idempotency::expires_at,
+            idempotency::holder
         ))
         .load(open))?;
-    let mut pending = false;
-    for (lookup, body_digest, sealed) in kept {
+    let mut pending_until = None;
+    let mut dead = Vec::new();
+    for (lookup, body_digest, sealed, expires_at, holder) in kept {
         match sealed {
             Some(sealed) => {
                 return Ok(Reserved::Done {
@@ -69,11 +83,27 @@ async fn reserve_in(
                     sealed,
                 });
             }
-            None => pending = true,
+            None => {
+                let has_ended = match holder {
+                    Some(holder) => life.has_ended(connection, &holder).await?,
+                    None => false,
+                };
+                if has_ended {
+                    dead.push(lookup);
+                } else {
+                    pending_until = pending_until.max(Some(expires_at.0));
+                }
+            }
         }
     }
-    if pending {
-        return Ok(Reserved::Pending);
+    if let Some(until) = pending_until {
+        return Ok(Reserved::Pending { until });
+    }
+    if !dead.is_empty() {
+        query!(&mut *connection, |open| diesel::delete(idempotency::table)
+            .filter(idempotency::lookup.eq_any(&dead))
+            .filter(idempotency::sealed.is_null())
+            .execute(open))?;
     }
     let Some(current) = reservation.lookups.as_slice().first() else {
         return Err(StoreError::Unexpected(
@@ -85,10 +115,22 @@ async fn reserve_in(
         body_digest: reservation.body_digest.to_vec(),
         token: DbId(reservation.token.as_uuid()),
         expires_at: DbTimestamp(reservation.pending_until),
+        holder: match life {
+            Life::Postgres(_) | Life::Unknown => None,
+            Life::Sqlite(file) => file.holder(),
+        },
     };
-    query!(connection, |open| diesel::insert_into(idempotency::table)
-        .values(row)
-        .execute(open))?;
+    match (connection, life) {
+        (Connection::Postgres(lease), Life::Postgres(number)) => {
+            let outcome = postgres::insert_reservation(lease.enter(), row, *number).await;
+            lease.leave(outcome)?;
+        }
+        (connection, _) => {
+            query!(connection, |open| diesel::insert_into(idempotency::table)
+                .values(row)
+                .execute(open))?;
+        }
+    }
     Ok(Reserved::New)
 }
 
@@ -152,6 +194,24 @@ pub(crate) async fn delete_expired(
             .execute(open))?;
     }
     Ok(count)
+}
+
+/// Removes the lock files of processes that have ended and of which no reservation is left.
+pub(crate) async fn sweep_files(
+    connection: &mut Connection,
+    files: &LifeFile,
+) -> Result<(), QueryError> {
+    for holder in files.left_over() {
+        let left: i64 = query!(&mut *connection, |open| idempotency::table
+            .filter(idempotency::holder.eq(&holder))
+            .filter(idempotency::sealed.is_null())
+            .count()
+            .get_result(open))?;
+        if left == 0 {
+            files.remove(&holder);
+        }
+    }
+    Ok(())
 }
 
 fn digest(bytes: Vec<u8>) -> Result<[u8; 32], StoreError> {

@@ -13,6 +13,7 @@ mod connection;
 mod error;
 mod idempotency;
 mod keys;
+mod life;
 mod migrate;
 mod options;
 mod postgres;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use diesel::pg::{Pg, PgQueryBuilder};
 use diesel::prelude::*;
 use diesel::query_builder::{AstPass, Query, QueryBuilder as _, QueryFragment, QueryId};
-use diesel::sql_types::{Array, BigInt, Binary, Bool, Nullable, Text};
+use diesel::sql_types::{Array, BigInt, Binary, Bool, Integer, Nullable, Text};
 use diesel::{QueryResult, sql_query};
 use diesel_async::{
     AnsiTransactionManager, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection as _,
@@ -16,6 +16,8 @@ use keys_core::{KeyDigest, KeyId};
 use keys_service::feed::Commit;
 use keys_service::store::KeyUse;
 
+use crate::idempotency::ReservationRow;
+use crate::life::Life;
 use crate::rows::{AccountRow, FoundRow, KeyRow};
 use crate::schema::{account, api_key};
 use crate::sweep;
@@ -200,6 +202,68 @@ pub(crate) async fn lock_lookups(
             .await?;
     }
     Ok(())
+}
+
+/// The first number of the advisory locks that are signs of life ("keys" in ASCII). The second is the process's own.
+pub(crate) const LIFE_LOCKS: i32 = 0x6b65_7973;
+
+/// When the server started. A server that starts anew has lost the locks of processes that live on.
+const SERVER_STARTED: &str = "extract(epoch from pg_postmaster_start_time())::text";
+
+/// Holds the lock of this process in the session that runs it: the feed's, which lives longest.
+fn show_life_statement() -> String {
+    let number = Life::number();
+    format!("select pg_advisory_lock_shared({LIFE_LOCKS}, {number})")
+}
+
+/// Reserves an answer, and holds the lock `number` in this session from now on.
+pub(crate) async fn insert_reservation(
+    connection: &mut AsyncPgConnection,
+    row: ReservationRow,
+    number: i32,
+) -> QueryResult<()> {
+    // As part of a value the lock is taken for certain, and before anybody can see the row.
+    sql_query(format!(
+        "insert into idempotency (lookup, body_digest, token, expires_at, holder) \
+         values ($1, $2, $3, $4, \
+                 $5::text || '@' || {SERVER_STARTED} || pg_advisory_lock_shared({LIFE_LOCKS}, $5)::text)"
+    ))
+    .bind::<Binary, _>(row.lookup)
+    .bind::<Binary, _>(row.body_digest)
+    .bind::<Id, _>(row.token)
+    .bind::<Moment, _>(row.expires_at)
+    .bind::<Integer, _>(number)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// The number of the lock, and when the server started that has it.
+pub(crate) fn parse_holder(holder: &str) -> Option<(i32, &str)> {
+    let (number, started) = holder.split_once('@')?;
+    Some((number.parse().ok()?, started))
+}
+
+/// Whether nobody holds the lock `number`, on a server that has not lost its locks since.
+pub(crate) async fn is_lock_free(
+    connection: &mut AsyncPgConnection,
+    number: i32,
+    started: &str,
+) -> QueryResult<bool> {
+    #[derive(QueryableByName)]
+    struct Row {
+        #[diesel(sql_type = Bool)]
+        is_free: bool,
+    }
+    let query = format!(
+        "select {SERVER_STARTED} = $2 and pg_try_advisory_xact_lock({LIFE_LOCKS}, $1) as is_free"
+    );
+    let row: Row = sql_query(query)
+        .bind::<Integer, _>(number)
+        .bind::<Text, _>(started)
+        .get_result(connection)
+        .await?;
+    Ok(row.is_free)
 }
 
 /// Records uses, sorted by key, of the keys that no other transaction has locked. Returns the others: to wait for one

@@ -52,7 +52,7 @@ diesel::table! {
 }
 
 diesel::table! {
-    use diesel::sql_types::{Binary, Nullable};
+    use diesel::sql_types::{Binary, Nullable, Text};
     use crate::types::{Id, Moment};
 
     idempotency (lookup) {
@@ -61,6 +61,7 @@ diesel::table! {
         token -> Id,
         sealed -> Nullable<Binary>,
         expires_at -> Moment,
+        holder -> Nullable<Text>,
     }
 }
 

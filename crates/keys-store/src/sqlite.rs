@@ -30,10 +30,12 @@ use crate::types::{DbId, DbTimestamp, Id, Moment};
 
 mod feed;
 mod file;
+mod life;
 mod presence;
 
 pub(crate) use file::{DatabaseFile, resolve};
 pub use file::{FileLost, UnsafeFile};
+pub(crate) use life::LifeFile;
 
 pub(crate) use feed::{Followers, SqliteFeed};
 

@@ -20,10 +20,11 @@ use tokio::runtime::Handle;
 use crate::changes;
 use crate::check::{self, Position, RowFault, Table};
 use crate::connection::{Connection, Pools, WriteHealth};
+use crate::life::Life;
 use crate::migrate::{self, MigrateError};
 use crate::options::StoreOptions;
 use crate::postgres::{self, Pool, PostgresConnector, PostgresFeed, Waker};
-use crate::sqlite::{FileLost, Followers, SqliteConnector, SqliteFeed, UnsafeFile};
+use crate::sqlite::{FileLost, Followers, LifeFile, SqliteConnector, SqliteFeed, UnsafeFile};
 use crate::tls::TlsError;
 use crate::url::{DatabaseUrl, Location};
 use crate::{accounts, idempotency, keys, sweep};
@@ -61,6 +62,7 @@ struct Inner {
     pools: Pools,
     connector: Connector,
     runtime: Handle,
+    life: Life,
     operation_timeout: Duration,
     connections_max: u32,
     health: WriteHealth,
@@ -177,6 +179,13 @@ impl Store {
             }
         };
         Ok(Self(Arc::new(Inner {
+            life: match &connector {
+                Connector::Postgres { .. } if options.direct_url.is_some() => Life::Unknown,
+                Connector::Postgres { .. } => Life::postgres(),
+                Connector::Sqlite { connector, .. } => {
+                    Life::Sqlite(LifeFile::new(connector.file()))
+                }
+            },
             pools,
             connector,
             runtime,
@@ -448,8 +457,11 @@ impl KeyStore for Store {
     }
 
     async fn reserve(&self, reservation: Reservation) -> Result<Reserved, StoreError> {
-        self.run(idempotency::reserve(self.pools(), reservation))
-            .await
+        let inner = Arc::clone(&self.0);
+        self.run(async move {
+            idempotency::reserve(inner.pools.clone(), reservation, &inner.life).await
+        })
+        .await
     }
 
     async fn release(&self, lookup: [u8; 32], token: EventId) -> Result<(), StoreError> {
@@ -541,7 +553,12 @@ async fn sweep(inner: &Inner, now: Timestamp) -> Result<u64, StoreError> {
         Connector::Postgres { .. } => None,
         Connector::Sqlite { followers, .. } => followers.readers.slowest(),
     };
-    sweep::sweep(&inner.pools, slowest, now, inner.operation_timeout).await
+    let deleted = sweep::sweep(&inner.pools, slowest, now, inner.operation_timeout).await?;
+    if let Life::Sqlite(files) = &inner.life {
+        let mut connection = inner.pools.read().await?;
+        idempotency::sweep_files(&mut connection, files).await?;
+    }
+    Ok(deleted)
 }
 
 async fn capacity(pools: &Pools) -> Result<Option<postgres::Capacity>, StoreError> {

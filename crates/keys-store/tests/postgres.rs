@@ -921,3 +921,41 @@ async fn errors_never_repeat_a_password() {
     let store = open(&database).await;
     assert_eq!(format!("{store:?}"), "Store(postgres)");
 }
+
+/// Another process is known by an advisory lock of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn reservation_is_taken_over_at_once_only_if_its_process_has_ended() {
+    const LOCKS: i32 = 0x6b65_7973;
+    let database = Database::create().await;
+    let store = open(&database).await;
+    let started = "extract(epoch from pg_postmaster_start_time())::text";
+    // Its own.
+    common::leave_reservation(&store, &database, 1, "holder").await;
+    assert!(!common::is_taken_over(&store, 1).await);
+    // A server that has lost its locks since.
+    for (number, holder) in [(2, "'7@1795816016.5'"), (3, "'nonsense'"), (4, "null")] {
+        common::leave_reservation(&store, &database, number, holder).await;
+        assert!(!common::is_taken_over(&store, number).await, "{holder}");
+        database.run("delete from idempotency").await.unwrap();
+    }
+
+    let living = format!("select pg_advisory_lock_shared({LOCKS}, 7); select pg_sleep(1)");
+    let url = database.url();
+    let lives = std::thread::spawn(move || {
+        std::process::Command::new(keys_testkit::postgres::tool("psql"))
+            .args([&url, "-c", &living])
+            .output()
+            .unwrap()
+    });
+    common::leave_reservation(&store, &database, 5, &format!("'7@' || {started}")).await;
+    let held = format!(
+        "select count(*) from pg_locks where locktype = 'advisory' and classid = {LOCKS} and objid = 7"
+    );
+    while database.number(&held).await == 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(!common::is_taken_over(&store, 5).await);
+    assert!(lives.join().unwrap().status.success());
+    assert!(common::is_taken_over(&store, 5).await);
+    assert!(!common::is_taken_over(&store, 5).await, "by one alone");
+}

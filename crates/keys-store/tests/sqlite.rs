@@ -591,3 +591,41 @@ fn opening_outside_a_runtime_is_refused() {
         std::task::Poll::Ready(Err(OpenError::NoRuntime))
     ));
 }
+
+/// Another process is known by the lock on a file of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn reservation_is_taken_over_at_once_only_if_its_process_has_ended() {
+    let file = File::new();
+    let store = file.open().await;
+    let id = "0123456789abcdef0123456789abcdef";
+    let path = file.folder.path().join(format!("keys.db-life-{id}.lock"));
+    let leave = async |number| {
+        common::leave_reservation(&store, &file, number, &format!("'{id}'")).await;
+    };
+    // Its own, and one without a sign of life.
+    leave(1).await;
+    assert!(!common::is_taken_over(&store, 1).await);
+    let living = std::fs::File::create(&path).unwrap();
+    living.lock().unwrap();
+    for reader in [&store, &file.open().await] {
+        assert!(!common::is_taken_over(reader, 1).await);
+        store.sweep(keys_testkit::data::NOON).await.unwrap();
+    }
+    drop(living);
+    // The file is kept as long as it is needed.
+    store.sweep(keys_testkit::data::NOON).await.unwrap();
+    assert!(path.exists());
+    assert!(common::is_taken_over(&store, 1).await);
+    assert!(!common::is_taken_over(&store, 1).await, "by one alone");
+    store.sweep(keys_testkit::data::NOON).await.unwrap();
+    assert!(!path.exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reservation_of_a_store_that_was_closed_in_another_process_is_not_guessed_about() {
+    let file = File::new();
+    let [store, other] = [file.open().await, file.open().await];
+    common::leave_reservation(&store, &file, 1, "holder").await;
+    assert!(!common::is_taken_over(&other, 1).await);
+    assert!(!common::is_taken_over(&store, 1).await);
+}

@@ -144,7 +144,9 @@ impl KeyStore for Faulty {
     async fn reserve(&self, reservation: Reservation) -> Result<Reserved, StoreError> {
         self.reads()?;
         if self.fault() == Some(Fault::InFlight) {
-            return Ok(Reserved::Pending);
+            // Eight hundredths of a second less than 17.
+            let until = reservation.at.saturating_add(Duration::from_millis(16_920));
+            return Ok(Reserved::Pending { until });
         }
         self.store.reserve(reservation).await
     }

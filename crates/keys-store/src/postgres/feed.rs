@@ -677,8 +677,10 @@ impl Link {
         let register = register_statement();
         let poll = poll_statement();
         let listen = format!("listen {CHANNEL}");
-        let ((), register, report, poll) = tokio::try_join!(
+        let life = super::show_life_statement();
+        let ((), (), register, report, poll) = tokio::try_join!(
             client.batch_execute(&listen),
+            client.batch_execute(&life),
             client.prepare(&register),
             client.prepare(REPORT),
             client.prepare(&poll),

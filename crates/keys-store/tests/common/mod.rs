@@ -413,3 +413,39 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     }
     text
 }
+
+fn reservation_at(number: u8, seconds: i64) -> Reservation {
+    Reservation {
+        lookups: vec![[number; 32]],
+        body_digest: [1; 32],
+        token: an_event_id(),
+        at: noon_plus(seconds),
+        pending_until: noon_plus(seconds + 30),
+    }
+}
+
+/// A reservation that another process left, with what it wrote as its sign of life.
+pub(crate) async fn leave_reservation(store: &Store, sql: &impl Sql, number: u8, holder: &str) {
+    let reserved = store.reserve(reservation_at(number, 0)).await;
+    assert_eq!(reserved.unwrap(), Reserved::New);
+    let own = "select count(*) from idempotency where holder is not null and sealed is null";
+    assert!(sql.number(own).await > 0);
+    let holder = format!(
+        "update idempotency set holder = {holder} where expires_at = \
+                          (select max(expires_at) from idempotency) and sealed is null"
+    );
+    sql.run(&holder).await.unwrap();
+}
+
+/// Whether the reservation is taken over before its time is up, while it is known when that would be.
+pub(crate) async fn is_taken_over(store: &Store, number: u8) -> bool {
+    match store.reserve(reservation_at(number, 7)).await.unwrap() {
+        Reserved::New => true,
+        Reserved::Pending { until } => {
+            // That of the first attempt, or of the one that has taken over.
+            assert!([noon_plus(30), noon_plus(37)].contains(&until), "{until:?}");
+            false
+        }
+        done @ Reserved::Done { .. } => panic!("{done:?}"),
+    }
+}

@@ -67,6 +67,11 @@ async fn reserve_new(store: &dyn KeyStore, numbers: &[u8]) -> Reservation {
     reservation
 }
 
+/// The attempt has to wait until the time of the other one is up.
+fn assert_pending(reserved: Reserved) {
+    assert!(matches!(reserved, Reserved::Pending { .. }), "{reserved:?}");
+}
+
 fn done(number: u8) -> Reserved {
     Reserved::Done {
         body_digest: BODY,
@@ -125,7 +130,7 @@ pub async fn one_of_many_concurrent_reservations_is_new(store: Arc<dyn KeyStore>
         assert_eq!(new.count(), 1);
         let pending = results
             .iter()
-            .filter(|result| **result == Reserved::Pending);
+            .filter(|result| matches!(result, Reserved::Pending { .. }));
         assert_eq!(pending.count(), 19);
     }
 }
@@ -133,12 +138,17 @@ pub async fn one_of_many_concurrent_reservations_is_new(store: Arc<dyn KeyStore>
 /// Whoever comes second waits, whatever its body.
 pub async fn reservation_under_way_is_pending_for_others(store: Arc<dyn KeyStore>) {
     let first = reserve_new(&*store, &[1]).await;
-    assert_eq!(reserve(&*store, &attempt(&[1])).await, Reserved::Pending);
+    let pending = Reserved::Pending {
+        until: first.pending_until,
+    };
+    assert_eq!(reserve(&*store, &attempt(&[1])).await, pending);
+    let later = attempt_at(&[1], noon_plus(7));
+    assert_eq!(reserve(&*store, &later).await, pending);
     let other_body = Reservation {
         body_digest: [1; 32],
         ..attempt(&[1])
     };
-    assert_eq!(reserve(&*store, &other_body).await, Reserved::Pending);
+    assert_pending(reserve(&*store, &other_body).await);
     // Being asked did not change hands.
     complete(&*store, &first).await;
 }
@@ -185,7 +195,7 @@ pub async fn every_kind_of_creation_completes_its_reservation(store: Arc<dyn Key
 /// After the pepper was changed the answer is found under the former one, and so is an attempt under way.
 pub async fn answer_under_a_former_pepper_is_found(store: Arc<dyn KeyStore>) {
     let former = reserve_new(&*store, &[1]).await;
-    assert_eq!(reserve(&*store, &attempt(&[9, 1])).await, Reserved::Pending);
+    assert_pending(reserve(&*store, &attempt(&[9, 1])).await);
     complete(&*store, &former).await;
     for numbers in [&[9, 1][..], &[9, 8, 1], &[1, 9]] {
         assert_eq!(reserve(&*store, &attempt(numbers)).await, done(1));
@@ -209,7 +219,7 @@ pub async fn answer_is_taken_over_at_the_exact_moment_it_expires(store: Arc<dyn 
     };
     assert_eq!(reserve(&*store, &third).await, Reserved::New);
     let fourth = attempt_at(&[1], KEPT_UNTIL);
-    assert_eq!(reserve(&*store, &fourth).await, Reserved::Pending);
+    assert_pending(reserve(&*store, &fourth).await);
 
     // What is kept from then on is the new answer.
     let completion = Completion {
@@ -234,7 +244,7 @@ pub async fn pending_reservation_is_taken_over_at_the_exact_moment_its_time_is_u
     reserve_new(&*store, &[1]).await;
     let just_before = Timestamp::from_unix_micros(PENDING_UNTIL.unix_micros() - 1);
     let early = attempt_at(&[1], just_before);
-    assert_eq!(reserve(&*store, &early).await, Reserved::Pending);
+    assert_pending(reserve(&*store, &early).await);
 
     let attempts: Vec<Reservation> = (0..10).map(|_| attempt_at(&[1], PENDING_UNTIL)).collect();
     let results = at_once(attempts.into_iter().map(|reservation| {
@@ -315,7 +325,7 @@ pub async fn superseded_attempt_releases_nothing(store: Arc<dyn KeyStore>) {
     assert_eq!(reserve(&*store, &second).await, Reserved::New);
     store.release(lookup(1), slow.token).await.unwrap();
     let third = attempt_at(&[1], PENDING_UNTIL);
-    assert_eq!(reserve(&*store, &third).await, Reserved::Pending);
+    assert_pending(reserve(&*store, &third).await);
     complete(&*store, &second).await;
 }
 
@@ -345,7 +355,7 @@ pub async fn refused_change_leaves_the_reservation_pending(store: Arc<dyn KeySto
         matches!(refused, Err(ChangeError::CapReached { max: 2 })),
         "{refused:?}"
     );
-    assert_eq!(reserve(&*store, &attempt(&[1])).await, Reserved::Pending);
+    assert_pending(reserve(&*store, &attempt(&[1])).await);
 
     let first = keys_of(&*store, &account).await.keys.swap_remove(0);
     revoke(&*store, &first).await;
@@ -366,7 +376,7 @@ pub async fn reservations_do_not_disturb_each_other(store: Arc<dyn KeyStore>) {
     store.release(lookup(1), two.token).await.unwrap();
     complete(&*store, &one).await;
     assert_eq!(reserve(&*store, &attempt(&[1])).await, done(1));
-    assert_eq!(reserve(&*store, &attempt(&[2])).await, Reserved::Pending);
+    assert_pending(reserve(&*store, &attempt(&[2])).await);
     complete(&*store, &two).await;
 }
 
@@ -391,7 +401,10 @@ pub async fn sweep_deletes_expired_answers_only(store: Arc<dyn KeyStore>) {
     assert_eq!(store.sweep(just_before).await.unwrap(), 0);
     assert_eq!(store.sweep(KEPT_UNTIL).await.unwrap(), 3);
     assert_eq!(store.sweep(KEPT_UNTIL).await.unwrap(), 0);
-    for (number, expected) in [(1, Reserved::New), (4, done(4)), (5, Reserved::Pending)] {
+    let pending = Reserved::Pending {
+        until: under_way.pending_until,
+    };
+    for (number, expected) in [(1, Reserved::New), (4, done(4)), (5, pending)] {
         let again = attempt_at(&[number], KEPT_UNTIL);
         assert_eq!(reserve(&*store, &again).await, expected);
     }
