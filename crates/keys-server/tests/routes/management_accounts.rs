@@ -309,23 +309,15 @@ async fn account_is_created_and_read_and_found_by_its_external_id(place: Place) 
 
 async fn members_set_by_the_server_cannot_be_set_by_a_body(place: Place) {
     let world = place.shared().await;
-    let body = json!({
-        "plan": "pro",
-        "id": "AAAAAAAAAAAAAAAAAAAAAA",
-        "disabled": true,
-        "created_at": "2020-01-01T00:00:00.000Z",
-        "unknown": {},
-    });
-    let created = create(&world, &body);
-    let created = created.expect(201, &view(&json!(null), "pro", false)).await;
-    assert_ne!(created.text("/id"), "AAAAAAAAAAAAAAAAAAAAAA");
-    let change = world.patch(&format!("/v1/accounts/{}", created.text("/id")));
-    let body = json!({ "id": "AAAAAAAAAAAAAAAAAAAAAA", "created_at": "2020-01-01T00:00:00.000Z" });
-    let changed = operate(&world, change).json(&body).send().await;
-    assert_eq!(
-        (changed.status, account_in(&changed)),
-        (200, created.json())
-    );
+    for member in ["id", "created_at", "unknown"] {
+        let mut body = json!({ "plan": "pro" });
+        body[member] = json!("AAAAAAAAAAAAAAAAAAAAAA");
+        let refused = create(&world, &body).send().await;
+        assert_eq!(
+            (refused.status, refused.text("/errors/0/field")),
+            (400, member.to_owned())
+        );
+    }
 }
 
 async fn account_is_changed_member_by_member(place: Place) {
