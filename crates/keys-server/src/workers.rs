@@ -149,7 +149,10 @@ impl Workers {
         const ACCEPTED_MAX: u32 = 4 * BACKLOG;
         for _ in 0..ACCEPTED_MAX {
             match listener.accept() {
-                Ok(connection) => self.hand_over(connection),
+                Ok(connection) => {
+                    tracing::trace!("accepted a connection");
+                    self.hand_over(connection);
+                }
                 Err(error) => match error.kind() {
                     io::ErrorKind::WouldBlock => return Ok(()),
                     // The client is gone already; the next one may be there.
