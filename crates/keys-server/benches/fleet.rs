@@ -2,6 +2,11 @@
 //!
 //! `KEYS_BENCH_INSTANCES` sets how many there are, 48 unless it says otherwise. Ends by itself after about six minutes.
 
+#![expect(
+    clippy::cast_precision_loss,
+    reason = "counts of a benchmark are small"
+)]
+
 mod support;
 
 use std::process::{Child, Command, Stdio};
@@ -443,6 +448,8 @@ impl Open {
             .stdout(Stdio::null())
             .spawn()
             .expect("psql can be run");
+        // Ended when dropped, also by a panic below.
+        let open = Self(psql);
         let is_open = || {
             let count = "select count(*) from pg_stat_activity where query like 'begin; select pg_current%' \
                          and backend_xid is not null";
@@ -450,7 +457,7 @@ impl Open {
         };
         for _ in 0..100 {
             if is_open() {
-                return Self(psql);
+                return open;
             }
             std::thread::sleep(Duration::from_millis(50));
         }

@@ -127,7 +127,7 @@ async fn answers_lost_by_a_killed_server_on_postgres_are_repeated_at_once() {
 fn hold_accounts(database: &Arc<Database>, seconds: u32) -> std::thread::JoinHandle<()> {
     let database = Arc::clone(database);
     std::thread::spawn(move || {
-        database.sql(&format!(
+        let _ = database.sql(&format!(
             "begin; select id from account for update; select pg_sleep({seconds}); commit"
         ));
     })

@@ -75,25 +75,21 @@ async fn reserve_in(
     let mut pending_until = None;
     let mut dead = Vec::new();
     for (lookup, body_digest, sealed, expires_at, holder) in kept {
-        match sealed {
-            Some(sealed) => {
-                return Ok(Reserved::Done {
-                    body_digest: digest(body_digest)?,
-                    lookup: digest(lookup)?,
-                    sealed,
-                });
-            }
-            None => {
-                let has_ended = match holder {
-                    Some(holder) => life.has_ended(connection, &holder).await?,
-                    None => false,
-                };
-                if has_ended {
-                    dead.push(lookup);
-                } else {
-                    pending_until = pending_until.max(Some(expires_at.0));
-                }
-            }
+        if let Some(sealed) = sealed {
+            return Ok(Reserved::Done {
+                body_digest: digest(body_digest)?,
+                lookup: digest(lookup)?,
+                sealed,
+            });
+        }
+        let has_ended = match holder {
+            Some(holder) => life.has_ended(connection, &holder).await?,
+            None => false,
+        };
+        if has_ended {
+            dead.push(lookup);
+        } else {
+            pending_until = pending_until.max(Some(expires_at.0));
         }
     }
     if let Some(until) = pending_until {

@@ -141,7 +141,7 @@ mod tests {
         let killed = Uuid::from_u128(7).simple().to_string();
         fs::write(one.path(&killed), "").unwrap();
         assert!(other.has_ended(&killed));
-        assert_eq!(other.left_over(), [killed.clone()]);
+        assert_eq!(other.left_over(), std::slice::from_ref(&killed));
         other.remove(&killed);
         other.remove(&id);
         assert!(other.left_over().is_empty() && !other.has_ended(&killed));

@@ -68,7 +68,7 @@ async fn reserve_new(store: &dyn KeyStore, numbers: &[u8]) -> Reservation {
 }
 
 /// The attempt has to wait until the time of the other one is up.
-fn assert_pending(reserved: Reserved) {
+fn assert_pending(reserved: &Reserved) {
     assert!(matches!(reserved, Reserved::Pending { .. }), "{reserved:?}");
 }
 
@@ -148,7 +148,7 @@ pub async fn reservation_under_way_is_pending_for_others(store: Arc<dyn KeyStore
         body_digest: [1; 32],
         ..attempt(&[1])
     };
-    assert_pending(reserve(&*store, &other_body).await);
+    assert_pending(&reserve(&*store, &other_body).await);
     // Being asked did not change hands.
     complete(&*store, &first).await;
 }
@@ -195,7 +195,7 @@ pub async fn every_kind_of_creation_completes_its_reservation(store: Arc<dyn Key
 /// After the pepper was changed the answer is found under the former one, and so is an attempt under way.
 pub async fn answer_under_a_former_pepper_is_found(store: Arc<dyn KeyStore>) {
     let former = reserve_new(&*store, &[1]).await;
-    assert_pending(reserve(&*store, &attempt(&[9, 1])).await);
+    assert_pending(&reserve(&*store, &attempt(&[9, 1])).await);
     complete(&*store, &former).await;
     for numbers in [&[9, 1][..], &[9, 8, 1], &[1, 9]] {
         assert_eq!(reserve(&*store, &attempt(numbers)).await, done(1));
@@ -219,7 +219,7 @@ pub async fn answer_is_taken_over_at_the_exact_moment_it_expires(store: Arc<dyn 
     };
     assert_eq!(reserve(&*store, &third).await, Reserved::New);
     let fourth = attempt_at(&[1], KEPT_UNTIL);
-    assert_pending(reserve(&*store, &fourth).await);
+    assert_pending(&reserve(&*store, &fourth).await);
 
     // What is kept from then on is the new answer.
     let completion = Completion {
@@ -244,7 +244,7 @@ pub async fn pending_reservation_is_taken_over_at_the_exact_moment_its_time_is_u
     reserve_new(&*store, &[1]).await;
     let just_before = Timestamp::from_unix_micros(PENDING_UNTIL.unix_micros() - 1);
     let early = attempt_at(&[1], just_before);
-    assert_pending(reserve(&*store, &early).await);
+    assert_pending(&reserve(&*store, &early).await);
 
     let attempts: Vec<Reservation> = (0..10).map(|_| attempt_at(&[1], PENDING_UNTIL)).collect();
     let results = at_once(attempts.into_iter().map(|reservation| {
@@ -325,7 +325,7 @@ pub async fn superseded_attempt_releases_nothing(store: Arc<dyn KeyStore>) {
     assert_eq!(reserve(&*store, &second).await, Reserved::New);
     store.release(lookup(1), slow.token).await.unwrap();
     let third = attempt_at(&[1], PENDING_UNTIL);
-    assert_pending(reserve(&*store, &third).await);
+    assert_pending(&reserve(&*store, &third).await);
     complete(&*store, &second).await;
 }
 
@@ -355,7 +355,7 @@ pub async fn refused_change_leaves_the_reservation_pending(store: Arc<dyn KeySto
         matches!(refused, Err(ChangeError::CapReached { max: 2 })),
         "{refused:?}"
     );
-    assert_pending(reserve(&*store, &attempt(&[1])).await);
+    assert_pending(&reserve(&*store, &attempt(&[1])).await);
 
     let first = keys_of(&*store, &account).await.keys.swap_remove(0);
     revoke(&*store, &first).await;
@@ -376,7 +376,7 @@ pub async fn reservations_do_not_disturb_each_other(store: Arc<dyn KeyStore>) {
     store.release(lookup(1), two.token).await.unwrap();
     complete(&*store, &one).await;
     assert_eq!(reserve(&*store, &attempt(&[1])).await, done(1));
-    assert_pending(reserve(&*store, &attempt(&[2])).await);
+    assert_pending(&reserve(&*store, &attempt(&[2])).await);
     complete(&*store, &two).await;
 }
 
