@@ -1,6 +1,6 @@
 //! Whose address a request has, behind proxies.
 //!
-//! Only the socket's peer is certain. When that peer is a trusted proxy, what it reports is believed, and so on from
+//! Only the socket's peer is certain. The peer of a Unix socket has no address. When the peer is a trusted proxy, what it reports is believed, and so on from
 //! the right to the left: each entry was written by the hop to its right. The first address that is no trusted
 //! proxy is the client's. Whatever stands further left was written by the client and is worth nothing.
 
@@ -15,21 +15,47 @@ pub const HOPS_MAX: usize = 64;
 
 /// The networks of proxies whose word on the client's address is taken.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct TrustedProxies(Box<[IpNet]>);
+pub struct TrustedProxies {
+    networks: Box<[IpNet]>,
+    trusts_unix_peers: bool,
+}
 
 impl TrustedProxies {
     /// Trusts the given networks.
     #[must_use]
     pub fn new(networks: impl IntoIterator<Item = IpNet>) -> Self {
-        Self(networks.into_iter().collect())
+        Self {
+            networks: networks.into_iter().collect(),
+            trusts_unix_peers: false,
+        }
+    }
+
+    /// Trusts peers without an address, which are those of Unix sockets. Defaults to `false`.
+    ///
+    /// ```
+    /// use keys_core::address::TrustedProxies;
+    ///
+    /// let claimed = [b"203.0.113.9".as_slice()];
+    /// assert_eq!(TrustedProxies::default().client(None, [], claimed), None);
+    /// let proxies = TrustedProxies::default().trusting_unix_peers(true);
+    /// assert_eq!(proxies.client(None, [], claimed), Some("203.0.113.9".parse()?));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn trusting_unix_peers(mut self, trusts: bool) -> Self {
+        self.trusts_unix_peers = trusts;
+        self
     }
 
     fn contains(&self, address: IpAddr) -> bool {
-        self.0.iter().any(|network| network.contains(&address))
+        self.networks
+            .iter()
+            .any(|network| network.contains(&address))
     }
 
     /// The client's address, or `None` where it cannot be found out.
     ///
+    /// `peer` is `None` if the peer has no address, because the connection came over a Unix socket.
     /// `forwarded` (RFC 7239) and `x_forwarded_for` are all values of those headers, in the order received. Where a
     /// request has both, both are walked and must agree: a proxy that writes one usually passes the other through as the
     /// client sent it.
@@ -49,16 +75,17 @@ impl TrustedProxies {
         forwarded: impl IntoIterator<Item = &'a [u8]>,
         x_forwarded_for: impl IntoIterator<Item = &'a [u8]>,
     ) -> Option<IpAddr> {
-        let peer = peer?.to_canonical();
-        if !self.contains(peer) {
-            return Some(peer);
+        let peer = peer.map(|peer| peer.to_canonical());
+        let is_trusted = peer.map_or(self.trusts_unix_peers, |peer| self.contains(peer));
+        if !is_trusted {
+            return peer;
         }
         let forwarded = hops(forwarded, forwarded::elements);
         let forwarded = self.walk(peer, forwarded, forwarded::client);
         let x_forwarded_for = hops(x_forwarded_for, split_at_commas);
         let x_forwarded_for = self.walk(peer, x_forwarded_for, parse_address);
         match (forwarded, x_forwarded_for) {
-            (Claim::None, Claim::None) => Some(peer),
+            (Claim::None, Claim::None) => peer,
             (Claim::None, Claim::Of(client)) | (Claim::Of(client), Claim::None) => client,
             // A proxy writes one of them and passes the other through as the client wrote it. Which it is cannot be
             // seen from here, so a client that sends the other one must not be able to choose its address.
@@ -66,7 +93,12 @@ impl TrustedProxies {
         }
     }
 
-    fn walk(&self, peer: IpAddr, hops: Hops<'_>, parse: fn(&[u8]) -> Option<IpAddr>) -> Claim {
+    fn walk(
+        &self,
+        peer: Option<IpAddr>,
+        hops: Hops<'_>,
+        parse: fn(&[u8]) -> Option<IpAddr>,
+    ) -> Claim {
         let entries = match hops {
             Hops::None => return Claim::None,
             Hops::TooMany => return Claim::Of(None),
@@ -77,13 +109,13 @@ impl TrustedProxies {
             let Some(address) = entry.and_then(parse) else {
                 return Claim::Of(None);
             };
-            nearest = address;
+            nearest = Some(address);
             if !self.contains(address) {
                 break;
             }
         }
         // Where every hop is a proxy of ours, the request began at the leftmost.
-        Claim::Of(Some(nearest))
+        Claim::Of(nearest)
     }
 }
 
@@ -258,6 +290,42 @@ mod tests {
         let many = vec!["10.0.0.2"; HOPS_MAX + 1].join(",");
         assert_eq!(client(PEER, &[], &[&many]), None);
         assert_eq!(TrustedProxies::default().client(None, [], []), None);
+    }
+
+    #[test]
+    fn unix_peer_is_believed_only_where_unix_peers_are_trusted() {
+        let networks = || TrustedProxies::new(["10.0.0.0/8".parse().unwrap()]);
+        let trusting = networks().trusting_unix_peers(true);
+        let client = |proxies: &TrustedProxies, forwarded: &[&str], x_forwarded_for: &[&str]| {
+            let forwarded: Vec<_> = forwarded.iter().map(|value| value.as_bytes()).collect();
+            let claimed: Vec<_> = x_forwarded_for
+                .iter()
+                .map(|value| value.as_bytes())
+                .collect();
+            let found = proxies.client(None, forwarded, claimed);
+            found.map(|address| address.to_string())
+        };
+        for (forwarded, x_forwarded_for, expected) in [
+            (&[][..], &[][..], None),
+            (&[], &["203.0.113.9"], some!("203.0.113.9")),
+            (
+                &[],
+                &["1.1.1.1, 203.0.113.9, 10.0.0.7"],
+                some!("203.0.113.9"),
+            ),
+            (&[r#"for="[2001:db8::9]:443""#], &[], some!("2001:db8::9")),
+            (&["for=198.51.100.1"], &["203.0.113.9"], None),
+            // A gateway whose own client came over a Unix socket.
+            (&[], &["unix:"], None),
+            (&["for=unknown"], &[], None),
+        ] {
+            assert_eq!(client(&trusting, forwarded, x_forwarded_for), expected);
+            assert_eq!(client(&networks(), forwarded, x_forwarded_for), None);
+        }
+        // An address that is not trusted stays what it is.
+        let peer = "192.0.2.9".parse().unwrap();
+        let claimed = [b"203.0.113.9".as_slice()];
+        assert_eq!(trusting.client(Some(peer), [], claimed), Some(peer));
     }
 
     /// What a client writes that knows the grammar well.
