@@ -18,7 +18,7 @@ use keys_service::{CacheOptions, KeyManagement};
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use crate::listen::Endpoint;
+use crate::listen::{Endpoint, UnixMode};
 use crate::secret;
 
 /// In front of every setting in the environment.
@@ -70,7 +70,11 @@ pub(crate) struct Http {
     pub workers: usize,
     /// How long new connections are still served after the signal to stop.
     pub drain: Duration,
+    /// Permissions of the files of Unix sockets.
+    pub unix_mode: UnixMode,
     pub trusted_proxies: Vec<IpNet>,
+    /// Whether `unix` is among the trusted proxies.
+    pub trusts_unix_peers: bool,
     pub key_management: KeyManagement,
     pub unauthenticated: Quota,
     pub flat: Mount,
@@ -348,6 +352,7 @@ struct RawHttp {
     listen: OneOrMore,
     workers: usize,
     drain_seconds: u64,
+    unix_mode: String,
     trusted_proxies: Vec<String>,
     key_management: String,
     unauthenticated: RawQuota,
@@ -525,11 +530,12 @@ fn check_home(url: &str) -> anyhow::Result<()> {
 
 impl RawHttp {
     fn check(self) -> anyhow::Result<Http> {
-        let trusted_proxies = self
-            .trusted_proxies
-            .iter()
-            .map(|text| text.trim())
-            .filter(|text| !text.is_empty())
+        /// In place of a network: every peer of a Unix socket.
+        const UNIX: &str = "unix";
+        let proxies = || self.trusted_proxies.iter().map(|text| text.trim());
+        let trusts_unix_peers = proxies().any(|text| text == UNIX);
+        let trusted_proxies = proxies()
+            .filter(|text| !text.is_empty() && *text != UNIX)
             .map(|text| {
                 keys_core::AllowedNetworks::parse([text])
                     .map(|networks| networks.as_slice()[0])
@@ -547,7 +553,12 @@ impl RawHttp {
             listen: endpoints(self.listen)?,
             workers: self.workers,
             drain: drain(self.drain_seconds)?,
+            unix_mode: self
+                .unix_mode
+                .parse()
+                .map_err(|error| anyhow::anyhow!("setting `http.unix_mode` {error}"))?,
             trusted_proxies,
+            trusts_unix_peers,
             key_management,
             unauthenticated: self.unauthenticated.into(),
             flat: self.flat.check("http.flat")?,
@@ -575,7 +586,7 @@ fn endpoints(listen: OneOrMore) -> anyhow::Result<Vec<Endpoint>> {
         endpoints.push(endpoint);
     }
     if endpoints.is_empty() {
-        bail!("setting `http.listen` is empty: name at least one ADDRESS:PORT");
+        bail!("setting `http.listen` is empty: name at least one ADDRESS:PORT or unix:/PATH");
     }
     Ok(endpoints)
 }
@@ -788,7 +799,22 @@ mod tests {
         let path = folder.path().join("keys.toml");
         std::fs::write(&path, "[http]\nlisten = [\"127.0.0.1:2\", \"[::1]:3\"]\n").unwrap();
         assert_eq!(load_file(Some(&path), &[]).unwrap().http.listen, both);
-        for listen in ["127.0.0.1:2,127.0.0.1:2", ",", "127.0.0.1:2,8080"] {
+        let long = format!("unix:/{}", "x".repeat(107));
+        for listen in [
+            "127.0.0.1:2,127.0.0.1:2",
+            ",",
+            "127.0.0.1:2,8080",
+            "unix:/a,unix:/a",
+            "unix:/a,unix://a",
+            "unix:",
+            "unix:/",
+            "unix:/a/",
+            "unix:/a/..",
+            "unix:keys.sock",
+            "unix:@keys",
+            "/run/keys.sock",
+            &long,
+        ] {
             let message = refusal(&[("KEYS_HTTP__LISTEN", listen)]);
             assert!(message.contains("http.listen"), "{listen}: {message}");
         }
@@ -840,6 +866,35 @@ mod tests {
                 .keys_max
         };
         assert_eq!((plan("big"), plan("pro"), plan("business")), (99, 12, 10));
+    }
+
+    #[test]
+    fn unix_sockets_have_a_mode_and_may_be_trusted() {
+        let settings = load(&[]).unwrap().http;
+        assert_eq!(settings.unix_mode, "0660".parse().unwrap());
+        assert!(!settings.trusts_unix_peers);
+        let settings = load(&[
+            ("KEYS_HTTP__LISTEN", "unix:/run/keys/keys.sock,127.0.0.1:2"),
+            ("KEYS_HTTP__TRUSTED_PROXIES", "10.0.0.0/8, unix"),
+            ("KEYS_HTTP__UNIX_MODE", "0600"),
+        ]);
+        let http = settings.unwrap().http;
+        let both = endpoints(&["unix:/run/keys/keys.sock", "127.0.0.1:2"]);
+        assert_eq!(http.listen, both);
+        assert_eq!(http.unix_mode, "0600".parse().unwrap());
+        assert!(http.trusts_unix_peers);
+        assert_eq!(http.trusted_proxies.len(), 1);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("keys.toml");
+        // A number of TOML is not what it looks like: 0o660 is 432.
+        for (mode, is_right) in [("\"0666\"", true), ("\"660\"", true), ("0o660", false)] {
+            std::fs::write(&path, format!("[http]\nunix_mode = {mode}\n")).unwrap();
+            assert_eq!(load_file(Some(&path), &[]).is_ok(), is_right, "{mode}");
+        }
+        for mode in ["0440", "1660", "rw-rw----", "0668", "", "06600"] {
+            let message = refusal(&[("KEYS_HTTP__UNIX_MODE", mode)]);
+            assert!(message.contains("http.unix_mode"), "{mode}: {message}");
+        }
     }
 
     #[test]

@@ -4,11 +4,17 @@ use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
+use std::pin::Pin;
 use std::str::FromStr;
+use std::task::{Context, Poll};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpSocket;
+
+pub(crate) use crate::unix_socket::UnixMode;
+use crate::unix_socket::{Bound, Listening, SocketPath};
 
 /// Connections that the system keeps for the server until it accepts them.
 pub(crate) const BACKLOG: u32 = 1024;
@@ -17,15 +23,19 @@ pub(crate) const BACKLOG: u32 = 1024;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Endpoint {
     Tcp(SocketAddr),
+    Unix(SocketPath),
 }
 
 impl FromStr for Endpoint {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            return path.parse().map(Self::Unix);
+        }
         let address = text
             .parse()
-            .map_err(|_| format!("must be ADDRESS:PORT, not {text:?}"))?;
+            .map_err(|_| format!("must be ADDRESS:PORT or unix:/PATH, not {text:?}"))?;
         Ok(Self::Tcp(address))
     }
 }
@@ -34,28 +44,38 @@ impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(address) => write!(f, "http://{address}"),
+            Self::Unix(path) => write!(f, "unix:{path}"),
         }
     }
 }
 
 impl Endpoint {
     /// The network address, if it is one.
-    #[expect(clippy::unnecessary_wraps, reason = "not every endpoint will have one")]
     pub(crate) fn tcp(&self) -> Option<SocketAddr> {
         match self {
             Self::Tcp(address) => Some(*address),
+            Self::Unix(_) => None,
+        }
+    }
+
+    /// The path of the Unix socket, if it is one.
+    pub(crate) fn unix(&self) -> Option<&SocketPath> {
+        match self {
+            Self::Tcp(_) => None,
+            Self::Unix(path) => Some(path),
         }
     }
 
     /// Whether it could be listened on at this moment.
-    pub(crate) fn check(&self) -> io::Result<()> {
+    pub(crate) fn check(&self, mode: UnixMode) -> io::Result<()> {
         match self {
             Self::Tcp(address) => TcpListener::bind(address).map(drop),
+            Self::Unix(path) => Bound::new(path, mode).map(drop),
         }
     }
 
-    /// Listens. Call it on a runtime.
-    pub(crate) fn listen(&self) -> io::Result<Listener> {
+    /// Listens, with `mode` as the permissions of a Unix socket. Call it on a runtime.
+    pub(crate) fn listen(&self, mode: UnixMode) -> io::Result<Listener> {
         match self {
             Self::Tcp(address) => {
                 let socket = if address.is_ipv4() {
@@ -68,6 +88,10 @@ impl Endpoint {
                 let listener = socket.listen(BACKLOG)?;
                 listener.into_std().map(Listener::Tcp)
             }
+            Self::Unix(path) => {
+                let bound = Bound::new(path, mode)?;
+                bound.listen(BACKLOG).map(Listener::Unix)
+            }
         }
     }
 }
@@ -78,12 +102,15 @@ impl Endpoint {
 #[derive(Debug)]
 pub(crate) enum Listener {
     Tcp(TcpListener),
+    Unix(Listening),
 }
 
 /// A connection as it was accepted.
 #[derive(Debug)]
 pub(crate) enum Accepted {
     Tcp(TcpStream, SocketAddr),
+    /// Its peer has no address.
+    Unix(UnixStream),
 }
 
 impl Listener {
@@ -91,6 +118,14 @@ impl Listener {
     pub(crate) fn endpoint(&self) -> io::Result<Endpoint> {
         match self {
             Self::Tcp(listener) => listener.local_addr().map(Endpoint::Tcp),
+            Self::Unix(listening) => Ok(Endpoint::Unix(listening.path())),
+        }
+    }
+
+    /// Lets no further client connect, as far as the kind of socket allows that before it is closed.
+    pub(crate) fn withdraw(&self) {
+        if let Self::Unix(listening) = self {
+            listening.withdraw();
         }
     }
 
@@ -98,6 +133,7 @@ impl Listener {
     pub(crate) fn wait(&self, stop: &UnixStream) -> io::Result<bool> {
         let listener = match self {
             Self::Tcp(listener) => PollFd::new(listener, PollFlags::IN),
+            Self::Unix(listening) => PollFd::new(&listening.socket, PollFlags::IN),
         };
         let mut events = [listener, PollFd::new(stop, PollFlags::IN)];
         match poll(&mut events, None) {
@@ -115,6 +151,76 @@ impl Listener {
                 stream.set_nonblocking(true)?;
                 Ok(Accepted::Tcp(stream, peer))
             }
+            Self::Unix(listening) => {
+                let (stream, _) = listening.socket.accept()?;
+                stream.set_nonblocking(true)?;
+                Ok(Accepted::Unix(stream))
+            }
+        }
+    }
+}
+
+/// A connection on a runtime.
+#[derive(Debug)]
+pub(crate) enum Stream {
+    Tcp(tokio::net::TcpStream),
+    Unix(tokio::net::UnixStream),
+}
+
+impl Stream {
+    /// Makes an accepted connection one of the runtime of this thread. Returns the address of its peer, if that has one.
+    pub(crate) fn register(accepted: Accepted) -> io::Result<(Self, Option<SocketAddr>)> {
+        match accepted {
+            Accepted::Tcp(stream, peer) => {
+                // Answers are written whole: to wait for more to send would only delay them.
+                let _ = stream.set_nodelay(true);
+                let stream = tokio::net::TcpStream::from_std(stream)?;
+                Ok((Self::Tcp(stream), Some(peer)))
+            }
+            Accepted::Unix(stream) => {
+                let stream = tokio::net::UnixStream::from_std(stream)?;
+                Ok((Self::Unix(stream), None))
+            }
+        }
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
+            Self::Unix(stream) => Pin::new(stream).poll_read(context, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),
+            Self::Unix(stream) => Pin::new(stream).poll_write(context, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_flush(context),
+            Self::Unix(stream) => Pin::new(stream).poll_flush(context),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(context),
+            Self::Unix(stream) => Pin::new(stream).poll_shutdown(context),
         }
     }
 }

@@ -13,6 +13,7 @@ mod secret;
 mod serve;
 mod stop;
 mod telemetry;
+mod unix_socket;
 mod welcome;
 mod workers;
 

@@ -55,7 +55,8 @@ impl Reload {
 pub(crate) fn run(runtime: &Runtime, settings: &Settings, reload: &Reload) -> anyhow::Result<()> {
     // Asked first: what a first start prints would be lost for good if it failed after it had made the database.
     for endpoint in &settings.http.listen {
-        endpoint.check().with_context(|| cannot_listen(endpoint))?;
+        let checked = endpoint.check(settings.http.unix_mode);
+        checked.with_context(|| cannot_listen(endpoint))?;
     }
     raise_open_files();
     let mut signals = {
@@ -79,7 +80,7 @@ pub(crate) fn run(runtime: &Runtime, settings: &Settings, reload: &Reload) -> an
     let maintenance = runtime.spawn(maintain(service.clone()));
     let served: anyhow::Result<()> = runtime.block_on(async {
         let http = &settings.http;
-        let listeners = listen(&http.listen)?;
+        let listeners = listen(http)?;
         let endpoints = listeners
             .iter()
             .map(Listener::endpoint)
@@ -143,12 +144,12 @@ fn raise_open_files() {
     }
 }
 
-fn listen(endpoints: &[Endpoint]) -> anyhow::Result<Vec<Listener>> {
+fn listen(http: &Http) -> anyhow::Result<Vec<Listener>> {
     let listen = |endpoint: &Endpoint| {
-        let listener = endpoint.listen();
+        let listener = endpoint.listen(http.unix_mode);
         listener.with_context(|| cannot_listen(endpoint))
     };
-    endpoints.iter().map(listen).collect()
+    http.listen.iter().map(listen).collect()
 }
 
 /// A server that accepts connections.
@@ -243,7 +244,10 @@ fn cannot_listen(endpoint: &Endpoint) -> String {
 fn api(service: &KeyService, http: &Http, telemetry: &telemetry::Handle) -> anyhow::Result<Api> {
     let telemetry = telemetry.clone();
     Ok(Api::builder(service.clone())
-        .trusted_proxies(TrustedProxies::new(http.trusted_proxies.iter().copied()))
+        .trusted_proxies(
+            TrustedProxies::new(http.trusted_proxies.iter().copied())
+                .trusting_unix_peers(http.trusts_unix_peers),
+        )
         .unauthenticated_quota(http.unauthenticated)
         .key_management(http.key_management)
         .flat(mount(&http.flat, "http.flat")?)

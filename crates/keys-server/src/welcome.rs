@@ -2,7 +2,6 @@
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, IsTerminal as _, Write as _};
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
@@ -35,11 +34,12 @@ pub(crate) async fn print(
         expires_at: None,
     };
     let url = reachable(endpoints);
+    let curl = curl(endpoints);
     if io::stdout().is_terminal() {
         let issued = service.issue_operator_key(&Actor::system(), draft).await?;
         let key = issued.secret.expose();
         let told = format!("The first operator key. It is shown this once; keep it.\n\n    {key}");
-        output::line(&text(&told, key, &url, http))?;
+        output::line(&text(&told, key, (&curl, &url), http))?;
         return Ok(());
     }
     // Made before the key, which would be lost if it could not be written.
@@ -60,7 +60,7 @@ pub(crate) async fn print(
     let key = format!("\"$(cat {})\"", shell_quoted(&shown));
     telemetry::say(&format!("the first operator key is in the file {shown}"));
     // The commands are no loss on a full disk.
-    let _ = output::line(&text(&told, &key, &url, http));
+    let _ = output::line(&text(&told, &key, (&curl, &url), http));
     Ok(())
 }
 
@@ -132,8 +132,10 @@ pub(crate) async fn hint(service: &KeyService, embedded: bool) -> anyhow::Result
 
 /// The first address as a client on this machine writes it: one that listens everywhere is reached at localhost.
 fn reachable(endpoints: &[Endpoint]) -> String {
-    let address = endpoints.iter().find_map(Endpoint::tcp);
-    let address = address.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8080)));
+    let Some(address) = endpoints.iter().find_map(Endpoint::tcp) else {
+        // Over the Unix socket, where the name says nothing.
+        return "http://localhost".to_owned();
+    };
     if address.ip().is_unspecified() {
         format!("http://localhost:{}", address.port())
     } else {
@@ -141,7 +143,18 @@ fn reachable(endpoints: &[Endpoint]) -> String {
     }
 }
 
-fn text(told: &str, operator_key: &str, url: &str, http: &Http) -> String {
+/// The start of a command that asks the server.
+fn curl(endpoints: &[Endpoint]) -> String {
+    let is_tcp = endpoints.iter().any(|endpoint| endpoint.tcp().is_some());
+    match endpoints.iter().find_map(Endpoint::unix) {
+        Some(path) if !is_tcp => {
+            format!("curl -s --unix-socket {}", shell_quoted(&path.to_string()))
+        }
+        _ => "curl -s".to_owned(),
+    }
+}
+
+fn text(told: &str, operator_key: &str, (curl, url): (&str, &str), http: &Http) -> String {
     let (flat, account) = (&http.flat.path, &http.account.path);
     format!(
         r#"
@@ -154,24 +167,24 @@ OPERATOR_KEY={operator_key}
 URL={url}
 
 # Create an account on the Pro plan, and its first key
-ACCOUNT=$(curl -s -X POST $URL/v1/accounts -H "Authorization: Bearer $OPERATOR_KEY" \
+ACCOUNT=$({curl} -X POST $URL/v1/accounts -H "Authorization: Bearer $OPERATOR_KEY" \
   -H "Content-Type: application/json" -d '{{"plan":"pro"}}' | grep -o '"id":"[^"]*' | cut -d'"' -f4)
-KEY=$(curl -s -X POST $URL/v1/accounts/$ACCOUNT/keys -H "Authorization: Bearer $OPERATOR_KEY" \
+KEY=$({curl} -X POST $URL/v1/accounts/$ACCOUNT/keys -H "Authorization: Bearer $OPERATOR_KEY" \
   -H "Content-Type: application/json" -d '{{"name":"First key"}}' | grep -o '"key":"[^"]*' | cut -d'"' -f4)
 echo "account $ACCOUNT has the key $KEY"
 
 # With that key: create another, list them, through either contract
-curl -s -X POST $URL{flat} -H "Authorization: Bearer $KEY" \
+{curl} -X POST $URL{flat} -H "Authorization: Bearer $KEY" \
   -H "Content-Type: application/json" -d '{{"name":"Production Server"}}'; echo
-curl -s $URL{flat} -H "Authorization: Bearer $KEY"; echo
-curl -s -X POST "$URL{account}" -H "Authorization: Bearer $KEY" -H "Content-Type: application/json" \
+{curl} $URL{flat} -H "Authorization: Bearer $KEY"; echo
+{curl} -X POST "$URL{account}" -H "Authorization: Bearer $KEY" -H "Content-Type: application/json" \
   -d '{{"memo":"Development API Key","allowedIps":["192.168.1.100"],"expiresAt":"2099-12-31T23:59:59Z"}}'; echo
-curl -s "$URL{account}?page=1&limit=50" -H "Authorization: Bearer $KEY"; echo
+{curl} "$URL{account}?page=1&limit=50" -H "Authorization: Bearer $KEY"; echo
 
 # Revoke the first key; from then on it opens nothing
-ID=$(curl -s $URL{flat} -H "Authorization: Bearer $KEY" | grep -o '"id":"[^"]*","name":"First key"' | cut -d'"' -f4)
-curl -s -X DELETE $URL{flat}/$ID -H "Authorization: Bearer $KEY"; echo
-curl -s $URL{flat} -H "Authorization: Bearer $KEY"; echo
+ID=$({curl} $URL{flat} -H "Authorization: Bearer $KEY" | grep -o '"id":"[^"]*","name":"First key"' | cut -d'"' -f4)
+{curl} -X DELETE $URL{flat}/$ID -H "Authorization: Bearer $KEY"; echo
+{curl} $URL{flat} -H "Authorization: Bearer $KEY"; echo
 "#
     )
 }

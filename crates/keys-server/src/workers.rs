@@ -16,12 +16,11 @@ use actix_web::App;
 use actix_web::dev::AppConfig;
 use anyhow::Context as _;
 use keys_http::{Api, Guarded};
-use tokio::net::TcpStream;
 use tokio::runtime::LocalOptions;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use crate::listen::{Accepted, BACKLOG, Listener};
+use crate::listen::{Accepted, BACKLOG, Listener, Stream};
 
 /// How long the head of the first request on a connection may take.
 const CLIENT_REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -126,6 +125,10 @@ impl Workers {
                 thread::sleep(ACCEPT_PAUSE);
                 true
             });
+            if !goes_on {
+                // Before the last look, so that no client connects after it.
+                listener.withdraw();
+            }
             let mut is_told = false;
             while let Err(error) = self.accept_all(listener) {
                 // Told once for each time that it begins, not ten times a second.
@@ -251,9 +254,7 @@ impl Worker {
                     return;
                 };
                 let is_ready = poll_fn(|context| {
-                    Service::<(Guarded<TcpStream>, Option<SocketAddr>)>::poll_ready(
-                        &*service, context,
-                    )
+                    Service::<(Guarded<Stream>, Option<SocketAddr>)>::poll_ready(&*service, context)
                 });
                 if is_ready.await.is_ok() {
                     // Whatever went wrong is between the client and the connection.
@@ -276,12 +277,7 @@ impl Worker {
 }
 
 /// Makes an accepted connection one of this thread.
-fn register(accepted: Accepted) -> io::Result<(Guarded<TcpStream>, Option<SocketAddr>)> {
-    match accepted {
-        Accepted::Tcp(stream, peer) => {
-            // Answers are written whole: to wait for more to send would only delay them.
-            let _ = stream.set_nodelay(true);
-            Ok((Guarded::new(TcpStream::from_std(stream)?), Some(peer)))
-        }
-    }
+fn register(accepted: Accepted) -> io::Result<(Guarded<Stream>, Option<SocketAddr>)> {
+    let (stream, peer) = Stream::register(accepted)?;
+    Ok((Guarded::new(stream), peer))
 }

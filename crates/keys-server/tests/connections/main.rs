@@ -11,6 +11,7 @@ mod wire;
 mod limits;
 mod signals;
 mod stopping;
+mod unix;
 
 /// The program.
 const BINARY: &str = env!("CARGO_BIN_EXE_keys-server");

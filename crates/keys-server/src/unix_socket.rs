@@ -1,0 +1,250 @@
+//! Unix sockets that the server listens on: the file, and who owns it.
+
+use std::fmt;
+use std::fs::{self, File, Metadata, Permissions, TryLockError};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
+use std::os::unix::net::UnixListener;
+use std::path::{Component, Path, PathBuf};
+use std::str::FromStr;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::net::{bind, connect, listen, socket_with};
+
+/// The longest path that Linux takes: `sun_path` has 108 bytes, and the last one is zero.
+const PATH_BYTES_MAX: usize = 107;
+
+/// How long another server in the same folder may take to begin or end listening.
+const LOCKED_WITHIN: Duration = Duration::from_secs(2);
+
+/// The path of a Unix socket: absolute, and short enough.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SocketPath(PathBuf);
+
+impl FromStr for SocketPath {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let path = Path::new(text);
+        if !path.is_absolute() {
+            return Err(format!(
+                "must have an absolute path after `unix:`, such as unix:/run/keys/keys.sock, not {text:?}"
+            ));
+        }
+        let is_folder = text.ends_with('/')
+            || !matches!(path.components().next_back(), Some(Component::Normal(_)));
+        if is_folder {
+            return Err(format!(
+                "must name a file after `unix:`, such as unix:/run/keys/keys.sock, not the folder {text:?}"
+            ));
+        }
+        // Without repeated slashes, so that a path that is named twice is noticed.
+        let path: PathBuf = path.components().collect();
+        let length = path.as_os_str().len();
+        if length > PATH_BYTES_MAX {
+            return Err(format!(
+                "has a path of {length} bytes after `unix:`, and the system takes at most {PATH_BYTES_MAX}: \
+                 choose a shorter one, such as /run/keys/keys.sock, instead of {text:?}"
+            ));
+        }
+        Ok(Self(path))
+    }
+}
+
+impl fmt::Display for SocketPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.display().fmt(f)
+    }
+}
+
+/// Permissions of the file of a socket. Connecting needs the permission to write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct UnixMode(u32);
+
+impl FromStr for UnixMode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        // No number that TOML makes of an octal one passes: 0o600 to 0o777 are 384 to 511.
+        let mode = match text.len() {
+            3 | 4 if text.bytes().all(|byte| byte.is_ascii_digit()) => {
+                u32::from_str_radix(text, 8).ok()
+            }
+            _ => None,
+        };
+        match mode {
+            Some(mode @ 0o600..=0o777) => Ok(Self(mode)),
+            _ => Err(format!(
+                "must be octal digits in quotes, from \"0600\" to \"0777\", not {text:?}"
+            )),
+        }
+    }
+}
+
+/// A socket that is bound to its path and does not listen yet. Its file is removed with it.
+#[derive(Debug)]
+pub(crate) struct Bound {
+    socket: OwnedFd,
+    file: SocketFile,
+}
+
+/// A listening Unix socket, which does not block.
+#[derive(Debug)]
+pub(crate) struct Listening {
+    pub(crate) socket: UnixListener,
+    file: SocketFile,
+}
+
+impl Bound {
+    /// Takes the path, with these permissions. Of what may be there only the socket of a process that has ended is replaced.
+    pub(crate) fn new(path: &SocketPath, mode: UnixMode) -> io::Result<Self> {
+        let path = &path.0;
+        // Two servers that start together must not take each other's socket for a dead one.
+        let _lock = lock_folder(path)?;
+        remove_dead(path)?;
+        let socket = socket()?;
+        bind(&socket, &SocketAddrUnix::new(path)?)?;
+        // No client can connect before it listens, so none does while other permissions are in force.
+        let file = SocketFile::of(path)?;
+        fs::set_permissions(path, Permissions::from_mode(mode.0))?;
+        Ok(Self { socket, file })
+    }
+
+    /// Listens, with at most so many connections that wait to be accepted.
+    pub(crate) fn listen(self, backlog: u32) -> io::Result<Listening> {
+        listen(&self.socket, i32::try_from(backlog).unwrap_or(i32::MAX))?;
+        Ok(Listening {
+            socket: self.socket.into(),
+            file: self.file,
+        })
+    }
+}
+
+impl Listening {
+    pub(crate) fn path(&self) -> SocketPath {
+        SocketPath(self.file.path.clone())
+    }
+
+    /// Removes the file, so that no further client finds the socket. Those that have connected stay.
+    pub(crate) fn withdraw(&self) {
+        self.file.remove();
+    }
+}
+
+/// The file of a socket, removed with this value if it is still the same one.
+#[derive(Debug)]
+struct SocketFile {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+}
+
+impl SocketFile {
+    fn of(path: &Path) -> io::Result<Self> {
+        let found = fs::symlink_metadata(path)?;
+        Ok(Self {
+            path: path.to_owned(),
+            device: found.dev(),
+            inode: found.ino(),
+        })
+    }
+
+    fn is_ours(&self, found: &Metadata) -> bool {
+        (found.dev(), found.ino()) == (self.device, self.inode)
+    }
+
+    fn remove(&self) {
+        // Without it only the chance is lost to notice a server that replaces the file at this moment.
+        let _lock = lock_folder(&self.path);
+        let found = fs::symlink_metadata(&self.path);
+        if found.is_ok_and(|found| self.is_ours(&found)) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        self.remove();
+    }
+}
+
+fn socket() -> io::Result<OwnedFd> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    Ok(socket_with(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        flags,
+        None,
+    )?)
+}
+
+/// Keeps other servers from changing sockets in the folder of `path` until the value is dropped.
+fn lock_folder(path: &Path) -> io::Result<File> {
+    const PAUSE: Duration = Duration::from_millis(10);
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    let shown = folder.display();
+    let opened = File::open(folder).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => io::Error::new(
+            error.kind(),
+            format!(
+                "the folder {shown} does not exist: create it, or let systemd do it with RuntimeDirectory="
+            ),
+        ),
+        kind => io::Error::new(kind, format!("the folder {shown} cannot be opened: {error}")),
+    })?;
+    let start = Instant::now();
+    loop {
+        match opened.try_lock() {
+            Ok(()) => return Ok(opened),
+            Err(TryLockError::WouldBlock) if start.elapsed() < LOCKED_WITHIN => {
+                thread::sleep(PAUSE);
+            }
+            Err(TryLockError::WouldBlock) => {
+                return Err(io::Error::new(
+                    io::ErrorKind::WouldBlock,
+                    format!("the folder {shown} is locked by another process"),
+                ));
+            }
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+    }
+}
+
+/// Removes the socket of a process that has ended. Anything else that is there is an error.
+fn remove_dead(path: &Path) -> io::Result<()> {
+    let found = match fs::symlink_metadata(path) {
+        Ok(found) => found,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let shown = path.display();
+    let refused = |what: &str| {
+        let text = format!("{shown} {what}");
+        Err(io::Error::new(io::ErrorKind::AddrInUse, text))
+    };
+    if !found.file_type().is_socket() {
+        return refused("exists and is not a socket: remove it or choose another path");
+    }
+    match connect(socket()?.as_fd(), &SocketAddrUnix::new(path)?) {
+        Err(Errno::CONNREFUSED) => fs::remove_file(path),
+        // A listener whose queue is full is alive, too.
+        Ok(()) | Err(Errno::AGAIN | Errno::INPROGRESS) => refused(
+            "belongs to a process that listens on it: stop that process or choose another path",
+        ),
+        Err(Errno::PROTOTYPE) => {
+            refused("belongs to a process that uses it for something else: choose another path")
+        }
+        Err(Errno::NOENT) => Ok(()),
+        Err(error) => Err(io::Error::new(
+            error.kind(),
+            format!(
+                "{shown} exists, and whether a process listens on it cannot be found out: {error}"
+            ),
+        )),
+    }
+}
