@@ -6,7 +6,8 @@
 use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::path::PathBuf;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -24,10 +25,11 @@ use keys_testkit::postgres::Database;
 use keys_testkit::process::Watch;
 use keys_testkit::report;
 use keys_testkit::server::Server;
+use tempfile::TempDir;
 
 const KEYS: usize = 10_000;
 const CONNECTIONS: usize = 32;
-const CONTESTANTS: usize = 6;
+const CONTESTANTS: usize = 7;
 const ROUNDS: usize = 18;
 const TURN: Duration = Duration::from_millis(700);
 
@@ -128,6 +130,8 @@ struct Stage {
     nginx: Gateway,
     server: Server,
     server_with_log: Server,
+    /// Of the Unix socket that the server listens on, too.
+    sockets: TempDir,
     operator: String,
     keys: Vec<ManyKey>,
     _database: Database,
@@ -143,15 +147,18 @@ impl Stage {
     fn set(runtime: &tokio::runtime::Runtime) -> Self {
         let keys = many::keys(KEYS);
         let database = Database::create_blocking();
-        let start = |filter: &str| {
+        let sockets = tempfile::tempdir().expect("a temporary folder can be made");
+        let start = |filter: &str, listen: String| {
             let server = Server::builder(env!("CARGO_BIN_EXE_keys-server"))
                 .postgres(&database.url())
                 .env("KEYS_HTTP__WORKERS", "1")
+                .env("KEYS_HTTP__LISTEN", listen)
                 .env("KEYS_LOG__FILTER", filter);
             runtime.block_on(server.start())
         };
-        let server = start("info");
-        let server_with_log = start("info,keys_http=debug");
+        let unix = unix_path(&sockets);
+        let server = start("info", format!("127.0.0.1:0,unix:{}", unix.display()));
+        let server_with_log = start("info,keys_http=debug", "127.0.0.1:0".to_owned());
         many::fill_postgres(&database, &keys, keys.len());
         Self {
             constant: Constant::start(CONSTANT),
@@ -160,6 +167,7 @@ impl Stage {
             operator: server.operator_key("benchmark"),
             server,
             server_with_log,
+            sockets,
             keys,
             _database: database,
         }
@@ -185,10 +193,13 @@ impl Stage {
         let of = |constant: &Constant| (constant.address, constant.process.id());
         let (constant, bare) = (of(&self.constant), of(&self.bare_constant));
         let nginx = (address(&self.nginx.url("")), std::process::id());
+        let unix = (Place::Unix(unix_path(&self.sockets)), server.1);
         let mut contestants = [constant, server, server, nginx, with_log, bare]
             .into_iter()
-            .zip([&auth, &auth, &verify, &auth, &auth, &auth])
-            .map(|((address, process), requests)| Contestant::new(address, process, requests))
+            .map(|(address, process)| (Place::Tcp(address), process))
+            .chain([unix])
+            .zip([&auth, &auth, &verify, &auth, &auth, &auth, &auth])
+            .map(|((place, process), requests)| Contestant::new(place, process, requests))
             .collect::<Vec<_>>();
         let mut rounds = Vec::with_capacity(ROUNDS);
         for round in 0..ROUNDS {
@@ -202,6 +213,10 @@ impl Stage {
         }
         show(&rounds);
     }
+}
+
+fn unix_path(sockets: &TempDir) -> PathBuf {
+    sockets.path().join("keys.sock")
 }
 
 fn show(rounds: &[[Turn; CONTESTANTS]]) {
@@ -224,16 +239,21 @@ fn show(rounds: &[[Turn; CONTESTANTS]]) {
     micros("CPU per request: `GET /v1/auth`", 1);
     micros("CPU per request: `POST /v1/keys/verify`", 2);
     micros("CPU per request: `GET /v1/auth`, each logged", 4);
+    micros("CPU per request: `GET /v1/auth` over a Unix socket", 6);
     rate("requests: a constant", 0);
     rate("requests: `GET /v1/auth`", 1);
     rate("requests: `POST /v1/keys/verify`", 2);
     rate("requests: `GET /v1/auth`, each logged", 4);
+    rate("requests: `GET /v1/auth` over a Unix socket", 6);
     rate("requests: nginx with a static map", 3);
     let bare = format!("{:.2}x", cpu(5));
     report::information(
         "CPU per request of a constant before an application against one within",
         bare,
     );
+    let unix = "CPU per request of `GET /v1/auth` over a Unix socket against TCP";
+    let unix_cpu = median(&|turns| turns[6].cpu_micros / turns[1].cpu_micros);
+    report::ratio_at_most(unix, unix_cpu, 0.75);
     let auth_cpu = "CPU per request of `GET /v1/auth` against a constant";
     report::ratio_at_most(auth_cpu, cpu(1), 1.3);
     let verify_cpu = "CPU per request of `POST /v1/keys/verify` against a constant";
@@ -319,7 +339,7 @@ struct Turn {
 
 /// Somebody who is asked, over connections that stay open.
 struct Contestant<'a> {
-    address: SocketAddr,
+    place: Place,
     process: u32,
     requests: &'a [Vec<u8>],
     connections: Vec<Connection>,
@@ -327,8 +347,8 @@ struct Contestant<'a> {
 }
 
 impl<'a> Contestant<'a> {
-    fn new(address: SocketAddr, process: u32, requests: &'a [Vec<u8>]) -> Self {
-        let connections = (0..CONNECTIONS).map(|_| Connection::open(address));
+    fn new(place: Place, process: u32, requests: &'a [Vec<u8>]) -> Self {
+        let connections = (0..CONNECTIONS).map(|_| Connection::open(&place));
         let mut connections: Vec<_> = connections.collect();
         // All of them are answered once before anything is measured: after that nothing has to be looked up any more.
         for requests in requests.chunks(CONNECTIONS) {
@@ -340,7 +360,7 @@ impl<'a> Contestant<'a> {
             }
         }
         Self {
-            address,
+            place,
             process,
             requests,
             connections,
@@ -353,7 +373,7 @@ impl<'a> Contestant<'a> {
         for connection in &mut self.connections {
             // The others may have taken longer to get ready than an idle connection is kept.
             if connection.is_closed() {
-                *connection = Connection::open(self.address);
+                *connection = Connection::open(&self.place);
             }
         }
         let (start, cpu) = (Instant::now(), cpu_nanos(self.process));
@@ -390,31 +410,70 @@ impl<'a> Contestant<'a> {
     }
 }
 
+/// Where a contestant is reached.
+enum Place {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Stream {
+    fn tcp(address: SocketAddr) -> std::io::Result<Self> {
+        let stream = TcpStream::connect(address)?;
+        stream.set_nodelay(true)?;
+        stream.set_nonblocking(true)?;
+        Ok(Self::Tcp(stream))
+    }
+
+    fn unix(path: &Path) -> std::io::Result<Self> {
+        let stream = UnixStream::connect(path)?;
+        stream.set_nonblocking(true)?;
+        Ok(Self::Unix(stream))
+    }
+
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.read(buffer),
+            Self::Unix(stream) => stream.read(buffer),
+        }
+    }
+
+    fn write_all(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.write_all(bytes),
+            Self::Unix(stream) => stream.write_all(bytes),
+        }
+    }
+}
+
 /// Never waits in the kernel: if it did, each answer would have to wake it, at a price that depends on who is quicker.
 struct Connection {
-    stream: TcpStream,
+    stream: Stream,
     buffer: Box<[u8; 4_096]>,
     filled: usize,
 }
 
 impl Connection {
-    fn open(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address).expect("the server listens");
-        stream.set_nodelay(true).expect("an option of every socket");
-        stream
-            .set_nonblocking(true)
-            .expect("an option of every socket");
+    fn open(place: &Place) -> Self {
+        let stream = match place {
+            Place::Tcp(address) => Stream::tcp(*address),
+            Place::Unix(path) => Stream::unix(path),
+        };
         Self {
-            stream,
+            stream: stream.expect("the server listens"),
             buffer: Box::new([0; 4_096]),
             filled: 0,
         }
     }
 
     /// Whether the server has closed it while nothing was under way.
-    fn is_closed(&self) -> bool {
-        let peeked = self.stream.peek(&mut [0]);
-        !peeked.is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
+    fn is_closed(&mut self) -> bool {
+        let read = self.stream.read(&mut [0]);
+        !read.is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
     }
 
     fn send(&mut self, request: &[u8]) {
