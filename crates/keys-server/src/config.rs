@@ -63,6 +63,10 @@ impl fmt::Debug for Database {
 }
 
 #[derive(Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a setting that stands for itself"
+)]
 pub(crate) struct Http {
     /// Never empty.
     pub listen: Vec<Endpoint>,
