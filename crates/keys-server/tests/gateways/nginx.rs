@@ -1,7 +1,11 @@
 //! nginx.
 
+use std::fs::{Permissions, set_permissions};
+use std::os::unix::fs::PermissionsExt as _;
+
 use keys_testkit::gateway::{Gateway, Version};
 use keys_testkit::nginx::{self, Nginx};
+use keys_testkit::server::Server;
 use serde_json::json;
 
 use crate::world::{CLIENT, World};
@@ -97,4 +101,52 @@ async fn host_within_quotes_cannot_choose_the_address() {
             assert_eq!(answer.status, status, "{host}: {answer:?}");
         }
     }
+}
+
+/// The variant that the configuration has in a comment.
+#[tokio::test(flavor = "multi_thread")]
+async fn unix_socket_serves_as_an_address_does() {
+    const TCP: &str = "    server 127.0.0.1:8080;";
+    const UNIX: &str = "# server unix:/run/keys/keys.sock;";
+    let folder = tempfile::tempdir().unwrap();
+    // nginx runs as another user here.
+    set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
+    let path = folder.path().join("keys.sock").display().to_string();
+    let server = Server::builder(env!("CARGO_BIN_EXE_keys-server"))
+        .env("KEYS_HTTP__LISTEN", format!("127.0.0.1:0,unix:{path}"))
+        .env("KEYS_HTTP__UNIX_MODE", "0666")
+        .env("KEYS_HTTP__TRUSTED_PROXIES", "unix");
+    assert!(CONFIG.contains(TCP) && CONFIG.contains(UNIX));
+    let config = CONFIG
+        .replace(TCP, "    #")
+        .replace(UNIX, &format!("server unix:{path};"));
+    let start = |addresses: Addresses| {
+        Nginx::start(|port| {
+            let real = [
+                ("127.0.0.1:3000", addresses.application.to_string()),
+                ("127.0.0.1:8000", format!("127.0.0.1:{port}")),
+            ];
+            replace_addresses(&config, real)
+        })
+    };
+    let mut world = World::open_with(server, start).await;
+    let account = world.account(None).await;
+    let bound = |ip: &str| json!({ "allowed_ips": [ip], "scopes": ["orders:read"] });
+    let (id, here) = world.key(&account, &bound(&CLIENT.to_string())).await;
+    let (_, elsewhere) = world.key(&account, &bound("203.0.113.9")).await;
+    world.expect(world.get("/"), 401).await;
+    for path in ["/", "/orders"] {
+        let claims = |key: &str| {
+            let request = world.get(path).bearer_auth(key);
+            request.header("X-Forwarded-For", "203.0.113.9")
+        };
+        let answer = world.expect(claims(&here), 200).await;
+        assert_eq!(answer.seen("x-key-id"), [&*id]);
+        world.expect(claims(&elsewhere), 403).await;
+    }
+    assert!(world.server.stop().success());
+    let before = world.application.reached();
+    let away = world.expect(world.get("/").bearer_auth(&here), 503).await;
+    assert_eq!(away.header("retry-after"), Some("1"));
+    assert_eq!(world.application.reached(), before);
 }

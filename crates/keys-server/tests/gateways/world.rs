@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::time::Duration;
 
 use keys_testkit::gateway::Gateway;
-use keys_testkit::server::Server;
+use keys_testkit::server::{Server, ServerBuilder};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
@@ -43,13 +43,22 @@ pub(crate) fn client(address: Ipv4Addr) -> reqwest::Client {
 impl World {
     pub(crate) async fn open(kind: Kind) -> Self {
         let server = Server::builder(env!("CARGO_BIN_EXE_keys-server"))
-            .env("KEYS_HTTP__TRUSTED_PROXIES", "127.0.0.1")
+            .env("KEYS_HTTP__TRUSTED_PROXIES", "127.0.0.1");
+        Self::open_with(server, kind.start).await
+    }
+
+    /// With other settings of the server.
+    pub(crate) async fn open_with(
+        server: ServerBuilder,
+        start: impl FnOnce(Addresses) -> Gateway,
+    ) -> Self {
+        let server = server
             .config("[plans.pro.limits]\nrequests = { requests = 3, period_seconds = 3600 }\n")
             .start()
             .await;
         let application = Application::start();
         let keys = server.url("").replace("http://", "").parse().unwrap();
-        let gateway = (kind.start)(Addresses {
+        let gateway = start(Addresses {
             keys,
             application: application.address,
         });
