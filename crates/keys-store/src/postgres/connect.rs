@@ -13,7 +13,6 @@ use std::time::Duration;
 use diesel_async::{AsyncPgConnection, SimpleAsyncConnection as _};
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use parking_lot::Mutex;
 use tokio::time::{sleep, timeout};
 use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres::error::SqlState;
@@ -24,7 +23,7 @@ use tokio_postgres::{
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::feed;
-use super::identity::{ServerIdentity, Servers};
+use super::identity::{Elsewhere, Followed, ServerIdentity, Servers};
 use crate::changes::CONNECT_TIMEOUT;
 use crate::connection::ConnectError;
 use crate::options::StoreOptions;
@@ -60,8 +59,7 @@ pub(crate) struct PostgresConnector {
     session: Session,
     listening: Session,
     servers: Servers,
-    /// The server whose changes are followed.
-    followed: Mutex<Option<ServerIdentity>>,
+    followed: Followed,
 }
 
 /// The way to a database.
@@ -115,6 +113,8 @@ pub(crate) enum ConnectFailure {
     Facts,
     #[error("the server is not one that may be used")]
     Identity(#[source] ConnectError),
+    #[error(transparent)]
+    Elsewhere(#[from] Elsewhere),
     #[error(transparent)]
     Passfile(#[from] PassfileError),
     #[error("none of the hosts can be used: {}", Listed(.0))]
@@ -264,7 +264,7 @@ impl PostgresConnector {
             session,
             listening,
             servers: Servers::default(),
-            followed: Mutex::default(),
+            followed: Followed::default(),
         })
     }
 
@@ -274,17 +274,16 @@ impl PostgresConnector {
         Ok(self)
     }
 
-    /// A connection for the pool.
+    /// A connection for the pool, to the server whose changes are followed.
     pub(crate) async fn connect(&self) -> Result<Pooled, ConnectFailure> {
         let opened = self.pooled.connect(&self.session, &self.servers).await?;
+        self.followed.agree(&opened.server).await?;
         opened.pooled().await
     }
 
-    /// A connection for the feed, which has to be driven. Pooled connections to other servers are not used from now on.
-    pub(super) async fn connect_feed(&self) -> Result<Opened, ConnectFailure> {
-        let opened = self.connect_direct().await?;
-        *self.followed.lock() = Some(opened.server.clone());
-        Ok(opened)
+    /// The server whose changes are followed, and whether it still is.
+    pub(super) fn followed(&self) -> &Followed {
+        &self.followed
     }
 
     /// As the feed would connect, which has to be driven.
@@ -294,10 +293,9 @@ impl PostgresConnector {
             .await
     }
 
-    /// Whether `server` is the one whose changes are followed, or none are yet.
-    pub(super) fn is_followed(&self, server: &ServerIdentity) -> bool {
-        let followed = self.followed.lock();
-        followed.as_ref().is_none_or(|followed| followed == server)
+    /// Whether a pooled connection to `server` may be used now.
+    pub(super) fn may_use(&self, server: &ServerIdentity) -> bool {
+        self.followed.admit(server)
     }
 
     /// A connection for the pool whose other half has to be driven.

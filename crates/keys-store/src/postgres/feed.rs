@@ -2,7 +2,6 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -13,14 +12,13 @@ use keys_service::feed::{
 use keys_service::store::StoreError;
 use keys_service::{Clock as _, SystemClock};
 use tokio::runtime::Handle;
-use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_postgres::{AsyncMessage, Client, SimpleQueryMessage, Statement};
 
 use super::PostgresConnector;
 use super::connect::Wire;
-use super::identity::{SETTING, ServerIdentity};
+use super::identity::{Bond, SETTING, ServerIdentity};
 use super::wake::CHANNEL;
 use crate::changes::{self, CONNECT_TIMEOUT, POLL_TIMEOUT, ROWS_MAX, Retry, unavailable};
 use crate::connection::ConnectError;
@@ -191,6 +189,8 @@ pub(crate) struct PostgresFeed {
     id: Option<String>,
     /// The server that the cursors belong to.
     server: Option<ServerIdentity>,
+    /// See [`Followed::follow`](super::identity::Followed::follow).
+    strays: u64,
     /// Another server took over from the one that the last applied poll was sent to.
     took_over: bool,
     link: Option<Link>,
@@ -275,6 +275,7 @@ impl PostgresFeed {
             runtime,
             id: None,
             server: None,
+            strays: 0,
             took_over: false,
             checked_at: None,
             triggers: None,
@@ -403,6 +404,11 @@ impl PostgresFeed {
             self.applied = None;
             self.server = Some(link.server.clone());
         }
+        if self.strays != link.strays {
+            // What was read from another server meanwhile must not stay in the cache.
+            self.applied = None;
+            self.strays = link.strays;
+        }
         let sent_at = SystemClock.elapsed();
         let row = link
             .client
@@ -437,7 +443,7 @@ impl PostgresFeed {
             return Err(unavailable("not connected"));
         };
         // What wakes from now on may be too late for this poll.
-        link.news.forget();
+        let _ = link.bond.wake.notified().now_or_never();
         self.is_woken = false;
         // Others wait for an instance that was heard of lately. A poll makes this instance's cache trusted anew, so a
         // sign of life must be committed before the poll returns.
@@ -600,7 +606,7 @@ impl ChangeFeed for PostgresFeed {
                 // The poll carries it if that comes soon.
                 .filter(|_| !self.is_woken);
             tokio::select! {
-                () = link.news.arrives() => self.is_woken = true,
+                () = link.bond.wake.notified() => self.is_woken = true,
                 () = sleep_until(next_poll) => {
                     self.is_woken = false;
                     return;
@@ -662,16 +668,18 @@ struct Link {
     register: Statement,
     report: Statement,
     poll: Statement,
-    news: Arc<News>,
+    /// Wakes the feed when changes are announced.
+    bond: Arc<Bond>,
+    strays: u64,
     _driver: Driver,
 }
 
 impl Link {
     async fn open(connector: &PostgresConnector) -> Result<Self, ConnectError> {
-        let news = Arc::new(News::default());
-        let opened = connector.connect_feed().await?;
+        let bond = Arc::new(Bond::default());
+        let opened = connector.connect_direct().await?;
         let client = opened.client;
-        let driver = tokio::spawn(drive(opened.wire, Arc::clone(&news)));
+        let driver = tokio::spawn(drive(opened.wire, Arc::clone(&bond)));
         let driver = Driver(driver.abort_handle());
         let server = opened.server;
         let register = register_statement();
@@ -685,19 +693,28 @@ impl Link {
             client.prepare(REPORT),
             client.prepare(&poll),
         )?;
+        // Before the first poll, so that no record is read elsewhere after it.
+        let strays = connector.followed().follow(&server, &bond);
         Ok(Self {
             client,
             server,
             register,
             report,
             poll,
-            news,
+            bond,
+            strays,
             _driver: driver,
         })
     }
 
     fn is_closed(&self) -> bool {
-        self.news.is_over.load(Ordering::Acquire)
+        self.bond.is_over()
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.bond.end();
     }
 }
 
@@ -711,35 +728,17 @@ impl Drop for Driver {
     }
 }
 
-/// What comes over a connection without being asked for.
-#[derive(Default)]
-struct News {
-    wake: Notify,
-    is_over: AtomicBool,
-}
-
-impl News {
-    async fn arrives(&self) {
-        self.wake.notified().await;
-    }
-
-    fn forget(&self) {
-        let _ = self.wake.notified().now_or_never();
-    }
-}
-
 /// Says that a connection is over, in whichever way it ended.
-struct Over(Arc<News>);
+struct Over(Arc<Bond>);
 
 impl Drop for Over {
     fn drop(&mut self) {
-        self.0.is_over.store(true, Ordering::Release);
-        self.0.wake.notify_one();
+        self.0.end();
     }
 }
 
-async fn drive(mut connection: Wire, news: Arc<News>) {
-    let over = Over(news);
+async fn drive(mut connection: Wire, bond: Arc<Bond>) {
+    let over = Over(bond);
     while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await {
         if matches!(message, AsyncMessage::Notification(_)) {
             over.0.wake.notify_one();

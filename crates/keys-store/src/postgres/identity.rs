@@ -5,8 +5,13 @@
 //! [`keys.log`](SETTING), and statements that compare positions compare that setting as well.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
 use tokio_postgres::{Client, SimpleQueryMessage};
 
 use crate::connection::ConnectError;
@@ -188,6 +193,126 @@ impl Servers {
     }
 }
 
+/// How long a new pooled connection to another server than the feed's waits for the feed to connect anew.
+const AGREEMENT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A pooled connection that leads to another server than the one whose changes are followed. A record that is read there must not be cached, because
+/// its changes would not be heard of.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the connection leads to another server than the one whose changes are followed (cluster/timeline/start is {server}, followed is \
+     {followed}); make sure that `database.url` and `database.direct_url` lead to one primary only"
+)]
+pub(crate) struct Elsewhere {
+    server: String,
+    followed: String,
+}
+
+/// Whether the connection of a feed is still in use.
+#[derive(Debug, Default)]
+pub(super) struct Bond {
+    is_over: AtomicBool,
+    /// Wakes the feed.
+    pub(super) wake: Notify,
+}
+
+impl Bond {
+    pub(super) fn is_over(&self) -> bool {
+        self.is_over.load(Ordering::Acquire)
+    }
+
+    /// The feed has to connect anew.
+    pub(super) fn end(&self) {
+        self.is_over.store(true, Ordering::Release);
+        self.wake.notify_one();
+    }
+}
+
+/// The server whose changes are followed, which pooled connections have to lead to as well.
+#[derive(Debug, Default)]
+pub(super) struct Followed {
+    state: Mutex<Following>,
+    /// The feed has connected.
+    connected: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Following {
+    /// The last one.
+    server: Option<ServerIdentity>,
+    bond: Weak<Bond>,
+    /// How often a pooled connection to another server was used while none was followed.
+    strays: u64,
+}
+
+impl Following {
+    fn is_live(&self) -> bool {
+        self.bond.upgrade().is_some_and(|bond| !bond.is_over())
+    }
+}
+
+impl Followed {
+    /// The feed is connected to `server` from now on, for as long as `bond` holds. Pooled connections to other servers are not used any more.
+    ///
+    /// Returns a number that differs from the one before if connections to other servers were used since: what was read over
+    /// them must be read again.
+    pub(super) fn follow(&self, server: &ServerIdentity, bond: &Arc<Bond>) -> u64 {
+        let mut state = self.state.lock();
+        state.server = Some(server.clone());
+        state.bond = Arc::downgrade(bond);
+        let strays = state.strays;
+        drop(state);
+        self.connected.notify_waiters();
+        strays
+    }
+
+    /// Whether a pooled connection to `server` may be used now. While no changes are followed, records are not served from memory, and
+    /// any server will do.
+    pub(super) fn admit(&self, server: &ServerIdentity) -> bool {
+        let mut state = self.state.lock();
+        if state
+            .server
+            .as_ref()
+            .is_none_or(|followed| followed == server)
+        {
+            return true;
+        }
+        if state.is_live() {
+            return false;
+        }
+        state.strays += 1;
+        true
+    }
+
+    /// Has the feed connect anew if it follows another server than `server`: one of the two connections leads to an old
+    /// primary, or to one that is gone.
+    pub(super) async fn agree(&self, server: &ServerIdentity) -> Result<(), Elsewhere> {
+        let deadline = Instant::now() + AGREEMENT_TIMEOUT;
+        let connected = self.connected.notified();
+        tokio::pin!(connected);
+        connected.as_mut().enable();
+        if self.admit(server) {
+            return Ok(());
+        }
+        if let Some(bond) = self.state.lock().bond.upgrade() {
+            tracing::warn!(
+                "a new connection leads to another server than the one whose changes are followed: the feed connects anew"
+            );
+            bond.end();
+        }
+        // If the feed cannot connect, no changes are followed, and nothing is served from memory.
+        let _ = timeout_at(deadline, connected).await;
+        if self.admit(server) {
+            return Ok(());
+        }
+        let followed = self.state.lock().server.clone();
+        Err(Elsewhere {
+            server: server.log.clone(),
+            followed: followed.map(|followed| followed.log).unwrap_or_default(),
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -237,5 +362,35 @@ mod tests {
         }
         assert!(!server("-/00000003/9").took_over_from(&server("-/00000002/1")));
         assert!(!server("7/00000003/9").took_over_from(&server("7/-/1")));
+    }
+
+    #[tokio::test]
+    async fn while_one_server_is_followed_no_other_one_is_used() {
+        let (one, other) = (server("7/00000002/1"), server("8/00000001/1"));
+        let followed = Followed::default();
+        assert!(followed.admit(&other));
+        let bond = Arc::new(Bond::default());
+        let strays = followed.follow(&one, &bond);
+        assert!(followed.admit(&one) && !followed.admit(&other));
+        followed.agree(&one).await.unwrap();
+        assert!(!bond.is_over());
+
+        // A connection to another one has the feed connect anew, which decides.
+        let bond = {
+            let anew = Arc::new(Bond::default());
+            let (agreed, _) = tokio::join!(followed.agree(&other), async {
+                bond.wake.notified().await;
+                assert!(bond.is_over());
+                followed.follow(&one, &anew)
+            });
+            assert!(agreed.unwrap_err().to_string().contains("another server"));
+            anew
+        };
+        assert_eq!(followed.follow(&one, &bond), strays);
+
+        // If it cannot, none is followed, and the next one that is hears of it.
+        followed.agree(&other).await.unwrap();
+        assert!(bond.is_over());
+        assert!(followed.follow(&one, &Arc::new(Bond::default())) > strays);
     }
 }

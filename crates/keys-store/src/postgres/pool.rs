@@ -12,6 +12,10 @@
 //! exception: while it waits for a synchronous standby, cancelling it would make the change visible although no standby has
 //! it, and a repeated request would then be answered as if it were safe. So it goes on in the background, keeps its place, and
 //! further writes are refused at once until it has ended.
+//!
+//! Only a few connections are made at once. Each keeps its place while it is being made, and if its requester gives up it goes to
+//! the next one. Otherwise a slow server would be asked for new connections without end: each would be ready only after its
+//! requester had gone.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,7 +31,7 @@ use diesel_async::{
 use keys_service::store::StoreError;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::{sleep, sleep_until, timeout, timeout_at};
 
@@ -44,6 +48,12 @@ const REAP_INTERVAL: Duration = Duration::from_secs(2);
 
 /// How often a connection is tried to be made again while the server has none left.
 const FULL_PAUSE: Duration = Duration::from_millis(100);
+
+/// How many connections are made at once.
+const CONNECTING_MAX: usize = 4;
+
+/// How many of them for other purposes than verification.
+const CONNECTING_FOR_WORK_MAX: usize = 3;
 
 /// How long the first statement on a connection may take. It does nothing yet, so it may be tried again on another one.
 const BEGIN_TIMEOUT: Duration = Duration::from_secs(1);
@@ -81,6 +91,8 @@ enum PoolError {
     Full,
     #[error("no connection to the database could be made")]
     Connect(#[source] ConnectFailure),
+    #[error("connections to the database take too long to be made")]
+    Connecting,
     #[error(
         "the database does not finish commits, most likely because a synchronous standby is away; \
          writes are refused until it does"
@@ -121,8 +133,10 @@ struct Inner {
 struct State {
     /// The one used last comes last.
     idle: Vec<Object>,
-    /// Connections, idle ones included.
+    /// Connections, including idle ones and those that are being made.
     open: usize,
+    /// Those that are being made.
+    connecting: usize,
     /// Those in use that are not for verification.
     in_work: usize,
     /// Connections made before are not used any more.
@@ -130,6 +144,9 @@ struct State {
     /// Until when the server is not asked for a further connection, because it had none left.
     full_until: Instant,
 }
+
+/// What became of a connection that was to be made. With a failure, the permits are returned.
+type Opening = Result<Lease, (ConnectFailure, Vec<OwnedSemaphorePermit>)>;
 
 struct Object {
     pooled: Pooled,
@@ -201,6 +218,7 @@ impl Pool {
             state: Mutex::new(State {
                 idle: Vec::new(),
                 open: 0,
+                connecting: 0,
                 in_work: 0,
                 valid_since: Instant::now(),
                 full_until: Instant::now(),
@@ -251,26 +269,35 @@ impl Pool {
             permits.push(permit(&inner.shared).await?);
         }
         permits.push(permit(&inner.slots).await?);
+        let mut was_full = false;
         loop {
             if let Some(object) = self.take_idle(purpose) {
                 return Ok(self.lease(object, purpose, permits));
             }
             // Not each of those who wait asks the server again and again.
-            if inner.state.lock().full_until <= Instant::now() {
-                match self.open(purpose).await {
-                    Ok((object, place)) => {
-                        return Ok(Lease::new(object, place.taken(permits)));
+            if let Some(place) = Place::reserve(self, purpose) {
+                let ended = self.open(place, std::mem::take(&mut permits)).await;
+                match ended.map_err(|_| PoolError::Connect(ConnectFailure::Timeout))? {
+                    Ok(lease) => return Ok(lease),
+                    Err((failure, returned))
+                        if failure.is_full() && tokio::time::Instant::now() < deadline =>
+                    {
+                        permits = returned;
                     }
-                    Err(failure) if failure.is_full() && tokio::time::Instant::now() < deadline => {
-                        inner.state.lock().full_until = Instant::now() + FULL_PAUSE;
-                    }
-                    Err(failure) => return Err(PoolError::Connect(failure).into()),
+                    Err((failure, _)) => return Err(PoolError::Connect(failure).into()),
                 }
             }
-            // The server has no connection left. One of ours may come back, or one of another program end.
+            // The server has no connection left, or enough are being made. One of ours may come back or be ready, or one of
+            // another program end.
+            was_full |= inner.state.lock().full_until > Instant::now();
             let now = tokio::time::Instant::now();
             if now >= deadline {
-                return Err(PoolError::Full.into());
+                let error = if was_full {
+                    PoolError::Full
+                } else {
+                    PoolError::Connecting
+                };
+                return Err(error.into());
             }
             tokio::select! {
                 () = inner.returned.notified() => {}
@@ -319,7 +346,7 @@ impl Pool {
                 };
                 // One to another server than the one whose changes are followed must not be read from.
                 if object.pooled.connection.is_broken()
-                    || !self.0.connector.is_followed(&object.pooled.server)
+                    || !self.0.connector.may_use(&object.pooled.server)
                 {
                     state.open -= 1;
                     broken.push(object);
@@ -335,24 +362,36 @@ impl Pool {
         taken
     }
 
-    async fn open(&self, purpose: Purpose) -> Result<(Object, Place), ConnectFailure> {
-        // Counted before it is made, so that many at once do not take one another's place.
-        let place = Place::new(self, purpose);
-        let made_at = Instant::now();
+    /// Makes a connection, which goes to the idle ones if the receiver has gone. It keeps its place and permits until it is
+    /// made or has failed, so that there are never more of them than the setting allows.
+    fn open(&self, place: Place, permits: Vec<OwnedSemaphorePermit>) -> oneshot::Receiver<Opening> {
+        let (requester, receiver) = oneshot::channel();
         let connector = Arc::clone(&self.0.connector);
         // Driven by the runtime of the store, whichever runtime asks.
-        let pooled = self
-            .0
-            .runtime
-            .spawn(async move { connector.connect().await })
-            .await
-            .map_err(|_| ConnectFailure::Timeout)??;
-        let object = Object {
-            pooled,
-            made_at,
-            used_at: made_at,
-        };
-        Ok((object, place))
+        self.0.runtime.spawn(async move {
+            let made_at = Instant::now();
+            let opening = match connector.connect().await {
+                Ok(pooled) => {
+                    let object = Object {
+                        pooled,
+                        made_at,
+                        used_at: made_at,
+                    };
+                    Ok(Lease::new(object, place.taken(permits)))
+                }
+                Err(failure) => {
+                    if failure.is_full() {
+                        // Before the place is free and another one asks.
+                        place.pool.0.state.lock().full_until = Instant::now() + FULL_PAUSE;
+                    }
+                    drop(place);
+                    Err((failure, permits))
+                }
+            };
+            // A lease that is not received gives its connection back.
+            let _ = requester.send(opening);
+        });
+        receiver
     }
 
     fn lease(&self, object: Object, purpose: Purpose, permits: Vec<OwnedSemaphorePermit>) -> Lease {
@@ -503,25 +542,39 @@ struct Place {
 }
 
 impl Place {
-    fn new(pool: &Pool, purpose: Purpose) -> Self {
+    /// A place for a connection that is about to be made. `None` if enough are being made, or the server had none left a
+    /// moment ago. It is counted from now on, so that many at once do not take one another's place.
+    fn reserve(pool: &Pool, purpose: Purpose) -> Option<Self> {
+        let connecting_max = match purpose {
+            Purpose::LookUp => CONNECTING_MAX,
+            _ => CONNECTING_FOR_WORK_MAX,
+        };
         let mut state = pool.0.state.lock();
+        if state.connecting >= connecting_max || state.full_until > Instant::now() {
+            return None;
+        }
+        state.connecting += 1;
         state.open += 1;
         if purpose != Purpose::LookUp {
             state.in_work += 1;
         }
         drop(state);
-        Self {
+        Some(Self {
             pool: pool.clone(),
             purpose,
             is_taken: false,
             is_kept: false,
             permits: Vec::new(),
-        }
+        })
     }
 
+    /// The connection is made.
     fn taken(mut self, permits: Vec<OwnedSemaphorePermit>) -> Self {
         self.is_taken = true;
         self.permits = permits;
+        self.pool.0.state.lock().connecting -= 1;
+        // The next one may be made.
+        self.pool.0.returned.notify_one();
         self
     }
 }
@@ -535,12 +588,13 @@ impl Drop for Place {
         if !self.is_kept {
             state.open -= 1;
         }
-        drop(state);
-        if self.is_taken {
-            // Whoever waits finds the permits free, too.
-            self.permits.clear();
-            self.pool.0.returned.notify_one();
+        if !self.is_taken {
+            state.connecting -= 1;
         }
+        drop(state);
+        // Whoever waits finds the permits free, too.
+        self.permits.clear();
+        self.pool.0.returned.notify_one();
     }
 }
 

@@ -10,12 +10,12 @@ use keys_core::ApiKey;
 use keys_service::feed::{ChangeFeed, Changed, Changes, Commit, SILENCE_MAX};
 use keys_service::store::StoreError;
 use keys_service::{Actor, KeyService, KeyStore as _};
-use keys_store::Store;
+use keys_store::{Store, StoreOptions};
 use keys_testkit::contract::{followed, is_seen_soon, news};
 use keys_testkit::data::{NOON, a_change, a_key, pepper_ring};
-use keys_testkit::fault_proxy::FaultProxy;
+use keys_testkit::fault_proxy::{Fault, FaultProxy};
 use keys_testkit::postgres::{Cluster, Database};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::{AsyncMessage, Client, NoTls};
 
 use crate::common::{Sql as _, add_account, add_key, chain};
@@ -28,6 +28,9 @@ const KILL: &str = "select pg_terminate_backend(pid) from pg_stat_activity \
 
 const KILL_LISTENERS: &str = "select pg_terminate_backend(pid) from pg_stat_activity \
                               where datname = current_database() and application_name = 'keys feed'";
+
+const KILL_POOLED: &str = "select pg_terminate_backend(pid) from pg_stat_activity \
+                           where application_name = 'keys'";
 
 async fn open_at(url: &str) -> Store {
     Store::open(&url.parse().unwrap()).await.unwrap()
@@ -159,6 +162,103 @@ async fn server_on_an_earlier_timeline_is_refused() {
     proxy.lead_to(&standby.address());
     // The cursor belongs to this server.
     assert!(!after_reconnection(&mut *feed).await.reset);
+}
+
+/// Polls until something has to be read anew.
+async fn until_reset(mut feed: Box<dyn ChangeFeed>) -> (Box<dyn ChangeFeed>, Changes) {
+    loop {
+        feed.wait().await;
+        match feed.poll().await {
+            Ok(changes) if changes.reset => return (feed, changes),
+            Ok(_) => feed.applied().await,
+            Err(_) => {}
+        }
+    }
+}
+
+/// The feed may not have noticed that another server is in use.
+#[tokio::test(flavor = "multi_thread")]
+async fn feed_goes_along_when_a_pooled_connection_leads_to_a_new_primary() {
+    let primary = Cluster::start().unwrap();
+    let (proxy, url) = FaultProxy::in_front_of(&primary.database_url("postgres")).await;
+    let store = open_at(&url).await;
+    let feed = followed(&store).await;
+    let standby = primary.standby().unwrap();
+    standby.promote();
+    proxy.lead_to(&standby.address());
+    primary.sql("postgres", KILL_POOLED);
+    let following = tokio::spawn(until_reset(feed));
+    let begin = Instant::now();
+    while store.pepper_ids(NOON).await.is_err() {
+        assert!(begin.elapsed() < Duration::from_secs(30));
+    }
+    let (feed, changes) = timeout(Duration::from_secs(30), following)
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(changes.took_over);
+    assert!(feed.is_live());
+    let followers = "select count(*) from pg_stat_activity where application_name = 'keys feed'";
+    assert_eq!(standby.sql("postgres", followers).trim(), "1");
+}
+
+/// A record that was read on another server than the one whose changes are followed would be served although its changes are not
+/// heard of.
+#[tokio::test(flavor = "multi_thread")]
+async fn pooled_connections_lead_to_the_server_whose_changes_are_followed() {
+    let [one, other] = [(); 2].map(|()| Cluster::start().unwrap());
+    one.sql("postgres", "create database keys template template0");
+    let (proxy, url) = FaultProxy::in_front_of(&one.database_url(DATABASE)).await;
+    let (feeds_proxy, direct_url) = FaultProxy::in_front_of(&one.database_url(DATABASE)).await;
+    let options = StoreOptions {
+        direct_url: Some(direct_url.parse().unwrap()),
+        ..StoreOptions::default()
+    };
+    let store = Store::connect(&url.parse().unwrap(), options)
+        .await
+        .unwrap();
+    store.migrate().await.unwrap();
+    store.pepper_ids(NOON).await.unwrap();
+    one.dump_into(&other, DATABASE);
+    let mut feed = followed(&store).await;
+
+    // While changes of one are followed, the other is not read from, although it would answer.
+    proxy.lead_to(&other.address());
+    one.sql(DATABASE, KILL_POOLED);
+    let following = tokio::spawn(async move {
+        loop {
+            feed.wait().await;
+            if feed.poll().await.is_ok() {
+                feed.applied().await;
+            }
+        }
+    });
+    sleep(Duration::from_millis(200)).await;
+    let refused = store.pepper_ids(NOON).await.unwrap_err();
+    assert!(chain(&refused).contains("another server"), "{refused:?}");
+    following.abort();
+
+    proxy.lead_to(&one.address());
+    let mut feed = followed(&store).await;
+    store.pepper_ids(NOON).await.unwrap();
+    assert!(!feed.poll().await.unwrap().reset);
+    feed.applied().await;
+
+    // While none are followed, it is. Afterwards everything is read anew, although the feed is where it was.
+    feeds_proxy.set(Fault::Cut).await;
+    while feed.is_live() {
+        feed.wait().await;
+    }
+    proxy.lead_to(&other.address());
+    one.sql(DATABASE, KILL_POOLED);
+    sleep(Duration::from_millis(200)).await;
+    store.pepper_ids(NOON).await.unwrap();
+    proxy.lead_to(&one.address());
+    feeds_proxy.set(Fault::None).await;
+    assert!(after_reconnection(&mut *feed).await.reset);
+    feed.applied().await;
+    store.pepper_ids(NOON).await.unwrap();
+    assert!(!feed.poll().await.unwrap().reset);
 }
 
 /// A replica that had not received a revocation takes over: the instance that acknowledged it applies it again, and says so in

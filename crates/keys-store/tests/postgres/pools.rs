@@ -8,6 +8,7 @@ use keys_service::store::{ChangeError, StoreError};
 use keys_store::{Store, StoreOptions};
 use keys_testkit::contract::followed;
 use keys_testkit::data::{a_change, a_key, an_account};
+use keys_testkit::fault_proxy::{Fault, FaultProxy};
 use keys_testkit::postgres::{Cluster, Database};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -544,4 +545,73 @@ async fn a_server_with_too_few_connections_is_told_with_the_numbers() {
     for part in ["3 instances", "10 connections", "25", "to 8"] {
         assert!(said.contains(part), "{said}");
     }
+}
+
+/// A connection is ready only after its requester has gone. The next one uses it.
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_are_slow_to_be_made_are_kept_for_the_next_requester_and_are_few() {
+    const CONNECTIONS_MAX: u32 = 6;
+    let database = Database::create().await;
+    let (proxy, url) = FaultProxy::in_front_of(&database.url()).await;
+    let options = StoreOptions {
+        connections_max: CONNECTIONS_MAX.try_into().unwrap(),
+        connect_timeout: Duration::from_mins(1),
+        ..StoreOptions::default()
+    };
+    let url = url.parse().unwrap();
+    let store = Store::connect(&url, options).await.unwrap();
+    store.migrate().await.unwrap();
+    let by_hand = by_hand(&database.url()).await;
+    let kill = "select pg_terminate_backend(pid) from pg_stat_activity \
+                where datname = current_database() and pid <> pg_backend_pid()";
+    by_hand.batch_execute(kill).await.unwrap();
+    while proxy.open() > 0 {
+        sleep(Duration::from_millis(20)).await;
+    }
+
+    // Longer for each connection than all that follows.
+    proxy.set(Fault::Delay(Duration::from_secs(1))).await;
+    let before = proxy.opened();
+    let digest = a_key().build_new().digest;
+    let mut requesters = JoinSet::new();
+    for number in 0..24 {
+        let store = store.clone();
+        requesters.spawn(async move {
+            let patience = Duration::from_millis(200);
+            for _ in 0..15 {
+                let gave_up = if number % 2 == 0 {
+                    timeout(patience, store.find_by_digests(vec![digest]))
+                        .await
+                        .is_err()
+                } else {
+                    let key = a_key().build_new();
+                    timeout(patience, store.insert_key(key, a_change().build()))
+                        .await
+                        .is_err()
+                };
+                assert!(gave_up);
+            }
+        });
+    }
+    while !requesters.is_empty() {
+        let _ = timeout(Duration::from_millis(20), requesters.join_next()).await;
+        assert!(proxy.open() < usize::try_from(CONNECTIONS_MAX).unwrap());
+    }
+    let made = proxy.opened() - before;
+    assert!((1..6).contains(&made), "{made} connections");
+
+    proxy.set(Fault::None).await;
+    // Until those that are under way are ready.
+    let begin = Instant::now();
+    let idle = "select count(*) from pg_stat_activity where datname = current_database() \
+                and application_name = 'keys' and state = 'idle' and state_change < now() - interval '500 ms'";
+    while usize::try_from(by_hand.query_one(idle, &[]).await.unwrap().get::<_, i64>(0)).unwrap()
+        < made
+    {
+        assert!(begin.elapsed() < Duration::from_secs(8));
+        sleep(Duration::from_millis(50)).await;
+    }
+    let opened = proxy.opened();
+    store.find_by_digests(vec![digest]).await.unwrap();
+    assert_eq!(proxy.opened(), opened);
 }
