@@ -47,7 +47,6 @@ fn failovers() -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "takes ten minutes with Patroni, etcd and HAProxy: cargo xtask prove ha"]
 async fn nothing_is_lost_in_failovers_under_patroni_behind_haproxy() {
     let patroni = Patroni::start().await;
     let haproxy = HaProxy::start(|port| patroni.haproxy(port));
@@ -59,7 +58,6 @@ async fn nothing_is_lost_in_failovers_under_patroni_behind_haproxy() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "takes ten minutes with Patroni and etcd: cargo xtask prove ha"]
 async fn nothing_is_lost_in_failovers_under_patroni_with_a_multi_host_url() {
     let patroni = Patroni::start().await;
     let hosts: Vec<_> = (0..NODES)

@@ -1,0 +1,23 @@
+//! Failovers of PostgreSQL under Patroni. Takes ten minutes for each way to connect, needs root and the packages that
+//! `cargo xtask prove ha` installs, and so is not one of the tests of the workspace: it runs when it is named.
+//!
+//! ```sh
+//! KEYS_TEST_FULL=1 cargo test --release -p keys-server --bench ha -- --nocapture --test-threads 1 ha::
+//! ```
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on says so by panicking"
+)]
+
+#[expect(dead_code, reason = "`main.rs` uses the rest")]
+mod campaign;
+mod common;
+mod customers;
+#[expect(dead_code, reason = "`main.rs` uses the rest")]
+mod fleet;
+mod ha;
+mod patroni;
+mod trial;
+
+use common::{BINARY, BOUND, Millis, Times, between, dice, end_the_line, millis, now};
