@@ -202,18 +202,21 @@ impl Store {
     /// # Errors
     /// When a migration fails, or the database is newer than this program.
     pub async fn migrate(&self) -> Result<(), MigrateError> {
-        // A database that is only readable at the moment is no reason not to start.
-        let pools = self.pools();
-        let is_done = async move { is_up_to_date(&pools).await };
-        if matches!(self.run(is_done).await, Ok(true)) {
-            return Ok(());
-        }
-        match &self.0.connector {
+        let migrated = match &self.0.connector {
             Connector::Postgres { connector, .. } => {
                 migrate::postgres(&self.0.runtime, Arc::clone(connector)).await
             }
             Connector::Sqlite { connector, .. } => migrate::sqlite(Arc::clone(connector)).await,
+        };
+        if migrated.is_err() {
+            // A database that is only readable at the moment is no reason not to start.
+            let pools = self.pools();
+            let is_done = async move { is_up_to_date(&pools).await };
+            if matches!(self.run(is_done).await, Ok(true)) {
+                return Ok(());
+            }
         }
+        migrated
     }
 
     /// Resolves when the SQLite file of this store was replaced or removed. From then on every operation fails, for good: the
