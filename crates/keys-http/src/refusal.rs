@@ -450,6 +450,7 @@ mod tests {
             Denial::PlanForbidden,
             Denial::IpNotAllowed,
             Denial::InsufficientScope,
+            Denial::Unreadable,
         ];
         let mut all = vec![
             Refusal::UnknownPath,
@@ -469,6 +470,9 @@ mod tests {
             },
             Refusal::KeyNotFound,
             Refusal::AccountNotFound,
+            Refusal::AccountUnreadable {
+                columns: vec!["plan"],
+            },
             Refusal::ExternalIdTaken,
             Refusal::KeyLimitReached { max: 10 },
             Refusal::IdempotencyBodyDiffers,

@@ -583,11 +583,14 @@ async fn be_refused(server: &Server, watch: &Watch, keys: &[Key], world: &World)
 /// Revokes what can be revoked, by every way there is, and waits for what expires; then tries it all again.
 async fn revoke_and_use(server: &Server, watch: &Watch, keys: &[Key], world: &World) {
     let mut by_command = 0;
-    for (number, key) in keys.iter().enumerate() {
+    // Sessions last, because they hold other keys.
+    let is_session = |key: &&Key| key.kind == Kind::Session;
+    let (sessions, others): (Vec<_>, Vec<_>) = keys.iter().partition(is_session);
+    for (number, key) in others.into_iter().chain(sessions).enumerate() {
         let Some(id) = key.id.as_ref().filter(|_| key.secret != world.operator) else {
             continue;
         };
-        if key.kind == Kind::Operator || by_command < 4 {
+        if key.kind != Kind::Account || by_command < 4 {
             let output = server.command(["key", "revoke", id, "--json"]);
             assert!(output.status.success(), "{output:?}");
             watch.look_at_bytes("key revoke", [output.stdout, output.stderr].concat());

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::fmt::Write as _;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use diesel::backend::Backend;
 use diesel::migration::{Migration, MigrationSource};
@@ -63,6 +64,12 @@ pub enum MigrateError {
     Thread,
 }
 
+/// How long a migration is tried again while other transactions hold the tables that it alters.
+const LOCK_PATIENCE: Duration = Duration::from_mins(1);
+
+/// The pause between two attempts, in which the reads that queued behind the first are answered.
+const LOCK_PAUSE: Duration = Duration::from_secs(1);
+
 /// For each migration, the oldest one that a program must know in order to go on after it: table `schema_compatibility`.
 type Compatibility = BTreeMap<String, String>;
 
@@ -99,8 +106,19 @@ pub(crate) async fn postgres(
         .map_err(MigrateError::Connect)?;
     let mut connection = on_thread(move || {
         let mut harness = AsyncMigrationHarness::new(connection);
-        run::<Pg>(&mut harness, POSTGRES, &compatibility)?;
-        Ok(harness.into_inner())
+        let begin = Instant::now();
+        loop {
+            match run::<Pg>(&mut harness, POSTGRES, &compatibility) {
+                Ok(()) => return Ok(harness.into_inner()),
+                // A long query or an open transaction holds a table that is to be altered.
+                Err(MigrateError::Failed(error))
+                    if is_lock_timeout(&*error) && begin.elapsed() < LOCK_PATIENCE =>
+                {
+                    std::thread::sleep(LOCK_PAUSE);
+                }
+                Err(error) => return Err(error),
+            }
+        }
     })
     .await?;
     let repaired =
@@ -112,6 +130,11 @@ pub(crate) async fn postgres(
         );
     }
     Ok(())
+}
+
+/// Whether a migration gave up waiting for a lock. The driver tells that by its message alone.
+fn is_lock_timeout(error: &(dyn Error + Send + Sync + 'static)) -> bool {
+    error.to_string().contains("lock timeout")
 }
 
 /// Without the table nothing is known to be compatible.

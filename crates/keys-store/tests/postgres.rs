@@ -6,6 +6,8 @@ mod common;
 mod feed;
 #[path = "postgres/identity.rs"]
 mod identity;
+#[path = "postgres/migrations.rs"]
+mod migrations;
 #[path = "postgres/poolers.rs"]
 mod poolers;
 #[path = "postgres/pools.rs"]

@@ -1,7 +1,9 @@
 alter table audit_event drop column reason;
+drop trigger instance_emptied on instance;
 drop trigger instance_kept on instance;
 drop function note_instance_removed();
 drop trigger key_change_emptied on key_change;
+drop trigger key_change_edited on key_change;
 drop trigger key_change_kept on key_change;
 drop function note_log_edited();
 alter table account

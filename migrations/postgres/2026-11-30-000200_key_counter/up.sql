@@ -35,17 +35,17 @@ begin
         on conflict (account_id) do update
         set listed = kept.listed + excluded.listed, unending = kept.unending + excluded.unending;
     elsif tg_op = 'UPDATE' then
-        -- What a key is and whose it is never changes.
+        -- Not a join of both: a plan made when they had one row would compare each with each when they have many.
         insert into key_count as kept (account_id, listed, unending)
-        select removed.account_id,
-               sum((added.revoked_at is null)::int - (removed.revoked_at is null)::int),
-               sum((added.revoked_at is null and added.expires_at is null)::int
-                   - (removed.revoked_at is null and removed.expires_at is null)::int)
-        from removed join added on added.id = removed.id
-        where removed.kind = 2
-          and ((added.revoked_at is null) <> (removed.revoked_at is null)
-               or (added.expires_at is null) <> (removed.expires_at is null))
-        group by removed.account_id order by removed.account_id
+        select account_id, sum(listed), sum(unending)
+        from (
+            select account_id, -1 as listed, -(expires_at is null)::int as unending
+            from removed where kind = 2 and revoked_at is null
+            union all
+            select account_id, 1, (expires_at is null)::int
+            from added where kind = 2 and revoked_at is null
+        ) as changed
+        group by account_id having sum(listed) <> 0 or sum(unending) <> 0 order by account_id
         on conflict (account_id) do update
         set listed = kept.listed + excluded.listed, unending = kept.unending + excluded.unending;
     else
@@ -72,3 +72,29 @@ alter table api_key enable always trigger api_key_counted_truncate;
 insert into key_count (account_id, listed, unending)
 select account_id, count(*), count(*) filter (where expires_at is null)
 from api_key where kind = 2 and revoked_at is null group by account_id;
+
+-- The triggers run with the rights of the role that changes keys, which need not be the one that migrates. So roles may use the
+-- counters as far as they may use the keys.
+do $$
+declare
+    granted record;
+begin
+    for granted in
+        select distinct acl.grantee, wanted.privilege
+        from pg_class, aclexplode(pg_class.relacl) as acl
+        cross join lateral (
+            select unnest(case acl.privilege_type
+                when 'SELECT' then array['select']
+                when 'TRUNCATE' then array['truncate']
+                when 'INSERT' then array['select', 'insert', 'update']
+                when 'UPDATE' then array['select', 'insert', 'update']
+                when 'DELETE' then array['select', 'insert', 'update']
+                else array[]::text[] end) as privilege
+        ) as wanted
+        where pg_class.oid = 'api_key'::regclass
+    loop
+        execute format('grant %s on key_count to %s', granted.privilege,
+            case granted.grantee when 0 then 'public' else quote_ident(pg_get_userbyid(granted.grantee)) end);
+    end loop;
+end
+$$;

@@ -159,8 +159,7 @@ async fn lost_connections_to_postgres_are_replaced() {
     }
 }
 
-/// SQLite keeps the files it has open, so only requests that need another connection notice that they are gone: many
-/// at once.
+/// A server whose file is gone drains and ends. Until then it answers.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn sqlite_away_is_unavailable_and_never_unauthorized() {
     const ROUNDS: usize = 100;
@@ -176,11 +175,7 @@ async fn sqlite_away_is_unavailable_and_never_unauthorized() {
             break;
         }
     }
-    std::fs::rename(&away, &data).unwrap();
-    assert!(unavailable_seen > 0, "no request needed another connection");
-    for _ in 0..3 {
-        assert_eq!(at_once(&world, &key).await, 0);
-    }
+    assert!(unavailable_seen > 0, "the missing file was not noticed");
 }
 
 /// Lists many times at once; how many were told that the database is away.

@@ -36,6 +36,9 @@ const MIGRATION_LOCK: i64 = 0x6b65_7973_6d69_6772;
 /// How long to wait for another instance that is migrating.
 const MIGRATION_LOCK_TIMEOUT: Duration = Duration::from_mins(1);
 
+/// How long a migration waits for a lock on a table. Every read queues behind it meanwhile, so it gives up soon and tries again.
+const TABLE_LOCK_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// How long a host may be silent before the next one is tried as well. Long enough for a healthy server far away, and short
 /// enough for writes to go on within a second of a failover while the old primary is stopped and answers nothing.
 const NEXT_HOST_AFTER: Duration = Duration::from_millis(250);
@@ -312,8 +315,9 @@ impl PostgresConnector {
         let mut connection = opened.pooled().await?.connection;
         let set_up = format!(
             "set statement_timeout = 0; set idle_in_transaction_session_timeout = 0; set lock_timeout = {}; \
-             select pg_advisory_lock({MIGRATION_LOCK})",
-            MIGRATION_LOCK_TIMEOUT.as_millis()
+             select pg_advisory_lock({MIGRATION_LOCK}); set lock_timeout = {}",
+            MIGRATION_LOCK_TIMEOUT.as_millis(),
+            TABLE_LOCK_TIMEOUT.as_millis()
         );
         connection.batch_execute(&set_up).await?;
         Ok(connection)

@@ -51,8 +51,25 @@ const TRIGGERS: &str = "(values \
     ('api_key', 'api_key_delete_noted'), ('api_key', 'api_key_update_noted'), \
     ('api_key', 'api_key_truncate_noted'), ('api_key', 'api_key_identity_fixed'), \
     ('api_key', 'api_key_revocation_final'), \
-    ('key_change', 'key_change_kept'), ('key_change', 'key_change_emptied'), \
-    ('instance', 'instance_kept')) as wanted (relation, name)";
+    ('key_change', 'key_change_kept'), ('key_change', 'key_change_edited'), \
+    ('key_change', 'key_change_emptied'), \
+    ('instance', 'instance_kept'), ('instance', 'instance_emptied')) as wanted (relation, name)";
+
+/// The triggers that count the keys of each account. No verdict rests on them, so caches are used without them.
+const COUNTERS: &str = "(values \
+    ('api_key', 'api_key_counted_insert'), ('api_key', 'api_key_counted_delete'), \
+    ('api_key', 'api_key_counted_update'), ('api_key', 'api_key_counted_truncate')) as wanted (relation, name)";
+
+/// Selects the triggers of a list that exist and do not fire in every replication role.
+fn altered(wanted: &str) -> String {
+    format!(
+        "select fired.tgrelid::regclass as relation, fired.tgname as name \
+         from {wanted} \
+         join pg_catalog.pg_trigger as fired \
+              on fired.tgrelid = to_regclass(wanted.relation) and fired.tgname = wanted.name \
+         where not fired.tgisinternal and fired.tgenabled <> 'A'"
+    )
+}
 
 /// Names the triggers that are not as they should be, describes all of them in a text that changes whenever one of them or
 /// its function is altered, and tells whether changes are acknowledged before a replica has them. Logical
@@ -77,20 +94,23 @@ fn check_statement() -> String {
     )
 }
 
-/// Has those of the [`TRIGGERS`] that exist fire in every replication role.
+/// Enables the triggers of both lists in every replication role, if they exist. If one that counts keys was off, the keys are
+/// counted anew: the table is locked against changes until the end of the transaction.
 pub(super) fn repair_statement() -> String {
     format!(
-        "do $$ declare found record; begin \
-             for found in \
-                 select fired.tgrelid::regclass as relation, fired.tgname as name \
-                 from {TRIGGERS} \
-                 join pg_catalog.pg_trigger as fired \
-                      on fired.tgrelid = to_regclass(wanted.relation) and fired.tgname = wanted.name \
-                 where not fired.tgisinternal and fired.tgenabled <> 'A' \
-             loop \
+        "do $$ declare found record; counts_are_lost boolean := exists ({counters}); begin \
+             for found in {triggers} union all {counters} loop \
                  execute format('alter table %s enable always trigger %I', found.relation, found.name); \
              end loop; \
-         end $$"
+             if counts_are_lost then \
+                 delete from key_count; \
+                 insert into key_count (account_id, listed, unending) \
+                 select account_id, count(*), count(*) filter (where expires_at is null) \
+                 from api_key where kind = 2 and revoked_at is null group by account_id; \
+             end if; \
+         end $$",
+        triggers = altered(TRIGGERS),
+        counters = altered(COUNTERS)
     )
 }
 
