@@ -2,7 +2,7 @@
 
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
-use keys_core::{Account, AccountId, Denial, ExternalId};
+use keys_core::{Account, AccountId, ExternalId};
 use keys_service::feed::Commit;
 use keys_service::store::{
     AccountEntry, AccountPatch, AccountQuery, Change, ChangeError, StoreError,
@@ -17,12 +17,12 @@ use crate::types::DbId;
 use crate::{audit, authority, changes, idempotency, postgres};
 
 pub(crate) async fn find(pools: Pools, id: AccountId) -> Result<Option<Account>, StoreError> {
-    let row = find_in(&mut pools.read().await?, id).await?;
+    let row = find_in(&mut pools.read().await?, DbId(id.as_uuid())).await?;
     Ok(row.map(Account::try_from).transpose()?)
 }
 
 pub(crate) async fn entry(pools: Pools, id: AccountId) -> Result<Option<AccountEntry>, StoreError> {
-    let row = find_in(&mut pools.read().await?, id).await?;
+    let row = find_in(&mut pools.read().await?, DbId(id.as_uuid())).await?;
     Ok(row.and_then(shown))
 }
 
@@ -35,14 +35,6 @@ fn shown(row: AccountRow) -> Option<AccountEntry> {
             corrupt.shown.map(Err)
         }
     }
-}
-
-/// The account, if a key of it may be made or used.
-pub(crate) fn readable(row: AccountRow) -> Result<Account, ChangeError> {
-    row.read().map_err(|corrupt| {
-        rows::log(&corrupt.row);
-        ChangeError::AccountDenied(Denial::Unreadable)
-    })
 }
 
 pub(crate) async fn list(
@@ -158,16 +150,16 @@ pub(crate) async fn lock(
             Ok(optional(lease.leave(outcome))?)
         }
         // An immediate transaction has locked everything.
-        Connection::Sqlite(_) => find_in(connection, id).await,
+        Connection::Sqlite(_) => find_in(connection, DbId(id.as_uuid())).await,
     }
 }
 
 pub(crate) async fn find_in(
     connection: &mut Connection,
-    id: AccountId,
+    id: DbId,
 ) -> Result<Option<AccountRow>, StoreError> {
     let found: Result<AccountRow, QueryError> = query!(connection, |open| account::table
-        .find(DbId(id.as_uuid()))
+        .find(id)
         .select(AccountRow::as_select())
         .first(open));
     Ok(optional(found)?)

@@ -12,15 +12,30 @@ use crate::types::{DbAddress, DbId, DbTimestamp};
 
 #[derive(Insertable)]
 #[diesel(table_name = audit_event, treat_none_as_default_value = false)]
-struct EventRow {
-    id: DbId,
-    at: DbTimestamp,
-    actor_kind: &'static str,
-    actor_id: Option<DbId>,
-    action: &'static str,
-    subject_id: DbId,
-    address: Option<DbAddress>,
-    reason: Option<String>,
+pub(crate) struct EventRow {
+    pub(crate) id: DbId,
+    pub(crate) at: DbTimestamp,
+    pub(crate) actor_kind: &'static str,
+    pub(crate) actor_id: Option<DbId>,
+    pub(crate) action: &'static str,
+    pub(crate) subject_id: DbId,
+    pub(crate) address: Option<DbAddress>,
+    pub(crate) reason: Option<String>,
+}
+
+/// The event that says that `action` was done to `subject`.
+pub(crate) fn event(change: &Change, action: &'static str, subject: Uuid) -> EventRow {
+    let (actor_kind, actor_id) = change.actor();
+    EventRow {
+        id: DbId(change.event_id.as_uuid()),
+        at: DbTimestamp(change.at),
+        actor_kind,
+        actor_id: actor_id.map(|id| DbId(id.as_uuid())),
+        action,
+        subject_id: DbId(subject),
+        address: change.address().map(DbAddress),
+        reason: change.reason.map(str::to_owned),
+    }
 }
 
 /// Writes that `action` was done to `subject`, in the transaction that does it.
@@ -30,17 +45,7 @@ pub(crate) async fn record(
     action: &'static str,
     subject: Uuid,
 ) -> Result<(), QueryError> {
-    let (actor_kind, actor_id) = change.actor();
-    let event = EventRow {
-        id: DbId(change.event_id.as_uuid()),
-        at: DbTimestamp(change.at),
-        actor_kind,
-        actor_id: actor_id.map(|id| DbId(id.as_uuid())),
-        action,
-        subject_id: DbId(subject),
-        address: change.address().map(DbAddress),
-        reason: change.reason.map(str::to_owned),
-    };
+    let event = event(change, action, subject);
     query!(connection, |open| diesel::insert_into(audit_event::table)
         .values(event)
         .execute(open))?;

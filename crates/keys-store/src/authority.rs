@@ -2,12 +2,12 @@
 
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
-use keys_core::KeyId;
-use keys_service::store::{Authority, Change, ChangeError, StoreError, StoredKey, UnreadableKey};
+use keys_core::Account;
+use keys_service::store::{Authority, Change, ChangeError, StoreError, UnreadableKey};
 
 use crate::connection::{Connection, query};
 use crate::error::optional;
-use crate::rows::{KeyRow, stored_key};
+use crate::rows::{self, AccountRow, CorruptAccount, KeyRow, stored_key};
 use crate::schema::api_key;
 use crate::types::DbId;
 use crate::{accounts, postgres};
@@ -19,20 +19,49 @@ pub(crate) async fn check(connection: &mut Connection, change: &Change) -> Resul
     let Authority::Caller(caller) = &change.authority else {
         return Ok(());
     };
-    let stored = find(connection, caller.key_id).await?;
-    let stored = stored
+    let key = find(connection, DbId(caller.key_id.as_uuid())).await?;
+    let account = match caller.account_id {
+        Some(id) => accounts::find_in(connection, DbId(id.as_uuid())).await?,
+        None => None,
+    };
+    judge(change, key, account.map(AccountRow::read).as_ref())
+}
+
+/// Judges the caller on its key and its account, as the transaction sees them. Another account than the key's counts as none.
+pub(crate) fn judge(
+    change: &Change,
+    key: Option<KeyRow>,
+    account: Option<&Result<Account, Box<CorruptAccount>>>,
+) -> Result<(), ChangeError> {
+    let Authority::Caller(caller) = &change.authority else {
+        return Ok(());
+    };
+    let refused = |key: UnreadableKey| ChangeError::CallerDenied(key.denial());
+    let mut stored = key
+        .map(|key| stored_key(key, None))
         .transpose()
-        .map_err(|unreadable| ChangeError::CallerDenied(unreadable.denial()))?;
+        .map_err(refused)?;
+    if let Some(stored) = &mut stored
+        && let Some(id) = stored.key.account_id
+    {
+        match account {
+            Some(Ok(account)) if account.id == id => stored.account = Some(account.clone()),
+            Some(Err(corrupt)) if corrupt.row.id == Some(id.as_uuid()) => {
+                rows::log(&corrupt.row);
+                return Err(refused(UnreadableKey {
+                    id: Some(stored.key.id),
+                    is_revoked: stored.key.revoked_at.is_some(),
+                }));
+            }
+            _ => {}
+        }
+    }
     caller
         .check(stored.as_ref(), change.at)
         .map_err(ChangeError::CallerDenied)
 }
 
-async fn find(
-    connection: &mut Connection,
-    id: KeyId,
-) -> Result<Option<Result<StoredKey, UnreadableKey>>, StoreError> {
-    let id = DbId(id.as_uuid());
+async fn find(connection: &mut Connection, id: DbId) -> Result<Option<KeyRow>, StoreError> {
     let found = match connection {
         Connection::Postgres(lease) => {
             let outcome = postgres::key_for_share(lease.enter(), id).await;
@@ -44,27 +73,5 @@ async fn find(
             .select(KeyRow::as_select())
             .first(open)),
     };
-    let Some(row) = optional(found)? else {
-        return Ok(None);
-    };
-    let mut stored = match stored_key(row, None) {
-        Ok(stored) => stored,
-        Err(unreadable) => return Ok(Some(Err(unreadable))),
-    };
-    let Some(account_id) = stored.key.account_id else {
-        return Ok(Some(Ok(stored)));
-    };
-    let Some(account) = accounts::find_in(connection, account_id).await? else {
-        return Ok(Some(Ok(stored)));
-    };
-    Ok(Some(match accounts::readable(account) {
-        Ok(account) => {
-            stored.account = Some(account);
-            Ok(stored)
-        }
-        Err(_) => Err(UnreadableKey {
-            id: Some(stored.key.id),
-            is_revoked: stored.key.revoked_at.is_some(),
-        }),
-    }))
+    Ok(optional(found)?)
 }

@@ -9,18 +9,19 @@ use diesel::sql_query;
 use diesel::sql_types::{BigInt, Bool};
 use diesel_async::RunQueryDsl;
 use keys_core::pepper::{PepperError, PepperedDigest};
-use keys_core::{Account, AccountId, KeyId, KeyKind, PepperId, Timestamp};
+use keys_core::{Account, AccountId, Denial, KeyId, KeyKind, PepperId, Timestamp};
 use keys_service::feed::Commit;
 use keys_service::store::{
-    Authority, Change, ChangeError, FoundKey, KeyOwner, KeyPage, KeyUse, NewKey, StoreError,
+    Change, ChangeError, FoundKey, KeyOwner, KeyPage, KeyUse, NewKey, StoreError,
 };
 
 use crate::connection::{Connection, Pools, query};
 use crate::error::{QueryError, optional};
-use crate::rows::{self, CorruptRow, Fault, KeyRow, NewKeyRow, kind_code, stored_key};
+use crate::opening::{self, Counted, Opened, Opening};
+use crate::rows::{self, AccountRow, CorruptRow, Fault, KeyRow, NewKeyRow, kind_code, stored_key};
 use crate::schema::{api_key, key_count};
 use crate::types::{DbId, DbTimestamp, Id, Tolerant};
-use crate::{accounts, audit, authority, changes, idempotency, postgres, sqlite, sweep};
+use crate::{audit, authority, changes, idempotency, postgres, sqlite, sweep};
 
 const OPERATOR: i16 = kind_code(KeyKind::Operator);
 const ACCOUNT: i16 = kind_code(KeyKind::Account);
@@ -73,32 +74,53 @@ pub(crate) async fn find_by_digests(
 }
 
 pub(crate) async fn insert(pools: Pools, new: NewKey, change: Change) -> Result<(), ChangeError> {
-    let mut connection = pools.begin().await?;
-    let outcome = insert_in(&mut connection, &new, &change).await;
+    // The lock on the account comes first and in a statement of its own: only a statement that begins after the lock was granted
+    // sees every key that was made under it before.
+    let mut opening = Opening::new(&change, new.key.account_id, None);
+    if new.admission.cap && new.key.kind == KeyKind::Account {
+        opening = opening.count_at(change.at);
+    }
+    let (mut connection, opened) = opening::open(&pools, &opening).await?;
+    let outcome = match opened {
+        Ok(opened) => insert_in(&mut connection, opened, &new, &change).await,
+        Err(error) => Err(error.into()),
+    };
     connection.finish(outcome).await
 }
 
 async fn insert_in(
     connection: &mut Connection,
+    opened: Opened,
     new: &NewKey,
     change: &Change,
 ) -> Result<(), ChangeError> {
-    // The lock comes first and in a statement of its own: only a statement that begins after the lock was granted
-    // sees every key that was made under it before.
-    let account = match new.key.account_id {
-        Some(id) => Some(accounts::lock(connection, id).await?),
-        None => None,
-    };
-    authority::check(connection, change).await?;
-    if let Some(account) = account {
-        let account = accounts::readable(account.ok_or(ChangeError::AccountNotFound)?)?;
-        admit(connection, new, &account, change.at).await?;
+    let account = opened.account.map(AccountRow::read);
+    let callers_own = opened.caller_account.map(AccountRow::read);
+    let callers = callers_own.as_ref().or(account.as_ref());
+    authority::judge(change, opened.caller, callers)?;
+    if new.key.account_id.is_some() {
+        let account = account.ok_or(ChangeError::AccountNotFound)?;
+        let account = account.map_err(|corrupt| {
+            rows::log(&corrupt.row);
+            ChangeError::AccountDenied(Denial::Unreadable)
+        })?;
+        admit(connection, new, &account, opened.counted, change.at).await?;
     }
     let row = NewKeyRow::new(&new.key, &new.digest);
-    query!(connection, |open| diesel::insert_into(api_key::table)
-        .values(row)
-        .execute(open))?;
-    audit::record(connection, change, "key.created", new.key.id.as_uuid()).await?;
+    let id = new.key.id.as_uuid();
+    match connection {
+        Connection::Postgres(lease) => {
+            let event = audit::event(change, "key.created", id);
+            let outcome = postgres::insert_key(lease.enter(), row, event).await;
+            lease.leave(outcome)?;
+        }
+        Connection::Sqlite(_) => {
+            query!(&mut *connection, |open| diesel::insert_into(api_key::table)
+                .values(row)
+                .execute(open))?;
+            audit::record(connection, change, "key.created", id).await?;
+        }
+    }
     idempotency::complete(connection, change).await
 }
 
@@ -106,6 +128,7 @@ async fn admit(
     connection: &mut Connection,
     new: &NewKey,
     account: &Account,
+    counted: Option<Counted>,
     now: Timestamp,
 ) -> Result<(), ChangeError> {
     let max = new
@@ -114,9 +137,14 @@ async fn admit(
         .map_err(ChangeError::AccountDenied)?;
     if let Some(max) = max
         && new.key.kind == KeyKind::Account
-        && has_usable(connection, account.id, now, max).await?
     {
-        return Err(ChangeError::CapReached { max });
+        let is_reached = match counted.and_then(|counted| counted.reaches(max)) {
+            Some(is_reached) => is_reached,
+            None => has_usable(connection, account.id, now, max).await?,
+        };
+        if is_reached {
+            return Err(ChangeError::CapReached { max });
+        }
     }
     Ok(())
 }
@@ -298,29 +326,70 @@ pub(crate) async fn revoke(
     id: KeyId,
     change: Change,
 ) -> Result<Option<Commit>, ChangeError> {
-    let mut connection = pools.begin().await?;
-    let outcome = revoke_in(&mut connection, owner, id, &change).await;
+    let account = match owner {
+        Some(KeyOwner::Account(id)) => Some(id),
+        Some(KeyOwner::Operators) | None => None,
+    };
+    let opening = Opening::new(&change, account, Some(id));
+    let (mut connection, opened) = opening::open(&pools, &opening).await?;
+    let outcome = match opened {
+        Ok(opened) => revoke_in(&mut connection, opened, owner, id, &change).await,
+        Err(error) => Err(error.into()),
+    };
     connection.finish(outcome).await
+}
+
+/// The update that revokes the key, unless it is revoked already or is not of `owner`.
+macro_rules! revocation {
+    ($owner:expr, $id:expr, $now:expr, |$update:ident| $run:expr) => {{
+        let revoked = api_key::revoked_at.eq(DbTimestamp($now));
+        let update = diesel::update(api_key::table.find(DbId($id.as_uuid())))
+            .filter(api_key::revoked_at.is_null());
+        match $owner {
+            None => {
+                let $update = update.set(revoked);
+                $run
+            }
+            Some(KeyOwner::Account(account_id)) => {
+                let $update = update
+                    .filter(api_key::account_id.eq(DbId(account_id.as_uuid())))
+                    .filter(api_key::kind.eq(ACCOUNT))
+                    .set(revoked);
+                $run
+            }
+            Some(KeyOwner::Operators) => {
+                let $update = update.filter(api_key::kind.eq(OPERATOR)).set(revoked);
+                $run
+            }
+        }
+    }};
 }
 
 async fn revoke_in(
     connection: &mut Connection,
+    opened: Opened,
     owner: Option<KeyOwner>,
     id: KeyId,
     change: &Change,
 ) -> Result<Option<Commit>, ChangeError> {
-    if let Some(KeyOwner::Account(account_id)) = owner {
-        accounts::lock(connection, account_id).await?;
-    }
+    let account = opened.caller_account.or(opened.account);
+    authority::judge(
+        change,
+        opened.caller,
+        account.map(AccountRow::read).as_ref(),
+    )?;
     if let Connection::Postgres(lease) = connection {
-        let mut ids = vec![DbId(id.as_uuid())];
-        if let Authority::Caller(caller) = &change.authority {
-            ids.push(DbId(caller.key_id.as_uuid()));
-        }
-        let outcome = postgres::lock_keys(lease.enter(), ids).await;
-        lease.leave(outcome)?;
+        let event = audit::event(change, "key.revoked", id.as_uuid());
+        let open = lease.enter();
+        let outcome = revocation!(owner, id, change.at, |update| {
+            postgres::revoke_key(open, update.returning(api_key::id), event).await
+        });
+        let Some(commit) = lease.leave(outcome)? else {
+            return Ok(None);
+        };
+        idempotency::complete(connection, change).await?;
+        return Ok(Some(commit));
     }
-    authority::check(connection, change).await?;
     if mark_revoked(connection, owner, id, change.at).await? == 0 {
         return Ok(None);
     }
@@ -335,29 +404,8 @@ async fn mark_revoked(
     id: KeyId,
     now: Timestamp,
 ) -> Result<usize, QueryError> {
-    let revoked = api_key::revoked_at.eq(DbTimestamp(now));
-    let id = DbId(id.as_uuid());
-    match owner {
-        None => query!(connection, |open| diesel::update(api_key::table.find(id))
-            .filter(api_key::revoked_at.is_null())
-            .set(revoked)
-            .execute(open)),
-        Some(KeyOwner::Account(account_id)) => {
-            query!(connection, |open| diesel::update(api_key::table.find(id))
-                .filter(api_key::revoked_at.is_null())
-                .filter(api_key::account_id.eq(DbId(account_id.as_uuid())))
-                .filter(api_key::kind.eq(ACCOUNT))
-                .set(revoked)
-                .execute(open))
-        }
-        Some(KeyOwner::Operators) => {
-            query!(connection, |open| diesel::update(api_key::table.find(id))
-                .filter(api_key::revoked_at.is_null())
-                .filter(api_key::kind.eq(OPERATOR))
-                .set(revoked)
-                .execute(open))
-        }
-    }
+    revocation!(owner, id, now, |update| query!(connection, |open| update
+        .execute(open)))
 }
 
 pub(crate) async fn record_uses(pools: Pools, uses: Vec<KeyUse>) -> Result<Vec<KeyId>, StoreError> {

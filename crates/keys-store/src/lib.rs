@@ -15,6 +15,7 @@ mod idempotency;
 mod keys;
 mod life;
 mod migrate;
+mod opening;
 mod options;
 mod postgres;
 mod rows;

@@ -1,5 +1,6 @@
 //! What only PostgreSQL does: row locks, advisory locks, arrays as tables, its connections.
 
+use std::iter;
 use std::marker::PhantomData;
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -7,21 +8,24 @@ use std::time::Duration;
 use diesel::pg::{Pg, PgQueryBuilder};
 use diesel::prelude::*;
 use diesel::query_builder::{AstPass, Query, QueryBuilder as _, QueryFragment, QueryId};
+use diesel::result::Error;
 use diesel::sql_types::{Array, BigInt, Binary, Bool, Integer, Nullable, Text};
 use diesel::{QueryResult, sql_query};
-use diesel_async::{
-    AnsiTransactionManager, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection as _,
-};
+use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection as _};
+use futures_util::future::{try_join, try_join4};
 use keys_core::{KeyDigest, KeyId};
 use keys_service::feed::Commit;
 use keys_service::store::KeyUse;
+use tokio::time::timeout;
 
+use crate::audit::EventRow;
 use crate::idempotency::ReservationRow;
 use crate::life::Life;
-use crate::rows::{AccountRow, FoundRow, KeyRow};
-use crate::schema::{account, api_key};
+use crate::opening::{Counted, Opened, Opening};
+use crate::rows::{AccountRow, FoundRow, KeyRow, NewKeyRow};
+use crate::schema::{account, api_key, audit_event};
 use crate::sweep;
-use crate::types::{DbId, DbTimestamp, Id, Moment};
+use crate::types::{Address, DbId, DbTimestamp, Id, Moment};
 
 mod connect;
 mod feed;
@@ -40,53 +44,272 @@ pub(crate) use wake::Waker;
 /// How many keys one statement updates: with many more the planner changes its mind and reads the whole table.
 const USES_PER_STATEMENT: usize = 1_000;
 
-pub(crate) async fn begin(connection: &mut AsyncPgConnection) -> QueryResult<()> {
+pub(crate) async fn begin(mut connection: &AsyncPgConnection) -> QueryResult<()> {
     // Counting under the lock on the account is only right if each statement sees what was committed before it.
     // It does not say `read write`: a database that was made read-only by default is meant to be so.
-    let sql = "begin isolation level read committed";
-    AnsiTransactionManager::begin_transaction_sql(connection, sql).await
+    connection
+        .batch_execute("begin isolation level read committed")
+        .await
 }
 
 /// The account, kept from being changed or given keys by others until the transaction ends.
 pub(crate) async fn lock_account(
-    connection: &mut AsyncPgConnection,
+    mut connection: &AsyncPgConnection,
     id: DbId,
 ) -> QueryResult<AccountRow> {
     account::table
         .find(id)
         .select(AccountRow::as_select())
         .for_no_key_update()
-        .first(connection)
+        .first(&mut connection)
         .await
 }
 
 /// The key, kept from being changed by others until the transaction ends.
 pub(crate) async fn key_for_share(
-    connection: &mut AsyncPgConnection,
+    mut connection: &AsyncPgConnection,
     id: DbId,
 ) -> QueryResult<KeyRow> {
     api_key::table
         .find(id)
         .select(KeyRow::as_select())
         .for_share()
-        .first(connection)
+        .first(&mut connection)
         .await
 }
 
 /// Locks keys that are about to be judged and changed, always in the same order: two operators revoking each other's
-/// keys would otherwise wait for each other.
-pub(crate) async fn lock_keys(
-    connection: &mut AsyncPgConnection,
+/// keys would otherwise wait for each other. Returns them as they are once they are locked.
+async fn lock_keys(
+    mut connection: &AsyncPgConnection,
     ids: Vec<DbId>,
-) -> QueryResult<()> {
+) -> QueryResult<Vec<(DbId, KeyRow)>> {
     api_key::table
         .filter(api_key::id.eq_any(ids))
         .order(api_key::id)
-        .select(api_key::id)
+        .select((api_key::id, KeyRow::as_select()))
         .for_no_key_update()
-        .load::<DbId>(connection)
+        .load(&mut connection)
+        .await
+}
+
+/// Why a transaction is not open.
+pub(crate) enum OpenFailure {
+    /// The server did not answer the first statement in time.
+    Silent,
+    Query(Error),
+}
+
+impl From<Error> for OpenFailure {
+    fn from(error: Error) -> Self {
+        Self::Query(error)
+    }
+}
+
+/// Begins a transaction, locks and reads, in one round trip. The beginning must be answered within `patience`; locks may be
+/// waited for.
+///
+/// Nothing here changes anything, so that nothing is done if the transaction was not begun.
+pub(crate) async fn open(
+    connection: &AsyncPgConnection,
+    opening: &Opening,
+    patience: Duration,
+) -> Result<Opened, OpenFailure> {
+    let begun = async {
+        match timeout(patience, begin(connection)).await {
+            Ok(outcome) => Ok(outcome?),
+            Err(_) => Err(OpenFailure::Silent),
+        }
+    };
+    let account = if_wanted(opening.account, |id| lock_account(connection, id));
+    let caller = async {
+        let (Some(key), caller) = (opening.key, opening.caller) else {
+            return if_wanted(opening.caller, |id| key_for_share(connection, id)).await;
+        };
+        let ids = iter::once(key).chain(caller).collect();
+        let locked = lock_keys(connection, ids).await?;
+        let mut locked = locked.into_iter();
+        Ok(locked.find_map(|(id, row)| (Some(id) == caller).then_some(row)))
+    };
+    let caller_account = if_wanted(opening.caller_account, |id| find_account(connection, id));
+    let counted = if_wanted(opening.account.zip(opening.counted_at), |(account, now)| {
+        count_usable(connection, account, now)
+    });
+    // Each is sent when it is polled first, which is in this order. One that has to be prepared keeps the later ones from
+    // being sent until it is sent itself.
+    let ((), (account, caller, caller_account, counted)) =
+        try_join(begun, try_join4(account, caller, caller_account, counted)).await?;
+    Ok(Opened {
+        account,
+        caller,
+        caller_account,
+        counted,
+    })
+}
+
+/// The row that `find` reads, if there is something to look for and it is there.
+async fn if_wanted<W, T, F>(
+    wanted: Option<W>,
+    find: impl FnOnce(W) -> F,
+) -> Result<Option<T>, OpenFailure>
+where
+    F: Future<Output = QueryResult<T>>,
+{
+    let Some(wanted) = wanted else {
+        return Ok(None);
+    };
+    Ok(find(wanted).await.optional()?)
+}
+
+async fn find_account(mut connection: &AsyncPgConnection, id: DbId) -> QueryResult<AccountRow> {
+    account::table
+        .find(id)
+        .select(AccountRow::as_select())
+        .first(&mut connection)
+        .await
+}
+
+async fn count_usable(
+    mut connection: &AsyncPgConnection,
+    account: DbId,
+    now: DbTimestamp,
+) -> QueryResult<Counted> {
+    let (unending, ending) = CountUsable { account, now }
+        .get_result(&mut connection)
         .await?;
+    Ok(Counted { unending, ending })
+}
+
+/// The usable keys of an account, those that expire up to a maximum.
+#[derive(QueryId)]
+struct CountUsable {
+    account: DbId,
+    now: DbTimestamp,
+}
+
+impl Query for CountUsable {
+    type SqlType = (BigInt, BigInt);
+}
+
+impl QueryFragment<Pg> for CountUsable {
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        const { assert!(Counted::ENDING_MAX == 100, "as the statement says") };
+        out.push_sql("select coalesce((select unending from key_count where account_id = ");
+        out.push_bind_param::<Id, _>(&self.account)?;
+        // Literally as the index has it: a planner that does not know the parameters could not use it.
+        out.push_sql(
+            "), 0), (select count(*) from (\
+                 select from api_key \
+                 where account_id = $1 and kind = 2 and revoked_at is null and expires_at > ",
+        );
+        out.push_bind_param::<Moment, _>(&self.now)?;
+        out.push_sql(" limit 100) as one)");
+        Ok(())
+    }
+}
+
+/// Writes a key and its audit event, in one statement.
+pub(crate) async fn insert_key(
+    connection: &mut AsyncPgConnection,
+    key: NewKeyRow,
+    event: EventRow,
+) -> QueryResult<()> {
+    InsertBoth {
+        first: diesel::insert_into(api_key::table)
+            .values(key)
+            .returning(api_key::id),
+        second: diesel::insert_into(audit_event::table).values(event),
+    }
+    .execute(connection)
+    .await?;
     Ok(())
+}
+
+/// Two insertions as one statement: both are done, or none.
+struct InsertBoth<F, S> {
+    first: F,
+    second: S,
+}
+
+impl<F, S> QueryId for InsertBoth<F, S> {
+    type QueryId = ();
+    const HAS_STATIC_QUERY_ID: bool = false;
+}
+
+impl<F: QueryFragment<Pg>, S: QueryFragment<Pg>> QueryFragment<Pg> for InsertBoth<F, S> {
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        out.push_sql("with first as (");
+        self.first.walk_ast(out.reborrow())?;
+        out.push_sql(") ");
+        self.second.walk_ast(out)
+    }
+}
+
+/// Runs `update` and, if it changes a key, writes the audit event and identifies the transaction, in one statement.
+/// `None` if it changes none.
+pub(crate) async fn revoke_key<U>(
+    connection: &mut AsyncPgConnection,
+    update: U,
+    event: EventRow,
+) -> QueryResult<Option<Commit>>
+where
+    U: QueryFragment<Pg> + Send,
+{
+    let found: Option<(String, String)> = RevokeKey { update, event }
+        .get_result(connection)
+        .await
+        .optional()?;
+    let Some((number, log)) = found else {
+        return Ok(None);
+    };
+    commit_of(&number, &log).map(Some)
+}
+
+struct RevokeKey<U> {
+    /// Returns one row for the key that it changes.
+    update: U,
+    event: EventRow,
+}
+
+impl<U> QueryId for RevokeKey<U> {
+    type QueryId = ();
+    const HAS_STATIC_QUERY_ID: bool = false;
+}
+
+impl<U> Query for RevokeKey<U> {
+    type SqlType = (Text, Text);
+}
+
+impl<U: QueryFragment<Pg>> QueryFragment<Pg> for RevokeKey<U> {
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        let event = &self.event;
+        out.push_sql("with revoked as (");
+        self.update.walk_ast(out.reborrow())?;
+        out.push_sql(
+            "), noted as (\
+                 insert into audit_event \
+                 (id, at, actor_kind, actor_id, action, subject_id, address, reason) select ",
+        );
+        out.push_bind_param::<Id, _>(&event.id)?;
+        out.push_sql(", ");
+        out.push_bind_param::<Moment, _>(&event.at)?;
+        out.push_sql(", ");
+        out.push_bind_param::<Text, _>(&event.actor_kind)?;
+        out.push_sql(", ");
+        out.push_bind_param::<Nullable<Id>, _>(&event.actor_id)?;
+        out.push_sql(", ");
+        out.push_bind_param::<Text, _>(&event.action)?;
+        out.push_sql(", ");
+        out.push_bind_param::<Id, _>(&event.subject_id)?;
+        out.push_sql(", ");
+        out.push_bind_param::<Nullable<Address>, _>(&event.address)?;
+        out.push_sql(", ");
+        out.push_bind_param::<Nullable<Text>, _>(&event.reason)?;
+        out.push_sql(" from revoked) select ");
+        out.push_sql(TRANSACTION);
+        out.push_sql(" from revoked");
+        Ok(())
+    }
 }
 
 /// The keys kept under any of these digests, by one prepared statement, however many they are.
@@ -162,25 +385,35 @@ impl<Q> QueryFragment<Pg> for BuiltOnce<'_, Q> {
     }
 }
 
+/// The number of the transaction under way, and the log that it belongs to.
+const TRANSACTION: &str = "pg_current_xact_id()::text, current_setting('keys.log')";
+
 /// Identifies the transaction under way, and the log that its number belongs to.
 pub(crate) async fn transaction(connection: &mut AsyncPgConnection) -> QueryResult<Commit> {
-    #[derive(QueryableByName)]
-    struct Row {
-        #[diesel(sql_type = Text)]
-        number: String,
-        #[diesel(sql_type = Text)]
-        log: String,
+    let (number, log): (String, String) = Transaction.get_result(connection).await?;
+    commit_of(&number, &log)
+}
+
+#[derive(QueryId)]
+struct Transaction;
+
+impl Query for Transaction {
+    type SqlType = (Text, Text);
+}
+
+impl QueryFragment<Pg> for Transaction {
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        out.push_sql("select ");
+        out.push_sql(TRANSACTION);
+        Ok(())
     }
-    let row: Row = sql_query(format!(
-        "select pg_current_xact_id()::text as number, current_setting('{SETTING}') as log"
-    ))
-    .get_result(connection)
-    .await?;
-    let number = row
-        .number
+}
+
+fn commit_of(number: &str, log: &str) -> QueryResult<Commit> {
+    let number = number
         .parse()
-        .map_err(|error| diesel::result::Error::DeserializationError(Box::new(error)))?;
-    Ok(Commit::in_log(log_number(&row.log), number))
+        .map_err(|error| Error::DeserializationError(Box::new(error)))?;
+    Ok(Commit::in_log(log_number(log), number))
 }
 
 /// Lets one attempt at a time reserve any of these look-up digests.

@@ -25,9 +25,7 @@ use std::time::{Duration, Instant};
 use diesel::sql_types::{Array, Integer};
 use diesel::{QueryResult, QueryableByName, sql_query};
 use diesel_async::pooled_connection::PoolableConnection as _;
-use diesel_async::{
-    AnsiTransactionManager, AsyncPgConnection, RunQueryDsl as _, TransactionManager as _,
-};
+use diesel_async::{AsyncPgConnection, RunQueryDsl as _, SimpleAsyncConnection as _};
 use keys_service::store::StoreError;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
@@ -35,9 +33,11 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::{sleep, sleep_until, timeout, timeout_at};
 
+use super::OpenFailure;
 use super::connect::{ConnectFailure, Pooled, PostgresConnector};
 use crate::connection::WriteHealth;
 use crate::error::QueryError;
+use crate::opening::{self, Opened};
 use crate::options::StoreOptions;
 
 /// How long a connection is kept that is not used. The last one is kept for verification.
@@ -308,6 +308,24 @@ impl Pool {
 
     /// A connection with a transaction open for writing.
     pub(crate) async fn begin(&self, purpose: Purpose) -> Result<Lease, StoreError> {
+        let (lease, opened) = self.open_for(purpose, &opening::Opening::default()).await?;
+        opened?;
+        Ok(lease)
+    }
+
+    /// A connection with a transaction open for a change, which has locked and read.
+    pub(crate) async fn begin_change(
+        &self,
+        opening: &opening::Opening,
+    ) -> Result<(Lease, Result<Opened, QueryError>), StoreError> {
+        self.open_for(Purpose::Write, opening).await
+    }
+
+    async fn open_for(
+        &self,
+        purpose: Purpose,
+        opening: &opening::Opening,
+    ) -> Result<(Lease, Result<Opened, QueryError>), StoreError> {
         const ATTEMPTS: usize = 2;
         for _ in 0..ATTEMPTS {
             if self.0.commits.are_pending() {
@@ -316,14 +334,17 @@ impl Pool {
             let began = Instant::now();
             let mut lease = self.take(purpose).await?;
             lease.in_transaction = true;
-            match timeout(BEGIN_TIMEOUT, super::begin(lease.enter())).await {
-                Ok(outcome) => {
-                    lease.leave(outcome)?;
-                    return Ok(lease);
-                }
+            let outcome = match super::open(lease.enter(), opening, BEGIN_TIMEOUT).await {
+                Ok(opened) => Ok(opened),
+                Err(OpenFailure::Query(error)) => Err(error),
                 // Most likely the other end is gone.
-                Err(_) => self.forget_made_before(began),
-            }
+                Err(OpenFailure::Silent) => {
+                    self.forget_made_before(began);
+                    continue;
+                }
+            };
+            let opened = lease.leave(outcome);
+            return Ok((lease, opened));
         }
         Err(PoolError::Silent.into())
     }
@@ -658,7 +679,7 @@ impl Lease {
         self.is_committing = true;
         let of_task = pool.clone();
         let mut task = pool.0.runtime.spawn(async move {
-            let outcome = AnsiTransactionManager::commit_transaction(self.enter()).await;
+            let outcome = self.enter().batch_execute("commit").await;
             let outcome = self.leave(outcome);
             if outcome.is_ok() {
                 self.in_transaction = false;
@@ -688,7 +709,7 @@ impl Lease {
 
     /// Undoes everything.
     pub(crate) async fn roll_back(mut self) -> Result<(), QueryError> {
-        let outcome = AnsiTransactionManager::rollback_transaction(self.enter()).await;
+        let outcome = self.enter().batch_execute("rollback").await;
         let outcome = self.leave(outcome);
         if outcome.is_ok() {
             self.in_transaction = false;
