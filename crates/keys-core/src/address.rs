@@ -47,7 +47,10 @@ impl TrustedProxies {
         self
     }
 
-    fn contains(&self, address: IpAddr) -> bool {
+    /// Whether the address is one of a trusted proxy. Addresses of IPv4 must not be mapped to IPv6
+    /// ([`IpAddr::to_canonical`]).
+    #[must_use]
+    pub fn contains(&self, address: IpAddr) -> bool {
         self.networks
             .iter()
             .any(|network| network.contains(&address))

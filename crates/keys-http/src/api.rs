@@ -13,7 +13,7 @@ use keys_service::{KeyManagement, KeyService, VerdictCode};
 use crate::access_log::AccessLog;
 use crate::fallback;
 use crate::health::Prober;
-use crate::metrics::{ExtraCounter, Metrics};
+use crate::metrics::{Extra, ExtraKind, Metrics};
 use crate::mount::Mount;
 use crate::{account, flat, health, management, metrics, verification};
 
@@ -33,7 +33,7 @@ pub(crate) struct Inner {
     management: bool,
     verification: bool,
     pub(crate) metrics: Option<Metrics>,
-    pub(crate) counters: Vec<ExtraCounter>,
+    pub(crate) extra_metrics: Vec<Extra>,
     pub(crate) prober: Prober,
     is_draining: AtomicBool,
 }
@@ -54,7 +54,7 @@ impl Api {
                 management: true,
                 verification: true,
                 metrics: Some(Metrics::default()),
-                counters: Vec::new(),
+                extra_metrics: Vec::new(),
                 prober: Prober::default(),
                 is_draining: AtomicBool::new(false),
             },
@@ -201,9 +201,46 @@ impl ApiBuilder {
         description: &'static str,
         value: impl Fn() -> u64 + Send + Sync + 'static,
     ) -> Self {
-        self.inner.counters.push(ExtraCounter {
+        self.inner.extra_metrics.push(Extra {
             name,
+            label: None,
             description,
+            kind: ExtraKind::Counter,
+            value: Box::new(value),
+        });
+        self
+    }
+
+    /// Adds a counter with a label, a name and a value. Otherwise like [`counter`](Self::counter).
+    pub fn labelled_counter(
+        mut self,
+        name: &'static str,
+        label: (&'static str, &'static str),
+        description: &'static str,
+        value: impl Fn() -> u64 + Send + Sync + 'static,
+    ) -> Self {
+        self.inner.extra_metrics.push(Extra {
+            name,
+            label: Some(label),
+            description,
+            kind: ExtraKind::Counter,
+            value: Box::new(value),
+        });
+        self
+    }
+
+    /// Adds a gauge, which may go up and down. Otherwise like [`counter`](Self::counter).
+    pub fn gauge(
+        mut self,
+        name: &'static str,
+        description: &'static str,
+        value: impl Fn() -> u64 + Send + Sync + 'static,
+    ) -> Self {
+        self.inner.extra_metrics.push(Extra {
+            name,
+            label: None,
+            description,
+            kind: ExtraKind::Gauge,
             value: Box::new(value),
         });
         self

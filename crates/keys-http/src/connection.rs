@@ -66,6 +66,7 @@ pub struct Guarded<T> {
     is_shut: bool,
     reading: Timer,
     writing: Timer,
+    write_time: Duration,
 }
 
 /// A deadline that costs nothing until it is needed.
@@ -101,6 +102,7 @@ impl<T> Guarded<T> {
             is_shut: false,
             reading: Timer::default(),
             writing: Timer::default(),
+            write_time: WRITE_TIME,
         }
     }
 
@@ -198,7 +200,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guarded<T> {
         let written = Pin::new(&mut this.io).poll_write(context, bytes);
         if written.is_ready() {
             this.writing.stop();
-        } else if this.writing.is_over(WRITE_TIME, context) {
+        } else if this.writing.is_over(this.write_time, context) {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         written
@@ -535,5 +537,31 @@ mod tests {
             assert!(passed.len() < 1_200_000, "{}", passed.len());
             assert_eq!(refused, Some([].as_slice()));
         }
+    }
+
+    #[tokio::test]
+    async fn writes_that_make_no_progress_are_given_up() {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+        const SHORT: Duration = Duration::from_millis(600);
+        let (server, mut client) = tokio::io::duplex(16);
+        let mut guarded = Guarded::new(server);
+        assert_eq!(guarded.write_time, Duration::from_secs(30));
+        guarded.write_time = SHORT;
+        let start = Instant::now();
+        // A client that reads slowly keeps its connection.
+        let read = async {
+            for _ in 0..8 {
+                tokio::time::sleep(SHORT / 6).await;
+                client.read_exact(&mut [0; 16]).await.unwrap();
+            }
+            std::future::pending::<()>().await;
+        };
+        let error = tokio::select! {
+            written = guarded.write_all(&[b'x'; 1024]) => written.unwrap_err(),
+            () = read => unreachable!("it waits for ever"),
+        };
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!(start.elapsed() >= SHORT / 6 * 8 + SHORT);
     }
 }

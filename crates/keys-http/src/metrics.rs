@@ -132,11 +132,18 @@ impl Default for Metrics {
     }
 }
 
-/// A counter that the application keeps.
-pub(crate) struct ExtraCounter {
+/// A metric that the application keeps.
+pub(crate) struct Extra {
     pub(crate) name: &'static str,
+    pub(crate) label: Option<(&'static str, &'static str)>,
+    pub(crate) kind: ExtraKind,
     pub(crate) description: &'static str,
     pub(crate) value: Box<dyn Fn() -> u64 + Send + Sync>,
+}
+
+pub(crate) enum ExtraKind {
+    Counter,
+    Gauge,
 }
 
 const METADATA: Metadata<'static> = Metadata::new("keys_http", Level::INFO, None);
@@ -188,7 +195,7 @@ impl Metrics {
         self.recorder.register_counter(&key, &METADATA)
     }
 
-    fn render(&self, service: &KeyService, extra: &[ExtraCounter]) -> String {
+    fn render(&self, service: &KeyService, extra: &[Extra]) -> String {
         let (state, reads) = (service.cache_state(), service.read_state());
         let behind = state.behind.map(|behind| behind.as_secs_f64());
         #[expect(
@@ -230,12 +237,8 @@ impl Metrics {
             let counter = self.recorder.register_counter(&key, &METADATA);
             counter.absolute(value);
         }
-        for counter in extra {
-            self.recorder
-                .describe_counter(counter.name.into(), None, counter.description.into());
-            let key = Key::from_static_name(counter.name);
-            let registered = self.recorder.register_counter(&key, &METADATA);
-            registered.absolute((counter.value)());
+        for metric in extra {
+            self.set_extra(metric);
         }
         let counted_by = service.limiter_state();
         for state in LimiterState::ALL {
@@ -245,6 +248,32 @@ impl Metrics {
             self.recorder.register_gauge(&key, &METADATA).set(is_this);
         }
         self.recorder.handle().render()
+    }
+}
+
+impl Metrics {
+    fn set_extra(&self, metric: &Extra) {
+        let (name, description) = (metric.name.into(), metric.description.into());
+        let labels: Vec<_> = metric
+            .label
+            .iter()
+            .map(|(name, value)| Label::from_static_parts(name, value))
+            .collect();
+        let key = Key::from_parts(metric.name, labels);
+        let value = (metric.value)();
+        match metric.kind {
+            ExtraKind::Counter => {
+                self.recorder.describe_counter(name, None, description);
+                let counter = self.recorder.register_counter(&key, &METADATA);
+                counter.absolute(value);
+            }
+            ExtraKind::Gauge => {
+                self.recorder.describe_gauge(name, None, description);
+                #[expect(clippy::cast_precision_loss, reason = "2^52 of anything is far off")]
+                let value = value as f64;
+                self.recorder.register_gauge(&key, &METADATA).set(value);
+            }
+        }
     }
 }
 
@@ -263,7 +292,7 @@ async fn metrics(api: web::Data<Api>) -> HttpResponse {
     HttpResponse::Ok()
         .insert_header((CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8"))
         .insert_header((CACHE_CONTROL, "no-store"))
-        .body(metrics.render(api.service(), &api.inner.counters))
+        .body(metrics.render(api.service(), &api.inner.extra_metrics))
 }
 
 /// What answered a request, as far as logs and figures tell.

@@ -76,6 +76,10 @@ pub(crate) struct Http {
     pub drain: Duration,
     /// Permissions of the files of Unix sockets.
     pub unix_mode: UnixMode,
+    /// `None` follows from the limit on open files.
+    pub connections_max: Option<usize>,
+    /// `None` if one address may have all.
+    pub connections_per_address_max: Option<usize>,
     pub trusted_proxies: Vec<IpNet>,
     /// Whether `unix` is among the trusted proxies.
     pub trusts_unix_peers: bool,
@@ -357,6 +361,8 @@ struct RawHttp {
     workers: usize,
     drain_seconds: u64,
     unix_mode: String,
+    connections_max: usize,
+    connections_per_address_max: usize,
     trusted_proxies: Vec<String>,
     key_management: String,
     unauthenticated: RawQuota,
@@ -561,6 +567,11 @@ impl RawHttp {
                 .unix_mode
                 .parse()
                 .map_err(|error| anyhow::anyhow!("setting `http.unix_mode` {error}"))?,
+            connections_max: connections("http.connections_max", self.connections_max)?,
+            connections_per_address_max: connections(
+                "http.connections_per_address_max",
+                self.connections_per_address_max,
+            )?,
             trusted_proxies,
             trusts_unix_peers,
             key_management,
@@ -593,6 +604,16 @@ fn endpoints(listen: OneOrMore) -> anyhow::Result<Vec<Endpoint>> {
         bail!("setting `http.listen` is empty: name at least one ADDRESS:PORT or unix:/PATH");
     }
     Ok(endpoints)
+}
+
+/// A maximum of connections; `None` for 0.
+fn connections(setting: &str, max: usize) -> anyhow::Result<Option<usize>> {
+    /// 18 GB of memory while they are idle.
+    const CONNECTIONS_MAX: usize = 1_000_000;
+    if max > CONNECTIONS_MAX {
+        bail!("setting `{setting}` must be at most {CONNECTIONS_MAX}, not {max}");
+    }
+    Ok((max > 0).then_some(max))
 }
 
 fn drain(seconds: u64) -> anyhow::Result<Duration> {
@@ -830,6 +851,8 @@ mod tests {
         assert_eq!(settings.plans, Plans::documented());
         assert_eq!(settings.http.listen, endpoints(&["127.0.0.1:8080"]));
         assert_eq!(settings.http.drain, Duration::from_secs(3));
+        assert_eq!(settings.http.connections_max, None);
+        assert_eq!(settings.http.connections_per_address_max, Some(1024));
         assert_eq!(settings.database.url.as_str(), "sqlite://data/keys.db");
         assert_eq!(settings.http.unauthenticated.requests.get(), 60);
         assert!(settings.http.trusted_proxies.is_empty());
@@ -957,6 +980,17 @@ mod tests {
             ("KEYS_HTTP__WORKERS", "many", "http.workers"),
             ("KEYS_HTTP__DRAIN_SECONDS", "-1", "http.drain_seconds"),
             ("KEYS_HTTP__DRAIN_SECONDS", "301", "http.drain_seconds"),
+            ("KEYS_HTTP__CONNECTIONS_MAX", "-1", "http.connections_max"),
+            (
+                "KEYS_HTTP__CONNECTIONS_MAX",
+                "1000001",
+                "http.connections_max",
+            ),
+            (
+                "KEYS_HTTP__CONNECTIONS_PER_ADDRESS_MAX",
+                "many",
+                "http.connections_per_address_max",
+            ),
             (
                 "KEYS_HTTP__TRUSTED_PROXIES",
                 "localhost",

@@ -1,8 +1,8 @@
 //! Where the server listens, and the listening sockets.
 
 use std::fmt;
-use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::{self, Read as _, Write as _};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::pin::Pin;
 use std::str::FromStr;
@@ -18,6 +18,9 @@ use crate::unix_socket::{Bound, Listening, SocketPath};
 
 /// Connections that the system keeps for the server until it accepts them.
 pub(crate) const BACKLOG: u32 = 1024;
+
+/// The answer to a connection for which there is no place.
+const REFUSAL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: 1\r\nconnection: close\r\n\r\n";
 
 /// An address that the server listens on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,6 +114,33 @@ pub(crate) enum Accepted {
     Tcp(TcpStream, SocketAddr),
     /// Its peer has no address.
     Unix(UnixStream),
+}
+
+impl Accepted {
+    /// The address of the client, if it has one.
+    pub(crate) fn address(&self) -> Option<IpAddr> {
+        match self {
+            Self::Tcp(_, peer) => Some(peer.ip()),
+            Self::Unix(_) => None,
+        }
+    }
+
+    /// Answers 503 and closes, without waiting for anything.
+    pub(crate) fn refuse(self) {
+        // A socket that is closed with unread bytes resets the connection, and the client may lose the answer.
+        match self {
+            Self::Tcp(mut stream, _) => {
+                let _ = stream.read(&mut [0; 4096]);
+                let _ = stream.write(REFUSAL);
+                let _ = stream.shutdown(Shutdown::Write);
+            }
+            Self::Unix(mut stream) => {
+                let _ = stream.read(&mut [0; 4096]);
+                let _ = stream.write(REFUSAL);
+                let _ = stream.shutdown(Shutdown::Write);
+            }
+        }
+    }
 }
 
 impl Listener {

@@ -3,6 +3,7 @@
 mod arguments;
 mod commands;
 mod config;
+mod connections;
 mod embedded;
 mod listen;
 mod open;

@@ -2,6 +2,7 @@
 
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
 use crate::config::{self, Http, Settings};
+use crate::connections::{Connections, Limits, Refused};
 use crate::listen::{Endpoint, Listener};
 use crate::open::{Opened, open_to_serve};
 use crate::stop::{Request, Signals};
@@ -23,6 +25,9 @@ use crate::{telemetry, welcome};
 
 /// How long the last flush of uses may take.
 const LAST_FLUSH: Duration = Duration::from_secs(2);
+
+const REFUSED: &str = "keys_http_connections_refused_total";
+const REFUSED_DESCRIPTION: &str = "Connections that were refused, because there were too many in total or of their client address.";
 
 /// What can be read again without a restart.
 #[derive(Debug)]
@@ -58,7 +63,7 @@ pub(crate) fn run(runtime: &Runtime, settings: &Settings, reload: &Reload) -> an
         let checked = endpoint.check(settings.http.unix_mode);
         checked.with_context(|| cannot_listen(endpoint))?;
     }
-    raise_open_files();
+    let open_files = raise_open_files();
     let mut signals = {
         let _guard = runtime.enter();
         Signals::handle().context("handling signals")?
@@ -99,8 +104,22 @@ pub(crate) fn run(runtime: &Runtime, settings: &Settings, reload: &Reload) -> an
         } else {
             welcome::hint(&service, is_embedded(&settings.database.url)).await?;
         }
-        let api = api(&service, http, &reload.telemetry)?;
-        let server = Server::start(api, listeners, http.workers)?;
+        let threads = match http.workers {
+            0 => available_parallelism().map_or(2, usize::from),
+            count => count,
+        };
+        let limits = Limits::choose(
+            http.connections_max,
+            http.connections_per_address_max,
+            open_files,
+            threads,
+            usize::try_from(settings.database.connections_max.get()).unwrap_or(usize::MAX),
+        );
+        let proxies = TrustedProxies::new(http.trusted_proxies.iter().copied())
+            .trusting_unix_peers(http.trusts_unix_peers);
+        let connections = Connections::new(limits, proxies.clone());
+        let api = api(&service, http, proxies, &reload.telemetry, &connections)?;
+        let server = Server::start(api, listeners, threads, connections)?;
         server.run(http.drain, &mut signals, reload, &store).await;
         Ok(())
     });
@@ -126,8 +145,8 @@ async fn is_lost(store: &Store) -> bool {
 }
 
 /// Raises the limit on open files as far as the process may, since each connection is one. systemd and shells often set
-/// 1,024.
-fn raise_open_files() {
+/// 1,024. Returns the limit, or `None` if there is none.
+fn raise_open_files() -> Option<u64> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let wanted = Rlimit {
@@ -135,12 +154,18 @@ fn raise_open_files() {
         maximum,
     };
     match setrlimit(Resource::Nofile, wanted) {
-        Ok(()) => tracing::info!(
-            "open files: the limit is {} (it was {})",
-            maximum.map_or("none".to_owned(), |limit| limit.to_string()),
-            current.map_or("none".to_owned(), |limit| limit.to_string())
-        ),
-        Err(error) => tracing::warn!(%error, "the limit on open files cannot be raised"),
+        Ok(()) => {
+            tracing::info!(
+                "open files: the limit is {} (it was {})",
+                maximum.map_or("none".to_owned(), |limit| limit.to_string()),
+                current.map_or("none".to_owned(), |limit| limit.to_string())
+            );
+            maximum
+        }
+        Err(error) => {
+            tracing::warn!(%error, "the limit on open files cannot be raised");
+            current
+        }
     }
 }
 
@@ -161,13 +186,14 @@ struct Server {
 }
 
 impl Server {
-    /// Starts to serve with that many threads; 0 is one for each processor.
-    fn start(api: Api, listeners: Vec<Listener>, workers: usize) -> anyhow::Result<Self> {
-        let count = match workers {
-            0 => available_parallelism().map_or(2, usize::from),
-            count => count,
-        };
-        let (workers, ended) = Workers::start(count, &api)?;
+    /// Starts to serve with that many threads.
+    fn start(
+        api: Api,
+        listeners: Vec<Listener>,
+        threads: usize,
+        connections: Arc<Connections>,
+    ) -> anyhow::Result<Self> {
+        let (workers, ended) = Workers::start(threads, &api, connections)?;
         let accepting = workers::accept(listeners, workers).context("accepting connections")?;
         Ok(Self {
             api,
@@ -241,13 +267,18 @@ fn cannot_listen(endpoint: &Endpoint) -> String {
     format!("setting `http.listen`: cannot listen on {endpoint}")
 }
 
-fn api(service: &KeyService, http: &Http, telemetry: &telemetry::Handle) -> anyhow::Result<Api> {
+fn api(
+    service: &KeyService,
+    http: &Http,
+    proxies: TrustedProxies,
+    telemetry: &telemetry::Handle,
+    connections: &Arc<Connections>,
+) -> anyhow::Result<Api> {
     let telemetry = telemetry.clone();
+    let asked = || Arc::clone(connections);
+    let (open, total, address, closed) = (asked(), asked(), asked(), asked());
     Ok(Api::builder(service.clone())
-        .trusted_proxies(
-            TrustedProxies::new(http.trusted_proxies.iter().copied())
-                .trusting_unix_peers(http.trusts_unix_peers),
-        )
+        .trusted_proxies(proxies)
         .unauthenticated_quota(http.unauthenticated)
         .key_management(http.key_management)
         .flat(mount(&http.flat, "http.flat")?)
@@ -259,6 +290,26 @@ fn api(service: &KeyService, http: &Http, telemetry: &telemetry::Handle) -> anyh
             "keys_log_dropped_total",
             "Lines of the log that were not written, because the reader of standard error did not take them.",
             move || telemetry.dropped_total(),
+        )
+        .gauge("keys_http_connections", "Open connections.", move || {
+            u64::try_from(open.open()).unwrap_or(u64::MAX)
+        })
+        .labelled_counter(
+            REFUSED,
+            ("reason", Refused::Total.as_str()),
+            REFUSED_DESCRIPTION,
+            move || total.refused_total(Refused::Total),
+        )
+        .labelled_counter(
+            REFUSED,
+            ("reason", Refused::Address.as_str()),
+            REFUSED_DESCRIPTION,
+            move || address.refused_total(Refused::Address),
+        )
+        .counter(
+            "keys_http_connections_closed_total",
+            "Connections that were closed to make room for new ones.",
+            move || closed.closed_total(),
         )
         .build())
 }

@@ -1,5 +1,6 @@
 //! Threads that answer requests, and the hand-over of connections to them.
 
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
@@ -20,6 +21,7 @@ use tokio::runtime::LocalOptions;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+use crate::connections::{Connections, Permit, Signal, Watched};
 use crate::listen::{Accepted, BACKLOG, Listener, Stream};
 
 /// How long the head of the first request on a connection may take.
@@ -47,12 +49,13 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub(crate) struct Workers {
     hands: Vec<Hand>,
     next: AtomicUsize,
+    places: Arc<Connections>,
 }
 
 /// The way to one worker.
 #[derive(Debug)]
 struct Hand {
-    connections: mpsc::UnboundedSender<Accepted>,
+    connections: mpsc::UnboundedSender<(Accepted, Permit)>,
     /// How many connections it has.
     open: Arc<AtomicUsize>,
 }
@@ -69,7 +72,11 @@ impl Ended {
 
 impl Workers {
     /// Starts that many threads, each with an application of its own.
-    pub(crate) fn start(count: usize, api: &Api) -> anyhow::Result<(Self, Ended)> {
+    pub(crate) fn start(
+        count: usize,
+        api: &Api,
+        places: Arc<Connections>,
+    ) -> anyhow::Result<(Self, Ended)> {
         let (is_alive, ended) = mpsc::unbounded_channel();
         let hands = (0..count)
             .map(|number| {
@@ -98,12 +105,13 @@ impl Workers {
         let workers = Self {
             hands,
             next: AtomicUsize::new(0),
+            places,
         };
         Ok((workers, Ended(ended)))
     }
 
     /// Hands a connection to the worker that has the fewest.
-    fn hand_over(&self, mut connection: Accepted) {
+    fn hand_over(&self, mut connection: (Accepted, Permit)) {
         let start = self.next.fetch_add(1, Ordering::Relaxed);
         let turn = |number: usize| &self.hands[(start + number) % self.hands.len()];
         let mut order: Vec<_> = (0..self.hands.len()).map(turn).collect();
@@ -138,6 +146,8 @@ impl Workers {
                 if !goes_on {
                     break;
                 }
+                // Nearly always, no more files can be opened: an idle connection that is closed gives one back.
+                self.places.make_room();
                 thread::sleep(ACCEPT_PAUSE);
             }
             if !goes_on {
@@ -154,7 +164,10 @@ impl Workers {
             match listener.accept() {
                 Ok(connection) => {
                     tracing::trace!("accepted a connection");
-                    self.hand_over(connection);
+                    match self.places.admit(connection.address()) {
+                        Ok(permit) => self.hand_over((connection, permit)),
+                        Err(_) => connection.refuse(),
+                    }
                 }
                 Err(error) => match error.kind() {
                     io::ErrorKind::WouldBlock => return Ok(()),
@@ -192,7 +205,7 @@ async fn begun(closing: &mut watch::Receiver<bool>) {
 /// A thread that answers requests.
 struct Worker {
     api: Api,
-    queue: mpsc::UnboundedReceiver<Accepted>,
+    queue: mpsc::UnboundedReceiver<(Accepted, Permit)>,
     open: Arc<AtomicUsize>,
     _is_alive: mpsc::UnboundedSender<()>,
 }
@@ -218,6 +231,9 @@ impl Worker {
     /// Serves connections until there are no more to come, and those until they end or time is up.
     async fn serve(mut self) -> anyhow::Result<()> {
         let (closing, is_closing) = watch::channel(false);
+        // The signal of the connection that the service is about to be called with. It asks for it at once.
+        let next_signal = Rc::new(RefCell::new(None::<Arc<Signal>>));
+        let asked_signal = Rc::clone(&next_signal);
         let api = self.api.clone();
         let app = App::new()
             .wrap(api.log_requests())
@@ -231,7 +247,16 @@ impl Worker {
             .client_disconnect_timeout(CLIENT_DISCONNECT_TIMEOUT)
             .graceful_shutdown_signal(move || {
                 let mut is_closing = is_closing.clone();
-                async move { begun(&mut is_closing).await }
+                let signal = asked_signal.take();
+                async move {
+                    let Some(signal) = signal else {
+                        return begun(&mut is_closing).await;
+                    };
+                    tokio::select! {
+                        () = begun(&mut is_closing) => {}
+                        () = signal.closing() => {}
+                    }
+                }
             })
             .h1(map_config(front, |()| AppConfig::default()));
         let service = service.new_service(()).await;
@@ -243,21 +268,25 @@ impl Worker {
                 accepted = self.queue.recv() => accepted,
                 Some(_) = connections.join_next(), if !connections.is_empty() => continue,
             };
-            let Some(accepted) = accepted else {
+            let Some((accepted, permit)) = accepted else {
                 break;
             };
             let open = Open(Arc::clone(&self.open));
             let service = Rc::clone(&service);
+            let next_signal = Rc::clone(&next_signal);
             connections.spawn_local(async move {
                 let _open = open;
-                let Ok((stream, peer)) = register(accepted) else {
+                let Ok((stream, peer)) = register(accepted, permit.signal()) else {
                     return;
                 };
                 let is_ready = poll_fn(|context| {
-                    Service::<(Guarded<Stream>, Option<SocketAddr>)>::poll_ready(&*service, context)
+                    Service::<(Guarded<Watched<Stream>>, Option<SocketAddr>)>::poll_ready(
+                        &*service, context,
+                    )
                 });
                 if is_ready.await.is_ok() {
                     // Whatever went wrong is between the client and the connection.
+                    next_signal.replace(Some(Arc::clone(permit.signal())));
                     let _ = service.call((stream, peer)).await;
                 }
             });
@@ -277,7 +306,10 @@ impl Worker {
 }
 
 /// Makes an accepted connection one of this thread.
-fn register(accepted: Accepted) -> io::Result<(Guarded<Stream>, Option<SocketAddr>)> {
+fn register(
+    accepted: Accepted,
+    signal: &Arc<Signal>,
+) -> io::Result<(Guarded<Watched<Stream>>, Option<SocketAddr>)> {
     let (stream, peer) = Stream::register(accepted)?;
-    Ok((Guarded::new(stream), peer))
+    Ok((Guarded::new(Watched::new(stream, Arc::clone(signal))), peer))
 }

@@ -9,6 +9,7 @@
 mod wire;
 
 mod limits;
+mod maximums;
 mod signals;
 mod stopping;
 mod unix;
