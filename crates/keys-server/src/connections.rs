@@ -266,7 +266,9 @@ impl Connections {
                 return Err(Refused::Address);
             }
         }
-        if state.open - state.closing >= self.limits.total && !self.make_room_in(state) {
+        let own = client.and_then(|client| state.clients.get(&client));
+        let own = own.map_or(0, |client| client.connections.len());
+        if state.open - state.closing >= self.limits.total && !self.make_room_in(state, own) {
             return Err(Refused::Total);
         }
         Ok(())
@@ -274,19 +276,21 @@ impl Connections {
 
     /// Closes one connection, because no more files can be opened.
     pub(crate) fn make_room(&self) -> bool {
-        self.make_room_in(&mut self.state())
+        self.make_room_in(&mut self.state(), 0)
     }
 
-    /// Closes a connection of the client that has the most.
-    fn make_room_in(&self, state: &mut State) -> bool {
+    /// Closes a connection of the client that has the most. A client with `own` connections takes none from a client that
+    /// has fewer.
+    fn make_room_in(&self, state: &mut State, own: usize) -> bool {
         if state.closing >= self.limits.closing() {
             return false;
         }
-        let mut candidates = state.heaviest.iter().rev().take(HEAVIEST).copied();
+        let heaviest = state.heaviest.iter().rev().take(HEAVIEST).copied();
+        let candidates = heaviest.take_while(|(connections, _)| *connections >= own);
         let mut group: Vec<IpAddr> = Vec::new();
         let mut groups = Vec::new();
         let mut count = None;
-        for (connections, address) in &mut candidates {
+        for (connections, address) in candidates {
             if count.replace(connections) != Some(connections) && !group.is_empty() {
                 groups.push(std::mem::take(&mut group));
             }

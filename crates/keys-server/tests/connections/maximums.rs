@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use keys_testkit::server::{Server, ServerBuilder};
-use rustix::process::{Pid, Resource, Rlimit, prlimit};
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
@@ -176,15 +176,16 @@ async fn total_is_kept_at_the_expense_of_the_client_with_the_most() {
         let _ = client.0.write_all(UNFINISHED.as_bytes()).await;
         greedy.push(client);
     }
-    let mut refused = Client::connect(&server, OTHER).await;
-    let answer = refused.answer().await;
-    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
-    // What is kept goes on, also while every place is taken by requests that do not end.
+    // A kept connection goes on, and a new one takes a place of the client that has the most.
     assert_eq!(other.ask(LIVEZ).await, 200);
+    let mut new = gets_in(&server, OTHER).await;
+    for client in [&mut new, &mut other] {
+        assert_eq!(client.ask(LIVEZ).await, 200);
+    }
     drop(greedy);
-    gets_in(&server, OTHER).await;
+    gets_in(&server, GREEDY).await;
     let total = "keys_http_connections_refused_total{reason=\"total\"}";
-    assert!(metric(&server, total).await > 20);
+    assert!(metric(&server, total).await > 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -254,16 +255,14 @@ async fn server_that_can_open_no_file_waits_and_makes_room() {
     let process = server.process_id();
     let is_open =
         |number: &u64| std::path::Path::new(&format!("/proc/{process}/fd/{number}")).exists();
-    let limit = |files| {
-        let limit = Rlimit {
-            current: Some(files),
-            maximum: Some(65_536),
-        };
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let limit = |current| {
+        let limit = Rlimit { current, maximum };
         let pid = Pid::from_raw(process.try_into().unwrap());
         prlimit(pid, Resource::Nofile, limit).unwrap()
     };
     let first_free = (0..).find(|number| !is_open(number)).unwrap();
-    limit(first_free);
+    limit(Some(first_free));
     let mut waiting = Vec::new();
     for _ in 0..3 {
         waiting.push(Client::connect(&server, GREEDY).await);
@@ -275,7 +274,7 @@ async fn server_that_can_open_no_file_waits_and_makes_room() {
     let used = processor_time(process) - before;
     assert!(used < 100, "{used} of 200 hundredths of a second");
     assert!(server.stderr().contains("cannot be accepted"));
-    limit(65_536);
+    limit(maximum);
     for mut client in waiting {
         // Those that were told to make room are closed; their clients try again.
         let _ = client.ask(LIVEZ).await;
