@@ -13,7 +13,7 @@ use keys_testkit::wire::{Wire, request};
 use tokio::task::JoinSet;
 
 use crate::customers::{self, Key};
-use crate::fleet::{Control, Question, SERVERS, server};
+use crate::fleet::{Control, LISTENER, Question, SERVERS, server};
 use crate::trial::Verdict;
 use crate::{BOUND, Millis, Times, dice, end_the_line, millis, now};
 
@@ -75,6 +75,13 @@ impl Trio {
     /// Cuts the connections of one server to its database, and refuses new ones.
     pub(crate) async fn cut(&self, server: usize) {
         self.proxies[server].set(Fault::Cut).await;
+    }
+
+    /// Cuts the connection by which one server follows changes, and no other. The next one may be made at once.
+    pub(crate) async fn cut_listener(&self, server: usize) {
+        self.proxies[server].aim(LISTENER, Fault::Cut);
+        tokio::time::sleep(millis(50)).await;
+        self.proxies[server].aim(LISTENER, Fault::None);
     }
 
     /// Cuts the connections of all servers at once.
