@@ -70,7 +70,7 @@ impl Client {
 
     /// What the server says next.
     async fn answer(&mut self) -> String {
-        let mut bytes = [0; 16_384];
+        let mut bytes = [0; 4096];
         let read = timeout(Duration::from_secs(15), self.0.read(&mut bytes));
         let count = read.await.unwrap().unwrap_or(0);
         String::from_utf8_lossy(&bytes[..count]).into_owned()
