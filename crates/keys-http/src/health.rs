@@ -75,7 +75,7 @@ pub(crate) struct Prober {
 /// The answer of the database, `Err` with what is wrong with it.
 type Said = Result<Readiness, &'static str>;
 
-/// One question to the database. Whoever waits for its answer drives it, so it goes on if some of them go away.
+/// One question to the database. Each request that waits for its answer drives it, so it goes on if some of them are dropped.
 #[derive(Clone)]
 struct Probe {
     began: Instant,

@@ -142,7 +142,7 @@ fn exists(path: &Path) -> bool {
     !matches!(fs::metadata(path), Err(error) if is_missing(&error))
 }
 
-/// The length of a file, 0 if it does not exist, and not 0 if nobody can tell.
+/// The length of a file. 0 if it does not exist, and not 0 if that cannot be told.
 fn length(path: &Path) -> u64 {
     match fs::metadata(path) {
         Ok(metadata) if metadata.is_file() => metadata.len(),

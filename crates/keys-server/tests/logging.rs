@@ -1,4 +1,4 @@
-//! The log: it never holds up the service, and strangers do not decide how long it gets.
+//! The log: it never holds up the service, and clients without a credential cannot make it grow without limit.
 
 #![expect(
     clippy::unwrap_used,

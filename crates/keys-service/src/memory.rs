@@ -66,7 +66,7 @@ pub struct AuditEvent {
     pub subject: AuditSubject,
     /// Where the request came from.
     pub address: Option<IpAddr>,
-    /// Why it was done if nobody asked for it then, such as `replayed`.
+    /// The reason of a change that no caller asked for at that moment, such as `replayed`.
     pub reason: Option<String>,
 }
 

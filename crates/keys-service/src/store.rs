@@ -175,7 +175,7 @@ pub struct Change {
     pub authority: Authority,
     /// The idempotent answer to keep in the same transaction, if one was reserved.
     pub completion: Option<Completion>,
-    /// Why it is made if nobody asked for it now, for the audit trail.
+    /// The reason of a change that no caller asks for at this moment, for the audit trail.
     pub reason: Option<&'static str>,
 }
 

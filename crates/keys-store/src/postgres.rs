@@ -477,7 +477,7 @@ pub(crate) fn parse_holder(holder: &str) -> Option<(i32, &str)> {
     Some((number.parse().ok()?, started))
 }
 
-/// Whether nobody holds the lock `number`, on a server that has not lost its locks since.
+/// Whether no process holds the lock `number`, on a server that has not lost its locks since.
 pub(crate) async fn is_lock_free(
     connection: &mut AsyncPgConnection,
     number: i32,

@@ -70,7 +70,7 @@ async fn request_that_is_never_finished_is_given_up_also_after_the_first() {
             "{took:?} {first:?}"
         );
     }
-    // Whoever is idle between two requests is not cut off.
+    // A connection that is idle between two requests is not cut off.
     let mut idle = used(&server).await;
     tokio::time::sleep(Duration::from_secs(7)).await;
     idle.send(LIVEZ).await;

@@ -261,7 +261,7 @@ async fn server_that_can_open_no_file_waits_and_makes_room() {
         let pid = Pid::from_raw(process.try_into().unwrap());
         prlimit(pid, Resource::Nofile, limit).unwrap()
     };
-    let first_free = (0..).find(|number| !is_open(number)).unwrap();
+    let first_free = (0..1_000_000).find(|number| !is_open(number)).unwrap();
     limit(Some(first_free));
     let mut waiting = Vec::new();
     for _ in 0..3 {

@@ -328,7 +328,7 @@ impl Loader {
                     continue;
                 }
                 refresh.is_under_way.store(false, SeqCst);
-                // Whoever asked between the last look and this found one under way.
+                // A request that came between the last look and this one found a load under way.
                 if refresh.wanted.load(SeqCst) == wanted || refresh.is_under_way.swap(true, SeqCst)
                 {
                     return;

@@ -613,7 +613,7 @@ impl Drop for Place {
             state.connecting -= 1;
         }
         drop(state);
-        // Whoever waits finds the permits free, too.
+        // A waiting request finds the permits free, too.
         self.permits.clear();
         self.pool.0.returned.notify_one();
     }

@@ -98,7 +98,7 @@ impl FileLost {
     }
 }
 
-/// Error returned when nobody can say whether the file is still the same one.
+/// Error returned when it cannot be told whether the file is still the same one.
 #[derive(Debug, thiserror::Error)]
 #[error("{} cannot be looked at", path.display())]
 struct FileUnknown {

@@ -51,7 +51,7 @@ impl LifeFile {
         }
     }
 
-    /// Whether the lock is free. `false` if the file is missing, since somebody may have removed it.
+    /// Whether the lock is free. `false` if the file is missing, because an operator may have removed it.
     pub(crate) fn has_ended(&self, id: &str) -> bool {
         is_id(id) && self.ended(id).is_some()
     }

@@ -33,7 +33,7 @@ struct Held {
     is_first: bool,
     path: PathBuf,
     identity: Identity,
-    /// When the lock file was created by this store although the database was there before: somebody may have removed
+    /// When the lock file was created by this store although the database was there before: an operator may have removed
     /// the one that another process has a lock on.
     created_at: Option<Instant>,
     #[expect(dead_code, reason = "held, not used")]
@@ -62,7 +62,7 @@ impl Presence {
             held: Mutex::new(None),
         };
         if database.is_new() {
-            // Nobody can hold a lock on earlier ones. A folder that cannot be written shows later.
+            // No process can hold a lock on earlier ones. A folder that cannot be written shows later.
             for path in [&presence.first, &presence.others] {
                 let _ = file::open_or_create(path);
             }
@@ -95,7 +95,7 @@ impl Presence {
         self.held().as_ref().is_none_or(Held::is_found)
     }
 
-    /// Whether nobody else follows the file. A process that has been silent for `silence` does not count.
+    /// Whether no other process follows the file. A process that has been silent for `silence` does not count.
     pub(crate) fn is_alone(&self, silence: Duration) -> bool {
         match &*self.held() {
             Some(held) if held.is_first => {
@@ -125,7 +125,7 @@ impl Held {
     }
 }
 
-/// Whether nobody holds the lock; if in doubt, somebody does.
+/// Whether the lock is free. `false` if in doubt.
 fn is_free(path: &Path) -> bool {
     // A file that is missing was removed, maybe from under a lock.
     let opened = OpenOptions::new().write(true).open(path);

@@ -220,7 +220,7 @@ pub(crate) async fn impossible_pepper_is_left_out(store: &Store, sql: &impl Sql)
     );
 }
 
-/// What the program could not read is not written, whoever writes it; what it can read is.
+/// What the program could not read is refused from every writer. Everything that it can read is written.
 pub(crate) async fn rules_hold_in_the_schema(
     store: &Store,
     sql: &impl Sql,
@@ -316,7 +316,7 @@ pub(crate) async fn audit_events_follow_rules(store: &Store, sql: &impl Sql) {
     }
 }
 
-/// The numbers that lists and the cap go by are right whoever changes keys, one at a time or thousands at once.
+/// The numbers that lists and the cap go by are right, also if keys are changed by hand, one at a time or thousands at once.
 pub(crate) async fn keys_are_counted_whoever_changes_them(
     store: &Store,
     sql: &impl Sql,

@@ -303,7 +303,7 @@ async fn verification_goes_on_while_commits_wait_for_a_standby_that_is_away() {
         let ready = timeout(AT_ONCE, store.ready()).await.unwrap();
         assert!(!ready.unwrap().is_writable);
     }
-    // What waits for the standby is bounded, and is not made visible by cancelling it: nobody has it but this server.
+    // What waits for the standby is bounded, and is not made visible by cancelling it: no other server has it.
     let waiting = "select count(*) from pg_stat_activity where wait_event = 'SyncRep'";
     let waiting: i64 = by_hand.query_one(waiting, &[]).await.unwrap().get(0);
     assert!((1..=6).contains(&waiting), "{waiting}");

@@ -195,7 +195,7 @@ async fn change_to_a_file_that_was_moved_away_is_not_acknowledged() {
         assert!(is_lost(&error), "{number}: {error:?}");
         let said = error.source().unwrap().to_string();
         assert!(said.contains(word), "{number}: {said}");
-        // For good, and for whoever reads.
+        // For good, and for every reader.
         assert!(is_lost(&store.ready().await.unwrap_err()), "{number}");
         let found = store.find_account(account.id).await;
         assert!(is_lost(&found.unwrap_err()), "{number}");
