@@ -4,10 +4,9 @@ use std::time::Duration;
 
 use keys_testkit::postgres::Database;
 use serde_json::{Value, json};
-use tokio::task::JoinSet;
 
 use crate::dialect::{ACCOUNT, Dialect, FLAT, NOBODYS_KEY, problem};
-use crate::exchange::{Answer, Request};
+use crate::exchange::Request;
 use crate::world::{Place, World};
 
 const MESSAGE: &str = "The service is temporarily unavailable";
@@ -157,45 +156,6 @@ async fn lost_connections_to_postgres_are_replaced() {
     for dialect in Dialect::BOTH {
         world.create(dialect, &key, "key").await;
     }
-}
-
-/// A server whose file is gone drains and ends. Until then it answers.
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn sqlite_away_is_unavailable_and_never_unauthorized() {
-    const ROUNDS: usize = 100;
-    let world = Place::Sqlite.roomy().await;
-    let key = world.key_on("roomy").await;
-    let data = world.server().folder().join("data");
-    let away = data.with_extension("away");
-    std::fs::rename(&data, &away).unwrap();
-    let mut unavailable_seen = 0;
-    for _ in 0..ROUNDS {
-        unavailable_seen += at_once(&world, &key).await;
-        if unavailable_seen > 0 {
-            break;
-        }
-    }
-    assert!(unavailable_seen > 0, "the missing file was not noticed");
-}
-
-/// Lists many times at once; how many were told that the database is away.
-async fn at_once(world: &World, key: &str) -> usize {
-    let mut lists = JoinSet::new();
-    for number in 0..40 {
-        let dialect = Dialect::BOTH[number % 2];
-        let list = world.get(dialect.path()).bearer(key);
-        lists.spawn(async move { (dialect, list.send().await) });
-    }
-    let answers: Vec<(Dialect, Answer)> = lists.join_all().await;
-    let refused = answers
-        .into_iter()
-        .filter(|(_, answer)| answer.status != 200);
-    refused
-        .map(|(dialect, answer)| {
-            let answer = answer.is(503, &unavailable(dialect));
-            answer.has("retry-after", "1").has("www-authenticate", None);
-        })
-        .count()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
