@@ -25,10 +25,11 @@ begin
     if coalesce(current_setting('keys.pruning', true), '') = 'on' then
         return null;
     end if;
-    if tg_op = 'DELETE' and not exists (
-        select from removed where xid > coalesce((select mark from key_change_pruned), '0')
-    ) then
-        return null;
+    -- Nested, because only a deletion has this table.
+    if tg_op = 'DELETE' then
+        if not exists (select from removed where xid > coalesce((select mark from key_change_pruned), '0')) then
+            return null;
+        end if;
     end if;
     insert into key_change (kind) values (3);
     return null;
@@ -49,8 +50,10 @@ begin
         return null;
     end if;
     -- After ten minutes of silence no instance has a cache that it may use; the longest grace is five.
-    if tg_op = 'DELETE' and not exists (select from removed where seen_at > now() - interval '10 minutes') then
-        return null;
+    if tg_op = 'DELETE' then
+        if not exists (select from removed where seen_at > now() - interval '10 minutes') then
+            return null;
+        end if;
     end if;
     update instance_epoch set since = now();
     return null;
