@@ -6,7 +6,7 @@ use keys_testkit::data::a_key;
 use keys_testkit::postgres::Database;
 use tokio::time::sleep;
 
-use super::common::{Sql as _, add_key};
+use super::common::{Sql as _, add_account, add_key};
 use super::{by_hand, open};
 
 const COUNTER: &str =
@@ -18,7 +18,8 @@ const COUNTER_DOWN: &str =
 async fn keys_that_were_loaded_without_triggers_are_counted_by_migrating() {
     let database = Database::create().await;
     let store = open(&database).await;
-    add_key(&store, a_key().build_new()).await;
+    let account = add_account(&store).await;
+    add_key(&store, a_key().of(&account).build_new()).await;
     database
         .run(
             "alter table api_key disable trigger all; \
@@ -41,7 +42,8 @@ async fn keys_that_were_loaded_without_triggers_are_counted_by_migrating() {
 async fn roles_that_change_keys_may_count_them() {
     let database = Database::create().await;
     let store = open(&database).await;
-    let key = add_key(&store, a_key().build_new()).await;
+    let account = add_account(&store).await;
+    let key = add_key(&store, a_key().of(&account).build_new()).await;
     drop(store);
     let role = format!("serves_{}", std::process::id());
     database
