@@ -302,9 +302,9 @@ fn log_without_its_database_is_kept() {
 fn path_that_was_not_meant_is_refused_and_nothing_is_made() {
     for (url, word) in [
         ("sqlite:// data/keys.db", "blanks"),
-        ("sqlite://~/keys.db", "./~"),
-        ("sqlite://$HOME/keys.db", "$"),
-        ("sqlite://${STATE}/keys.db", "$"),
+        ("sqlite://~/keys.db", "not expanded"),
+        ("sqlite://$HOME/keys.db", "not expanded"),
+        ("sqlite://${STATE}/keys.db", "not expanded"),
     ] {
         let program = Program::new(Place::Sqlite).with("KEYS_DATABASE__URL", url);
         for command in COMMANDS {
