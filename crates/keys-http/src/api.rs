@@ -196,53 +196,55 @@ impl ApiBuilder {
     /// Adds a counter of the application's own to `/metrics`. `value` is asked for each answer and must not block; the count
     /// never goes down.
     pub fn counter(
-        mut self,
+        self,
         name: &'static str,
         description: &'static str,
         value: impl Fn() -> u64 + Send + Sync + 'static,
     ) -> Self {
-        self.inner.extra_metrics.push(Extra {
+        self.extra(Extra {
             name,
             label: None,
             description,
             kind: ExtraKind::Counter,
             value: Box::new(value),
-        });
-        self
+        })
     }
 
     /// Adds a counter with a label, a name and a value. Otherwise like [`counter`](Self::counter).
     pub fn labelled_counter(
-        mut self,
+        self,
         name: &'static str,
         label: (&'static str, &'static str),
         description: &'static str,
         value: impl Fn() -> u64 + Send + Sync + 'static,
     ) -> Self {
-        self.inner.extra_metrics.push(Extra {
+        self.extra(Extra {
             name,
             label: Some(label),
             description,
             kind: ExtraKind::Counter,
             value: Box::new(value),
-        });
-        self
+        })
     }
 
     /// Adds a gauge, which may go up and down. Otherwise like [`counter`](Self::counter).
     pub fn gauge(
-        mut self,
+        self,
         name: &'static str,
         description: &'static str,
         value: impl Fn() -> u64 + Send + Sync + 'static,
     ) -> Self {
-        self.inner.extra_metrics.push(Extra {
+        self.extra(Extra {
             name,
             label: None,
             description,
             kind: ExtraKind::Gauge,
             value: Box::new(value),
-        });
+        })
+    }
+
+    fn extra(mut self, metric: Extra) -> Self {
+        self.inner.extra_metrics.push(metric);
         self
     }
 
