@@ -14,6 +14,7 @@ use keys_service::{Clock as _, SystemClock};
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until, timeout};
+use tokio_postgres::types::ToSql;
 use tokio_postgres::{AsyncMessage, Client, SimpleQueryMessage, Statement};
 
 use super::PostgresConnector;
@@ -34,7 +35,11 @@ pub(super) const USER_TIMEOUT: Duration = Duration::from_millis(1_500);
 /// The pause between polls that are due to wake-ups, after the first two.
 const POLL_PAUSE: Duration = Duration::from_millis(42);
 
-/// How often an instance reports at most how far it is, if it does not poll anyway.
+/// Polls without news after which a feed that had stopped listening listens again: half a second. Several writers send more
+/// wake-ups than it may poll, and each costs the server 0.02 ms for every instance that listens.
+const QUIET_POLLS: u8 = 12;
+
+/// How often an instance reports at most how far it is: with every second poll, while each finds something.
 const REPORT_PAUSE: Duration = Duration::from_millis(50);
 
 /// A poll carries a report if the last one is at least this old. Less than [`POLL_INTERVAL`], so that an instance with nothing to
@@ -173,17 +178,23 @@ fn news_of(seen: &str, columns: &str) -> String {
     )
 }
 
-/// Reads what is new after the snapshot `$1` and, if `$3`, reports of the instance `$2` that it has applied everything up to
-/// there.
+/// Reads what is new after the snapshot `$1`.
 fn poll_statement() -> String {
+    let news = news_of("$1::text", "new.kind, new.ref::text");
+    format!("{news} limit {ROWS_MAX}) as new on true")
+}
+
+/// Does the same and reports of the instance `$2` that it has applied everything up to there. A statement of its own, because
+/// a condition for the report would cost polls without one a third more.
+fn poll_and_report_statement() -> String {
     let news = news_of(
         "$1::text",
-        "(select count(*) from reported), new.kind, new.ref::text",
+        "new.kind, new.ref::text, (select count(*) from reported)",
     );
     format!(
         "with reported as ( \
              update instance set seen = coalesce($1::text::pg_snapshot, seen), seen_at = now() \
-             where $3::bool and id = $2::text::uuid returning 1 \
+             where id = $2::text::uuid returning 1 \
          ) {news} limit {ROWS_MAX}) as new on true"
     )
 }
@@ -224,6 +235,9 @@ pub(crate) struct PostgresFeed {
     pace: Pace,
     /// A wake-up has arrived that no poll has followed yet.
     is_woken: bool,
+    /// Wake-ups come faster than polls may.
+    is_crowded: bool,
+    ear: Ear,
     /// Rows handed over of a poll that takes several pages.
     paged: Option<usize>,
     /// The snapshot of the last poll, until it is applied, and whether anything was new.
@@ -288,6 +302,16 @@ impl Pace {
     }
 }
 
+/// Whether the feed listens for wake-ups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ear {
+    Open,
+    /// It polls as if it were woken all the time, and so many polls in turn have found nothing.
+    Closed {
+        quiet_polls: u8,
+    },
+}
+
 impl PostgresFeed {
     pub(crate) fn new(connector: Arc<PostgresConnector>, runtime: Handle) -> Self {
         Self {
@@ -306,6 +330,8 @@ impl PostgresFeed {
             polled_at: Instant::now(),
             pace: Pace(Instant::now()),
             is_woken: false,
+            is_crowded: false,
+            ear: Ear::Open,
             paged: None,
             found: None,
             found_news: false,
@@ -333,6 +359,9 @@ impl PostgresFeed {
                 .await
                 .map_err(unavailable)??;
         }
+        timeout(POLL_TIMEOUT, self.open_or_close_ear())
+            .await
+            .map_err(unavailable)??;
         self.polled_at = Instant::now();
         self.pace.polled();
         if let Some(changes) = timeout(POLL_TIMEOUT, self.read())
@@ -366,6 +395,31 @@ impl PostgresFeed {
             .map_err(unavailable)??;
         self.link = Some(link);
         self.checked_at = None;
+        self.is_crowded = false;
+        self.ear = Ear::Open;
+        Ok(())
+    }
+
+    /// Stops listening while wake-ups come faster than polls may, and listens again once nothing is new. What is committed before
+    /// it listens again is found by the poll that comes after.
+    async fn open_or_close_ear(&mut self) -> Result<(), StoreError> {
+        let Some(link) = &self.link else {
+            return Err(unavailable("not connected"));
+        };
+        let (command, ear) = match self.ear {
+            Ear::Open if self.is_crowded => ("unlisten", Ear::Closed { quiet_polls: 0 }),
+            Ear::Closed {
+                quiet_polls: QUIET_POLLS..,
+            } => ("listen", Ear::Open),
+            Ear::Open | Ear::Closed { .. } => return Ok(()),
+        };
+        let statement = format!("{command} {CHANNEL}");
+        link.client
+            .batch_execute(&statement)
+            .await
+            .map_err(classify)?;
+        self.is_crowded = false;
+        self.ear = ear;
         Ok(())
     }
 
@@ -467,23 +521,30 @@ impl PostgresFeed {
         self.is_woken = false;
         // Others wait for an instance that was heard of lately. A poll makes this instance's cache trusted anew, so a
         // sign of life must be committed before the poll returns.
-        let is_reporting = self.report.is_due || self.report.age() >= REPORT_DUE_AFTER;
+        let pause = if self.report.is_due {
+            REPORT_PAUSE
+        } else {
+            REPORT_DUE_AFTER
+        };
+        let is_reporting = self.report.age() >= pause;
         let sent_at = SystemClock.elapsed();
         if is_reporting {
             self.report.attempted.clone_from(&self.applied);
         }
-        let rows = link
-            .client
-            .query(&link.poll, &[&self.applied, &self.id, &is_reporting])
-            .await
-            .map_err(classify)?;
+        let polling = if is_reporting {
+            let parameters: [&(dyn ToSql + Sync); 2] = [&self.applied, &self.id];
+            link.client.query(&link.poll_and_report, &parameters).await
+        } else {
+            link.client.query(&link.poll, &[&self.applied]).await
+        };
+        let rows = polling.map_err(classify)?;
         let first = rows
             .first()
             .ok_or_else(|| StoreError::Unexpected("a poll without a row".into()))?;
         let snapshot: String = first.try_get(0).map_err(unexpected)?;
         let is_reset: bool = first.try_get(1).map_err(unexpected)?;
-        let reported: i64 = first.try_get(2).map_err(unexpected)?;
         if is_reporting {
+            let reported: i64 = first.try_get(4).map_err(unexpected)?;
             self.report
                 .arrived(sent_at, self.applied.as_ref(), reported == 1)?;
         }
@@ -492,14 +553,17 @@ impl PostgresFeed {
         }
         let mut changed = Vec::new();
         for row in rows.iter().filter(|_| !is_reset) {
-            let kind: Option<i16> = row.try_get(3).map_err(unexpected)?;
-            let reference: Option<&str> = row.try_get(4).map_err(unexpected)?;
+            let kind: Option<i16> = row.try_get(2).map_err(unexpected)?;
+            let reference: Option<&str> = row.try_get(3).map_err(unexpected)?;
             if let Some(kind) = kind {
                 changed.push(parse_changed(kind.into(), reference)?);
             }
         }
         self.found = Some(snapshot);
         self.found_news = is_reset || !changed.is_empty();
+        if let Ear::Closed { quiet_polls } = &mut self.ear {
+            *quiet_polls = if self.found_news { 0 } else { *quiet_polls + 1 };
+        }
         Ok(Some(Changes {
             changed,
             reset: is_reset,
@@ -617,16 +681,19 @@ impl ChangeFeed for PostgresFeed {
                 return;
             };
             let mut next_poll = self.polled_at + POLL_INTERVAL;
-            if self.is_woken {
+            if self.is_woken || self.ear != Ear::Open {
                 next_poll = next_poll.min(self.pace.next_at());
             }
             let next_report = self
                 .until_report()
                 .map(|after| Instant::now() + after)
                 // The poll carries it if that comes soon.
-                .filter(|_| !self.is_woken);
+                .filter(|_| !self.is_woken && self.ear == Ear::Open);
             tokio::select! {
-                () = link.bond.wake.notified() => self.is_woken = true,
+                () = link.bond.wake.notified() => {
+                    self.is_crowded |= self.is_woken;
+                    self.is_woken = true;
+                }
                 () = sleep_until(next_poll) => {
                     self.is_woken = false;
                     return;
@@ -688,6 +755,7 @@ struct Link {
     register: Statement,
     report: Statement,
     poll: Statement,
+    poll_and_report: Statement,
     /// Wakes the feed when changes are announced.
     bond: Arc<Bond>,
     strays: u64,
@@ -704,14 +772,16 @@ impl Link {
         let server = opened.server;
         let register = register_statement();
         let poll = poll_statement();
+        let poll_and_report = poll_and_report_statement();
         let listen = format!("listen {CHANNEL}");
         let life = super::show_life_statement();
-        let ((), (), register, report, poll) = tokio::try_join!(
+        let ((), (), register, report, poll, poll_and_report) = tokio::try_join!(
             client.batch_execute(&listen),
             client.batch_execute(&life),
             client.prepare(&register),
             client.prepare(REPORT),
             client.prepare(&poll),
+            client.prepare(&poll_and_report),
         )?;
         // Before the first poll, so that no record is read elsewhere after it.
         let strays = connector.followed().follow(&server, &bond);
@@ -721,6 +791,7 @@ impl Link {
             register,
             report,
             poll,
+            poll_and_report,
             bond,
             strays,
             _driver: driver,

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use keys_core::ApiKey;
-use keys_service::feed::{ChangeFeed, Changed, Changes, Commit, SILENCE_MAX};
+use keys_service::feed::{ChangeFeed, Changed, Changes, Commit, POLL_INTERVAL, SILENCE_MAX};
 use keys_service::store::StoreError;
 use keys_service::{Actor, KeyService, KeyStore as _};
 use keys_store::{Store, StoreOptions};
@@ -600,5 +600,61 @@ async fn polls_are_few_however_many_changes_there_are() {
     assert!(
         f64::from(polls) <= 25.0 * seconds + 2.0,
         "{polls} in {seconds} s"
+    );
+}
+
+/// A feed that is woken more often than it polls stops listening, polls as if it were woken, and listens again once it is quiet.
+#[tokio::test(flavor = "multi_thread")]
+async fn feed_that_wake_ups_crowd_listens_again_when_it_is_quiet() {
+    let database = Database::create().await;
+    let store = open(&database).await;
+    let mut feed = followed(&store).await;
+    let mut pause = async || {
+        let begin = Instant::now();
+        feed.wait().await;
+        let paused = begin.elapsed();
+        (paused, news(&mut *feed).await)
+    };
+    let is_quick = |paused: Duration| paused < POLL_INTERVAL / 2;
+    // Far more wake-ups than polls, for two pauses between those.
+    let crowd = async {
+        for _ in 0..30 {
+            database.run("notify key_change").await.unwrap();
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let mut polls = async || {
+        for _ in 0..4 {
+            let (paused, _) = pause().await;
+            assert!(is_quick(paused), "{paused:?}");
+        }
+    };
+    tokio::join!(crowd, polls());
+
+    // A change is found although no wake-up is heard.
+    let key = add_key(&store, a_key().build_new()).await;
+    let id = key.id.as_uuid();
+    let by_hand = format!("update api_key set revoked_at = now() where id = '{id}'");
+    database.run(&by_hand).await.unwrap();
+    let (paused, found) = pause().await;
+    assert!(
+        is_quick(paused) && found.contains(&Changed::Key(key.id)),
+        "{paused:?}, {found:?}"
+    );
+
+    let mut quick = 0;
+    while is_quick(pause().await.0) {
+        quick += 1;
+        assert!(quick < 40, "it never listens again");
+    }
+    assert!(quick >= 10, "{quick}");
+    let revocation = async {
+        sleep(Duration::from_millis(20)).await;
+        revoked(&store).await
+    };
+    let ((key, _), (paused, found)) = tokio::join!(revocation, pause());
+    assert!(
+        is_quick(paused) && found.contains(&Changed::Key(key.id)),
+        "{paused:?}, {found:?}"
     );
 }
