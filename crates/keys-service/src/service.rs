@@ -318,7 +318,7 @@ impl KeyService {
             let began = lease::nanos(inner.clock.elapsed());
             match self.poll(&mut *feed).await {
                 Ok(has_taken_over) => {
-                    let heard_at = inner.cache.lease.synced_at();
+                    let heard_at = inner.cache.lease.heard_at();
                     inner.cache.lease.extend(began);
                     feed.applied().await;
                     if has_taken_over && let Some(heard_at) = heard_at {

@@ -16,8 +16,10 @@ pub(crate) type Nanos = u64;
 /// When this instance last knew everything.
 #[derive(Debug, Default)]
 pub(crate) struct Lease {
-    /// When the last poll for changes began whose every change has been applied; 0 for never.
+    /// When the last poll for changes began whose every change has been applied; 0 for never, or if nothing is trusted.
     synced_at: AtomicU64,
+    /// The same, whether or not it is trusted.
+    heard_at: AtomicU64,
 }
 
 /// How fresh a record is.
@@ -37,6 +39,7 @@ impl Lease {
     pub(crate) fn extend(&self, began: Nanos) {
         // Zero stands for never.
         self.synced_at.fetch_max(began.max(1), Ordering::Release);
+        self.heard_at.fetch_max(began.max(1), Ordering::Release);
     }
 
     /// Trusts nothing any more that was known by an earlier poll: the log that was polled is not complete.
@@ -44,12 +47,14 @@ impl Lease {
         self.synced_at.store(0, Ordering::Release);
     }
 
-    /// When the last complete poll began, if there was one.
+    /// When the last complete poll began, if there was one that is trusted.
     pub(crate) fn synced_at(&self) -> Option<Nanos> {
-        match self.synced_at.load(Ordering::Acquire) {
-            0 => None,
-            synced_at => Some(synced_at),
-        }
+        known(&self.synced_at)
+    }
+
+    /// When the last complete poll began, if there was one. [`distrust`](Self::distrust) does not change it: the server was heard of.
+    pub(crate) fn heard_at(&self) -> Option<Nanos> {
+        known(&self.heard_at)
     }
 
     /// Judges a record whose load began at `read_at`. To be asked after the work, immediately before the verdict.
@@ -71,6 +76,13 @@ impl Lease {
         } else {
             Freshness::Expired
         }
+    }
+}
+
+fn known(at: &AtomicU64) -> Option<Nanos> {
+    match at.load(Ordering::Acquire) {
+        0 => None,
+        at => Some(at),
     }
 }
 
@@ -113,6 +125,21 @@ mod tests {
             lease.synced_at(),
             Some(5 * T),
             "a late answer takes nothing back"
+        );
+    }
+
+    #[test]
+    fn the_last_poll_is_remembered_when_nothing_is_trusted_because_of_it() {
+        let lease = Lease::default();
+        assert_eq!(lease.heard_at(), None);
+        lease.extend(T);
+        lease.distrust();
+        assert_eq!(lease.freshness(10, T + 1, NO_GRACE), Freshness::Expired);
+        assert_eq!((lease.synced_at(), lease.heard_at()), (None, Some(T)));
+        lease.extend(2 * T);
+        assert_eq!(
+            (lease.synced_at(), lease.heard_at()),
+            (Some(2 * T), Some(2 * T))
         );
     }
 

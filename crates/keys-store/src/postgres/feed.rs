@@ -837,9 +837,10 @@ async fn drive(mut connection: Wire, bond: Arc<Bond>) {
     }
 }
 
-/// A lost connection, an overloaded or restarting server may do better later; a missing table will not.
+/// A lost connection, an overloaded or restarting server may do better later, and so may the successor of one that fails with
+/// I/O or internal errors; a missing table will not.
 fn classify(error: tokio_postgres::Error) -> StoreError {
-    const MAY_PASS: [&str; 6] = ["08", "25", "40", "53", "55", "57"];
+    const MAY_PASS: [&str; 8] = ["08", "25", "40", "53", "55", "57", "58", "XX"];
     match error.code() {
         Some(state) if !MAY_PASS.iter().any(|class| state.code().starts_with(class)) => {
             unexpected(error)

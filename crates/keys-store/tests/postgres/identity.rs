@@ -265,6 +265,34 @@ async fn pooled_connections_lead_to_the_server_whose_changes_are_followed() {
 /// the audit trail.
 #[tokio::test(flavor = "multi_thread")]
 async fn revocations_that_a_failover_loses_are_applied_again() {
+    lose_a_revocation(async |_, _| {}).await;
+}
+
+/// A failing disk, for example, shows in polls before the server is lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn revocations_are_applied_again_also_if_polls_failed_before_the_failover() {
+    lose_a_revocation(async |primary, service| {
+        primary.sql("postgres", &fail_polls("P0001"));
+        let begin = Instant::now();
+        while service.following_fault().is_none() {
+            assert!(begin.elapsed() < Duration::from_secs(30));
+            sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+}
+
+/// Has each poll that reports fail with this SQLSTATE.
+fn fail_polls(state: &str) -> String {
+    format!(
+        "create or replace function fail() returns trigger language plpgsql as \
+         $$ begin raise exception 'planted' using errcode = '{state}'; end $$; \
+         create trigger fail before update on instance for each row execute function fail()"
+    )
+}
+
+/// Fails over to a replica that lacks an acknowledged revocation. `before` is called before the primary is lost.
+async fn lose_a_revocation(before: impl AsyncFnOnce(&Cluster, &KeyService)) {
     let primary = Cluster::start().unwrap();
     let (proxy, url) = FaultProxy::in_front_of(&primary.database_url("postgres")).await;
     let store = open_at(&url).await;
@@ -289,6 +317,7 @@ async fn revocations_that_a_failover_loses_are_applied_again() {
     assert!(revoked.unwrap().is_some());
     assert_eq!(service.revocations_remembered(), 1);
 
+    before(&primary, &service).await;
     primary.crash();
     standby.promote();
     proxy.lead_to(&standby.address());
@@ -301,6 +330,40 @@ async fn revocations_that_a_failover_loses_are_applied_again() {
         "select count(*) from audit_event where action = 'key.revoked' and reason = 'replayed'";
     wait_for("1", replayed).await;
     maintained.abort();
+}
+
+/// A server with a broken disk or broken data is replaced, and its successor does not fail.
+#[tokio::test(flavor = "multi_thread")]
+async fn polls_that_fail_by_io_or_internal_errors_may_succeed_later() {
+    let database = Database::create().await;
+    let store = open(&database).await;
+    let mut feed = followed(&store).await;
+    for (state, may_pass) in [
+        ("58000", true),
+        ("58030", true),
+        ("XX000", true),
+        ("XX001", true),
+        ("XX002", true),
+        ("42P01", false),
+        ("P0001", false),
+    ] {
+        database.run(&fail_polls(state)).await.unwrap();
+        let begin = Instant::now();
+        let error = loop {
+            feed.wait().await;
+            match feed.poll().await {
+                Ok(_) => feed.applied().await,
+                Err(error) => break error,
+            }
+            assert!(begin.elapsed() < Duration::from_secs(30), "{state}");
+        };
+        assert!(chain(&error).contains("planted"), "{}", chain(&error));
+        let is_unavailable = matches!(error, StoreError::Unavailable(_));
+        assert_eq!(is_unavailable, may_pass, "{state}");
+        database.run("drop trigger fail on instance").await.unwrap();
+        after_reconnection(&mut *feed).await;
+        feed.applied().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
