@@ -4,6 +4,7 @@
 //! server that gave them. Each new connection therefore reads these three once, keeps them as the session's setting
 //! [`keys.log`](SETTING), and statements that compare positions compare that setting as well.
 
+use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
@@ -155,14 +156,17 @@ fn is_refused(error: &tokio_postgres::Error) -> bool {
         .is_some_and(|state| REFUSALS.iter().any(|class| state.code().starts_with(class)))
 }
 
+/// How many clusters are remembered. A store is connected to one, and to another one after a move.
+const CLUSTERS_MAX: usize = 16;
+
 /// The servers that this store has been connected to.
 #[derive(Debug, Default)]
 pub(crate) struct Servers(Mutex<Seen>);
 
 #[derive(Debug, Default)]
 struct Seen {
-    /// The latest timeline of the cluster that was connected to last.
-    latest: Option<ServerIdentity>,
+    /// The highest timeline of each cluster by its system identifier, the one that was seen least recently first.
+    timelines: VecDeque<(u64, u32)>,
     has_warned: bool,
 }
 
@@ -173,22 +177,35 @@ impl Servers {
     /// Refuses a server on an earlier timeline than one that was seen: an old primary that was not fenced.
     pub(crate) fn admit(&self, server: &ServerIdentity) -> Result<(), ConnectError> {
         let mut seen = self.0.lock();
-        if let Some(latest) = &seen.latest
-            && latest.took_over_from(server)
-        {
-            return Err(format!(
-                "the server is on timeline {}, but timeline {} of the same cluster has been in use: this is an old primary, stop it",
-                server.timeline.unwrap_or_default(),
-                latest.timeline.unwrap_or_default(),
-            )
-            .into());
+        if let (Some(system), Some(timeline)) = (server.system, server.timeline) {
+            seen.note_timeline(system, timeline)?;
         }
         if !std::mem::replace(&mut seen.has_warned, true) {
             for lost in server.lost_guarantees() {
                 tracing::warn!("{lost}");
             }
         }
-        seen.latest = Some(server.clone());
+        Ok(())
+    }
+}
+
+impl Seen {
+    fn note_timeline(&mut self, system: u64, timeline: u32) -> Result<(), ConnectError> {
+        let timelines = &mut self.timelines;
+        let place = timelines.iter().position(|(known, _)| *known == system);
+        let known = place.and_then(|place| timelines.remove(place));
+        let latest = known.map_or(timeline, |(_, latest)| latest.max(timeline));
+        if timelines.len() >= CLUSTERS_MAX {
+            timelines.pop_front();
+        }
+        timelines.push_back((system, latest));
+        if latest > timeline {
+            return Err(format!(
+                "the server is on timeline {timeline}, but timeline {latest} of the same cluster has been in use: \
+                 this is an old primary, stop it"
+            )
+            .into());
+        }
         Ok(())
     }
 }
@@ -345,6 +362,25 @@ mod tests {
         assert!(refused.to_string().contains("timeline 2"), "{refused}");
         servers.admit(&server("7/00000003/5")).unwrap();
         servers.admit(&server("8/00000001/1")).unwrap();
+    }
+
+    #[test]
+    fn old_primary_is_refused_also_after_other_clusters_were_seen() {
+        let servers = Servers::default();
+        servers.admit(&server("7/00000002/1")).unwrap();
+        for system in 100..100 + u64::try_from(CLUSTERS_MAX).unwrap() - 1 {
+            let other = server(&format!("{system}/00000009/1"));
+            servers.admit(&other).unwrap();
+            servers.admit(&server("-/-/1")).unwrap();
+            servers.admit(&server("7/-/1")).unwrap();
+        }
+        servers.admit(&server("7/00000001/1")).unwrap_err();
+        servers.admit(&server("7/00000002/1")).unwrap();
+        // Of so many clusters, the one that was seen least recently is forgotten.
+        servers.admit(&server("99/00000001/1")).unwrap();
+        servers.admit(&server("7/00000001/1")).unwrap_err();
+        servers.admit(&server("100/00000008/1")).unwrap();
+        servers.admit(&server("102/00000008/1")).unwrap_err();
     }
 
     #[test]
