@@ -279,8 +279,13 @@ impl PostgresConnector {
 
     /// A connection for the pool, to the server whose changes are followed.
     pub(crate) async fn connect(&self) -> Result<Pooled, ConnectFailure> {
-        let opened = self.pooled.connect(&self.session, &self.servers).await?;
-        self.followed.agree(&opened.server).await?;
+        let mut opened = self.pooled.connect(&self.session, &self.servers).await?;
+        let log = self.followed.agree(&opened.server).await?;
+        if log != opened.server.log() {
+            timeout(self.session.timeout, opened.keep(log))
+                .await
+                .map_err(|_| ConnectFailure::Timeout)??;
+        }
         opened.pooled().await
     }
 
@@ -614,6 +619,13 @@ impl Facts {
 }
 
 impl Opened {
+    /// Has the session keep `log` from now on.
+    async fn keep(&mut self, log: String) -> Result<(), ConnectFailure> {
+        let kept = self.server.keep(&self.client, log);
+        let kept = async { kept.await.map_err(ConnectFailure::Driver) };
+        self.wire.drive(kept).await
+    }
+
     /// Hands the connection over to a task of the current runtime.
     async fn pooled(self) -> Result<Pooled, ConnectFailure> {
         let Self {

@@ -41,6 +41,9 @@ pub(crate) struct ServerIdentity {
     system: Option<u64>,
     /// `None` if the server does not tell.
     timeline: Option<u32>,
+    /// In microseconds. `None` if the server does not tell.
+    started: Option<u64>,
+    /// See [`log`](Self::log).
     log: String,
 }
 
@@ -69,11 +72,23 @@ impl ServerIdentity {
                 },
             );
         }
-        let identity = Self::parse(&parts.join("/"))?;
-        // Nothing but digits, hexadecimal digits, dashes and slashes passes the parser.
-        let set = format!("select set_config('{SETTING}', '{}', false)", identity.log);
-        first_column(client, &set).await?;
+        let mut identity = Self::parse(&parts.join("/"))?;
+        let log = identity.log.clone();
+        identity.keep(client, log).await?;
         Ok(identity)
+    }
+
+    /// Keeps `log`, which the parser has passed, as the session's setting [`SETTING`].
+    pub(super) async fn keep(
+        &mut self,
+        client: &Client,
+        log: String,
+    ) -> Result<(), tokio_postgres::Error> {
+        // Nothing but digits, hexadecimal digits, dashes and slashes passes the parser.
+        let set = format!("select set_config('{SETTING}', '{log}', false)");
+        first_column(client, &set).await?;
+        self.log = log;
+        Ok(())
     }
 
     fn parse(log: &str) -> Result<Self, ConnectError> {
@@ -92,20 +107,32 @@ impl ServerIdentity {
             }
         };
         let timeline = number(timeline, 16)?;
-        number(started, 10)?;
         Ok(Self {
             system: number(system, 10)?,
             timeline: timeline
                 .map(u32::try_from)
                 .transpose()
                 .map_err(|_| unexpected())?,
+            started: number(started, 10)?,
             log: log.to_owned(),
         })
     }
 
-    /// The identity of the log of changes: what [`SETTING`] says.
+    /// The identity of the log of changes: the value of [`SETTING`] in this session. On a pooled connection that is the one of the feed's
+    /// session, which may be told more or less of the server.
     pub(crate) fn log(&self) -> &str {
         &self.log
+    }
+
+    /// Whether `self` and `other` may be one server: parts that both were told are equal. Roles of different rights are told
+    /// different parts.
+    fn may_be(&self, other: &Self) -> bool {
+        fn agree<T: PartialEq>(one: Option<T>, other: Option<T>) -> bool {
+            one.zip(other).is_none_or(|(one, other)| one == other)
+        }
+        agree(self.system, other.system)
+            && agree(self.timeline, other.timeline)
+            && agree(self.started, other.started)
     }
 
     /// Whether `self` took over from `other`: a later timeline of the same cluster.
@@ -119,12 +146,13 @@ impl ServerIdentity {
     /// Guarantees that are lost because the server does not tell part of its identity.
     pub(crate) fn lost_guarantees(&self) -> impl Iterator<Item = &'static str> {
         let system = self.system.is_none().then_some(
-            "the server does not tell its system identifier (pg_control_system): after a move to another cluster, revocations are \
-             followed only if the server's start time or its transaction numbers give it away. Stop all instances before you move the database",
+            "the server does not tell its system identifier (pg_control_system) to the role of `database.url` or `database.direct_url`: \
+             after a move to another cluster, revocations are followed only if the server's start time or its transaction numbers give it \
+             away. Stop all instances before you move the database",
         );
         let timeline = self.timeline.is_none().then_some(
-            "the server does not tell its timeline (pg_walfile_name): after a failover, connections to the old primary are not refused. \
-             Make sure that the old primary is fenced",
+            "the server does not tell its timeline (pg_walfile_name) to the role of `database.url` or `database.direct_url`: after a \
+             failover, connections to the old primary are not refused. Make sure that the old primary is fenced",
         );
         system.into_iter().chain(timeline)
     }
@@ -167,7 +195,8 @@ pub(crate) struct Servers(Mutex<Seen>);
 struct Seen {
     /// The highest timeline of each cluster by its system identifier, the one that was seen least recently first.
     timelines: VecDeque<(u64, u32)>,
-    has_warned: bool,
+    /// Lost guarantees that the log tells of.
+    lost: Vec<&'static str>,
 }
 
 impl Servers {
@@ -180,16 +209,22 @@ impl Servers {
         if let (Some(system), Some(timeline)) = (server.system, server.timeline) {
             seen.note_timeline(system, timeline)?;
         }
-        if !std::mem::replace(&mut seen.has_warned, true) {
-            for lost in server.lost_guarantees() {
-                tracing::warn!("{lost}");
-            }
+        for lost in seen.lost_anew(server) {
+            tracing::warn!("{lost}");
         }
         Ok(())
     }
 }
 
 impl Seen {
+    /// The guarantees that are lost with `server` and with none before. The roles of two URLs may be told different parts.
+    fn lost_anew(&mut self, server: &ServerIdentity) -> Vec<&'static str> {
+        let mut lost: Vec<_> = server.lost_guarantees().collect();
+        lost.retain(|one| !self.lost.contains(one));
+        self.lost.extend(&lost);
+        lost
+    }
+
     fn note_timeline(&mut self, system: u64, timeline: u32) -> Result<(), ConnectError> {
         let timelines = &mut self.timelines;
         let place = timelines.iter().position(|(known, _)| *known == system);
@@ -284,13 +319,14 @@ impl Followed {
     }
 
     /// Whether a pooled connection to `server` may be used now. While no changes are followed, records are not served from memory, and
-    /// any server will do.
+    /// any server will do. One that keeps another log than the feed may not be used, even if it may lead to the same server: what it
+    /// says of transactions would not be understood.
     pub(super) fn admit(&self, server: &ServerIdentity) -> bool {
         let mut state = self.state.lock();
         if state
             .server
             .as_ref()
-            .is_none_or(|followed| followed == server)
+            .is_none_or(|followed| followed.log == server.log)
         {
             return true;
         }
@@ -301,15 +337,24 @@ impl Followed {
         true
     }
 
+    /// The log that a new pooled connection to `server` has to keep. `None` if it may not be used now.
+    fn admit_new(&self, server: &ServerIdentity) -> Option<String> {
+        let followed = self.state.lock().server.clone();
+        if let Some(followed) = followed.filter(|followed| followed.may_be(server)) {
+            return Some(followed.log);
+        }
+        self.admit(server).then(|| server.log.clone())
+    }
+
     /// Has the feed connect anew if it follows another server than `server`: one of the two connections leads to an old
-    /// primary, or to one that is gone.
-    pub(super) async fn agree(&self, server: &ServerIdentity) -> Result<(), Elsewhere> {
+    /// primary, or to one that is gone. Returns the log that the connection has to keep.
+    pub(super) async fn agree(&self, server: &ServerIdentity) -> Result<String, Elsewhere> {
         let deadline = Instant::now() + AGREEMENT_TIMEOUT;
         let connected = self.connected.notified();
         tokio::pin!(connected);
         connected.as_mut().enable();
-        if self.admit(server) {
-            return Ok(());
+        if let Some(log) = self.admit_new(server) {
+            return Ok(log);
         }
         if let Some(bond) = self.state.lock().bond.upgrade() {
             tracing::warn!(
@@ -319,8 +364,8 @@ impl Followed {
         }
         // If the feed cannot connect, no changes are followed, and nothing is served from memory.
         let _ = timeout_at(deadline, connected).await;
-        if self.admit(server) {
-            return Ok(());
+        if let Some(log) = self.admit_new(server) {
+            return Ok(log);
         }
         let followed = self.state.lock().server.clone();
         Err(Elsewhere {
@@ -362,6 +407,60 @@ mod tests {
         assert!(refused.to_string().contains("timeline 2"), "{refused}");
         servers.admit(&server("7/00000003/5")).unwrap();
         servers.admit(&server("8/00000001/1")).unwrap();
+    }
+
+    #[test]
+    fn parts_that_one_side_is_not_told_are_equal_to_anything() {
+        let told = server("7/00000002/1");
+        for same in [
+            "7/00000002/1",
+            "-/00000002/1",
+            "7/-/1",
+            "7/00000002/-",
+            "-/-/1",
+            "-/-/-",
+        ] {
+            let same = server(same);
+            assert!(told.may_be(&same) && same.may_be(&told), "{same:?}");
+        }
+        for other in [
+            "8/00000002/1",
+            "7/00000003/1",
+            "7/00000002/2",
+            "-/-/2",
+            "8/-/-",
+            "-/00000003/-",
+        ] {
+            let other = server(other);
+            assert!(!told.may_be(&other) && !other.may_be(&told), "{other:?}");
+        }
+        assert!(server("7/-/1").may_be(&server("-/00000002/1")));
+    }
+
+    #[test]
+    fn each_lost_guarantee_is_told_once_whichever_role_loses_it() {
+        let mut seen = Seen::default();
+        let mut lost = |log: &str| seen.lost_anew(&server(log)).concat();
+        assert_eq!(lost("7/00000002/1"), "");
+        assert!(lost("7/-/1").contains("pg_walfile_name"));
+        let system = lost("-/-/1");
+        assert!(system.contains("pg_control_system") && !system.contains("pg_walfile_name"));
+        assert_eq!(lost("-/-/1"), "");
+    }
+
+    #[tokio::test]
+    async fn new_connections_keep_the_log_of_the_feed_and_old_ones_without_it_are_not_used() {
+        let (told, untold) = (server("7/00000002/1"), server("-/-/1"));
+        for (pooled, feeds) in [(&told, &untold), (&untold, &told)] {
+            let followed = Followed::default();
+            assert_eq!(followed.agree(pooled).await.unwrap(), pooled.log);
+            let bond = Arc::new(Bond::default());
+            followed.follow(feeds, &bond);
+            assert!(!followed.admit(pooled));
+            assert_eq!(followed.agree(pooled).await.unwrap(), feeds.log);
+            assert!(followed.admit(feeds));
+            assert!(!bond.is_over());
+        }
     }
 
     #[test]

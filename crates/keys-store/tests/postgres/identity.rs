@@ -399,6 +399,49 @@ async fn server_that_does_not_tell_its_identity_is_used() {
     assert!(is_seen_soon(&store, commit, &mut [&mut feed]).await);
 }
 
+/// The role of one URL may ask for all of it, and that of the other may not.
+#[tokio::test(flavor = "multi_thread")]
+async fn server_that_tells_its_identity_to_one_role_only_is_one_server() {
+    let cluster = Cluster::start().unwrap();
+    cluster.sql(
+        "postgres",
+        "create role told login; create role untold login",
+    );
+    for (pooled, direct) in [("told", "untold"), ("untold", "told")] {
+        let name = format!("keys_{pooled}");
+        cluster.sql("postgres", &format!("create database {name}"));
+        open_at(&cluster.database_url(&name)).await;
+        let functions = "function pg_control_system, pg_walfile_name, pg_current_wal_lsn";
+        cluster.sql(
+            &name,
+            &format!(
+                "revoke execute on {functions} from public; grant execute on {functions} to told; \
+                 grant all on all tables in schema public to told, untold"
+            ),
+        );
+        let url = |role: &str| {
+            let url = cluster.database_url(&name);
+            url.replace("postgres@", &format!("{role}@"))
+        };
+        let options = StoreOptions {
+            direct_url: Some(url(direct).parse().unwrap()),
+            ..StoreOptions::default()
+        };
+        let store = Store::connect(&url(pooled).parse().unwrap(), options)
+            .await
+            .unwrap();
+        // Over a connection that stays.
+        store.pepper_ids(NOON).await.unwrap();
+        let mut feed = followed(&store).await;
+        let (key, commit) = revoked(&store).await;
+        assert_eq!(
+            news(&mut *feed).await,
+            HashSet::from([Changed::Key(key.id)])
+        );
+        assert!(is_seen_soon(&store, commit, &mut [&mut feed]).await);
+    }
+}
+
 /// Sessions of `pg_restore`, logical replication and bulk tools have this role.
 #[tokio::test(flavor = "multi_thread")]
 async fn changes_in_the_replica_role_are_in_the_feed() {
