@@ -211,6 +211,8 @@ pub(crate) struct Pooled {
     pub(crate) connection: AsyncPgConnection,
     pub(crate) facts: Facts,
     pub(super) server: ServerIdentity,
+    /// See [`Followed::moves`].
+    pub(super) moves: u64,
 }
 
 impl PostgresConnector {
@@ -280,13 +282,14 @@ impl PostgresConnector {
     /// A connection for the pool, to the server whose changes are followed.
     pub(crate) async fn connect(&self) -> Result<Pooled, ConnectFailure> {
         let mut opened = self.pooled.connect(&self.session, &self.servers).await?;
+        let moves = self.followed.moves();
         let log = self.followed.agree(&opened.server).await?;
         if log != opened.server.log() {
             timeout(self.session.timeout, opened.keep(log))
                 .await
                 .map_err(|_| ConnectFailure::Timeout)??;
         }
-        opened.pooled().await
+        opened.pooled(moves).await
     }
 
     /// The server whose changes are followed, and whether it still is.
@@ -301,9 +304,15 @@ impl PostgresConnector {
             .await
     }
 
-    /// Whether a pooled connection to `server` may be used now.
-    pub(super) fn may_use(&self, server: &ServerIdentity) -> bool {
-        self.followed.admit(server)
+    /// Whether a pooled connection may be used now.
+    pub(super) fn may_use(&self, pooled: &mut Pooled) -> bool {
+        pooled.moves = self.followed.moves();
+        self.followed.admit(&pooled.server)
+    }
+
+    /// Whether the feed has moved on to another server since `pooled` was taken into use.
+    pub(super) fn has_left(&self, pooled: &Pooled) -> bool {
+        self.followed.has_left(&pooled.server, pooled.moves)
     }
 
     /// A connection for the pool whose other half has to be driven.
@@ -317,7 +326,7 @@ impl PostgresConnector {
             .direct_route()
             .connect(&self.session, &self.servers)
             .await?;
-        let mut connection = opened.pooled().await?.connection;
+        let mut connection = opened.pooled(self.followed.moves()).await?.connection;
         let set_up = format!(
             "set statement_timeout = 0; set idle_in_transaction_session_timeout = 0; set lock_timeout = {}; \
              select pg_advisory_lock({MIGRATION_LOCK}); set lock_timeout = {}",
@@ -627,7 +636,7 @@ impl Opened {
     }
 
     /// Hands the connection over to a task of the current runtime.
-    async fn pooled(self) -> Result<Pooled, ConnectFailure> {
+    async fn pooled(self, moves: u64) -> Result<Pooled, ConnectFailure> {
         let Self {
             client,
             wire,
@@ -646,6 +655,7 @@ impl Opened {
             connection: connection.map_err(ConnectFailure::SetUp)?,
             facts,
             server,
+            moves,
         })
     }
 }

@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -284,6 +284,8 @@ impl Bond {
 #[derive(Debug, Default)]
 pub(super) struct Followed {
     state: Mutex<Following>,
+    /// How often the feed has moved on to another log.
+    moves: AtomicU64,
     /// The feed has connected.
     connected: Notify,
 }
@@ -310,7 +312,10 @@ impl Followed {
     /// them must be read again.
     pub(super) fn follow(&self, server: &ServerIdentity, bond: &Arc<Bond>) -> u64 {
         let mut state = self.state.lock();
-        state.server = Some(server.clone());
+        let before = state.server.replace(server.clone());
+        if before.is_none_or(|before| before.log != server.log) {
+            self.moves.fetch_add(1, Ordering::Release);
+        }
         state.bond = Arc::downgrade(bond);
         let strays = state.strays;
         drop(state);
@@ -335,6 +340,26 @@ impl Followed {
         }
         state.strays += 1;
         true
+    }
+
+    /// How often the feed has moved on to another log. To be read before a connection is admitted, and given to
+    /// [`has_left`](Self::has_left) after a commit on it.
+    pub(super) fn moves(&self) -> u64 {
+        self.moves.load(Ordering::Acquire)
+    }
+
+    /// Whether the feed has moved on from `server`, which was admitted after `moves`. A commit there may be lost: an old primary that is
+    /// not fenced yet goes on acknowledging them.
+    pub(super) fn has_left(&self, server: &ServerIdentity, moves: u64) -> bool {
+        // Hardly ever does it move, so this is one read of memory.
+        if self.moves() == moves {
+            return false;
+        }
+        let state = self.state.lock();
+        state
+            .server
+            .as_ref()
+            .is_some_and(|followed| !followed.may_be(server))
     }
 
     /// The log that a new pooled connection to `server` has to keep. `None` if it may not be used now.
@@ -461,6 +486,29 @@ mod tests {
             assert!(followed.admit(feeds));
             assert!(!bond.is_over());
         }
+    }
+
+    #[test]
+    fn server_is_left_when_the_feed_has_moved_on_to_another_one_since() {
+        let (old, new) = (server("7/00000002/1"), server("7/00000003/2"));
+        let bond = Arc::new(Bond::default());
+        let followed = Followed::default();
+        let moves = followed.moves();
+        assert!(!followed.has_left(&old, moves));
+        followed.follow(&old, &bond);
+        assert!(!followed.has_left(&old, moves));
+        // A connection to the new server that was admitted while none was followed.
+        bond.end();
+        let moves = followed.moves();
+        assert!(followed.admit(&new));
+        assert!(!followed.has_left(&new, moves));
+        followed.follow(&new, &Arc::new(Bond::default()));
+        assert!(!followed.has_left(&new, moves));
+        // Also when the new one is lost.
+        assert!(followed.has_left(&old, moves));
+        // Another role's view of the same server.
+        followed.follow(&server("-/-/2"), &bond);
+        assert!(!followed.has_left(&new, moves));
     }
 
     #[test]

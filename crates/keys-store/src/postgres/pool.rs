@@ -100,6 +100,11 @@ enum PoolError {
     CommitsHang,
     #[error("the database did not answer the beginning of a transaction")]
     Silent,
+    #[error(
+        "the change was committed on a server that is no longer the one whose changes are followed, most likely an old primary: \
+         it may be lost"
+    )]
+    Left,
 }
 
 impl From<PoolError> for StoreError {
@@ -367,7 +372,7 @@ impl Pool {
                 };
                 // One to another server than the one whose changes are followed must not be read from.
                 if object.pooled.connection.is_broken()
-                    || !self.0.connector.may_use(&object.pooled.server)
+                    || !self.0.connector.may_use(&mut object.pooled)
                 {
                     state.open -= 1;
                     broken.push(object);
@@ -680,9 +685,8 @@ impl Lease {
         let of_task = pool.clone();
         let mut task = pool.0.runtime.spawn(async move {
             let outcome = self.enter().batch_execute("commit").await;
-            let outcome = self.leave(outcome);
+            let outcome = self.committed(outcome);
             if outcome.is_ok() {
-                self.in_transaction = false;
                 of_task.0.health.succeeded();
             }
             drop(self);
@@ -698,13 +702,23 @@ impl Lease {
         match timeout(pool.0.commit_timeout, &mut task).await {
             Ok(ended) => {
                 given_up.task = None;
-                match ended {
-                    Ok(outcome) => Ok(outcome?),
-                    Err(error) => Err(StoreError::Unavailable(Box::new(error))),
-                }
+                ended.unwrap_or_else(|error| Err(StoreError::Unavailable(Box::new(error))))
             }
             Err(_) => Err(PoolError::CommitsHang.into()),
         }
+    }
+
+    /// Notes how a commit ended. It is not acknowledged if the feed has moved on to another server meanwhile.
+    fn committed(&mut self, outcome: QueryResult<()>) -> Result<(), StoreError> {
+        self.leave(outcome)?;
+        self.in_transaction = false;
+        if let (Some(place), Some(object)) = (&self.place, &self.object)
+            && place.pool.0.connector.has_left(&object.pooled)
+        {
+            self.broken = true;
+            return Err(PoolError::Left.into());
+        }
+        Ok(())
     }
 
     /// Undoes everything.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use keys_core::ApiKey;
 use keys_service::feed::{ChangeFeed, Changed, Changes, Commit, POLL_INTERVAL, SILENCE_MAX};
-use keys_service::store::StoreError;
+use keys_service::store::{ChangeError, StoreError};
 use keys_service::{Actor, KeyService, KeyStore as _};
 use keys_store::{Store, StoreOptions};
 use keys_testkit::contract::{followed, is_seen_soon, news};
@@ -259,6 +259,60 @@ async fn pooled_connections_lead_to_the_server_whose_changes_are_followed() {
     feed.applied().await;
     store.pepper_ids(NOON).await.unwrap();
     assert!(!feed.poll().await.unwrap().reset);
+}
+
+/// A change that waits for a lock on the old primary while the feed moves on is made there, and lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn commit_on_a_server_that_is_no_longer_followed_is_not_acknowledged() {
+    let primary = Cluster::start().unwrap();
+    let url = primary.database_url("postgres");
+    let (feeds_proxy, direct_url) = FaultProxy::in_front_of(&url).await;
+    let options = StoreOptions {
+        direct_url: Some(direct_url.parse().unwrap()),
+        statement_timeout: Duration::from_secs(30),
+        operation_timeout: Duration::from_secs(30),
+        ..StoreOptions::default()
+    };
+    let store = Store::connect(&url.parse().unwrap(), options)
+        .await
+        .unwrap();
+    store.migrate().await.unwrap();
+    let key = add_key(&store, a_key().build_new()).await;
+    let mut feed = followed(&store).await;
+    let standby = primary.standby().unwrap();
+
+    let locking = by_hand(&url).await;
+    locking
+        .batch_execute("begin; select from api_key for update")
+        .await
+        .unwrap();
+    let revoking = {
+        let (store, id) = (store.clone(), key.id);
+        tokio::spawn(async move { store.revoke_key(None, id, a_change().build()).await })
+    };
+    let waiting = "select count(*) from pg_stat_activity \
+                   where application_name = 'keys' and wait_event_type = 'Lock'";
+    let begin = Instant::now();
+    while primary.sql("postgres", waiting).trim() != "1" {
+        assert!(begin.elapsed() < Duration::from_secs(10));
+        sleep(Duration::from_millis(20)).await;
+    }
+    standby.promote();
+    feeds_proxy.lead_to(&standby.address());
+    primary.sql("postgres", KILL_LISTENERS);
+    assert!(after_reconnection(&mut *feed).await.took_over);
+    feed.applied().await;
+    locking.batch_execute("commit").await.unwrap();
+
+    let error = match revoking.await.unwrap() {
+        Err(ChangeError::Store(error)) => error,
+        other => panic!("{other:?}"),
+    };
+    assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
+    assert!(chain(&error).contains("no longer"), "{}", chain(&error));
+    let count = "select count(*) from api_key where revoked_at is not null";
+    assert_eq!(primary.sql("postgres", count).trim(), "1");
+    assert_eq!(standby.sql("postgres", count).trim(), "0");
 }
 
 /// A replica that had not received a revocation takes over: the instance that acknowledged it applies it again, and says so in
