@@ -508,7 +508,6 @@ impl Raw {
             *value = resolved.value;
             warnings.extend(resolved.warning);
         }
-        check_home(&self.database.url)?;
         Ok(Settings {
             database: self.database,
             http: self.http.check()?,
@@ -526,16 +525,6 @@ impl Raw {
             warnings,
         })
     }
-}
-
-/// Refuses paths that only a shell would expand. Taken literally, they would make a new database in a folder called `~`.
-fn check_home(url: &str) -> anyhow::Result<()> {
-    let path = url.strip_prefix("sqlite:").unwrap_or_default();
-    let path = path.strip_prefix("//").unwrap_or(path);
-    if path.starts_with("~/") || path.starts_with('$') {
-        bail!("setting `database.url`: `~` and variables are not expanded: write the whole path");
-    }
-    Ok(())
 }
 
 impl RawHttp {
@@ -1078,13 +1067,6 @@ mod tests {
         std::fs::write(&path, "[database]\nurl = \"sqlite://data/a\\rb.db\"\n").unwrap();
         let message = format!("{:#}", load_file(Some(&path), &[]).unwrap_err());
         assert!(message.contains("database.url"), "{message}");
-        for url in [
-            "sqlite://~/keys.db",
-            "sqlite:~/keys.db",
-            "sqlite://$HOME/keys.db",
-        ] {
-            assert!(refusal(&[("KEYS_DATABASE__URL", url)]).contains("database.url"));
-        }
     }
 
     #[test]
