@@ -1,22 +1,39 @@
-//! TLS to PostgreSQL: what each `sslmode` accepts of a server.
+//! TLS to PostgreSQL: what each `sslmode` accepts of a server, and certificates of clients.
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
-use std::path::Path;
+use std::error::Error;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use keys_service::KeyStore as _;
-use keys_store::{OpenError, Store, StoreOptions};
+use keys_store::{OpenError, Store, StoreOptions, TlsError};
 use keys_testkit::contract::followed;
 use keys_testkit::postgres::Cluster;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use tokio_postgres::{Client, NoTls};
 
 /// A server whose certificate is for 127.0.0.1 and comes from an authority that only `authority.pem` knows.
 struct Server {
     cluster: Cluster,
     client: Client,
+    authority: CertifiedIssuer<'static, KeyPair>,
     folder: tempfile::TempDir,
+}
+
+/// The files of `sslcert` and `sslkey`.
+struct ClientFiles {
+    certificate: PathBuf,
+    key: PathBuf,
+}
+
+impl ClientFiles {
+    fn parameters(&self) -> String {
+        let (certificate, key) = (self.certificate.display(), self.key.display());
+        format!("sslcert={certificate}&sslkey={key}")
+    }
 }
 
 impl Server {
@@ -40,17 +57,18 @@ impl Server {
         // The server may run as another user, so it writes its files itself.
         write_as_server(&client, "server.crt", &certificate.pem()).await;
         write_as_server(&client, "server.key", &key.serialize_pem()).await;
-        client
-            .batch_execute("alter system set ssl = on")
-            .await
-            .unwrap();
-        client
-            .batch_execute("select pg_reload_conf()")
-            .await
-            .unwrap();
+        write_as_server(&client, "authority.crt", &authority.pem()).await;
+        for statement in [
+            "alter system set ssl_ca_file = 'authority.crt'",
+            "alter system set ssl = on",
+            "select pg_reload_conf()",
+        ] {
+            client.batch_execute(statement).await.unwrap();
+        }
         let server = Self {
             cluster,
             client,
+            authority,
             folder,
         };
         server.wait_for_tls().await;
@@ -66,6 +84,41 @@ impl Server {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         panic!("the server does not switch TLS on");
+    }
+
+    /// From now on, only clients with a certificate for their role are let in.
+    async fn require_client_certificates(&self) {
+        let rules = "hostssl all all 127.0.0.1/32 cert\n";
+        write_as_server(&self.client, "pg_hba.conf", rules).await;
+        let reload = "select pg_reload_conf()";
+        self.client.batch_execute(reload).await.unwrap();
+        for _ in 0..100 {
+            let url = self.url("sslmode=disable");
+            if tokio_postgres::connect(&url, NoTls).await.is_err() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("the server lets every client in");
+    }
+
+    /// A certificate for this role, from the authority that the server trusts.
+    fn client_files(&self, role: &str) -> ClientFiles {
+        let at = |ending: &str| self.folder.path().join(format!("{role}.{ending}"));
+        let files = ClientFiles {
+            certificate: at("crt"),
+            key: at("key"),
+        };
+        let mut certificate = CertificateParams::new(Vec::new()).unwrap();
+        certificate
+            .distinguished_name
+            .push(DnType::CommonName, role);
+        let key = KeyPair::generate().unwrap();
+        let certificate = certificate.signed_by(&key, &self.authority).unwrap();
+        fs::write(&files.certificate, certificate.pem()).unwrap();
+        fs::write(&files.key, key.serialize_pem()).unwrap();
+        fs::set_permissions(&files.key, Permissions::from_mode(0o600)).unwrap();
+        files
     }
 
     fn url(&self, parameters: &str) -> String {
@@ -105,6 +158,17 @@ impl Server {
         assert_eq!((all, names), (any, 2));
         Ok(all)
     }
+}
+
+/// An error with its causes.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
 }
 
 async fn connect(cluster: &Cluster) -> Client {
@@ -173,5 +237,91 @@ async fn unusable_root_certificates_are_refused() {
         );
         let refused = Store::connect(&url.parse().unwrap(), StoreOptions::default()).await;
         assert!(matches!(refused, Err(OpenError::Tls(_))), "{url}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn client_certificate_is_presented_and_its_absence_says_what_to_set() {
+    let server = Server::start().await;
+    server.require_client_certificates().await;
+    let verified = format!("sslmode=verify-full&sslrootcert={}", server.authority());
+    let files = server.client_files("postgres");
+    let parameters = files.parameters();
+    // The one verifies the server, the other one does not.
+    for mode in [&*verified, "sslmode=prefer"] {
+        let url = server.url(&format!("{mode}&{parameters}"));
+        assert!(server.is_encrypted(&url).await.unwrap(), "{mode}");
+    }
+
+    let refused = server.is_encrypted(&server.url(&verified)).await;
+    let said = chain(&refused.unwrap_err());
+    for word in ["client certificate", "`sslcert`", "`sslkey`"] {
+        assert!(said.contains(word), "{word}: {said}");
+    }
+    // One for another role is no reason to set them.
+    let other = server.client_files("other").parameters();
+    let url = server.url(&format!("{verified}&{other}"));
+    let said = chain(&server.is_encrypted(&url).await.unwrap_err());
+    assert!(said.contains("\"postgres\""), "{said}");
+    assert!(!said.contains("sslcert"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn client_key_must_be_private_and_belong_to_its_certificate() {
+    let server = Server::start().await;
+    server.require_client_certificates().await;
+    let files = server.client_files("postgres");
+    let verified = format!("sslmode=verify-full&sslrootcert={}", server.authority());
+    let open = async |files: &ClientFiles| {
+        let url = server.url(&format!("{verified}&{}", files.parameters()));
+        server.is_encrypted(&url).await
+    };
+    for mode in [0o644, 0o604, 0o660] {
+        fs::set_permissions(&files.key, Permissions::from_mode(mode)).unwrap();
+        let refused = open(&files).await.unwrap_err();
+        assert!(
+            matches!(refused, OpenError::Tls(TlsError::ClientKeyMode { mode: told }) if told == mode),
+            "{refused:?}"
+        );
+        let said = chain(&refused);
+        for word in [&*format!("{mode:03o}"), "sslkey", "chmod 600"] {
+            assert!(said.contains(word), "{word}: {said}");
+        }
+    }
+    fs::set_permissions(&files.key, Permissions::from_mode(0o400)).unwrap();
+    assert!(open(&files).await.unwrap());
+
+    let mixed = ClientFiles {
+        certificate: files.certificate.clone(),
+        key: server.client_files("other").key,
+    };
+    let refused = open(&mixed).await.unwrap_err();
+    assert!(
+        matches!(refused, OpenError::Tls(TlsError::ClientPair(_))),
+        "{refused:?}"
+    );
+    // A file with nothing in it, and one that is not there.
+    let empty = server.folder.path().join("empty.pem");
+    fs::write(&empty, "").unwrap();
+    fs::set_permissions(&empty, Permissions::from_mode(0o600)).unwrap();
+    for path in [empty, server.folder.path().join("missing.pem")] {
+        let of_certificate = ClientFiles {
+            certificate: path.clone(),
+            key: files.key.clone(),
+        };
+        let refused = open(&of_certificate).await.unwrap_err();
+        assert!(
+            matches!(refused, OpenError::Tls(TlsError::ClientCertificate(_))),
+            "{refused:?}"
+        );
+        let of_key = ClientFiles {
+            certificate: files.certificate.clone(),
+            key: path,
+        };
+        let refused = open(&of_key).await.unwrap_err();
+        assert!(
+            matches!(refused, OpenError::Tls(TlsError::ClientKey(_))),
+            "{refused:?}"
+        );
     }
 }

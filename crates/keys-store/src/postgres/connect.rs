@@ -101,6 +101,11 @@ pub(crate) struct Facts {
 pub(crate) enum ConnectFailure {
     #[error("the server refused the connection or cannot be reached")]
     Driver(#[source] tokio_postgres::Error),
+    #[error(
+        "the server asks for a client certificate: add `sslcert` and `sslkey` to the URL, with the paths of the certificate and of its \
+         private key"
+    )]
+    ClientCertificate(#[source] tokio_postgres::Error),
     #[error("the connection could not be set up")]
     SetUp(#[source] diesel::ConnectionError),
     #[error("the server did not answer in time")]
@@ -461,20 +466,15 @@ impl Route {
         servers: &Servers,
     ) -> Result<Opened, ConnectFailure> {
         let config = self.config(host, session).await?;
+        let refused = |error| self.refused(error);
         let (client, mut wire) = match &self.tls {
             // TLS is not for sockets in the file system.
             Some(tls) if config.get_ssl_mode() != SslMode::Disable => {
-                let (client, connection) = config
-                    .connect(tls.clone())
-                    .await
-                    .map_err(ConnectFailure::Driver)?;
+                let (client, connection) = config.connect(tls.clone()).await.map_err(refused)?;
                 (client, Wire::Tls(Box::new(connection)))
             }
             _ => {
-                let (client, connection) = config
-                    .connect(NoTls)
-                    .await
-                    .map_err(ConnectFailure::Driver)?;
+                let (client, connection) = config.connect(NoTls).await.map_err(refused)?;
                 (client, Wire::Plain(Box::new(connection)))
             }
         };
@@ -495,6 +495,20 @@ impl Route {
             facts,
             server,
         })
+    }
+
+    /// Why the server did not let us in.
+    fn refused(&self, error: tokio_postgres::Error) -> ConnectFailure {
+        // In the words of pg_hba's method `cert`, and of `clientcert` with other methods.
+        let is_about_certificate = error.as_db_error().is_some_and(|error| {
+            *error.code() == SqlState::INVALID_AUTHORIZATION_SPECIFICATION
+                && error.message().contains("valid client certificate")
+        });
+        if is_about_certificate && self.location.tls.client.is_none() {
+            ConnectFailure::ClientCertificate(error)
+        } else {
+            ConnectFailure::Driver(error)
+        }
     }
 
     async fn config(
