@@ -339,32 +339,6 @@ pub(crate) async fn revoke(
     connection.finish(outcome).await
 }
 
-/// The update that revokes the key, unless it is revoked already or is not of `owner`.
-macro_rules! revocation {
-    ($owner:expr, $id:expr, $now:expr, |$update:ident| $run:expr) => {{
-        let revoked = api_key::revoked_at.eq(DbTimestamp($now));
-        let update = diesel::update(api_key::table.find(DbId($id.as_uuid())))
-            .filter(api_key::revoked_at.is_null());
-        match $owner {
-            None => {
-                let $update = update.set(revoked);
-                $run
-            }
-            Some(KeyOwner::Account(account_id)) => {
-                let $update = update
-                    .filter(api_key::account_id.eq(DbId(account_id.as_uuid())))
-                    .filter(api_key::kind.eq(ACCOUNT))
-                    .set(revoked);
-                $run
-            }
-            Some(KeyOwner::Operators) => {
-                let $update = update.filter(api_key::kind.eq(OPERATOR)).set(revoked);
-                $run
-            }
-        }
-    }};
-}
-
 async fn revoke_in(
     connection: &mut Connection,
     opened: Opened,
@@ -380,10 +354,12 @@ async fn revoke_in(
     )?;
     if let Connection::Postgres(lease) = connection {
         let event = audit::event(change, "key.revoked", id.as_uuid());
-        let open = lease.enter();
-        let outcome = revocation!(owner, id, change.at, |update| {
-            postgres::revoke_key(open, update.returning(api_key::id), event).await
-        });
+        let (kind, account) = match owner {
+            None => (None, None),
+            Some(KeyOwner::Account(id)) => (Some(ACCOUNT), Some(DbId(id.as_uuid()))),
+            Some(KeyOwner::Operators) => (Some(OPERATOR), None),
+        };
+        let outcome = postgres::revoke_key(lease.enter(), kind, account, event).await;
         let Some(commit) = lease.leave(outcome)? else {
             return Ok(None);
         };
@@ -398,14 +374,29 @@ async fn revoke_in(
     Ok(Some(changes::commit(connection).await?))
 }
 
+/// For SQLite. Changes nothing if the key is revoked already or is not of `owner`.
 async fn mark_revoked(
     connection: &mut Connection,
     owner: Option<KeyOwner>,
     id: KeyId,
     now: Timestamp,
 ) -> Result<usize, QueryError> {
-    revocation!(owner, id, now, |update| query!(connection, |open| update
-        .execute(open)))
+    let revoked = api_key::revoked_at.eq(DbTimestamp(now));
+    let update = diesel::update(api_key::table.find(DbId(id.as_uuid())))
+        .filter(api_key::revoked_at.is_null());
+    match owner {
+        None => query!(connection, |open| update.set(revoked).execute(open)),
+        Some(KeyOwner::Account(account_id)) => {
+            let update = update
+                .filter(api_key::account_id.eq(DbId(account_id.as_uuid())))
+                .filter(api_key::kind.eq(ACCOUNT));
+            query!(connection, |open| update.set(revoked).execute(open))
+        }
+        Some(KeyOwner::Operators) => {
+            let update = update.filter(api_key::kind.eq(OPERATOR));
+            query!(connection, |open| update.set(revoked).execute(open))
+        }
+    }
 }
 
 pub(crate) async fn record_uses(pools: Pools, uses: Vec<KeyUse>) -> Result<Vec<KeyId>, StoreError> {

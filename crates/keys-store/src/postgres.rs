@@ -9,7 +9,7 @@ use diesel::pg::{Pg, PgQueryBuilder};
 use diesel::prelude::*;
 use diesel::query_builder::{AstPass, Query, QueryBuilder as _, QueryFragment, QueryId};
 use diesel::result::Error;
-use diesel::sql_types::{Array, BigInt, Binary, Bool, Integer, Nullable, Text};
+use diesel::sql_types::{Array, BigInt, Binary, Bool, Integer, Nullable, SmallInt, Text};
 use diesel::{QueryResult, sql_query};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection as _};
 use futures_util::future::{try_join, try_join4};
@@ -245,48 +245,60 @@ impl<F: QueryFragment<Pg>, S: QueryFragment<Pg>> QueryFragment<Pg> for InsertBot
     }
 }
 
-/// Runs `update` and, if it changes a key, writes the audit event and identifies the transaction, in one statement.
-/// `None` if it changes none.
-pub(crate) async fn revoke_key<U>(
+/// Revokes the key that `event` is about, writes the event and identifies the transaction, in one statement. `None`, and nothing
+/// is changed, if the key is revoked already, is not there, or has another kind or account than was asked for.
+pub(crate) async fn revoke_key(
     connection: &mut AsyncPgConnection,
-    update: U,
+    kind: Option<i16>,
+    account: Option<DbId>,
     event: EventRow,
-) -> QueryResult<Option<Commit>>
-where
-    U: QueryFragment<Pg> + Send,
-{
-    let found: Option<(String, String)> = RevokeKey { update, event }
-        .get_result(connection)
-        .await
-        .optional()?;
+) -> QueryResult<Option<Commit>> {
+    let revocation = RevokeKey {
+        kind,
+        account,
+        event,
+    };
+    let found: Option<(String, String)> = revocation.get_result(connection).await.optional()?;
     let Some((number, log)) = found else {
         return Ok(None);
     };
     commit_of(&number, &log).map(Some)
 }
 
-struct RevokeKey<U> {
-    /// Returns one row for the key that it changes.
-    update: U,
+/// Written by hand, because diesel has its own updates prepared anew for each execution, which is a round trip.
+struct RevokeKey {
+    kind: Option<i16>,
+    account: Option<DbId>,
     event: EventRow,
 }
 
-impl<U> QueryId for RevokeKey<U> {
+impl QueryId for RevokeKey {
     type QueryId = ();
     const HAS_STATIC_QUERY_ID: bool = false;
 }
 
-impl<U> Query for RevokeKey<U> {
+impl Query for RevokeKey {
     type SqlType = (Text, Text);
 }
 
-impl<U: QueryFragment<Pg>> QueryFragment<Pg> for RevokeKey<U> {
+impl QueryFragment<Pg> for RevokeKey {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
         let event = &self.event;
-        out.push_sql("with revoked as (");
-        self.update.walk_ast(out.reborrow())?;
+        out.push_sql("with revoked as (update api_key set revoked_at = ");
+        out.push_bind_param::<Moment, _>(&event.at)?;
+        out.push_sql(" where id = ");
+        out.push_bind_param::<Id, _>(&event.subject_id)?;
+        out.push_sql(" and revoked_at is null");
+        if let Some(kind) = &self.kind {
+            out.push_sql(" and kind = ");
+            out.push_bind_param::<SmallInt, _>(kind)?;
+        }
+        if let Some(account) = &self.account {
+            out.push_sql(" and account_id = ");
+            out.push_bind_param::<Id, _>(account)?;
+        }
         out.push_sql(
-            "), noted as (\
+            " returning id), noted as (\
                  insert into audit_event \
                  (id, at, actor_kind, actor_id, action, subject_id, address, reason) select ",
         );
@@ -299,9 +311,7 @@ impl<U: QueryFragment<Pg>> QueryFragment<Pg> for RevokeKey<U> {
         out.push_bind_param::<Nullable<Id>, _>(&event.actor_id)?;
         out.push_sql(", ");
         out.push_bind_param::<Text, _>(&event.action)?;
-        out.push_sql(", ");
-        out.push_bind_param::<Id, _>(&event.subject_id)?;
-        out.push_sql(", ");
+        out.push_sql(", id, ");
         out.push_bind_param::<Nullable<Address>, _>(&event.address)?;
         out.push_sql(", ");
         out.push_bind_param::<Nullable<Text>, _>(&event.reason)?;

@@ -16,17 +16,19 @@ mod pools;
 use std::sync::Arc;
 use std::time::Duration;
 
-use keys_core::{Account, AccountId, EventId, KeyId, Timestamp};
+use keys_core::{Account, AccountId, EventId, KeyId, Plan, Plans, Timestamp};
 use keys_service::memory::{AuditEvent, AuditSubject};
-use keys_service::store::{KeyUse, Reservation, StoreError};
+use keys_service::store::{KeyOwner, KeyUse, Reservation, StoreError};
 use keys_service::{Actor, Gate, Identity, KeyDraft, KeyService, KeyStore, Requirement};
 use keys_store::{OpenError, Store, StoreOptions};
 use keys_testkit::contract::AuditedStore;
-use keys_testkit::data::{NOON, a_caller, a_change, a_key, an_event_id, noon_plus, pepper_ring};
+use keys_testkit::data::{
+    NOON, a_caller, a_change, a_key, an_event_id, noon_plus, pepper_ring, plans,
+};
 use keys_testkit::fault_proxy::{Direction, Fault, FaultProxy};
 use keys_testkit::postgres::Database;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_postgres::NoTls;
 
 use common::{Sql, add_account, add_key, chain};
@@ -831,6 +833,95 @@ async fn hot_queries_use_an_index() {
 }
 
 /// Uses are recorded without touching any index, so that they stay cheap however many indexes there are.
+/// How often an operation is timed at most.
+const ATTEMPTS: usize = 8;
+
+/// How far away the server is.
+const ROUND_TRIP: Duration = Duration::from_millis(80);
+
+/// Fails unless an operation takes that many round trips at most. A busy machine may add to some attempts.
+async fn takes_round_trips(count: u32, what: &str, mut operation: impl AsyncFnMut()) {
+    let mut quickest = Duration::MAX;
+    for _ in 0..ATTEMPTS {
+        let begin = Instant::now();
+        operation().await;
+        let took = begin.elapsed();
+        assert!(took >= ROUND_TRIP, "{what}: the network is not slow");
+        if took < ROUND_TRIP * count + ROUND_TRIP * 9 / 10 {
+            return;
+        }
+        quickest = quickest.min(took);
+    }
+    panic!("{what}: {quickest:?}, with {ROUND_TRIP:?} for a round trip");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn key_is_created_and_revoked_in_three_round_trips() {
+    let database = Database::create().await;
+    let (proxy, url) = FaultProxy::in_front_of(&database.url()).await;
+    let store = Store::open(&url.parse().unwrap()).await.unwrap();
+    let account = add_account(&store).await;
+    // With room for more keys than attempts.
+    let documented = plans();
+    let roomy = documented.iter().map(|(name, plan)| {
+        let keys_max = 100;
+        (
+            name.clone(),
+            Plan {
+                keys_max,
+                ..plan.clone()
+            },
+        )
+    });
+    let roomy = Arc::new(Plans::new(roomy));
+    let new_key = || {
+        let mut key = a_key().of(&account).build_new();
+        key.admission.plans = Arc::clone(&roomy);
+        key
+    };
+    // Both as an operator does it and as an account does it for itself, which is judged again in the transaction.
+    let caller = add_key(&store, a_key().of(&account).build_new()).await;
+    let caller = a_caller(&caller);
+    let changes = [
+        (None, a_change()),
+        (Some(KeyOwner::Account(account.id)), a_change().by(&caller)),
+    ];
+    // The first time, statements are prepared.
+    store.find_account(account.id).await.unwrap();
+    let mut keys = Vec::new();
+    for (owner, change) in &changes {
+        for _ in 0..=ATTEMPTS {
+            let key = new_key();
+            keys.push(key.key.id);
+            store.insert_key(key, change.clone().build()).await.unwrap();
+        }
+        let id = keys.pop().unwrap();
+        let revoked = store.revoke_key(*owner, id, change.clone().build()).await;
+        assert!(revoked.unwrap().is_some());
+    }
+    proxy.set(Fault::Delay(ROUND_TRIP / 2)).await;
+    takes_round_trips(1, "look-up", async || {
+        store.find_account(account.id).await.unwrap().unwrap();
+    })
+    .await;
+    for (owner, change) in &changes {
+        let what = format!("{owner:?}");
+        takes_round_trips(3, &format!("creation, {what}"), async || {
+            store
+                .insert_key(new_key(), change.clone().build())
+                .await
+                .unwrap();
+        })
+        .await;
+        takes_round_trips(3, &format!("revocation, {what}"), async || {
+            let id = keys.pop().unwrap();
+            let revoked = store.revoke_key(*owner, id, change.clone().build()).await;
+            assert!(revoked.unwrap().is_some());
+        })
+        .await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn recording_uses_rewrites_no_index() {
     let database = Database::create().await;
