@@ -35,6 +35,8 @@ pub(crate) struct Faulty {
     fault: Arc<Mutex<Option<Fault>>>,
     calls: Arc<AtomicU64>,
     feed_fails: Arc<AtomicBool>,
+    feed_fault: Arc<Mutex<Option<&'static str>>>,
+    is_asynchronous: Arc<AtomicBool>,
 }
 
 impl Faulty {
@@ -48,6 +50,19 @@ impl Faulty {
     /// From now on nobody hears of changes.
     pub(crate) fn feed_fails(&self) {
         self.feed_fails.store(true, SeqCst);
+    }
+
+    /// From now on changes cannot be followed for this reason, or can again.
+    pub(crate) fn feed_has(&self, fault: Option<&'static str>) {
+        *self
+            .feed_fault
+            .lock()
+            .expect("no test panics while it holds this") = fault;
+    }
+
+    /// Whether replicas lag behind what is acknowledged.
+    pub(crate) fn replicates_asynchronously(&self, is_asynchronous: bool) {
+        self.is_asynchronous.store(is_asynchronous, SeqCst);
     }
 
     /// How often anything was read or written.
@@ -207,11 +222,23 @@ impl ChangeFeed for FaultyFeed {
         if self.store.fault() == Some(Fault::Unavailable) || self.store.feed_fails.load(SeqCst) {
             return Err(StoreError::Unavailable("connection refused".into()));
         }
+        let fault = *self
+            .store
+            .feed_fault
+            .lock()
+            .expect("no test panics while it holds this");
+        if let Some(fault) = fault {
+            return Err(StoreError::Unexpected(fault.into()));
+        }
         self.feed.poll().await
     }
 
     async fn applied(&mut self) {
         self.feed.applied().await;
+    }
+
+    fn is_replicated_asynchronously(&self) -> bool {
+        self.store.is_asynchronous.load(SeqCst)
     }
 
     fn is_live(&self) -> bool {

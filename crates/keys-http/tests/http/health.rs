@@ -74,3 +74,59 @@ async fn falling_behind_is_reported_and_no_reason_to_be_unready() {
     assert_eq!(answer.await.header("cache-control"), Some("no-store"));
     assert_eq!(world.exchange(get("/livez")).await.status, 200);
 }
+
+/// Asks until this is the answer, which takes a poll of the feed.
+async fn comes_to(world: &World, body: &str) {
+    const ATTEMPTS: usize = 1_000;
+    let mut said = String::new();
+    for _ in 0..ATTEMPTS {
+        let answer = world.exchange(get("/readyz")).await;
+        assert_eq!(answer.status, 200);
+        said = answer.body;
+        if said == body {
+            return;
+        }
+        sleep(Duration::from_millis(10)).await;
+    }
+    panic!("{said}, not {body}");
+}
+
+#[actix_web::test]
+async fn reason_why_changes_cannot_be_followed_is_told_until_they_can() {
+    const FOLLOWED: &str = r#"{"status":"ok","writable":true,"changes":"followed","behind_seconds":0.0,"listener":"up"}"#;
+    let store = Faulty::default();
+    let world = World::with_store(store.clone()).followed().await;
+    comes_to(&world, FOLLOWED).await;
+    store.feed_has(Some("a \"trigger\" is disabled"));
+    // At once, without waiting for the bound: the log may have missed changes.
+    comes_to(
+        &world,
+        r#"{"status":"ok","writable":true,"changes":"not_followed","listener":"up","reason":"the database answered unexpectedly: a \"trigger\" is disabled"}"#,
+    )
+    .await;
+    // A store that is away is no such reason.
+    store.feed_has(None);
+    comes_to(&world, FOLLOWED).await;
+    store.feed_fails();
+    world.listener_is(false).await;
+    let answer = world.exchange(get("/readyz")).await;
+    assert!(!answer.body.contains("reason"), "{}", answer.body);
+}
+
+#[actix_web::test]
+async fn asynchronous_replication_is_reported_for_as_long_as_it_lasts() {
+    let store = Faulty::default();
+    let world = World::with_store(store.clone()).followed().await;
+    let synchronous = r#"{"status":"ok","writable":true,"changes":"followed","behind_seconds":0.0,"listener":"up"}"#;
+    comes_to(&world, synchronous).await;
+    store.replicates_asynchronously(true);
+    let asynchronous = r#"{"status":"ok","writable":true,"changes":"followed","behind_seconds":0.0,"listener":"up","replication":"asynchronous"}"#;
+    comes_to(&world, asynchronous).await;
+    let metrics = world.exchange(get("/metrics")).await.body;
+    assert!(
+        metrics.contains("\nkeys_replication_asynchronous 1\n"),
+        "{metrics}"
+    );
+    store.replicates_asynchronously(false);
+    comes_to(&world, synchronous).await;
+}
