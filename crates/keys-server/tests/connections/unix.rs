@@ -451,3 +451,61 @@ async fn failures_over_an_untrusted_unix_socket_share_one_bucket() {
         assert_eq!(elsewhere.status, 401, "{elsewhere:?}");
     }
 }
+
+/// Everything that the server says on a new connection. The request may come too late for a server that refuses at once.
+async fn heard(path: &Path, request: &str) -> String {
+    let mut stream = UnixStream::connect(path).await.unwrap();
+    let _ = stream.write_all(request.as_bytes()).await;
+    let mut said = Vec::new();
+    let read = stream.read_to_end(&mut said);
+    // A connection that is closed before the request was read ends with an error, after the answer.
+    let _ = timeout(PATIENCE, read).await.unwrap();
+    String::from_utf8(said).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn client_beyond_the_maximum_is_answered_503_until_another_one_has_gone() {
+    const MAX: usize = 4;
+    const CLOSING: &str = "GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    let (_folder, path) = place();
+    let builder = builder(&path).env("KEYS_HTTP__CONNECTIONS_MAX", MAX.to_string());
+    let server = builder.start().await;
+    // The one on TCP that asked whether the server is ready is idle by then, and makes room.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let mut kept = Vec::new();
+    for _ in 0..MAX {
+        let mut stream = UnixStream::connect(&path).await.unwrap();
+        assert_eq!(status(&exchange(&mut stream, LIVEZ).await), 200);
+        kept.push(stream);
+    }
+    // One that speaks first, and one that waits to be spoken to.
+    for request in [CLOSING, ""] {
+        let answer = heard(&path, request).await;
+        assert_eq!(status(&answer), 503, "{answer}");
+        for line in ["content-length: 0", "retry-after: 1", "connection: close"] {
+            assert!(answer.contains(&format!("\r\n{line}\r\n")), "{answer}");
+        }
+    }
+    let said = server.stderr();
+    assert!(said.contains("`http.connections_max`"), "{said}");
+    // Nothing is taken from a peer without an address, idle as it is, since it may be a gateway with many clients.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(status(&heard(&path, CLOSING).await), 503);
+    for stream in &mut kept {
+        assert_eq!(status(&exchange(stream, LIVEZ).await), 200);
+    }
+    let metrics = "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n";
+    let metrics = exchange(&mut kept[0], metrics).await;
+    let refused = "keys_http_connections_refused_total{reason=\"total\"} 3\n";
+    assert!(metrics.contains(refused), "{metrics}");
+
+    drop(kept.pop());
+    let start = Instant::now();
+    let mut answer = heard(&path, CLOSING).await;
+    while status(&answer) == 503 {
+        assert!(start.elapsed() < PATIENCE, "the place is not given back");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        answer = heard(&path, CLOSING).await;
+    }
+    assert_eq!(status(&answer), 200, "{answer}");
+}
