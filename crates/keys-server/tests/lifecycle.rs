@@ -16,7 +16,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use keys_testkit::fault_proxy::{Direction, Fault, FaultProxy};
-use keys_testkit::postgres::Database;
+use keys_testkit::postgres::{Cluster, Database};
 use keys_testkit::process::signal;
 use keys_testkit::server::{Answer, PEPPER, Server};
 use serde_json::{Value, json};
@@ -338,6 +338,83 @@ async fn database_that_falls_silent_is_given_up_in_time() {
     // Nor does it keep the server from stopping.
     proxy.set(SILENT).await;
     stop_by(&mut server, "TERM");
+}
+
+/// Ends the connections of feeds: the next ones look at the state of the server at once.
+const END_FEEDS: &str = "select pg_terminate_backend(pid) from pg_stat_activity \
+                         where application_name = 'keys feed' and datname = current_database()";
+
+/// Waits until `/readyz` says this of following changes, with 200 at all times.
+async fn until_readyz(server: &Server, is_said: impl Fn(&Value) -> bool) -> Value {
+    let start = Instant::now();
+    loop {
+        let answer = server.get("/readyz").send().await;
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        let said: Value = answer.json();
+        if is_said(&said) {
+            return said;
+        }
+        assert!(start.elapsed() < Duration::from_secs(20), "{said}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn asynchronous_replication_is_logged_once_and_shown_until_it_ends() {
+    const LOGGED: &str = "synchronous_standby_names";
+    let (primary, _standby) = tokio::task::spawn_blocking(|| {
+        let primary = Cluster::start().unwrap();
+        let standby = primary.standby().unwrap();
+        (primary, standby)
+    })
+    .await
+    .unwrap();
+    let server = Server::builder(BINARY)
+        .postgres(&primary.database_url("postgres"))
+        .start()
+        .await;
+    let is_asynchronous = |said: &Value| said["replication"] == "asynchronous";
+    until_readyz(&server, is_asynchronous).await;
+    let feed = "select pid from pg_stat_activity where application_name = 'keys feed'";
+    let first = primary.sql("postgres", feed);
+    primary.sql("postgres", END_FEEDS);
+    let start = Instant::now();
+    while ["", &first].contains(&&*primary.sql("postgres", feed)) {
+        assert!(start.elapsed() < STOPPED_WITHIN, "no other feed");
+    }
+    // Each new feed finds it out for itself.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    until_readyz(&server, is_asynchronous).await;
+    assert_eq!(server.stderr().matches(LOGGED).count(), 1);
+
+    primary.replicate_synchronously();
+    primary.sql("postgres", END_FEEDS);
+    let said = until_readyz(&server, |said| said.get("replication").is_none()).await;
+    assert_eq!(said["status"], "ok");
+    assert_eq!(server.stderr().matches(LOGGED).count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn disabled_trigger_is_shown_with_what_to_do_until_that_is_done() {
+    let database = Database::create().await;
+    let server = Server::builder(BINARY)
+        .postgres(&database.url())
+        .start()
+        .await;
+    until_readyz(&server, |said| said["changes"] == "followed").await;
+    let _ = database.sql("alter table api_key disable trigger user");
+    let _ = database.sql(END_FEEDS);
+    let said = until_readyz(&server, |said| said.get("reason").is_some()).await;
+    assert_eq!(said["changes"], "not_followed");
+    let reason = said["reason"].as_str().unwrap();
+    for word in ["triggers", "api_key", "`keys-server migrate`"] {
+        assert!(reason.contains(word), "{reason}");
+    }
+    assert!(server.stderr().contains("triggers"), "{}", server.stderr());
+    let migrated = server.command(["migrate"]);
+    assert!(migrated.status.success(), "{migrated:?}");
+    let said = until_readyz(&server, |said| said["changes"] == "followed").await;
+    assert!(said.get("reason").is_none(), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
