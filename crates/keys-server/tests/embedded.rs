@@ -11,6 +11,7 @@ mod support {
 }
 
 use std::fs;
+use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -399,4 +400,110 @@ fn backup_is_restored_as_documented_and_what_was_revoked_since_stays_revoked() {
     let statements = statements.replace("'data/", &format!("'{}/data/", folder.display()));
     sql(&database, &statements);
     assert_eq!(listed(), ids[1..2]);
+}
+
+/// A server whose folder `data` is a file system of its own, of 2 MiB. For that it runs in namespaces of its own.
+async fn on_a_small_disk() -> Server {
+    const MOUNT: &str = "mkdir data && mount -t tmpfs -o size=2m keys data && exec \"$0\" \"$@\"";
+    let mut builder = Server::builder("unshare");
+    let arguments = ["--user", "--map-root-user", "--mount", "sh", "-c", MOUNT];
+    for argument in arguments.into_iter().chain([BINARY, "serve"]) {
+        builder = builder.argument(argument);
+    }
+    builder.start().await
+}
+
+/// Fills a folder's file system to the last byte, and returns the file that does so.
+fn fill(folder: &Path) -> PathBuf {
+    let path = folder.join("filler");
+    let mut file = fs::File::create(&path).unwrap();
+    let mut size = 64 * 1024;
+    while size > 0 {
+        match file.write_all(&vec![0; size]) {
+            Ok(()) => {}
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::StorageFull, "{error}");
+                size /= 2;
+            }
+        }
+    }
+    path
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn full_disk_refuses_changes_with_503_and_verification_goes_on() {
+    /// Longer than `/readyz` gives the same answer.
+    const ANSWER_AGE_MAX: Duration = Duration::from_millis(300);
+    let server = on_a_small_disk().await;
+    let process = server.process_id();
+    // As the server sees it.
+    let folder = server.folder();
+    let folder = folder.strip_prefix("/").unwrap().join("data");
+    let data = Path::new(&format!("/proc/{process}/root")).join(folder);
+    let operator = fs::read_to_string(data.join("first-operator-key")).unwrap();
+    let operator = operator.trim();
+    let account = new_account(&server, operator).await;
+    let (used, used_id) = new_key(&server, operator).await;
+    let (unused, unused_id) = new_key(&server, operator).await;
+    assert!(passes(&server, &used).await);
+
+    let filler = fill(&data);
+    let own = |id: &str| format!("/api/api-keys/{id}");
+    let account = format!("/v1/accounts/{account}");
+    let refused = async || {
+        for (credential, request) in [
+            (
+                operator,
+                server.post("/v1/accounts").json(&json!({"plan": "pro"})),
+            ),
+            (
+                operator,
+                server
+                    .post(&format!("{account}/keys"))
+                    .json(&json!({"name": "none"})),
+            ),
+            (
+                operator,
+                server.patch(&account).json(&json!({"disabled": true})),
+            ),
+            (
+                &*used,
+                server.post("/api/api-keys").json(&json!({"name": "none"})),
+            ),
+            (&*used, server.delete(&own(&used_id))),
+        ] {
+            let answer = request.bearer(credential).send().await;
+            assert_eq!(answer.status, 503, "{}", answer.body);
+            assert_eq!(answer.header("retry-after"), Some("1"));
+        }
+    };
+    for _ in 0..5 {
+        refused().await;
+        // One from memory, and at first one from the file.
+        for key in [&used, &unused] {
+            assert!(passes(&server, key).await);
+        }
+        let listed = server.get("/v1/accounts").bearer(operator).send().await;
+        assert_eq!(listed.status, 200, "{}", listed.body);
+    }
+    tokio::time::sleep(ANSWER_AGE_MAX).await;
+    let ready = server.get("/readyz").send().await;
+    assert_eq!(ready.status, 200, "{}", ready.body);
+    assert_eq!(ready.json()["writable"], false, "{}", ready.body);
+
+    // Nothing was half done, and the first attempt after there is space is right.
+    fs::remove_file(filler).unwrap();
+    for (key, id) in [(&used, &used_id), (&unused, &unused_id)] {
+        let revoked = server.delete(&own(id)).bearer(key).send().await;
+        assert_eq!(revoked.status / 100, 2, "{}", revoked.body);
+    }
+    for key in [&used, &unused] {
+        assert!(!passes(&server, key).await);
+    }
+    new_account(&server, operator).await;
+    let listed = server.get("/v1/accounts").bearer(operator).send().await;
+    assert_eq!(listed.json()["data"].as_array().map(Vec::len), Some(4));
+    tokio::time::sleep(ANSWER_AGE_MAX).await;
+    let ready = server.get("/readyz").send().await;
+    assert_eq!(ready.json()["writable"], true, "{}", ready.body);
 }
