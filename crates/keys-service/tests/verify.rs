@@ -26,7 +26,7 @@ use keys_service::{
     StoreError, Verdict, VerdictCode, VerifyError, VerifyRequest,
 };
 use keys_testkit::clock::FakeClock;
-use keys_testkit::data::{NOON, pepper_ring};
+use keys_testkit::data::{NOON, a_change, pepper_ring};
 use tokio::sync::Notify;
 
 /// A store that counts its look-ups and can be taken away.
@@ -45,6 +45,8 @@ struct Watched {
     more_changes: Arc<Mutex<Vec<Changed>>>,
     /// Nothing answers, and each question takes [`HANGS_FOR`] to find that out.
     hangs: Arc<AtomicBool>,
+    /// No changes are followed, while reading goes on.
+    follows_none: Arc<AtomicBool>,
 }
 
 /// As long as looking up in PostgreSQL may take.
@@ -56,6 +58,7 @@ struct Resetting {
     resets: Arc<AtomicBool>,
     more_changes: Arc<Mutex<Vec<Changed>>>,
     hangs: Arc<AtomicBool>,
+    follows_none: Arc<AtomicBool>,
 }
 
 #[async_trait]
@@ -71,6 +74,10 @@ impl ChangeFeed for Resetting {
             tokio::time::sleep(Duration::from_millis(100)).await;
             return Err(StoreError::Unavailable("hangs".into()));
         }
+        if self.follows_none.load(Ordering::SeqCst) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            return Err(StoreError::Unavailable("follows none".into()));
+        }
         let mut changes = self.feed.poll().await?;
         changes.reset |= self.resets.swap(false, Ordering::SeqCst);
         changes
@@ -84,7 +91,8 @@ impl ChangeFeed for Resetting {
     }
 
     fn is_live(&self) -> bool {
-        !self.hangs.load(Ordering::SeqCst) && self.feed.is_live()
+        let is_down = [&self.hangs, &self.follows_none].map(|flag| flag.load(Ordering::SeqCst));
+        is_down == [false, false] && self.feed.is_live()
     }
 }
 
@@ -188,6 +196,7 @@ impl KeyStore for Watched {
             resets: Arc::clone(&self.resets),
             more_changes: Arc::clone(&self.more_changes),
             hangs: Arc::clone(&self.hangs),
+            follows_none: Arc::clone(&self.follows_none),
         })
     }
 
@@ -1047,6 +1056,58 @@ async fn after_a_reset_what_was_in_use_is_read_before_it_is_asked_for() {
         assert!(instance.verify(issued).await.is_valid());
     }
     assert_eq!(store.look_ups(), before + 3);
+}
+
+/// A store that follows no server may read from any, such as an old primary. When it follows one again, it has everything read
+/// again. The change itself does not come again, because it was applied before.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_another_server_answered_is_read_again_once_one_is_followed() {
+    for is_under_way in [false, true] {
+        let store = Watched::default();
+        let instance = instance(&store).await;
+        let issued = instance.key().await;
+        let revoked = store.revoke_key(None, issued.key.id, a_change().build());
+        revoked.await.unwrap().unwrap();
+        instance.catch_up().await;
+        store.follows_none.store(true, Ordering::SeqCst);
+        while instance.service.cache_state().is_listening {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        // The other server has not received the revocation.
+        store.has_lost_revocations.store(true, Ordering::SeqCst);
+        store.late.is_wanted.store(is_under_way, Ordering::SeqCst);
+        let load = tokio::spawn({
+            let (service, secret) = (instance.service.clone(), issued.secret.expose().to_owned());
+            async move {
+                let verdict = service.verify(&VerifyRequest::new(&secret)).await;
+                verdict.unwrap().code
+            }
+        });
+        if is_under_way {
+            store.late.has_read.notified().await;
+        } else {
+            // That is why this test means something.
+            while !load.is_finished() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            assert!(instance.verify(&issued).await.is_valid());
+        }
+        let before = store.look_ups();
+        store.has_lost_revocations.store(false, Ordering::SeqCst);
+        store.resets.store(true, Ordering::SeqCst);
+        store.follows_none.store(false, Ordering::SeqCst);
+        while store.resets.load(Ordering::SeqCst) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        instance.catch_up().await;
+        let refused = denied(Denial::Revoked);
+        if is_under_way {
+            store.late.may_answer.notify_one();
+            assert_eq!(load.await.unwrap(), refused);
+        }
+        assert_eq!(instance.verify(&issued).await.code, refused);
+        assert!(store.look_ups() > before);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
