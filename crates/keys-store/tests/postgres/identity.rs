@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use keys_core::ApiKey;
+use keys_core::{ApiKey, Denial};
 use keys_service::feed::{ChangeFeed, Changed, Changes, Commit, POLL_INTERVAL, SILENCE_MAX};
 use keys_service::store::{ChangeError, StoreError};
-use keys_service::{Actor, KeyService, KeyStore as _};
+use keys_service::{Actor, KeyService, KeyStore as _, VerdictCode, VerifyRequest};
 use keys_store::{Store, StoreOptions};
 use keys_testkit::contract::{followed, is_seen_soon, news};
 use keys_testkit::data::{NOON, a_change, a_key, pepper_ring};
@@ -313,6 +313,62 @@ async fn commit_on_a_server_that_is_no_longer_followed_is_not_acknowledged() {
     let count = "select count(*) from api_key where revoked_at is not null";
     assert_eq!(primary.sql("postgres", count).trim(), "1");
     assert_eq!(standby.sql("postgres", count).trim(), "0");
+}
+
+/// The pool leads to an old state of the database, in which a key is not revoked yet, and the feed to the present one.
+#[tokio::test(flavor = "multi_thread")]
+async fn key_is_not_accepted_because_of_a_server_that_is_not_followed() {
+    let [present, old] = [(); 2].map(|()| Cluster::start().unwrap());
+    present.sql("postgres", "create database keys template template0");
+    let (proxy, url) = FaultProxy::in_front_of(&present.database_url(DATABASE)).await;
+    let options = StoreOptions {
+        direct_url: Some(present.database_url(DATABASE).parse().unwrap()),
+        ..StoreOptions::default()
+    };
+    let url = url.parse().unwrap();
+    let store = Store::connect(&url, options).await.unwrap();
+    store.migrate().await.unwrap();
+    let account = add_account(&store).await;
+    let (secret, key) = a_key().of(&account).issue();
+    let key = add_key(&store, key).await;
+    present.dump_into(&old, DATABASE);
+    let service = KeyService::builder(store.clone(), pepper_ring("p1")).build();
+    let following = service.clone();
+    let maintained = tokio::spawn(async move { following.maintain().await });
+    while !service.cache_state().is_listening {
+        sleep(Duration::from_millis(20)).await;
+    }
+    let request = VerifyRequest::new(secret.expose());
+    // By another instance: this one remembers those that it makes itself.
+    let other = open_at(&present.database_url(DATABASE)).await;
+    let revoked = other.revoke_key(None, key.id, a_change().build()).await;
+    assert!(revoked.unwrap().is_some());
+
+    proxy.lead_to(&old.address());
+    present.sql(DATABASE, KILL_POOLED);
+    let mut refused = 0;
+    let begin = Instant::now();
+    while refused == 0 || begin.elapsed() < Duration::from_millis(500) {
+        assert!(
+            begin.elapsed() < Duration::from_secs(20),
+            "the old server is never asked"
+        );
+        match service.verify(&request).await {
+            Ok(verdict) => assert!(!verdict.is_valid(), "{verdict:?}"),
+            Err(_) => refused += 1,
+        }
+    }
+    proxy.lead_to(&present.address());
+    let begin = Instant::now();
+    let verdict = loop {
+        match service.verify(&request).await {
+            Ok(verdict) => break verdict,
+            Err(error) => assert!(begin.elapsed() < Duration::from_secs(20), "{error:?}"),
+        }
+        sleep(Duration::from_millis(20)).await;
+    };
+    assert_eq!(verdict.code, VerdictCode::Denied(Denial::Revoked));
+    maintained.abort();
 }
 
 /// A replica that had not received a revocation takes over: the instance that acknowledged it applies it again, and says so in
