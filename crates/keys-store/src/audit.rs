@@ -45,7 +45,10 @@ pub(crate) async fn record(
     action: &'static str,
     subject: Uuid,
 ) -> Result<(), QueryError> {
-    let event = event(change, action, subject);
+    write(connection, event(change, action, subject)).await
+}
+
+pub(crate) async fn write(connection: &mut Connection, event: EventRow) -> Result<(), QueryError> {
     query!(connection, |open| diesel::insert_into(audit_event::table)
         .values(event)
         .execute(open))?;

@@ -8,16 +8,18 @@ use diesel::prelude::*;
 use diesel::sql_query;
 use diesel::sql_types::{BigInt, Bool};
 use diesel_async::RunQueryDsl;
+use futures_util::FutureExt as _;
 use keys_core::pepper::{PepperError, PepperedDigest};
-use keys_core::{Account, AccountId, Denial, KeyId, KeyKind, PepperId, Timestamp};
+use keys_core::{AccountId, Denial, KeyId, KeyKind, PepperId, Timestamp};
 use keys_service::feed::Commit;
 use keys_service::store::{
     Change, ChangeError, FoundKey, KeyOwner, KeyPage, KeyUse, NewKey, StoreError,
 };
 
+use crate::audit::EventRow;
 use crate::connection::{Connection, Pools, query};
 use crate::error::{QueryError, optional};
-use crate::opening::{self, Counted, Opened, Opening};
+use crate::opening::{self, Opened, Opening};
 use crate::rows::{self, AccountRow, CorruptRow, Fault, KeyRow, NewKeyRow, kind_code, stored_key};
 use crate::schema::{api_key, key_count};
 use crate::types::{DbId, DbTimestamp, Id, Tolerant};
@@ -81,14 +83,49 @@ pub(crate) async fn insert(pools: Pools, new: NewKey, change: Change) -> Result<
         opening = opening.count_at(change.at);
     }
     let (mut connection, opened) = opening::open(&pools, &opening).await?;
-    let outcome = match opened {
-        Ok(opened) => insert_in(&mut connection, opened, &new, &change).await,
+    let admitted = match opened {
+        Ok(opened) => admit(&mut connection, opened, &new, &change).await,
         Err(error) => Err(error.into()),
     };
-    connection.finish(outcome).await
+    let row = NewKeyRow::new(&new.key, &new.digest);
+    let event = audit::event(&change, "key.created", new.key.id.as_uuid());
+    match (connection, admitted) {
+        (Connection::Postgres(lease), Ok(())) if change.completion.is_none() => {
+            let insertion =
+                lease.commit_with(move |open| postgres::insert_key(open, row, event).boxed());
+            Ok(insertion.await?)
+        }
+        (mut connection, Ok(())) => {
+            let outcome = insert_in(&mut connection, row, event, &change).await;
+            connection.finish(outcome).await
+        }
+        (connection, Err(error)) => connection.finish(Err(error)).await,
+    }
 }
 
 async fn insert_in(
+    connection: &mut Connection,
+    row: NewKeyRow,
+    event: EventRow,
+    change: &Change,
+) -> Result<(), ChangeError> {
+    match connection {
+        Connection::Postgres(lease) => {
+            let outcome = postgres::insert_key(lease.enter(), row, event).await;
+            lease.leave(outcome)?;
+        }
+        Connection::Sqlite(_) => {
+            query!(&mut *connection, |open| diesel::insert_into(api_key::table)
+                .values(row)
+                .execute(open))?;
+            audit::write(connection, event).await?;
+        }
+    }
+    idempotency::complete(connection, change).await
+}
+
+/// Judges whether the key may be made.
+async fn admit(
     connection: &mut Connection,
     opened: Opened,
     new: &NewKey,
@@ -98,49 +135,24 @@ async fn insert_in(
     let callers_own = opened.caller_account.map(AccountRow::read);
     let callers = callers_own.as_ref().or(account.as_ref());
     authority::judge(change, opened.caller, callers)?;
-    if new.key.account_id.is_some() {
-        let account = account.ok_or(ChangeError::AccountNotFound)?;
-        let account = account.map_err(|corrupt| {
-            rows::log(&corrupt.row);
-            ChangeError::AccountDenied(Denial::Unreadable)
-        })?;
-        admit(connection, new, &account, opened.counted, change.at).await?;
+    if new.key.account_id.is_none() {
+        return Ok(());
     }
-    let row = NewKeyRow::new(&new.key, &new.digest);
-    let id = new.key.id.as_uuid();
-    match connection {
-        Connection::Postgres(lease) => {
-            let event = audit::event(change, "key.created", id);
-            let outcome = postgres::insert_key(lease.enter(), row, event).await;
-            lease.leave(outcome)?;
-        }
-        Connection::Sqlite(_) => {
-            query!(&mut *connection, |open| diesel::insert_into(api_key::table)
-                .values(row)
-                .execute(open))?;
-            audit::record(connection, change, "key.created", id).await?;
-        }
-    }
-    idempotency::complete(connection, change).await
-}
-
-async fn admit(
-    connection: &mut Connection,
-    new: &NewKey,
-    account: &Account,
-    counted: Option<Counted>,
-    now: Timestamp,
-) -> Result<(), ChangeError> {
+    let account = account.ok_or(ChangeError::AccountNotFound)?;
+    let account = account.map_err(|corrupt| {
+        rows::log(&corrupt.row);
+        ChangeError::AccountDenied(Denial::Unreadable)
+    })?;
     let max = new
         .admission
-        .keys_max(account)
+        .keys_max(&account)
         .map_err(ChangeError::AccountDenied)?;
     if let Some(max) = max
         && new.key.kind == KeyKind::Account
     {
-        let is_reached = match counted.and_then(|counted| counted.reaches(max)) {
+        let is_reached = match opened.counted.and_then(|counted| counted.reaches(max)) {
             Some(is_reached) => is_reached,
-            None => has_usable(connection, account.id, now, max).await?,
+            None => has_usable(connection, account.id, change.at, max).await?,
         };
         if is_reached {
             return Err(ChangeError::CapReached { max });
@@ -331,46 +343,58 @@ pub(crate) async fn revoke(
         Some(KeyOwner::Operators) | None => None,
     };
     let opening = Opening::new(&change, account, Some(id));
-    let (mut connection, opened) = opening::open(&pools, &opening).await?;
-    let outcome = match opened {
-        Ok(opened) => revoke_in(&mut connection, opened, owner, id, &change).await,
+    let (connection, opened) = opening::open(&pools, &opening).await?;
+    let judged = match opened {
+        Ok(opened) => {
+            let account = opened.caller_account.or(opened.account);
+            let account = account.map(AccountRow::read);
+            authority::judge(&change, opened.caller, account.as_ref())
+        }
         Err(error) => Err(error.into()),
     };
-    connection.finish(outcome).await
+    let event = audit::event(&change, "key.revoked", id.as_uuid());
+    match (connection, judged) {
+        (Connection::Postgres(lease), Ok(())) if change.completion.is_none() => {
+            let revocation =
+                lease.commit_with(move |open| postgres::revoke_key(open, owner, event).boxed());
+            Ok(revocation.await?)
+        }
+        (mut connection, Ok(())) => {
+            let outcome = revoke_in(&mut connection, owner, event, &change).await;
+            connection.finish(outcome).await
+        }
+        (connection, Err(error)) => connection.finish(Err(error)).await,
+    }
 }
 
 async fn revoke_in(
     connection: &mut Connection,
-    opened: Opened,
     owner: Option<KeyOwner>,
-    id: KeyId,
+    event: EventRow,
     change: &Change,
 ) -> Result<Option<Commit>, ChangeError> {
-    let account = opened.caller_account.or(opened.account);
-    authority::judge(
-        change,
-        opened.caller,
-        account.map(AccountRow::read).as_ref(),
-    )?;
-    if let Connection::Postgres(lease) = connection {
-        let event = audit::event(change, "key.revoked", id.as_uuid());
-        let (kind, account) = match owner {
-            None => (None, None),
-            Some(KeyOwner::Account(id)) => (Some(ACCOUNT), Some(DbId(id.as_uuid()))),
-            Some(KeyOwner::Operators) => (Some(OPERATOR), None),
-        };
-        let outcome = postgres::revoke_key(lease.enter(), kind, account, event).await;
-        let Some(commit) = lease.leave(outcome)? else {
-            return Ok(None);
-        };
+    let commit = match connection {
+        Connection::Postgres(lease) => {
+            let outcome = postgres::revoke_key(lease.enter(), owner, event).await;
+            lease.leave(outcome)?
+        }
+        Connection::Sqlite(_) => revoke_on_sqlite(connection, owner, event).await?,
+    };
+    if commit.is_some() {
         idempotency::complete(connection, change).await?;
-        return Ok(Some(commit));
     }
-    if mark_revoked(connection, owner, id, change.at).await? == 0 {
+    Ok(commit)
+}
+
+async fn revoke_on_sqlite(
+    connection: &mut Connection,
+    owner: Option<KeyOwner>,
+    event: EventRow,
+) -> Result<Option<Commit>, ChangeError> {
+    if mark_revoked(connection, owner, event.subject_id, event.at).await? == 0 {
         return Ok(None);
     }
-    audit::record(connection, change, "key.revoked", id.as_uuid()).await?;
-    idempotency::complete(connection, change).await?;
+    audit::write(connection, event).await?;
     Ok(Some(changes::commit(connection).await?))
 }
 
@@ -378,12 +402,11 @@ async fn revoke_in(
 async fn mark_revoked(
     connection: &mut Connection,
     owner: Option<KeyOwner>,
-    id: KeyId,
-    now: Timestamp,
+    id: DbId,
+    now: DbTimestamp,
 ) -> Result<usize, QueryError> {
-    let revoked = api_key::revoked_at.eq(DbTimestamp(now));
-    let update = diesel::update(api_key::table.find(DbId(id.as_uuid())))
-        .filter(api_key::revoked_at.is_null());
+    let revoked = api_key::revoked_at.eq(now);
+    let update = diesel::update(api_key::table.find(id)).filter(api_key::revoked_at.is_null());
     match owner {
         None => query!(connection, |open| update.set(revoked).execute(open)),
         Some(KeyOwner::Account(account_id)) => {

@@ -12,17 +12,17 @@ use diesel::result::Error;
 use diesel::sql_types::{Array, BigInt, Binary, Bool, Integer, Nullable, SmallInt, Text};
 use diesel::{QueryResult, sql_query};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection as _};
-use futures_util::future::{try_join, try_join4};
-use keys_core::{KeyDigest, KeyId};
+use futures_util::future::{join, try_join, try_join4};
+use keys_core::{KeyDigest, KeyId, KeyKind};
 use keys_service::feed::Commit;
-use keys_service::store::KeyUse;
+use keys_service::store::{KeyOwner, KeyUse};
 use tokio::time::timeout;
 
 use crate::audit::EventRow;
 use crate::idempotency::ReservationRow;
 use crate::life::Life;
 use crate::opening::{Counted, Opened, Opening};
-use crate::rows::{AccountRow, FoundRow, KeyRow, NewKeyRow};
+use crate::rows::{AccountRow, FoundRow, KeyRow, NewKeyRow, kind_code};
 use crate::schema::{account, api_key, audit_event};
 use crate::sweep;
 use crate::types::{Address, DbId, DbTimestamp, Id, Moment};
@@ -50,6 +50,29 @@ pub(crate) async fn begin(mut connection: &AsyncPgConnection) -> QueryResult<()>
     connection
         .batch_execute("begin isolation level read committed")
         .await
+}
+
+/// Commits after `last`, in the same round trip. `last` must be a query of diesel's, like the commit itself: those are sent in the
+/// order in which they are polled first, also if one has to be prepared.
+async fn commit_after<T>(
+    mut connection: &AsyncPgConnection,
+    last: impl Future<Output = QueryResult<T>>,
+) -> QueryResult<T> {
+    let (outcome, committed) = join(last, Commitment.execute(&mut connection)).await;
+    let outcome = outcome?;
+    committed?;
+    Ok(outcome)
+}
+
+/// `COMMIT` as a prepared statement.
+#[derive(QueryId)]
+struct Commitment;
+
+impl QueryFragment<Pg> for Commitment {
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        out.push_sql("commit");
+        Ok(())
+    }
 }
 
 /// The account, kept from being changed or given keys by others until the transaction ends.
@@ -210,7 +233,7 @@ impl QueryFragment<Pg> for CountUsable {
 
 /// Writes a key and its audit event, in one statement.
 pub(crate) async fn insert_key(
-    connection: &mut AsyncPgConnection,
+    mut connection: &AsyncPgConnection,
     key: NewKeyRow,
     event: EventRow,
 ) -> QueryResult<()> {
@@ -220,7 +243,7 @@ pub(crate) async fn insert_key(
             .returning(api_key::id),
         second: diesel::insert_into(audit_event::table).values(event),
     }
-    .execute(connection)
+    .execute(&mut connection)
     .await?;
     Ok(())
 }
@@ -246,19 +269,25 @@ impl<F: QueryFragment<Pg>, S: QueryFragment<Pg>> QueryFragment<Pg> for InsertBot
 }
 
 /// Revokes the key that `event` is about, writes the event and identifies the transaction, in one statement. `None`, and nothing
-/// is changed, if the key is revoked already, is not there, or has another kind or account than was asked for.
+/// is changed, if the key is revoked already, is not there, or is not of `owner`.
 pub(crate) async fn revoke_key(
-    connection: &mut AsyncPgConnection,
-    kind: Option<i16>,
-    account: Option<DbId>,
+    mut connection: &AsyncPgConnection,
+    owner: Option<KeyOwner>,
     event: EventRow,
 ) -> QueryResult<Option<Commit>> {
+    let (kind, account) = match owner {
+        None => (None, None),
+        Some(KeyOwner::Account(id)) => (Some(KeyKind::Account), Some(DbId(id.as_uuid()))),
+        Some(KeyOwner::Operators) => (Some(KeyKind::Operator), None),
+    };
+    let kind = kind.map(kind_code);
     let revocation = RevokeKey {
         kind,
         account,
         event,
     };
-    let found: Option<(String, String)> = revocation.get_result(connection).await.optional()?;
+    let found: Option<(String, String)> =
+        revocation.get_result(&mut connection).await.optional()?;
     let Some((number, log)) = found else {
         return Ok(None);
     };

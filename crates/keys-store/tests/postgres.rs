@@ -856,7 +856,7 @@ async fn takes_round_trips(count: u32, what: &str, mut operation: impl AsyncFnMu
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn key_is_created_and_revoked_in_three_round_trips() {
+async fn key_is_created_and_revoked_in_two_round_trips() {
     let database = Database::create().await;
     let (proxy, url) = FaultProxy::in_front_of(&database.url()).await;
     let store = Store::open(&url.parse().unwrap()).await.unwrap();
@@ -906,20 +906,52 @@ async fn key_is_created_and_revoked_in_three_round_trips() {
     .await;
     for (owner, change) in &changes {
         let what = format!("{owner:?}");
-        takes_round_trips(3, &format!("creation, {what}"), async || {
+        takes_round_trips(2, &format!("creation, {what}"), async || {
             store
                 .insert_key(new_key(), change.clone().build())
                 .await
                 .unwrap();
         })
         .await;
-        takes_round_trips(3, &format!("revocation, {what}"), async || {
+        takes_round_trips(2, &format!("revocation, {what}"), async || {
             let id = keys.pop().unwrap();
             let revoked = store.revoke_key(*owner, id, change.clone().build()).await;
             assert!(revoked.unwrap().is_some());
         })
         .await;
     }
+}
+
+/// The commit is sent together with the statement, before it is known that it fails.
+#[tokio::test(flavor = "multi_thread")]
+async fn change_whose_last_statement_fails_is_rolled_back() {
+    let database = Database::create().await;
+    let store = open(&database).await;
+    let key = add_key(&store, a_key().build_new()).await;
+    database
+        .run(
+            "create function refuse() returns trigger language plpgsql as \
+             $$ begin raise exception 'no events today'; end $$; \
+             create trigger refused before insert on audit_event execute function refuse()",
+        )
+        .await
+        .unwrap();
+    let keys = "select count(*) from api_key where revoked_at is null";
+    // The second time the statements are prepared already.
+    for _ in 0..2 {
+        let revoked = store.revoke_key(None, key.id, a_change().build()).await;
+        assert!(chain(&revoked.unwrap_err()).contains("no events today"));
+        let made = store.insert_key(a_key().build_new(), a_change().build());
+        assert!(chain(&made.await.unwrap_err()).contains("no events today"));
+        assert_eq!(database.number(keys).await, 1);
+    }
+    database
+        .run("drop trigger refused on audit_event")
+        .await
+        .unwrap();
+    let revoked = store.revoke_key(None, key.id, a_change().build()).await;
+    assert!(revoked.unwrap().is_some());
+    assert_eq!(database.number(keys).await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -26,6 +26,8 @@ use diesel::sql_types::{Array, Integer};
 use diesel::{QueryResult, QueryableByName, sql_query};
 use diesel_async::pooled_connection::PoolableConnection as _;
 use diesel_async::{AsyncPgConnection, RunQueryDsl as _, SimpleAsyncConnection as _};
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use keys_service::store::StoreError;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
@@ -674,7 +676,29 @@ impl Lease {
     }
 
     /// Commits. What is given up half-way goes on in the background.
-    pub(crate) async fn commit(mut self) -> Result<(), StoreError> {
+    pub(crate) async fn commit(self) -> Result<(), StoreError> {
+        self.end(|connection| connection.batch_execute("commit").boxed())
+            .await
+    }
+
+    /// Sends the last statement together with the commit, which spares a round trip. If the statement fails, the server rolls
+    /// back instead.
+    pub(crate) async fn commit_with<T, S>(self, last: S) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        S: Send + 'static + for<'a> FnOnce(&'a AsyncPgConnection) -> BoxFuture<'a, QueryResult<T>>,
+    {
+        self.end(|connection| super::commit_after(connection, last(connection)).boxed())
+            .await
+    }
+
+    async fn end<T, S>(mut self, ending: S) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        S: Send
+            + 'static
+            + for<'a> FnOnce(&'a mut AsyncPgConnection) -> BoxFuture<'a, QueryResult<T>>,
+    {
         let (Some(place), Some(object)) = (&self.place, &self.object) else {
             return Err(PoolError::Busy.into());
         };
@@ -684,7 +708,7 @@ impl Lease {
         self.is_committing = true;
         let of_task = pool.clone();
         let mut task = pool.0.runtime.spawn(async move {
-            let outcome = self.enter().batch_execute("commit").await;
+            let outcome = ending(self.enter()).await;
             let outcome = self.committed(outcome);
             if outcome.is_ok() {
                 of_task.0.health.succeeded();
@@ -709,8 +733,8 @@ impl Lease {
     }
 
     /// Notes how a commit ended. It is not acknowledged if the feed has moved on to another server meanwhile.
-    fn committed(&mut self, outcome: QueryResult<()>) -> Result<(), StoreError> {
-        self.leave(outcome)?;
+    fn committed<T>(&mut self, outcome: QueryResult<T>) -> Result<T, StoreError> {
+        let outcome = self.leave(outcome)?;
         self.in_transaction = false;
         if let (Some(place), Some(object)) = (&self.place, &self.object)
             && place.pool.0.connector.has_left(&object.pooled)
@@ -718,7 +742,7 @@ impl Lease {
             self.broken = true;
             return Err(PoolError::Left.into());
         }
-        Ok(())
+        Ok(outcome)
     }
 
     /// Undoes everything.
