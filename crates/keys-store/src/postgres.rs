@@ -516,7 +516,10 @@ pub(crate) fn parse_holder(holder: &str) -> Option<(i32, &str)> {
     Some((number.parse().ok()?, started))
 }
 
-/// Whether no process holds the lock `number`, on a server that has not lost its locks since.
+/// Whether no process holds or awaits the lock `number`, on a server that has not lost its locks since.
+///
+/// It looks instead of trying to take the lock: several repetitions of attempts of one process look at the same time, and
+/// each would take the lock of another for a sign of life.
 pub(crate) async fn is_lock_free(
     connection: &mut AsyncPgConnection,
     number: i32,
@@ -527,8 +530,14 @@ pub(crate) async fn is_lock_free(
         #[diesel(sql_type = Bool)]
         is_free: bool,
     }
+    // The second number of the lock, with its sign as a bit, and that it is one of two numbers.
     let query = format!(
-        "select {SERVER_STARTED} = $2 and pg_try_advisory_xact_lock({LIFE_LOCKS}, $1) as is_free"
+        "select {SERVER_STARTED} = $2 and not exists ( \
+             select from pg_catalog.pg_locks \
+             where locktype = 'advisory' and mode = 'ShareLock' \
+               and database = (select oid from pg_catalog.pg_database where datname = current_database()) \
+               and classid = {LIFE_LOCKS}::oid and objid = ($1::bigint & 4294967295)::oid and objsubid = 2 \
+         ) as is_free"
     );
     let row: Row = sql_query(query)
         .bind::<Integer, _>(number)
