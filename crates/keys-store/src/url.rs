@@ -33,7 +33,7 @@ pub(crate) use postgres::{PostgresHost, PostgresLocation, TlsFiles, TlsRoots};
 /// | `sslmode=disable` | No TLS. |
 /// | `sslmode=prefer` (the default), `allow` | TLS if the server offers it. The certificate of the server is not verified, because an attacker could turn TLS off anyway. |
 /// | `sslmode=require`, `verify-ca`, `verify-full` | TLS, with a certificate for the host's name from a trusted authority. Stricter than libpq, which verifies this for `verify-full` only. |
-/// | `sslrootcert` | A PEM file with the trusted authorities. Without it, and with `system`, those of the system are trusted. |
+/// | `sslrootcert` | A PEM file with the trusted authorities. Without it, those of the system are trusted. `system` says so, and makes `sslmode=verify-full` the default: `disable`, `allow` and `prefer` are then refused. |
 /// | `sslcert`, `sslkey` | PEM files with the certificate of this client and its private key. Only its owner may have access to the key. |
 /// | `sslnegotiation`, `channel_binding`, `ssl_min_protocol_version` | As in libpq. |
 /// | `application_name`, `fallback_application_name` | Shown in `pg_stat_activity`. Defaults to `keys`. |

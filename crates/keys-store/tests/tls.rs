@@ -217,6 +217,17 @@ async fn each_sslmode_accepts_what_it_says() {
             matches!(refused, Err(OpenError::Connect(_) | OpenError::Tls(_))),
             "{mode}: {refused:?}"
         );
+        // The authorities of the system by their name demand the same, also without a mode.
+        for parameters in [
+            "sslrootcert=system".to_owned(),
+            format!("sslrootcert=system&sslmode={mode}"),
+        ] {
+            let refused = server.is_encrypted(&server.url(&parameters)).await;
+            assert!(
+                matches!(refused, Err(OpenError::Connect(_) | OpenError::Tls(_))),
+                "{parameters}: {refused:?}"
+            );
+        }
         // The right authority, for another name.
         let misnamed = trusted.replace("127.0.0.1", "localhost");
         let refused = server.is_encrypted(&misnamed).await;

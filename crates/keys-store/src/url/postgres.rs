@@ -215,6 +215,8 @@ struct Parameters {
     ssl_negotiation: SslNegotiation,
     channel_binding: Option<ChannelBinding>,
     roots: TlsRoots,
+    /// Whether `sslrootcert=system` was written, which demands a verified certificate.
+    are_roots_of_system: bool,
     certificate: Option<PathBuf>,
     key: Option<PathBuf>,
     is_1_3_only: bool,
@@ -291,6 +293,7 @@ impl Parameters {
                 };
             }
             "sslrootcert" => {
+                self.are_roots_of_system = value == "system";
                 self.roots = match &*value {
                     "" | "system" => TlsRoots::System,
                     path => TlsRoots::File(path.into()),
@@ -393,7 +396,17 @@ impl Parameters {
         if let Some(name) = self.application_name.or(self.fallback_application_name) {
             config.application_name(name);
         }
-        let mode = self.ssl_mode.unwrap_or(SslMode::Prefer);
+        let mode = self.ssl_mode.unwrap_or(if self.are_roots_of_system {
+            SslMode::Require
+        } else {
+            SslMode::Prefer
+        });
+        if self.are_roots_of_system && mode != SslMode::Require {
+            return Err(InvalidUrl::Parameter {
+                name: "sslmode",
+                expected: "verify-full with sslrootcert=system",
+            });
+        }
         if self.ssl_negotiation == SslNegotiation::Direct && mode != SslMode::Require {
             return Err(InvalidUrl::Parameter {
                 name: "sslnegotiation",
@@ -724,6 +737,18 @@ mod tests {
                 "{parameter}: {said:?}"
             );
         }
+        for mode in ["disable", "allow", "prefer"] {
+            for query in [
+                format!("sslrootcert=system&sslmode={mode}"),
+                format!("sslmode={mode}&sslrootcert=system"),
+            ] {
+                assert_eq!(
+                    refusal(&format!("postgres://h/d?{query}")).to_string(),
+                    "the parameter `sslmode` of the PostgreSQL URL must be verify-full with sslrootcert=system",
+                    "{query}"
+                );
+            }
+        }
         assert_eq!(refusal("postgres://h/d?sslmode=maybe"), InvalidUrl::SslMode);
         assert_eq!(
             refusal("postgres://h/d?sslcert=/c"),
@@ -763,6 +788,16 @@ mod tests {
             ("?sslmode=verify-ca", SslMode::Require),
             ("?sslmode=verify-full&application_name=x", SslMode::Require),
             ("?ssl=true", SslMode::Require),
+            // As in libpq, which has certificates verified if the authorities of the system are asked for.
+            ("?sslrootcert=system", SslMode::Require),
+            (
+                "?sslnegotiation=direct&sslrootcert=system",
+                SslMode::Require,
+            ),
+            ("?sslmode=require&sslrootcert=system", SslMode::Require),
+            ("?sslrootcert=/a.pem", SslMode::Prefer),
+            ("?sslrootcert=", SslMode::Prefer),
+            ("?sslrootcert=system&sslrootcert=/a.pem", SslMode::Prefer),
         ] {
             let location = parse(&format!("postgres://u:p@h/d{parameters}"));
             assert_eq!(location.config.get_ssl_mode(), mode, "{parameters}");
