@@ -232,6 +232,12 @@ async fn each_sslmode_accepts_what_it_says() {
         let misnamed = trusted.replace("127.0.0.1", "localhost");
         let refused = server.is_encrypted(&misnamed).await;
         assert!(matches!(refused, Err(OpenError::Connect(_))), "{mode}");
+        // The folder of a socket is no name, and with an address it is no socket.
+        let located = format!(
+            "{}&hostaddr=127.0.0.1",
+            trusted.replace("127.0.0.1", "%2Fnowhere")
+        );
+        assert!(server.is_encrypted(&located).await.unwrap(), "{mode}");
     }
 }
 

@@ -487,9 +487,13 @@ fn hosts(
                 },
             };
             let host = match (hosts.get(index).map(String::as_str), address) {
-                (None | Some(""), Some(address)) => Host::Tcp(address.to_string()),
                 (None | Some(""), None) => local_socket(),
-                (Some(path), _) if path.starts_with('/') => Host::Unix(path.into()),
+                (Some(path), None) if path.starts_with('/') => Host::Unix(path.into()),
+                // An address is always connected to by TCP. A folder is no name that a certificate could be for.
+                (Some(name), Some(address)) if name.is_empty() || name.starts_with('/') => {
+                    Host::Tcp(address.to_string())
+                }
+                (None, Some(address)) => Host::Tcp(address.to_string()),
                 (Some(name), _) => Host::Tcp(name.to_owned()),
             };
             Ok(PostgresHost {
@@ -671,6 +675,19 @@ mod tests {
         let located = parse("postgres://db.example/d?hostaddr=192.0.2.7").hosts;
         assert_eq!(located[0].address, Some([192, 0, 2, 7].into()));
         assert_eq!(located[0].host, Host::Tcp("db.example".to_owned()));
+        // As in libpq an address goes before a socket. TLS is turned off for sockets only.
+        for text in [
+            "u:p@%2Frun%2Fpg/d?hostaddr=192.0.2.7&sslmode=verify-full",
+            "/d?host=/run/pg&hostaddr=192.0.2.7",
+            "/d?hostaddr=192.0.2.7",
+        ] {
+            let located = parse(&format!("postgres://{text}")).hosts;
+            assert_eq!(located[0].address, Some([192, 0, 2, 7].into()), "{text}");
+            assert_eq!(located[0].host, Host::Tcp("192.0.2.7".to_owned()), "{text}");
+        }
+        let mixed = parse("postgres://%2Frun%2Fpg,%2Frun%2Fpg/d?hostaddr=,192.0.2.7").hosts;
+        assert_eq!(mixed[0].host, Host::Unix("/run/pg".into()));
+        assert_eq!(mixed[1].host, Host::Tcp("192.0.2.7".to_owned()));
 
         for text in [
             "a:x/d",
