@@ -207,6 +207,13 @@ impl Settings {
 /// Refuses what is a setting but for its underscores: left alone, `KEYS_DATABASE_URL` would start a production server on a
 /// fresh embedded database.
 fn check_spelling(environment: &[(String, String)]) -> anyhow::Result<()> {
+    /// The settings that take `file:PATH`, beside the peppers.
+    const SECRETS: [&str; 3] = [
+        "KEYS_DATABASE__URL",
+        "KEYS_DATABASE__DIRECT_URL",
+        "KEYS_LIMITS__REDIS_URL",
+    ];
+    const PEPPERS: &str = "KEYS_PEPPERS__KEYS__";
     fn names(prefix: &str, value: &serde_json::Value, out: &mut Vec<String>) {
         match value {
             serde_json::Value::Object(members) => {
@@ -246,7 +253,9 @@ fn check_spelling(environment: &[(String, String)]) -> anyhow::Result<()> {
             is_meant.then_some(right)
         });
         if let Some(meant) = meant {
-            bail!("environment variable {name} is not read: write {meant}=file:PATH");
+            let is_secret = SECRETS.contains(&meant.as_str()) || meant.starts_with(PEPPERS);
+            let value = if is_secret { "=file:PATH" } else { "" };
+            bail!("environment variable {name} is not read: write {meant}{value}");
         }
     }
     Ok(())
@@ -502,6 +511,7 @@ impl Raw {
         let mut warnings = Vec::new();
         for (setting, value) in [
             ("database.url", &mut self.database.url),
+            ("database.direct_url", &mut self.database.direct_url),
             ("limits.redis_url", &mut self.limits.redis_url),
         ] {
             let resolved = secret::resolve(setting, value)?;
@@ -1033,14 +1043,25 @@ mod tests {
         std::fs::write(&path, "postgres://u:hunter2@h/d\n").unwrap();
         let settings = load(&[("KEYS_DATABASE__URL", &configured)]).unwrap();
         assert_eq!(settings.database.url.as_str(), "postgres://u:hunter2@h/d");
+        let settings = load(&[("KEYS_DATABASE__DIRECT_URL", &configured)]).unwrap();
+        assert_eq!(
+            settings.database.direct_url.as_str(),
+            "postgres://u:hunter2@h/d"
+        );
         std::fs::write(&path, "redis://u:hunter2@h\r\n").unwrap();
         let settings = load(&[("KEYS_LIMITS__REDIS_URL", &configured)]).unwrap();
         assert!(settings.limits.redis_url.is_some());
-        let missing = refusal(&[("KEYS_DATABASE__URL", "file:/nowhere/url")]);
-        assert!(
-            missing.contains("database.url") && missing.contains("/nowhere/url"),
-            "{missing}"
-        );
+        for (name, setting) in [
+            ("KEYS_DATABASE__URL", "database.url"),
+            ("KEYS_DATABASE__DIRECT_URL", "database.direct_url"),
+            ("KEYS_LIMITS__REDIS_URL", "limits.redis_url"),
+        ] {
+            let missing = refusal(&[(name, "file:/nowhere/url")]);
+            assert!(
+                missing.contains(setting) && missing.contains("/nowhere/url"),
+                "{missing}"
+            );
+        }
     }
 
     #[test]
@@ -1076,6 +1097,10 @@ mod tests {
             ("KEYS_DATABASE__URL__FILE", "KEYS_DATABASE__URL=file:PATH"),
             ("KEYS_DATABASE_URL_FILE", "KEYS_DATABASE__URL=file:PATH"),
             (
+                "KEYS_DATABASE__DIRECT_URL_FILE",
+                "KEYS_DATABASE__DIRECT_URL=file:PATH",
+            ),
+            (
                 "KEYS_LIMITS__REDIS_URL_FILE",
                 "KEYS_LIMITS__REDIS_URL=file:PATH",
             ),
@@ -1086,6 +1111,15 @@ mod tests {
         ] {
             let message = refusal(&[(name, "/run/secrets/x")]);
             assert!(message.contains(meant), "{name}: {message}");
+        }
+        // A setting that is no secret takes no file.
+        for (name, meant) in [
+            ("KEYS_LOG__FORMAT_FILE", "write KEYS_LOG__FORMAT"),
+            ("KEYS_HTTP__LISTEN_FILE", "write KEYS_HTTP__LISTEN"),
+            ("KEYS_PEPPERS__CURRENT_FILE", "write KEYS_PEPPERS__CURRENT"),
+        ] {
+            let message = refusal(&[(name, "/run/secrets/x")]);
+            assert!(message.ends_with(meant), "{name}: {message}");
         }
         let foreign = |name: &str| [name.to_owned()];
         for name in ["keys_database__url", "Keys_Http__Listen"] {
