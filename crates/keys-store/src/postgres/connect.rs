@@ -571,13 +571,10 @@ impl Route {
             Host::Unix(folder) => folder.display().to_string(),
         };
         let port = host.port;
-        let user = self.location.config.get_user().unwrap_or("").to_owned();
-        let database = self
-            .location
-            .config
-            .get_dbname()
-            .unwrap_or(&user)
-            .to_owned();
+        let config = &self.location.config;
+        let user = config.get_user().unwrap_or("").to_owned();
+        // As in libpq, and as the server does.
+        let database = config.get_dbname().unwrap_or(&user).to_owned();
         let read = move || url::password_in_file(&path, &name, port, &database, &user);
         tokio::task::spawn_blocking(read)
             .await

@@ -136,9 +136,7 @@ pub(super) fn parse(text: &str) -> Result<PostgresLocation, InvalidUrl> {
     if let Some(text) = user_information {
         let (user, password) = text.split_once(':').unwrap_or((text, ""));
         parameters.set("user", user)?;
-        if !password.is_empty() {
-            parameters.set("password", password)?;
-        }
+        parameters.set("password", password)?;
     }
     let (before_query, query) = rest.split_once('?').unwrap_or((rest, ""));
     let (authority, database) = before_query.split_once('/').unwrap_or((before_query, ""));
@@ -258,7 +256,8 @@ impl Parameters {
             if password.contains(&0) {
                 return Err(InvalidUrl::Postgres);
             }
-            self.password = Some(password.into_owned());
+            // As in libpq an empty one is none, so that a password file is searched.
+            self.password = (!password.is_empty()).then(|| password.into_owned());
             return Ok(());
         }
         let value = text_of(encoded)?;
@@ -384,7 +383,9 @@ impl Parameters {
     fn build(self) -> Result<PostgresLocation, InvalidUrl> {
         let hosts = hosts(&self.hosts, &self.addresses, &self.ports)?;
         let mut config = tokio_postgres::Config::new();
-        if let Some(user) = self.user {
+        // As in libpq, and as the driver does. It must be known before, because a password file is searched for it. Where the
+        // system has no name for the user, the driver says so.
+        if let Some(user) = self.user.or_else(|| whoami::username().ok()) {
             config.user(user);
         }
         if let Some(password) = self.password {
@@ -621,17 +622,21 @@ mod tests {
 
     #[test]
     fn user_information_is_read_as_libpq_reads_it() {
+        let system = whoami::username().unwrap();
+        let system = Some(&*system);
         for (text, user, password) in [
             ("u@h/d", Some("u"), None),
             ("u:@h/d", Some("u"), None),
             ("u:p@h/d", Some("u"), Some("p")),
-            (":p@h/d", None, Some("p")),
+            (":p@h/d", system, Some("p")),
             ("u:p:q@h/d", Some("u"), Some("p:q")),
             ("u:p?q@h/d", Some("u"), Some("p?q")),
             ("u:p%40%2f%3F%25@h/d", Some("u"), Some("p@/?%")),
             ("u%40tenant:p@h/d", Some("u@tenant"), Some("p")),
             ("u:p#q%zz@h/d", Some("u"), Some("p#q%zz")),
-            ("h/d", None, None),
+            ("h/d", system, None),
+            ("h/d?user=", system, None),
+            ("u:p@h/d?password=", Some("u"), None),
             // What is said last holds.
             ("u:p@h/d?user=v&password=q", Some("v"), Some("q")),
         ] {

@@ -416,22 +416,38 @@ async fn a_password_file_is_used_and_its_permissions_are_checked() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("pgpass");
     let url = format!("{}?passfile={}", scarce.url(), path.display());
-    let try_it = async || {
+    let try_it = async |url: &str| {
         let opened = Store::open(&url.parse().unwrap()).await;
         opened.map(drop).map_err(|error| chain(&error))
     };
     std::fs::write(&path, "other:*:*:*:wrong\n127.0.0.1:*:keys:keys:a\\:b\n").unwrap();
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
-    let said = try_it().await.unwrap_err();
+    let said = try_it(&url).await.unwrap_err();
     assert!(said.contains("chmod 600"), "{said}");
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
-    try_it().await.unwrap();
+    try_it(&url).await.unwrap();
     std::fs::write(&path, "*:*:*:*:hunter2\n").unwrap();
-    let said = try_it().await.unwrap_err();
+    let said = try_it(&url).await.unwrap_err();
     assert!(!said.contains("hunter2"), "{said}");
     std::fs::remove_file(&path).unwrap();
-    let said = try_it().await.unwrap_err();
+    let said = try_it(&url).await.unwrap_err();
     assert!(said.contains("pgpass"), "{said}");
+
+    // An empty password is none. Without a user it is the one of the system, and the database has the same name.
+    let user = whoami::username().unwrap();
+    if user != "postgres" {
+        let role = format!("create role \"{user}\" login password 'c'");
+        scarce.client.batch_execute(&role).await.unwrap();
+        let database = format!("create database \"{user}\" owner \"{user}\"");
+        scarce.client.batch_execute(&database).await.unwrap();
+    }
+    let text = format!("*:*:keys:keys:a\\:b\n*:*:{user}:{user}:c\n");
+    std::fs::write(&path, text).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    try_it(&format!("{url}&password=")).await.unwrap();
+    let address = scarce.cluster.address();
+    let unnamed = format!("postgres://{address}?passfile={}", path.display());
+    try_it(&unnamed).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
