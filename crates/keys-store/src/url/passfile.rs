@@ -92,14 +92,14 @@ fn password_of(line: &[u8], wanted: [&str; 4]) -> Option<Zeroizing<Vec<u8>>> {
         }
         rest = after;
     }
-    // A colon ends the password, too, unless it is escaped; libpq takes the rest of the line.
+    // As in libpq a colon ends the password, too, unless it is escaped.
     let mut password = Zeroizing::new(Vec::with_capacity(rest.len()));
     let mut bytes = rest.iter();
     while let Some(byte) = bytes.next() {
-        let byte = if *byte == b'\\' {
-            bytes.next().unwrap_or(byte)
-        } else {
-            byte
+        let byte = match byte {
+            b':' => break,
+            b'\\' => bytes.next().unwrap_or(byte),
+            _ => byte,
         };
         password.push(*byte);
     }
@@ -152,11 +152,14 @@ mod tests {
                             *:5433:*:app:any host\n\
                             a\\:b:1:d\\\\d:u:p\\:a\\\\ss\n\
                             short:line\n\
-                            *:*:*:*:last:with:colons";
+                            db:2:d:u:p\\:a:comment\n\
+                            *:*:*:*:last\\";
         assert_eq!(find(TEXT, "db", 5432, "keys", "app").unwrap(), "right");
         assert_eq!(find(TEXT, "x", 5433, "y", "app").unwrap(), "any host");
         assert_eq!(find(TEXT, "a:b", 1, "d\\d", "u").unwrap(), "p:a\\ss");
-        assert_eq!(find(TEXT, "x", 1, "y", "z").unwrap(), "last:with:colons");
+        // The password ends at a colon, as with libpq.
+        assert_eq!(find(TEXT, "db", 2, "d", "u").unwrap(), "p:a");
+        assert_eq!(find(TEXT, "x", 1, "y", "z").unwrap(), "last\\");
         assert_eq!(find("db:1:d:u:p", "db", 2, "d", "u"), None);
         // Only an asterisk that is alone, and not escaped, stands for everything.
         assert_eq!(find("\\*:1:d:u:p", "db", 1, "d", "u"), None);
