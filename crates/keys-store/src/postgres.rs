@@ -712,6 +712,49 @@ pub(crate) async fn repair_triggers(connection: &mut AsyncPgConnection) -> Query
     connection.batch_execute(&feed::repair_statement()).await
 }
 
+/// The accounts whose keys are not as many as `key_count` says, with the right numbers. Read from indexes alone: one has the
+/// keys that are listed, another those among them that expire.
+const MISCOUNTED: &str = "\
+    select account_id, coalesce(counted.listed, 0) as listed, coalesce(counted.unending, 0) as unending \
+    from ( \
+        select account_id, sum(listed)::bigint as listed, sum(unending)::bigint as unending \
+        from ( \
+            select account_id, count(*) as listed, count(*) as unending \
+            from api_key where kind = 2 and revoked_at is null group by account_id \
+            union all \
+            select account_id, 0, -count(*) \
+            from api_key where kind = 2 and revoked_at is null and expires_at is not null group by account_id \
+        ) as parts group by account_id \
+    ) as counted full join key_count as kept using (account_id) \
+    where (coalesce(counted.listed, 0), coalesce(counted.unending, 0)) \
+          <> (coalesce(kept.listed, 0), coalesce(kept.unending, 0))";
+
+/// Whether the keys of some account are not as many as the triggers counted. They do not count while they are switched off.
+pub(crate) async fn are_keys_miscounted(connection: &mut AsyncPgConnection) -> QueryResult<bool> {
+    #[derive(QueryableByName)]
+    struct Row {
+        #[diesel(sql_type = Bool)]
+        is_wrong: bool,
+    }
+    let row: Row = sql_query(format!("select exists ({MISCOUNTED}) as is_wrong"))
+        .get_result(connection)
+        .await?;
+    Ok(row.is_wrong)
+}
+
+/// Counts the keys of the accounts anew that were miscounted. No key can be changed meanwhile.
+pub(crate) async fn recount_keys(connection: &mut AsyncPgConnection) -> QueryResult<()> {
+    connection
+        .batch_execute(&format!(
+            "do $$ begin \
+                 lock table api_key in share row exclusive mode; \
+                 insert into key_count (account_id, listed, unending) {MISCOUNTED} \
+                 on conflict (account_id) do update set listed = excluded.listed, unending = excluded.unending; \
+             end $$"
+        ))
+        .await
+}
+
 /// Whether every instance that may still have a cache has seen this transaction. The answer is never "yes" for a transaction of
 /// another log than the one that this server keeps now, and an instance that reported a position in another log has not seen it.
 pub(crate) async fn is_seen_everywhere(

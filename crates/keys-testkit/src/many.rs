@@ -82,10 +82,13 @@ pub fn fill_postgres(database: &Database, keys: &[ManyKey], total: usize) {
     let id =
         |start: &str, number: &str| format!("('{start}' || lpad(to_hex({number}), 12, '0'))::uuid");
     let (account, key) = ("0190a000-0000-7000-8000-", "0190a000-0000-7000-9000-");
-    // `enable trigger all` does not say again which of them fire always.
+    // `enable trigger all` does not say again which of them fire always, or for replicas only.
     sql(
-        "create unlogged table many_always as select tgrelid::regclass as of, tgname as name from pg_trigger \
-         where tgenabled = 'A' and tgrelid in ('account'::regclass, 'api_key'::regclass)",
+        "create unlogged table many_enabled as \
+         select tgrelid::regclass as of, tgname as name, \
+                case tgenabled when 'A' then 'always' else 'replica' end as enabled \
+         from pg_trigger \
+         where tgenabled in ('A', 'R') and tgrelid in ('account'::regclass, 'api_key'::regclass)",
     );
     sql("alter table account disable trigger all; alter table api_key disable trigger all");
     sql(&format!(
@@ -103,11 +106,11 @@ pub fn fill_postgres(database: &Database, keys: &[ManyKey], total: usize) {
     sql(
         "alter table account enable trigger all; alter table api_key enable trigger all; drop table many; \
          do $$ declare one record; begin \
-             for one in select * from many_always loop \
-                 execute format('alter table %s enable always trigger %I', one.of, one.name); \
+             for one in select * from many_enabled loop \
+                 execute format('alter table %s enable %s trigger %I', one.of, one.enabled, one.name); \
              end loop; \
          end $$; \
-         drop table many_always",
+         drop table many_enabled",
     );
     // What the triggers would have counted.
     sql("insert into key_count (account_id, listed, unending) \

@@ -65,14 +65,19 @@ const COUNTERS: &str = "(values \
     ('api_key', 'api_key_counted_insert'), ('api_key', 'api_key_counted_delete'), \
     ('api_key', 'api_key_counted_update'), ('api_key', 'api_key_counted_truncate')) as wanted (relation, name)";
 
-/// Selects the triggers of a list that exist and do not fire in every replication role.
-fn altered(wanted: &str) -> String {
+/// Those that count in sessions with the role `replica`, where logical replication fires no triggers for statements.
+const REPLICA_COUNTERS: &str = "(values \
+    ('api_key', 'api_key_counted_replicated_insert'), ('api_key', 'api_key_counted_replicated_delete'), \
+    ('api_key', 'api_key_counted_replicated_update')) as wanted (relation, name)";
+
+/// Selects the triggers of a list that exist and are not enabled `always` or `replica`, as it is said.
+fn altered(wanted: &str, enabled: &str) -> String {
     format!(
-        "select fired.tgrelid::regclass as relation, fired.tgname as name \
+        "select fired.tgrelid::regclass as relation, fired.tgname as name, '{enabled}' as enabled \
          from {wanted} \
          join pg_catalog.pg_trigger as fired \
               on fired.tgrelid = to_regclass(wanted.relation) and fired.tgname = wanted.name \
-         where not fired.tgisinternal and fired.tgenabled <> 'A'"
+         where not fired.tgisinternal and fired.tgenabled <> upper(left('{enabled}', 1))::\"char\""
     )
 }
 
@@ -99,23 +104,17 @@ fn check_statement() -> String {
     )
 }
 
-/// Enables the triggers of both lists in every replication role, if they exist. If one that counts keys was off, the keys are
-/// counted anew: the table is locked against changes until the end of the transaction.
+/// Enables the triggers of all lists in the replication roles that they are for, if they exist.
 pub(super) fn repair_statement() -> String {
     format!(
-        "do $$ declare found record; counts_are_lost boolean := exists ({counters}); begin \
-             for found in {triggers} union all {counters} loop \
-                 execute format('alter table %s enable always trigger %I', found.relation, found.name); \
+        "do $$ declare found record; begin \
+             for found in {} union all {} union all {} loop \
+                 execute format('alter table %s enable %s trigger %I', found.relation, found.enabled, found.name); \
              end loop; \
-             if counts_are_lost then \
-                 delete from key_count; \
-                 insert into key_count (account_id, listed, unending) \
-                 select account_id, count(*), count(*) filter (where expires_at is null) \
-                 from api_key where kind = 2 and revoked_at is null group by account_id; \
-             end if; \
          end $$",
-        triggers = altered(TRIGGERS),
-        counters = altered(COUNTERS)
+        altered(TRIGGERS, "always"),
+        altered(COUNTERS, "always"),
+        altered(REPLICA_COUNTERS, "replica"),
     )
 }
 

@@ -2,17 +2,23 @@
 
 use std::time::{Duration, Instant};
 
-use keys_testkit::data::a_key;
-use keys_testkit::postgres::Database;
+use keys_store::Store;
+use keys_testkit::data::{a_key, noon_plus};
+use keys_testkit::postgres::{Cluster, Database};
 use tokio::time::sleep;
 
-use super::common::{Sql as _, add_account, add_key};
+use super::common::rows::MISCOUNTED;
+use super::common::{Sql as _, add_account, add_key, revoke};
 use super::{by_hand, open};
 
 const COUNTER: &str =
     include_str!("../../../../migrations/postgres/2026-11-30-000200_key_counter/up.sql");
 const COUNTER_DOWN: &str =
     include_str!("../../../../migrations/postgres/2026-11-30-000200_key_counter/down.sql");
+const REPLICATED: &str =
+    include_str!("../../../../migrations/postgres/2026-12-01-000000_replicated_counts/up.sql");
+const REPLICATED_DOWN: &str =
+    include_str!("../../../../migrations/postgres/2026-12-01-000000_replicated_counts/down.sql");
 
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_that_were_loaded_without_triggers_are_counted_by_migrating() {
@@ -32,10 +38,113 @@ async fn keys_that_were_loaded_without_triggers_are_counted_by_migrating() {
         .unwrap();
     let listed = "select sum(listed)::bigint from key_count";
     assert_eq!(database.number(listed).await, 1);
+    // However they are enabled, no change is counted twice.
+    for state in ["enable", "enable always"] {
+        let enable = format!(
+            "do $$ declare one text; begin \
+                 for one in select tgname from pg_trigger where tgname like 'api_key_counted_%' loop \
+                     execute format('alter table api_key {state} trigger %I', one); \
+                 end loop; \
+             end $$"
+        );
+        database.run(&enable).await.unwrap();
+        add_key(&store, a_key().of(&account).build_new()).await;
+    }
+    assert_eq!(database.number(listed).await, 3);
     store.migrate().await.unwrap();
-    assert_eq!(database.number(listed).await, 21);
-    let altered = "select count(*) from pg_trigger where tgname like 'api_key_counted_%' and tgenabled <> 'A'";
+    assert_eq!(database.number(listed).await, 23);
+    let altered = "select count(*) from pg_trigger where tgname like 'api_key_counted_%' \
+                   and tgenabled <> case when tgname like '%_replicated_%' then 'R' else 'A' end::\"char\"";
     assert_eq!(database.number(altered).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn numbers_of_keys_that_are_wrong_are_mended_by_migrating() {
+    let database = Database::create().await;
+    let store = open(&database).await;
+    let accounts = [
+        add_account(&store).await,
+        add_account(&store).await,
+        add_account(&store).await,
+    ];
+    for account in &accounts[..2] {
+        add_key(&store, a_key().of(account).build_new()).await;
+        let ending = a_key().of(account).expires_at(noon_plus(60));
+        add_key(&store, ending.build_new()).await;
+    }
+    let [missing, wrong, without_keys] = accounts.map(|account| account.id.as_uuid());
+    database
+        .run(&format!(
+            "delete from key_count where account_id = '{missing}'; \
+             update key_count set unending = 2 where account_id = '{wrong}'; \
+             insert into key_count values ('{without_keys}', 1, 0)"
+        ))
+        .await
+        .unwrap();
+    assert_eq!(database.number(MISCOUNTED).await, 3);
+    store.migrate().await.unwrap();
+    assert_eq!(database.number(MISCOUNTED).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replicated_keys_are_counted() {
+    let cluster = tokio::task::spawn_blocking(|| Cluster::start_with("-c wal_level=logical"));
+    let cluster = cluster.await.unwrap().unwrap();
+    for name in ["source", "target"] {
+        cluster.sql("postgres", &format!("create database {name}"));
+    }
+    let url = |name: &str| cluster.database_url(name).parse().unwrap();
+    let source = Store::open(&url("source")).await.unwrap();
+    let _target = Store::open(&url("target")).await.unwrap();
+    let account = add_account(&source).await;
+    let mut keys = Vec::new();
+    for _ in 0..6 {
+        let key = a_key().of(&account).without_cap().build_new();
+        keys.push(add_key(&source, key).await);
+    }
+    let connection = cluster.database_url("source");
+    cluster.sql("source", "create publication keys for table account, api_key");
+    // Within one cluster the command that subscribes cannot make the slot.
+    cluster.sql("source", "select pg_create_logical_replication_slot('keys', 'pgoutput')");
+    cluster.sql(
+        "target",
+        &format!(
+            "create subscription keys connection '{connection}' publication keys \
+             with (create_slot = false, slot_name = 'keys')"
+        ),
+    );
+    let all = "select md5(string_agg(concat(id, account_id, expires_at, revoked_at), ',' order by id)) from api_key";
+    let is_counted = async |after: &str| {
+        let expected = cluster.sql("source", all);
+        let begin = Instant::now();
+        while cluster.sql("target", all) != expected {
+            assert!(begin.elapsed() < Duration::from_secs(60), "{after}");
+            sleep(Duration::from_millis(100)).await;
+        }
+        assert_eq!(cluster.sql("target", MISCOUNTED), "0\n", "{after}");
+        let listed = "select sum(listed) || ' ' || sum(unending) from key_count";
+        let [there, here] = ["target", "source"].map(|name| cluster.sql(name, listed));
+        assert_eq!(there, here, "{after}");
+    };
+    is_counted("the first copy").await;
+    let ending = a_key().of(&account).without_cap().expires_at(noon_plus(60));
+    add_key(&source, ending.build_new()).await;
+    is_counted("an insertion").await;
+    revoke(&source, &keys[0]).await;
+    is_counted("a revocation").await;
+    for statement in [
+        "update api_key set expires_at = created_at where expires_at is null",
+        "update api_key set expires_at = null",
+        "update api_key set use_count = use_count + 1",
+        "delete from api_key where id = (select id from api_key where revoked_at is null limit 1)",
+        "delete from api_key where revoked_at is not null",
+        "truncate api_key",
+    ] {
+        cluster.sql("source", statement);
+        is_counted(statement).await;
+    }
+    cluster.sql("target", "alter subscription keys disable");
+    cluster.sql("target", "alter subscription keys set (slot_name = none); drop subscription keys");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -48,8 +157,8 @@ async fn roles_that_change_keys_may_count_them() {
     let role = format!("serves_{}", std::process::id());
     database
         .run(&format!(
-            "{COUNTER_DOWN} create role {role}; \
-             grant select, insert, update on all tables in schema public to {role}; {COUNTER}"
+            "{REPLICATED_DOWN} {COUNTER_DOWN} create role {role}; \
+             grant select, insert, update on all tables in schema public to {role}; {COUNTER} {REPLICATED}"
         ))
         .await
         .unwrap();

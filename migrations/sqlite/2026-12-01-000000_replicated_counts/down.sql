@@ -1,0 +1,1 @@
+delete from schema_compatibility where migration = '20261201000000';
