@@ -33,7 +33,7 @@ struct Held {
     is_first: bool,
     path: PathBuf,
     identity: Identity,
-    /// When the lock file was created by this store although the database was there before: an operator may have removed
+    /// When a lock file was created by this store although the database was there before: an operator may have removed
     /// the one that another process has a lock on.
     created_at: Option<Instant>,
     #[expect(dead_code, reason = "held, not used")]
@@ -79,6 +79,10 @@ impl Presence {
         let (first, is_new) = file::open_or_create(&self.first)?;
         for _ in 0..ATTEMPTS {
             if first.try_lock().is_ok() {
+                // The other file is missing after a restore, and after an upgrade from a version without it. If it was removed,
+                // another process may have a lock on it, as on this one.
+                let (_, are_others_new) = file::open_or_create(&self.others)?;
+                let is_new = is_new || are_others_new;
                 *held = Some(Held::new(true, &self.first, first, is_new)?);
                 return Ok(());
             }
@@ -198,6 +202,37 @@ mod tests {
         assert!(first.is_found() && !first.is_alone(SILENCE) && !second.is_alone(SILENCE));
         drop(first);
         assert!(second.is_alone(SILENCE));
+    }
+
+    #[test]
+    fn only_process_of_a_restored_file_is_alone_once_it_is_settled() {
+        let (folder, [before, after, looking]) = presences();
+        before.announce().unwrap();
+        drop(before);
+        for suffix in [FIRST, OTHERS] {
+            std::fs::remove_file(folder.path().join(format!("keys.db{suffix}"))).unwrap();
+        }
+        after.announce().unwrap();
+        assert!(!after.is_alone(SILENCE));
+        std::thread::sleep(SILENCE + SILENCE / 10);
+        assert!(after.is_alone(SILENCE) && !looking.is_alone(SILENCE));
+        drop(after);
+        assert!(looking.is_alone(SILENCE));
+    }
+
+    #[test]
+    fn second_whose_lock_was_removed_is_not_forgotten_by_a_new_first() {
+        let (folder, [first, second, next]) = presences();
+        first.announce().unwrap();
+        second.announce().unwrap();
+        std::fs::remove_file(folder.path().join("keys.db-feeds.lock")).unwrap();
+        drop(first);
+        next.announce().unwrap();
+        assert!(!next.is_alone(SILENCE));
+        // It finds out at its next poll.
+        second.announce().unwrap();
+        std::thread::sleep(SILENCE + SILENCE / 10);
+        assert!(second.is_found() && !next.is_alone(SILENCE));
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! Following changes.
 
 use std::collections::HashSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use keys_service::KeyStore as _;
 use keys_service::feed::{Changed, SILENCE_MAX};
 use keys_testkit::contract::{followed, is_seen_soon, news};
 use keys_testkit::data::{a_change, a_key};
+use tokio::time::timeout;
 
 use crate::common::{self, Sql as _, add_key};
 use crate::{File, mode};
@@ -152,4 +153,27 @@ async fn nobody_speaks_for_other_processes() {
         let path = format!("{}{suffix}", file.path().display());
         assert_eq!(mode(path.as_ref()), 0o600);
     }
+}
+
+/// A restored file comes without the lock files, and so does one of a version that had none.
+#[tokio::test(flavor = "multi_thread")]
+async fn change_in_a_restored_file_is_seen_everywhere_after_a_while() {
+    let file = File::new();
+    drop(file.open().await);
+    for suffix in ["-feed.lock", "-feeds.lock"] {
+        std::fs::remove_file(format!("{}{suffix}", file.path().display())).unwrap();
+    }
+    let server = file.open().await;
+    let mut feed = followed(&server).await;
+    let key = add_key(&server, a_key().build_new()).await;
+    let revoked = server.revoke_key(None, key.id, a_change().build()).await;
+    let commit = revoked.unwrap().unwrap();
+    let begin = Instant::now();
+    // Until then another process may have locks on files that were removed.
+    while begin.elapsed() < SILENCE_MAX + Duration::from_millis(100) {
+        let _ = timeout(Duration::from_millis(100), feed.wait()).await;
+        feed.poll().await.unwrap();
+        feed.applied().await;
+    }
+    assert!(is_seen_soon(&server, commit, &mut [&mut feed]).await);
 }
