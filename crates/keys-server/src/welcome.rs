@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use keys_core::{AllowedNetworks, KeyName};
-use keys_service::issue::OPERATOR_PREFIX;
+use keys_service::issue::{Issued, OPERATOR_PREFIX};
 use keys_service::{Actor, KeyOwner, KeyService, OperatorKeyDraft};
 
 use crate::commands::operator_scopes;
@@ -39,8 +39,9 @@ pub(crate) async fn print(
         let issued = service.issue_operator_key(&Actor::system(), draft).await?;
         let key = issued.secret.expose();
         let told = format!("The first operator key. It is shown this once; keep it.\n\n    {key}");
-        output::line(&text(&told, key, (&curl, &url), http))?;
-        return Ok(());
+        let told = output::line(&text(&told, key, (&curl, &url), http))
+            .context("printing the first operator key");
+        return revoke_if_lost(service, &issued, told).await;
     }
     // Made before the key, which would be lost if it could not be written.
     let (mut file, path) = create_key_file(database)?;
@@ -51,8 +52,7 @@ pub(crate) async fn print(
             return Err(error.into());
         }
     };
-    write_key(&mut file, issued.secret.expose())
-        .with_context(|| format!("writing the first operator key to {}", path.display()))?;
+    hand_over(service, &issued, &mut file, &path).await?;
     let shown = path.display().to_string();
     let told = format!(
         "The first operator key is in the file {shown}, which only its owner can read.\nKeep the key in a safe place and delete the file."
@@ -62,6 +62,45 @@ pub(crate) async fn print(
     // The commands are no loss on a full disk.
     let _ = output::line(&text(&told, &key, (&curl, &url), http));
     Ok(())
+}
+
+/// Writes the key to its file. If that fails the file is removed and the key revoked.
+async fn hand_over(
+    service: &KeyService,
+    issued: &Issued,
+    file: &mut File,
+    path: &Path,
+) -> anyhow::Result<()> {
+    let written = write_key(file, issued.secret.expose())
+        .with_context(|| format!("writing the first operator key to {}", path.display()));
+    if written.is_err() {
+        let _ = fs::remove_file(path);
+    }
+    revoke_if_lost(service, issued, written).await
+}
+
+/// Revokes the key if `told` is a failure, because no operator has it then. A later start says how to make another one, which it
+/// does only if there is no operator key.
+async fn revoke_if_lost(
+    service: &KeyService,
+    issued: &Issued,
+    told: anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let Err(error) = told else {
+        return Ok(());
+    };
+    let id = issued.key.id;
+    let revoked = service.revoke_key(&Actor::system(), None, id).await;
+    Err(match revoked {
+        Ok(_) => error.context(
+            "the first operator key was lost and is revoked; make another one with \
+             `keys-server operator-key create --name NAME`",
+        ),
+        Err(_) => error.context(format!(
+            "the first operator key was lost and could not be revoked; make another one with \
+             `keys-server operator-key create --name NAME`, and revoke {id} with `keys-server key revoke {id}`"
+        )),
+    })
 }
 
 /// Creates a file that no one else can read, under a name that is free.
@@ -187,4 +226,71 @@ ID=$({curl} $URL{flat} -H "Authorization: Bearer $KEY" | grep -o '"id":"[^"]*","
 {curl} $URL{flat} -H "Authorization: Bearer $KEY"; echo
 "#
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use keys_service::MemoryStore;
+    use keys_testkit::data::pepper_ring;
+
+    use super::*;
+
+    async fn service_with_key() -> (KeyService, Issued) {
+        let service = KeyService::builder(MemoryStore::new(), pepper_ring()).build();
+        let draft = OperatorKeyDraft {
+            name: KeyName::from_name("first operator").unwrap(),
+            allowed_networks: AllowedNetworks::default(),
+            scopes: operator_scopes(&[]).unwrap(),
+            expires_at: None,
+        };
+        let issued = service.issue_operator_key(&Actor::system(), draft).await;
+        let issued = issued.unwrap();
+        (service, issued)
+    }
+
+    async fn operator_keys(service: &KeyService) -> u64 {
+        let listed = service.list_keys(KeyOwner::Operators, 0, 1).await;
+        listed.unwrap().total
+    }
+
+    #[tokio::test]
+    async fn key_that_is_written_is_kept() {
+        let (service, issued) = service_with_key().await;
+        let folder = tempfile::tempdir().unwrap();
+        let (mut file, path) = create_key_file(Some(&folder.path().join("keys.db"))).unwrap();
+        hand_over(&service, &issued, &mut file, &path)
+            .await
+            .unwrap();
+        let written = fs::read_to_string(&path).unwrap();
+        assert_eq!(written.trim(), issued.secret.expose());
+        assert_eq!(operator_keys(&service).await, 1);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn key_that_cannot_be_written_is_revoked_and_its_file_removed() {
+        let (service, issued) = service_with_key().await;
+        let folder = tempfile::tempdir().unwrap();
+        let (_, path) = create_key_file(Some(&folder.path().join("keys.db"))).unwrap();
+        // As on a full disk.
+        let mut full = File::options().write(true).open("/dev/full").unwrap();
+        let error = hand_over(&service, &issued, &mut full, &path)
+            .await
+            .unwrap_err();
+        let message = format!("{error:#}");
+        assert!(message.contains("operator-key create"), "{message}");
+        assert!(message.contains("first-operator-key"), "{message}");
+        assert!(!message.contains(issued.secret.expose()));
+        assert!(!path.exists());
+        assert_eq!(operator_keys(&service).await, 0);
+    }
+
+    #[tokio::test]
+    async fn key_that_cannot_be_printed_is_revoked() {
+        let (service, issued) = service_with_key().await;
+        let gone = Err(io::Error::other("the terminal is gone").into());
+        let error = revoke_if_lost(&service, &issued, gone).await.unwrap_err();
+        assert!(format!("{error:#}").contains("the terminal is gone"));
+        assert_eq!(operator_keys(&service).await, 0);
+    }
 }
