@@ -2,14 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use keys_store::Store;
+use keys_store::{Store, StoreOptions};
 use keys_testkit::data::{a_key, noon_plus};
 use keys_testkit::postgres::{Cluster, Database};
 use tokio::time::sleep;
 
 use super::common::rows::MISCOUNTED;
 use super::common::{Sql as _, add_account, add_key, revoke};
-use super::{by_hand, open};
+use super::{by_hand, connect, open};
 
 const COUNTER: &str =
     include_str!("../../../../migrations/postgres/2026-11-30-000200_key_counter/up.sql");
@@ -84,6 +84,45 @@ async fn numbers_of_keys_that_are_wrong_are_mended_by_migrating() {
     assert_eq!(database.number(MISCOUNTED).await, 3);
     store.migrate().await.unwrap();
     assert_eq!(database.number(MISCOUNTED).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_are_counted_right_whatever_the_default_isolation_is() {
+    for isolation in ["repeatable read", "serializable"] {
+        let database = Database::create().await;
+        let store = open(&database).await;
+        let account = add_account(&store).await;
+        add_key(&store, a_key().of(&account).build_new()).await;
+        drop(store);
+        database
+            .run(&format!(
+                "update key_count set listed = 7; \
+                 do $$ begin \
+                     execute format('alter database %I set default_transaction_isolation = %L', \
+                                    current_database(), '{isolation}'); \
+                 end $$"
+            ))
+            .await
+            .unwrap();
+        let store = connect(&database, StoreOptions::default()).await;
+        // The count waits for this insertion, and must see it then.
+        let writer = by_hand(&database.url()).await;
+        let insertion = format!(
+            "begin isolation level read committed; {}",
+            database.copy("api_key", &format!("'{}'", account.id.as_uuid()))
+        );
+        writer.batch_execute(&insertion).await.unwrap();
+        let migrating = tokio::spawn(async move { store.migrate().await });
+        let waiting = "select count(*) from pg_locks \
+                       where relation = 'api_key'::regclass and mode = 'ShareRowExclusiveLock' and not granted";
+        while database.number(waiting).await == 0 {
+            assert!(!migrating.is_finished());
+            sleep(Duration::from_millis(10)).await;
+        }
+        writer.batch_execute("commit").await.unwrap();
+        migrating.await.unwrap().unwrap();
+        assert_eq!(database.number(MISCOUNTED).await, 0, "{isolation}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
