@@ -16,3 +16,6 @@ alter table api_key
     enable always trigger api_key_counted_insert,
     enable always trigger api_key_counted_delete,
     enable always trigger api_key_counted_update;
+alter function count_keys() security invoker;
+alter function count_keys() set search_path from current;
+grant execute on function count_keys() to public;

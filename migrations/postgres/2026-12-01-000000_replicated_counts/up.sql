@@ -27,7 +27,7 @@ alter table api_key
     enable always trigger api_key_counted_update;
 
 create function count_replicated_key() returns trigger
-language plpgsql set search_path from current as $$
+language plpgsql as $$
 begin
     -- Nested, because an insertion has no old row and a deletion has no new one.
     if tg_op <> 'INSERT' then
@@ -64,4 +64,21 @@ alter table api_key
     enable replica trigger api_key_counted_replicated_insert,
     enable replica trigger api_key_counted_replicated_delete,
     enable replica trigger api_key_counted_replicated_update;
+-- Counting runs with the rights of the role that owns the functions, not of the role that changes keys: one that may change a
+-- few columns of api_key only, to revoke keys by hand, need not know of key_count. So the search path is fixed, with temporary
+-- tables last, and no other role may use the functions for triggers of its own.
+do $$
+declare
+    own_schema text := (select nspname from pg_class join pg_namespace on pg_namespace.oid = relnamespace
+                        where pg_class.oid = 'api_key'::regclass);
+    counting text;
+begin
+    foreach counting in array array['count_keys', 'count_replicated_key'] loop
+        execute format('alter function %I() security definer', counting);
+        execute format('alter function %I() set search_path = pg_catalog, %I, pg_temp', counting, own_schema);
+        execute format('revoke execute on function %I() from public', counting);
+    end loop;
+end
+$$;
+
 insert into schema_compatibility (migration, oldest) values ('20261201000000', '20261130000300');

@@ -219,6 +219,45 @@ async fn roles_that_change_keys_may_count_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn role_that_may_only_revoke_keys_does_so_without_rights_on_the_counts() {
+    let database = Database::create().await;
+    let store = open(&database).await;
+    let account = add_account(&store).await;
+    add_key(&store, a_key().of(&account).build_new()).await;
+    let role = format!("supports_{}", std::process::id());
+    database
+        .run(&format!(
+            "create role {role}; grant select, update (revoked_at) on api_key to {role}; \
+             grant insert on key_change to {role}"
+        ))
+        .await
+        .unwrap();
+    let client = by_hand(&database.url()).await;
+    // A temporary table of the role does not take the place of the real one.
+    let revoked = client
+        .batch_execute(&format!(
+            "set role {role}; create temporary table key_count (like key_count including all); \
+             update api_key set revoked_at = now()"
+        ))
+        .await;
+    let counted = client
+        .batch_execute(&format!(
+            "set role {role}; create table pg_temp.own (id int); \
+             create trigger own after truncate on pg_temp.own for each statement execute function count_keys()"
+        ))
+        .await;
+    client
+        .batch_execute(&format!(
+            "reset role; drop owned by {role}; drop role {role}"
+        ))
+        .await
+        .unwrap();
+    revoked.unwrap();
+    assert!(format!("{:?}", counted.unwrap_err()).contains("permission denied for function"));
+    assert_eq!(database.number(MISCOUNTED).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn migration_lets_readers_through_while_it_waits_for_a_table() {
     let database = Database::create().await;
     let store = open(&database).await;
