@@ -83,13 +83,11 @@ pub fn fill_postgres(database: &Database, keys: &[ManyKey], total: usize) {
         |start: &str, number: &str| format!("('{start}' || lpad(to_hex({number}), 12, '0'))::uuid");
     let (account, key) = ("0190a000-0000-7000-8000-", "0190a000-0000-7000-9000-");
     // `enable trigger all` does not say again which of them fire always, or for replicas only.
-    sql(
-        "create unlogged table many_enabled as \
+    sql("create unlogged table many_enabled as \
          select tgrelid::regclass as of, tgname as name, \
                 case tgenabled when 'A' then 'always' else 'replica' end as enabled \
          from pg_trigger \
-         where tgenabled in ('A', 'R') and tgrelid in ('account'::regclass, 'api_key'::regclass)",
-    );
+         where tgenabled in ('A', 'R') and tgrelid in ('account'::regclass, 'api_key'::regclass)");
     sql("alter table account disable trigger all; alter table api_key disable trigger all");
     sql(&format!(
         "insert into account (id, plan, created_at) select {}, '{PLAN}', now() from generate_series(0, {}) n",

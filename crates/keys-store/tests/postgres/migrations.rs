@@ -142,9 +142,15 @@ async fn replicated_keys_are_counted() {
         keys.push(add_key(&source, key).await);
     }
     let connection = cluster.database_url("source");
-    cluster.sql("source", "create publication keys for table account, api_key");
+    cluster.sql(
+        "source",
+        "create publication keys for table account, api_key",
+    );
     // Within one cluster the command that subscribes cannot make the slot.
-    cluster.sql("source", "select pg_create_logical_replication_slot('keys', 'pgoutput')");
+    cluster.sql(
+        "source",
+        "select pg_create_logical_replication_slot('keys', 'pgoutput')",
+    );
     cluster.sql(
         "target",
         &format!(
@@ -183,7 +189,10 @@ async fn replicated_keys_are_counted() {
         is_counted(statement).await;
     }
     cluster.sql("target", "alter subscription keys disable");
-    cluster.sql("target", "alter subscription keys set (slot_name = none); drop subscription keys");
+    cluster.sql(
+        "target",
+        "alter subscription keys set (slot_name = none); drop subscription keys",
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -236,7 +245,8 @@ async fn role_that_may_only_revoke_keys_does_so_without_rights_on_the_counts() {
     // A temporary table of the role does not take the place of the real one.
     let revoked = client
         .batch_execute(&format!(
-            "set role {role}; create temporary table key_count (like key_count including all); \
+            "set role {role}; \
+             create temporary table key_count (account_id uuid primary key, listed bigint, unending bigint); \
              update api_key set revoked_at = now()"
         ))
         .await;
