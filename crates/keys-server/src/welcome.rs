@@ -236,7 +236,7 @@ mod tests {
     use super::*;
 
     async fn service_with_key() -> (KeyService, Issued) {
-        let service = KeyService::builder(MemoryStore::new(), pepper_ring()).build();
+        let service = KeyService::builder(MemoryStore::new(), pepper_ring("p1")).build();
         let draft = OperatorKeyDraft {
             name: KeyName::from_name("first operator").unwrap(),
             allowed_networks: AllowedNetworks::default(),

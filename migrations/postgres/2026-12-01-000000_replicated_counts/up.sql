@@ -1,30 +1,26 @@
 -- Logical replication applies each row by itself and fires triggers for rows only, so what it writes was not counted. In
--- sessions with the role `replica` (logical replication, and tools or people that set it) triggers for rows now count. In
--- all other sessions those for statements go on doing so.
+-- sessions with the role `replica` triggers for rows now count what no trigger for statements does. Statements of people and tools that
+-- set this role, and the first copy of a subscription, are still added up once for each statement: many rows for one
+-- counter would each have to step over all its versions before.
 --
--- The role decides as a condition of each trigger, beside how the trigger is enabled: `alter table .. enable trigger all`, as
--- of `pg_restore --disable-triggers`, must not have a change counted twice. Triggers for statements stay enabled in every role,
--- because a program of the version before enables them so.
+-- The role is a condition of these triggers, beside how they are enabled: `alter table .. enable trigger all`, as of
+-- `pg_restore --disable-triggers`, must not have a change counted twice.
 --
 -- What was not counted before is found by `keys-server migrate`, which compares the numbers with the keys.
-lock table api_key in access exclusive mode;
 
-drop trigger api_key_counted_insert on api_key;
-drop trigger api_key_counted_delete on api_key;
-drop trigger api_key_counted_update on api_key;
-create trigger api_key_counted_insert after insert on api_key
-    referencing new table as added for each statement
-    when (current_setting('session_replication_role') <> 'replica') execute function count_keys();
-create trigger api_key_counted_delete after delete on api_key
-    referencing old table as removed for each statement
-    when (current_setting('session_replication_role') <> 'replica') execute function count_keys();
-create trigger api_key_counted_update after update on api_key
-    referencing old table as removed new table as added for each statement
-    when (current_setting('session_replication_role') <> 'replica') execute function count_keys();
-alter table api_key
-    enable always trigger api_key_counted_insert,
-    enable always trigger api_key_counted_delete,
-    enable always trigger api_key_counted_update;
+-- Notes that triggers for statements count what is done now, because this one runs before the first row. The end of the statement,
+-- or of what rolls it back, takes that away.
+create function note_counting_statement() returns trigger
+language plpgsql as $$
+begin
+    perform pg_catalog.set_config('keys.counting', case tg_when when 'BEFORE' then 'statement' else '' end, true);
+    return null;
+end
+$$;
+create trigger api_key_counted_replicated_begin before insert or update or delete on api_key
+    for each statement execute function note_counting_statement();
+create trigger api_key_counted_replicated_end after insert or update or delete on api_key
+    for each statement execute function note_counting_statement();
 
 create function count_replicated_key() returns trigger
 language plpgsql as $$
@@ -50,20 +46,28 @@ begin
 end
 $$;
 create trigger api_key_counted_replicated_insert after insert on api_key for each row
-    when (current_setting('session_replication_role') = 'replica' and new.kind = 2 and new.revoked_at is null)
+    when (new.kind = 2 and new.revoked_at is null
+          and current_setting('session_replication_role') = 'replica'
+          and coalesce(current_setting('keys.counting', true), '') <> 'statement')
     execute function count_replicated_key();
 create trigger api_key_counted_replicated_delete after delete on api_key for each row
-    when (current_setting('session_replication_role') = 'replica' and old.kind = 2 and old.revoked_at is null)
+    when (old.kind = 2 and old.revoked_at is null
+          and current_setting('session_replication_role') = 'replica'
+          and coalesce(current_setting('keys.counting', true), '') <> 'statement')
     execute function count_replicated_key();
 create trigger api_key_counted_replicated_update after update on api_key for each row
-    when (current_setting('session_replication_role') = 'replica'
-          and (old.account_id, old.kind, old.revoked_at is null, old.expires_at is null)
-              is distinct from (new.account_id, new.kind, new.revoked_at is null, new.expires_at is null))
+    when ((old.account_id, old.kind, old.revoked_at is null, old.expires_at is null)
+              is distinct from (new.account_id, new.kind, new.revoked_at is null, new.expires_at is null)
+          and current_setting('session_replication_role') = 'replica'
+          and coalesce(current_setting('keys.counting', true), '') <> 'statement')
     execute function count_replicated_key();
 alter table api_key
+    enable replica trigger api_key_counted_replicated_begin,
+    enable replica trigger api_key_counted_replicated_end,
     enable replica trigger api_key_counted_replicated_insert,
     enable replica trigger api_key_counted_replicated_delete,
     enable replica trigger api_key_counted_replicated_update;
+
 -- Counting runs with the rights of the role that owns the functions, not of the role that changes keys: one that may change a
 -- few columns of api_key only, to revoke keys by hand, need not know of key_count. So the search path is fixed, with temporary
 -- tables last, and no other role may use the functions for triggers of its own.

@@ -67,6 +67,7 @@ const COUNTERS: &str = "(values \
 
 /// Those that count in sessions with the role `replica`, where logical replication fires no triggers for statements.
 const REPLICA_COUNTERS: &str = "(values \
+    ('api_key', 'api_key_counted_replicated_begin'), ('api_key', 'api_key_counted_replicated_end'), \
     ('api_key', 'api_key_counted_replicated_insert'), ('api_key', 'api_key_counted_replicated_delete'), \
     ('api_key', 'api_key_counted_replicated_update')) as wanted (relation, name)";
 
