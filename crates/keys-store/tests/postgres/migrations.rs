@@ -235,7 +235,9 @@ async fn role_that_may_only_revoke_keys_does_so_without_rights_on_the_counts() {
     let database = Database::create().await;
     let store = open(&database).await;
     let account = add_account(&store).await;
-    add_key(&store, a_key().of(&account).build_new()).await;
+    for _ in 0..2 {
+        add_key(&store, a_key().of(&account).build_new()).await;
+    }
     let role = format!("supports_{}", std::process::id());
     database
         .run(&format!(
@@ -245,12 +247,17 @@ async fn role_that_may_only_revoke_keys_does_so_without_rights_on_the_counts() {
         .await
         .unwrap();
     let client = by_hand(&database.url()).await;
-    // A temporary table of the role does not take the place of the real one.
     let revoked = client
+        .batch_execute(&format!(
+            "set role {role}; update api_key set revoked_at = now() where id = (select id from api_key limit 1)"
+        ))
+        .await;
+    // A temporary table of the role does not take the place of the real one.
+    let shadowed = client
         .batch_execute(&format!(
             "set role {role}; \
              create temporary table key_count (account_id uuid primary key, listed bigint, unending bigint); \
-             update api_key set revoked_at = now()"
+             update api_key set revoked_at = now() where revoked_at is null"
         ))
         .await;
     let counted = client
@@ -266,6 +273,7 @@ async fn role_that_may_only_revoke_keys_does_so_without_rights_on_the_counts() {
         .await
         .unwrap();
     revoked.unwrap();
+    shadowed.unwrap();
     assert!(format!("{:?}", counted.unwrap_err()).contains("permission denied for function"));
     assert_eq!(database.number(MISCOUNTED).await, 0);
 }
