@@ -25,6 +25,7 @@ pub(crate) use postgres::{PostgresHost, PostgresLocation, TlsFiles, TlsRoots};
 /// The URL is read as [libpq](https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING-URIS) reads it:
 /// several hosts (`host1:5432,host2:5433`), percent-encoding, Unix sockets (`?host=/run/postgresql`), and these parameters. A
 /// parameter that is not listed is refused by its name. Environment variables of libpq (`PGPASSWORD`, ..) are not read.
+/// Without a user it is the one that this process runs as, and without a database the one named like the user.
 ///
 /// | Parameter | Meaning |
 /// |---|---|

@@ -332,15 +332,15 @@ impl PostgresConnector {
             .connect(&self.session, &self.servers)
             .await?;
         let mut connection = opened.pooled(self.followed.moves()).await?.connection;
-        // Each statement of a migration must see what was committed while the one before waited for a lock, whatever the role or
-        // the database has as default.
         let set_up = format!(
-            "set default_transaction_isolation = 'read committed'; \
-             set statement_timeout = 0; set idle_in_transaction_session_timeout = 0; set lock_timeout = {}; \
-             select pg_advisory_lock({MIGRATION_LOCK}); set lock_timeout = {}",
+            "set statement_timeout = 0; set idle_in_transaction_session_timeout = 0; set lock_timeout = {}; \
+             select pg_advisory_lock({MIGRATION_LOCK}); set lock_timeout = {}; \
+             set default_transaction_isolation = 'read committed'",
             MIGRATION_LOCK_TIMEOUT.as_millis(),
             TABLE_LOCK_TIMEOUT.as_millis()
         );
+        // Each statement of a migration must see what was committed while the one before waited for a lock, whatever the role or
+        // the database has as default.
         connection.batch_execute(&set_up).await?;
         Ok(connection)
     }
