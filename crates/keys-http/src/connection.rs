@@ -1,7 +1,8 @@
 //! A connection that holds every request to the same limits.
 //!
-//! `actix-http` times the head of the first request on a connection only, and parses heads of up to 128 KiB. A
-//! [`Guarded`] stream in front of it watches where requests begin and end. It passes a head on once it is complete.
+//! `actix-http` times the head of the first request on a connection only, parses heads of up to 128 KiB, and parses
+//! pipelined requests without end while one is under way. A [`Guarded`] stream in front of it watches where requests begin
+//! and end. It passes a head on once it is complete, and once the request before it was answered.
 
 use std::io;
 use std::pin::Pin;
@@ -38,6 +39,9 @@ const WRITE_TIME: Duration = Duration::from_secs(30);
 const LINGER_TIME: Duration = Duration::from_secs(1);
 const LINGER_BYTES_MAX: usize = 1024 * 1024;
 
+/// An interim answer, as `actix-http` writes it.
+const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
 const BAD_REQUEST: &[u8] =
     b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
 const TIMEOUT: &[u8] =
@@ -49,11 +53,13 @@ const TOO_LARGE: &[u8] =
 ///
 /// Offers to upgrade the connection are removed from heads, because no surface accepts one: the connection stays usable.
 /// A line that ends without a carriage return is refused, because a proxy in front may see another end.
+///
+/// Pipelined requests are passed on one at a time: the next one when the answer was flushed.
 #[derive(Debug)]
 pub struct Guarded<T> {
     io: T,
     framing: Framing,
-    /// Bytes that were read and are not passed on yet: a head that is not complete.
+    /// Bytes that were read and are not passed on yet: a head that is not complete, or that has to wait for an answer.
     held: BytesMut,
     /// How many of the held bytes may be passed on.
     approved: usize,
@@ -128,6 +134,12 @@ impl<T> Guarded<T> {
             Err(refusal) => self.refuse(refusal),
         }
     }
+
+    fn approve_held(&mut self) {
+        let (count, judged) = self.framing.approve(&mut self.held);
+        self.approved = count;
+        self.judge(judged);
+    }
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guarded<T> {
@@ -146,6 +158,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guarded<T> {
             }
             if this.is_over {
                 return Poll::Ready(Ok(()));
+            }
+            if this.framing.is_answer_due() && !this.held.is_empty() {
+                // The flush of the answer wakes.
+                return Poll::Pending;
             }
             let start = buffer.filled().len();
             if Pin::new(&mut this.io)
@@ -182,9 +198,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guarded<T> {
             } else {
                 this.held.extend_from_slice(&buffer.filled()[start..]);
                 buffer.set_filled(start);
-                let (count, judged) = this.framing.approve(&mut this.held);
-                this.approved = count;
-                this.judge(judged);
+                this.approve_held();
             }
         }
     }
@@ -203,15 +217,33 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guarded<T> {
         } else if this.writing.is_over(this.write_time, context) {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
+        // The rest of an interim answer is none either.
+        if matches!(written, Poll::Ready(Ok(1..)))
+            && this.framing.turn == Turn::Server
+            && !CONTINUE.ends_with(bytes)
+        {
+            this.framing.turn = Turn::Answered;
+        }
         written
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_flush(context)
+        let this = self.get_mut();
+        // Everything that there is of the answer was written, or it would not be flushed.
+        if this.framing.turn == Turn::Answered && this.framing.phase == Phase::Head {
+            this.framing.turn = Turn::Client;
+            if !this.held.is_empty() {
+                this.approve_held();
+                context.waker().wake_by_ref();
+            }
+        }
+        Pin::new(&mut this.io).poll_flush(context)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        // The last answer said so, and more requests had come already.
+        this.lingers |= this.approved > 0;
         while !this.refusal.is_empty() {
             let refusal = this.refusal;
             let count = ready!(Pin::new(&mut *this).poll_write(context, refusal))?;
@@ -257,9 +289,21 @@ enum Phase {
     Unknown,
 }
 
+/// Who has to go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    /// The client, with a request.
+    Client,
+    /// The server, which was passed a head, with its answer.
+    Server,
+    /// The answer has begun. Its request may have a rest.
+    Answered,
+}
+
 #[derive(Debug)]
 struct Framing {
     phase: Phase,
+    turn: Turn,
     /// Bytes of the current body so far.
     body: u64,
     /// A head or a body has ended since this was last asked.
@@ -270,6 +314,7 @@ impl Default for Framing {
     fn default() -> Self {
         Self {
             phase: Phase::Head,
+            turn: Turn::Client,
             body: 0,
             has_ended: false,
         }
@@ -277,10 +322,15 @@ impl Default for Framing {
 }
 
 impl Framing {
+    /// Whether a request was passed on whole and no further one may be.
+    fn is_answer_due(&self) -> bool {
+        self.phase == Phase::Head && self.turn != Turn::Client
+    }
+
     /// Returns how many of the bytes may be passed on. On an error, nothing may be read after those.
     fn approve(&mut self, bytes: &mut [u8]) -> (usize, Result<(), &'static [u8]>) {
         let mut at = 0;
-        while at < bytes.len() {
+        while at < bytes.len() && !self.is_answer_due() {
             let rest = &mut bytes[at..];
             if self.phase == Phase::Head {
                 let length = match complete_head(rest) {
@@ -289,6 +339,7 @@ impl Framing {
                     Err(refusal) => return (at, Err(refusal)),
                 };
                 self.phase = inspect(&mut rest[..length]);
+                self.turn = Turn::Server;
                 self.body = 0;
                 self.has_ended = true;
                 at += length;
@@ -457,6 +508,8 @@ fn inspect(head: &mut [u8]) -> Phase {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
     use super::*;
 
     /// What is passed on of `text`, in pieces of `size` bytes, and the refusal.
@@ -464,13 +517,19 @@ mod tests {
         let (mut framing, mut held, mut passed) = (Framing::default(), Vec::new(), Vec::new());
         for piece in text.chunks(size) {
             held.extend_from_slice(piece);
-            let (count, judged) = framing.approve(&mut held);
-            passed.extend(held.drain(..count));
-            if let Err(refusal) = judged {
-                return (passed, Some(refusal));
-            }
-            if framing.phase == Phase::Unknown {
-                break;
+            loop {
+                let (count, judged) = framing.approve(&mut held);
+                passed.extend(held.drain(..count));
+                if let Err(refusal) = judged {
+                    return (passed, Some(refusal));
+                }
+                if framing.phase == Phase::Unknown {
+                    return (passed, None);
+                }
+                if !framing.is_answer_due() {
+                    break;
+                }
+                framing.turn = Turn::Client;
             }
         }
         (passed, None)
@@ -539,10 +598,85 @@ mod tests {
         }
     }
 
+    /// What is passed on next, if anything is.
+    async fn next(guarded: &mut Guarded<tokio::io::DuplexStream>) -> Option<String> {
+        let mut bytes = [0; 8192];
+        let read = tokio::time::timeout(Duration::from_millis(50), guarded.read(&mut bytes));
+        let count = read.await.ok()?.unwrap();
+        Some(String::from_utf8_lossy(&bytes[..count]).into_owned())
+    }
+
+    async fn answer(guarded: &mut Guarded<tokio::io::DuplexStream>, answer: &[u8]) {
+        guarded.write_all(answer).await.unwrap();
+        guarded.flush().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn requests_are_passed_on_one_at_a_time() {
+        const FIRST: &str = "POST /1 HTTP/1.1\r\nContent-Length: 2\r\n\r\n";
+        const SECOND: &str = "GET /2 HTTP/1.1\r\n\r\n";
+        const THIRD: &str = "GET /3 HTTP/1.1\r\n\r\n";
+        let (server, mut client) = tokio::io::duplex(100_000);
+        let mut guarded = Guarded::new(server);
+        let text = format!("{FIRST}ab{SECOND}{THIRD}{FIRST}");
+        client.write_all(text.as_bytes()).await.unwrap();
+        assert_eq!(next(&mut guarded).await, Some(format!("{FIRST}ab")));
+        assert_eq!(next(&mut guarded).await, None);
+        // An interim answer is none, also if it is written in two parts.
+        answer(&mut guarded, CONTINUE).await;
+        answer(&mut guarded, &CONTINUE[..9]).await;
+        answer(&mut guarded, &CONTINUE[9..]).await;
+        assert_eq!(next(&mut guarded).await, None);
+        // Neither is one that is not flushed.
+        guarded.write_all(b"HTTP/1.1 200 OK\r\n").await.unwrap();
+        assert_eq!(next(&mut guarded).await, None);
+        answer(&mut guarded, b"\r\n").await;
+        assert_eq!(next(&mut guarded).await.as_deref(), Some(SECOND));
+        assert_eq!(next(&mut guarded).await, None);
+        answer(&mut guarded, b"HTTP/1.1 200 OK\r\n\r\n").await;
+        assert_eq!(next(&mut guarded).await.as_deref(), Some(THIRD));
+        answer(&mut guarded, b"HTTP/1.1 200 OK\r\n\r\n").await;
+        // Answered before its body has arrived.
+        assert_eq!(next(&mut guarded).await.as_deref(), Some(FIRST));
+        answer(&mut guarded, b"HTTP/1.1 401 Unauthorized\r\n\r\n").await;
+        let text = format!("ab{SECOND}");
+        client.write_all(text.as_bytes()).await.unwrap();
+        assert_eq!(next(&mut guarded).await.as_deref(), Some("ab"));
+        assert_eq!(next(&mut guarded).await, None);
+        guarded.flush().await.unwrap();
+        assert_eq!(next(&mut guarded).await.as_deref(), Some(SECOND));
+    }
+
+    #[tokio::test]
+    async fn only_the_answer_to_a_pipelining_client_wakes() {
+        /// How often it was called.
+        #[derive(Default)]
+        struct Wakes(std::sync::atomic::AtomicUsize);
+
+        impl std::task::Wake for Wakes {
+            fn wake(self: std::sync::Arc<Self>) {
+                self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            }
+        }
+
+        for (requests, expected) in [(1, 0), (2, 1)] {
+            let (server, mut client) = tokio::io::duplex(100_000);
+            let mut guarded = Guarded::new(server);
+            let text = b"GET / HTTP/1.1\r\n\r\n".repeat(requests);
+            client.write_all(&text).await.unwrap();
+            assert!(next(&mut guarded).await.is_some());
+            guarded.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+            let wakes = std::sync::Arc::new(Wakes::default());
+            let waker = std::sync::Arc::clone(&wakes).into();
+            let flushed = Pin::new(&mut guarded).poll_flush(&mut Context::from_waker(&waker));
+            assert!(flushed.is_ready());
+            let wakes = wakes.0.load(std::sync::atomic::Ordering::Relaxed);
+            assert_eq!(wakes, expected);
+        }
+    }
+
     #[tokio::test]
     async fn writes_that_make_no_progress_are_given_up() {
-        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-
         const SHORT: Duration = Duration::from_millis(600);
         let (server, mut client) = tokio::io::duplex(16);
         let mut guarded = Guarded::new(server);

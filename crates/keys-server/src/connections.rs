@@ -389,7 +389,7 @@ impl State {
     }
 }
 
-/// A stream that notes when it is written to.
+/// A stream that notes when something was written to it.
 #[derive(Debug)]
 pub(crate) struct Watched<T> {
     io: T,
@@ -419,8 +419,11 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<T> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        this.signal.note_answer();
-        Pin::new(&mut this.io).poll_write(context, bytes)
+        let written = Pin::new(&mut this.io).poll_write(context, bytes);
+        if matches!(written, Poll::Ready(Ok(1..))) {
+            this.signal.note_answer();
+        }
+        written
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -10,6 +10,7 @@ mod wire;
 
 mod limits;
 mod maximums;
+mod pipelining;
 mod signals;
 mod stopping;
 mod unix;

@@ -238,7 +238,7 @@ async fn idle_and_slow_connections_of_one_client_lock_no_other_out() {
 }
 
 /// Processor time of a process so far, in hundredths of a second.
-fn processor_time(process: u32) -> u64 {
+pub(crate) fn processor_time(process: u32) -> u64 {
     let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
     let fields = stat.rsplit_once(')').unwrap().1.split_whitespace();
     fields

@@ -19,7 +19,7 @@ async fn server(drain_seconds: u64) -> Server {
 }
 
 /// Waits until the server has said that it stops.
-async fn until_stopping(server: &Server) {
+pub(crate) async fn until_stopping(server: &Server) {
     const HEARD_WITHIN: Duration = Duration::from_secs(5);
     let start = Instant::now();
     while !server.stderr().contains("stopping: not ready") {
