@@ -179,8 +179,9 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let is_closing = self.signal.is_closing.load(Ordering::Relaxed);
         let mut state = self.connections.state();
+        // It changes only under the lock.
+        let is_closing = self.signal.is_closing.load(Ordering::Relaxed);
         state.open -= 1;
         state.closing -= usize::from(is_closing);
         if let Some(client) = self.client {
@@ -251,7 +252,7 @@ impl Connections {
     fn find_place(&self, state: &mut State, client: Option<IpAddr>) -> Result<(), Refused> {
         let closing_max = self.limits.closing();
         let is_full = |client: &Client| {
-            let staying = client.connections.len() - client.closing;
+            let staying = client.connections.len().saturating_sub(client.closing);
             self.limits.per_address.is_some_and(|max| staying >= max)
         };
         if let Some(address) = client
@@ -268,7 +269,8 @@ impl Connections {
         }
         let own = client.and_then(|client| state.clients.get(&client));
         let own = own.map_or(0, |client| client.connections.len());
-        if state.open - state.closing >= self.limits.total && !self.make_room_in(state, own) {
+        let staying = state.open.saturating_sub(state.closing);
+        if staying >= self.limits.total && !self.make_room_in(state, own) {
             return Err(Refused::Total);
         }
         Ok(())
@@ -510,6 +512,23 @@ mod tests {
         let _unknown = [(); 2].map(|()| connections.admit(None).unwrap());
         assert_eq!(refusal(&connections, "192.0.2.1"), Some(Refused::Total));
         assert_eq!(connections.refused_total(Refused::Total), 1);
+    }
+
+    #[test]
+    fn connection_that_ends_while_it_is_told_to_close_is_counted_down_once_and_whole() {
+        let connections = connections(16, 16);
+        let permit = admit(&connections, "192.0.2.1").unwrap();
+        std::thread::sleep(IN_USE);
+        let mut state = connections.state();
+        let ending = std::thread::spawn(move || drop(permit));
+        // Long enough for it to wait for the lock.
+        std::thread::sleep(Duration::from_millis(100));
+        assert!(connections.close_one(&mut state, &["192.0.2.1".parse().unwrap()]));
+        drop(state);
+        ending.join().unwrap();
+        let state = connections.state();
+        assert_eq!((state.open, state.closing), (0, 0));
+        assert!(state.clients.is_empty() && state.heaviest.is_empty());
     }
 
     #[test]
