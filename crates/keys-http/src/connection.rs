@@ -279,14 +279,34 @@ enum Phase {
     Head,
     /// A body with that many bytes to come.
     Body(u64),
-    /// In the line with the size of a chunk: the size so far, and the length of the line so far.
-    ChunkLine(u64, usize),
+    /// In the line with the size of a chunk.
+    ChunkLine(ChunkLine),
     /// In a chunk, with its line end.
     Chunk(u64),
-    /// In the trailer section: its length, and the length of its current line.
-    Trailer(usize, usize),
+    /// In the trailer section.
+    Trailer(Trailer),
     /// The parser refuses the request, or its body ends with the connection. Nothing more is passed on.
     Unknown,
+}
+
+/// The line with the size of a chunk, as far as it has come.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct ChunkLine {
+    size: u64,
+    length: usize,
+    /// What follows the size, such as an extension, has begun.
+    is_past_size: bool,
+    /// The last byte was a carriage return.
+    is_ending: bool,
+}
+
+/// The trailer section, as far as it has come.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Trailer {
+    length: usize,
+    is_line_begun: bool,
+    /// The last byte was a carriage return.
+    is_ending: bool,
 }
 
 /// Who has to go on.
@@ -382,41 +402,52 @@ impl Phase {
                 let count = take(left);
                 let left = left - count as u64;
                 let next = if left == 0 {
-                    Self::ChunkLine(0, 0)
+                    Self::ChunkLine(ChunkLine::default())
                 } else {
                     Self::Chunk(left)
                 };
                 (count, Some(next))
             }
-            Self::ChunkLine(size, length) => {
-                let byte = bytes[0];
-                let digit = char::from(byte).to_digit(16);
-                let next = match (byte, digit) {
-                    (b'\n', _) if size == 0 => Some(Self::Trailer(0, 0)),
-                    // The line end after the data belongs to the chunk.
-                    (b'\n', _) => size.checked_add(2).map(Self::Chunk),
-                    // Past the first byte that is no digit the size does not change: the length says so.
-                    (_, Some(digit)) if length < 17 => size
-                        .checked_mul(16)
-                        .and_then(|size| size.checked_add(u64::from(digit)))
-                        .map(|size| Self::ChunkLine(size, length + 1)),
-                    _ if length >= CHUNK_LINE_BYTES_MAX => None,
-                    _ => Some(Self::ChunkLine(size, length.max(17) + 1)),
-                };
-                (1, next)
-            }
-            Self::Trailer(length, line) => {
-                let next = match bytes[0] {
-                    b'\n' if line == 0 => Some(Self::Head),
-                    _ if length >= TRAILER_BYTES_MAX => None,
-                    b'\n' => Some(Self::Trailer(length + 1, 0)),
-                    b'\r' => Some(Self::Trailer(length + 1, line)),
-                    _ => Some(Self::Trailer(length + 1, line + 1)),
-                };
-                (1, next)
-            }
+            Self::ChunkLine(line) => (1, line.advance(bytes[0])),
+            Self::Trailer(trailer) => (1, trailer.advance(bytes[0])),
             Self::Head | Self::Unknown => (bytes.len(), Some(self)),
         }
+    }
+}
+
+impl ChunkLine {
+    /// Line feeds and carriage returns end the line together, or the parser may see another end.
+    fn advance(mut self, byte: u8) -> Option<Phase> {
+        match (byte, self.is_ending) {
+            (b'\n', true) if self.size == 0 => return Some(Phase::Trailer(Trailer::default())),
+            // The line end after the data belongs to the chunk.
+            (b'\n', true) => return self.size.checked_add(2).map(Phase::Chunk),
+            (b'\n', false) | (_, true) => return None,
+            (b'\r', false) => self.is_ending = true,
+            (_, false) => match char::from(byte).to_digit(16) {
+                Some(digit) if !self.is_past_size => {
+                    self.size = self.size.checked_mul(16)?.checked_add(digit.into())?;
+                }
+                _ => self.is_past_size = true,
+            },
+        }
+        self.length += 1;
+        (self.length <= CHUNK_LINE_BYTES_MAX).then_some(Phase::ChunkLine(self))
+    }
+}
+
+impl Trailer {
+    /// Line ends are judged as in [`ChunkLine::advance`].
+    fn advance(mut self, byte: u8) -> Option<Phase> {
+        match (byte, self.is_ending) {
+            (b'\n', true) if !self.is_line_begun => return Some(Phase::Head),
+            (b'\n', true) => (self.is_line_begun, self.is_ending) = (false, false),
+            (b'\n', false) | (_, true) => return None,
+            (b'\r', false) => self.is_ending = true,
+            (_, false) => self.is_line_begun = true,
+        }
+        self.length += 1;
+        (self.length <= TRAILER_BYTES_MAX).then_some(Phase::Trailer(self))
     }
 }
 
@@ -500,7 +531,7 @@ fn inspect(head: &mut [u8]) -> Phase {
     }
     match (is_unknown || is_chunked && length.is_some(), length) {
         (true, _) => Phase::Unknown,
-        (false, _) if is_chunked => Phase::ChunkLine(0, 0),
+        (false, _) if is_chunked => Phase::ChunkLine(ChunkLine::default()),
         (false, None | Some(0)) => Phase::Head,
         (false, Some(length)) => Phase::Body(length),
     }
@@ -584,6 +615,117 @@ mod tests {
     }
 
     #[test]
+    fn line_ends_that_a_parser_may_read_in_another_way_end_the_connection() {
+        let head = "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n";
+        for body in [
+            "0\r\n\n",
+            "0\n\r\n",
+            "0\r\r\n",
+            "0\r\nA\n\r\n",
+            "0\r\n\rA\r\n",
+            "1\ra\r\n",
+        ] {
+            let (_, refused) = passed(format!("{head}{body}").as_bytes(), 8192);
+            assert_eq!(refused, Some([].as_slice()), "{body:?}");
+        }
+        // Any number of zeros is part of the size.
+        let next = format!("{}2d\r\n", "0".repeat(20));
+        let (passed, refused) = passed(format!("{head}{next}\r\n\r\n").as_bytes(), 8192);
+        assert_eq!((passed.len(), refused), (head.len() + next.len() + 4, None));
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(4096))]
+
+        /// Where the guard sees the end of a request, the parser does, or it has refused the request.
+        #[test]
+        fn requests_end_where_the_parser_sees_their_ends(
+            pieces in proptest::collection::vec(proptest::sample::select(PIECES), 0..24),
+            size in 1_usize..64,
+        ) {
+            let text = pieces.concat();
+            let (mut framing, mut held) = (Framing::default(), Vec::new());
+            let (mut passed, mut ends) = (Vec::new(), Vec::new());
+            'text: for piece in text.as_bytes().chunks(size) {
+                held.extend_from_slice(piece);
+                loop {
+                    let (count, judged) = framing.approve(&mut held);
+                    passed.extend(held.drain(..count));
+                    if judged.is_err() || framing.phase == Phase::Unknown {
+                        break 'text;
+                    }
+                    if !framing.is_answer_due() {
+                        break;
+                    }
+                    ends.push(passed.len());
+                    framing.turn = Turn::Client;
+                }
+            }
+            let (parsed, is_refused) = parsed(&passed);
+            let common = ends.len().min(parsed.len());
+            proptest::prop_assert_eq!(&ends[..common], &parsed[..common], "{:?}", text);
+            proptest::prop_assert!(parsed.len() <= ends.len(), "{:?}", text);
+            proptest::prop_assert!(is_refused || parsed.len() == ends.len(), "{:?}", text);
+        }
+    }
+
+    /// What requests consist of, and what is nearly that.
+    const PIECES: &[&str] = &[
+        "GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n",
+        "POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n",
+        "POST / HTTP/1.0\r\nConnection: keep-alive\r\nContent-Length: 3\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nContent-Length: 0\r\n\r\n",
+        "Content-Length: 3",
+        "Transfer-Encoding: identity",
+        "0\r\n\r\n",
+        "0\r\n",
+        "3\r\nabc\r\n",
+        "00000000000000000000",
+        "ffffffffffffffff",
+        "5",
+        "a",
+        "0",
+        "B",
+        ";a=b",
+        " ",
+        "\t",
+        "A: b",
+        ":",
+        "\r\n",
+        "\r\n",
+        "\r\n\r\n",
+        "\r",
+        "\n",
+        "\u{b}",
+        "\0",
+    ];
+
+    /// Where the parser sees requests end, and whether it refuses the next one.
+    fn parsed(text: &[u8]) -> (Vec<usize>, bool) {
+        use actix_http::h1::{Codec, Message, MessageType};
+        use tokio_util::codec::Decoder as _;
+
+        let mut codec = Codec::default();
+        let mut rest = BytesMut::from(text);
+        let mut ends = Vec::new();
+        loop {
+            let is_end = match codec.decode(&mut rest) {
+                Ok(Some(Message::Item(_))) => matches!(codec.message_type(), MessageType::None),
+                Ok(Some(Message::Chunk(chunk))) => chunk.is_none(),
+                Ok(None) => return (ends, false),
+                Err(_) => return (ends, true),
+            };
+            if is_end {
+                ends.push(text.len() - rest.len());
+            }
+        }
+    }
+
+    #[test]
     fn bodies_without_end_are_cut() {
         let head = "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n";
         for body in [
@@ -591,6 +733,7 @@ mod tests {
             format!("0\r\n{}", "A: b\r\n".repeat(100_000)),
             ("400\r\n".to_owned() + &"x".repeat(1024) + "\r\n").repeat(2_000),
             "f".repeat(17) + "\r\n",
+            "0".repeat(2_000) + "\r\n\r\n",
         ] {
             let (passed, refused) = passed((head.to_owned() + &body).as_bytes(), 8192);
             assert!(passed.len() < 1_200_000, "{}", passed.len());
