@@ -7,8 +7,10 @@ use std::os::unix::net::UnixStream;
 use std::pin::Pin;
 use std::str::FromStr;
 use std::task::{Context, Poll};
+use std::thread;
+use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpSocket;
@@ -186,6 +188,18 @@ impl Listener {
                 stream.set_nonblocking(true)?;
                 Ok(Accepted::Unix(stream))
             }
+        }
+    }
+}
+
+/// Waits for `time`, or until the other end of `stop` is closed. Returns `true` if it is.
+pub(crate) fn is_closed_within(stop: &UnixStream, time: Duration) -> bool {
+    let timeout = Timespec::try_from(time).ok();
+    match poll(&mut [PollFd::new(stop, PollFlags::IN)], timeout.as_ref()) {
+        Ok(ready) => ready > 0,
+        Err(_) => {
+            thread::sleep(time);
+            false
         }
     }
 }

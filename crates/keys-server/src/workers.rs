@@ -22,7 +22,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::connections::{Connections, Permit, Signal, Watched};
-use crate::listen::{Accepted, BACKLOG, Listener, Stream};
+use crate::listen::{Accepted, BACKLOG, Listener, Stream, is_closed_within};
 
 /// How long the head of the first request on a connection may take.
 const CLIENT_REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -128,17 +128,19 @@ impl Workers {
     /// Accepts connections until the other end of `stop` is closed, then those that have already arrived.
     fn accept(&self, listener: &Listener, stop: &UnixStream) {
         loop {
-            let goes_on = listener.wait(stop).unwrap_or_else(|error| {
+            let mut goes_on = listener.wait(stop).unwrap_or_else(|error| {
                 tracing::error!(%error, "connections cannot be waited for");
-                thread::sleep(ACCEPT_PAUSE);
-                true
+                !is_closed_within(stop, ACCEPT_PAUSE)
             });
-            if !goes_on {
-                // Before the last look, so that no client connects after it.
-                listener.withdraw();
-            }
             let mut is_told = false;
-            while let Err(error) = self.accept_all(listener) {
+            loop {
+                if !goes_on {
+                    // Before the last look, so that no client connects after it.
+                    listener.withdraw();
+                }
+                let Err(error) = self.accept_all(listener) else {
+                    break;
+                };
                 // Told once for each time that it begins, not ten times a second.
                 if !std::mem::replace(&mut is_told, true) {
                     tracing::error!(%error, "connections cannot be accepted at the moment");
@@ -148,7 +150,7 @@ impl Workers {
                 }
                 // Nearly always, no more files can be opened: an idle connection that is closed gives one back.
                 self.places.make_room();
-                thread::sleep(ACCEPT_PAUSE);
+                goes_on = !is_closed_within(stop, ACCEPT_PAUSE);
             }
             if !goes_on {
                 return;

@@ -3,6 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
+use keys_testkit::process::signal;
 use keys_testkit::server::{Server, ServerBuilder};
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -249,8 +250,11 @@ pub(crate) fn processor_time(process: u32) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn server_that_can_open_no_file_waits_and_makes_room() {
-    let server = Server::builder(BINARY).start().await;
+async fn server_that_can_open_no_file_waits_and_makes_room_and_stops() {
+    let mut server = Server::builder(BINARY)
+        .env("KEYS_HTTP__DRAIN_SECONDS", "0")
+        .start()
+        .await;
     let busy = Client::busy(&server, OTHER).await;
     let process = server.process_id();
     let is_open =
@@ -281,4 +285,18 @@ async fn server_that_can_open_no_file_waits_and_makes_room() {
     }
     gets_in(&server, GREEDY).await;
     drop(busy);
+    // So few that also what is closed makes no room.
+    limit(Some(3));
+    let _waiting = Client::connect(&server, GREEDY).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let told = server.stderr().matches("cannot be accepted").count();
+    assert!(told >= 2, "{told}");
+    let start = std::time::Instant::now();
+    signal("TERM", process);
+    assert!(server.wait().success());
+    assert!(
+        start.elapsed() < Duration::from_secs(8),
+        "{:?}",
+        start.elapsed()
+    );
 }
