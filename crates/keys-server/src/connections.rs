@@ -1,12 +1,12 @@
 //! How many connections there may be, in total and from one client address.
 //!
 //! Beyond a maximum, the connection that was answered least recently is closed to make room for the new one. It is told
-//! to close as at the stop: an idle connection closes at once, and a request under way is answered first. So a few more
-//! connections than the maximum may be open for a moment.
+//! to close as at the stop: an idle connection closes at once, and a request under way is answered first, unless its client
+//! keeps it waiting. So a few more connections than the maximum may be open for a moment.
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,6 +17,7 @@ use keys_core::address::TrustedProxies;
 use keys_service::limiter::Subject;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
+use tokio::time::{Sleep, sleep};
 
 /// The most connections by default. Idle ones were measured at 18 KiB each: this many take 290 MiB.
 const TOTAL_DEFAULT: usize = 16_384;
@@ -37,7 +38,10 @@ const FILES_DATABASE: usize = 4;
 /// A connection that was answered this recently is in use and stays.
 const IN_USE: Duration = Duration::from_millis(100);
 
-/// Client addresses with the most connections among which one is chosen to make room.
+/// How long the client of a closing connection may take to send the rest of its request, or to read its answer.
+const CLOSING_TIME: Duration = Duration::from_secs(1);
+
+/// Client addresses with the most connections among which one is chosen first to make room.
 const HEAVIEST: usize = 16;
 
 /// Pause between two messages about refused connections.
@@ -150,10 +154,13 @@ impl Signal {
         self.accepted_at + Duration::from_millis(self.answered.load(Ordering::Relaxed))
     }
 
-    fn note_answer(&self) {
+    /// Returns when it was answered before.
+    fn note_answer(&self) -> u64 {
         let passed = self.accepted_at.elapsed().as_millis();
         let passed = u64::try_from(passed).unwrap_or(u64::MAX);
+        let before = self.answered.load(Ordering::Relaxed);
         self.answered.store(passed, Ordering::Relaxed);
+        before
     }
 
     /// Returns once the connection should close.
@@ -262,7 +269,7 @@ impl Connections {
             // A share of those that may be closing, so that one client cannot use them up.
             if client.closing >= (closing_max / 4).max(1)
                 || state.closing >= closing_max
-                || !self.close_one(state, &[address])
+                || !self.close(state, state.quietest([address]))
             {
                 return Err(Refused::Address);
             }
@@ -287,40 +294,21 @@ impl Connections {
         if state.closing >= self.limits.closing() {
             return false;
         }
-        let heaviest = state.heaviest.iter().rev().take(HEAVIEST).copied();
-        let candidates = heaviest.take_while(|(connections, _)| *connections >= own);
-        let mut group: Vec<IpAddr> = Vec::new();
-        let mut groups = Vec::new();
-        let mut count = None;
-        for (connections, address) in candidates {
-            if count.replace(connections) != Some(connections) && !group.is_empty() {
-                groups.push(std::mem::take(&mut group));
-            }
-            group.push(address);
-        }
-        groups.push(group);
-        groups.iter().any(|group| self.close_one(state, group))
+        let candidates = state.heaviest.range((own, Ipv4Addr::UNSPECIFIED.into())..);
+        let mut candidates = candidates.rev().copied();
+        let heaviest: Vec<_> = candidates.by_ref().take(HEAVIEST).collect();
+        let found = heaviest
+            .chunk_by(|(one, _), (other, _)| one == other)
+            .find_map(|group| state.quietest(group.iter().map(|(_, address)| *address)))
+            .or_else(|| state.quietest(candidates.map(|(_, address)| address)));
+        self.close(state, found)
     }
 
-    /// Tells the connection of these clients that was answered least recently to close. Returns `false` if all of them
-    /// are in use.
-    fn close_one(&self, state: &mut State, clients: &[IpAddr]) -> bool {
-        let now = Instant::now();
-        let oldest = clients
-            .iter()
-            .filter_map(|address| Some((address, state.clients.get(address)?)))
-            .flat_map(|(address, client)| {
-                client.connections.values().map(move |one| (address, one))
-            })
-            .filter(|(_, signal)| !signal.is_closing.load(Ordering::Relaxed))
-            .map(|(address, signal)| (signal.quiet_since(), *address, Arc::clone(signal)))
-            .min_by_key(|(since, ..)| *since);
-        let Some((since, address, signal)) = oldest else {
+    /// Tells a connection to close, if there is one.
+    fn close(&self, state: &mut State, found: Option<(IpAddr, Arc<Signal>)>) -> bool {
+        let Some((address, signal)) = found else {
             return false;
         };
-        if now.saturating_duration_since(since) < IN_USE {
-            return false;
-        }
         signal.is_closing.store(true, Ordering::Relaxed);
         state.closing += 1;
         if let Some(client) = state.clients.get_mut(&address) {
@@ -369,6 +357,20 @@ impl Connections {
 }
 
 impl State {
+    /// The connection of these clients that was answered least recently. `None` if all of them are in use or closing.
+    fn quietest(&self, clients: impl IntoIterator<Item = IpAddr>) -> Option<(IpAddr, Arc<Signal>)> {
+        let (since, address, signal) = clients
+            .into_iter()
+            .filter_map(|address| Some((address, self.clients.get(&address)?)))
+            .flat_map(|(address, client)| {
+                client.connections.values().map(move |one| (address, one))
+            })
+            .filter(|(_, signal)| !signal.is_closing.load(Ordering::Relaxed))
+            .map(|(address, signal)| (signal.quiet_since(), address, signal))
+            .min_by_key(|(since, ..)| *since)?;
+        (since.elapsed() >= IN_USE).then(|| (address, Arc::clone(signal)))
+    }
+
     fn insert(&mut self, address: IpAddr, number: u64, signal: Arc<Signal>) {
         let client = self.clients.entry(address).or_default();
         self.heaviest.remove(&(client.connections.len(), address));
@@ -391,16 +393,32 @@ impl State {
     }
 }
 
-/// A stream that notes when something was written to it.
+/// A stream that notes when something was written to it. Once it is to close, its client is not waited for for long.
 #[derive(Debug)]
 pub(crate) struct Watched<T> {
     io: T,
     signal: Arc<Signal>,
+    closing: Option<Pin<Box<Sleep>>>,
 }
 
 impl<T> Watched<T> {
     pub(crate) fn new(io: T, signal: Arc<Signal>) -> Self {
-        Self { io, signal }
+        Self {
+            io,
+            signal,
+            closing: None,
+        }
+    }
+
+    /// Whether the client has had its time since the connection was told to close.
+    fn is_over(&mut self, context: &mut Context<'_>) -> bool {
+        self.signal.is_closing.load(Ordering::Relaxed)
+            && self
+                .closing
+                .get_or_insert_with(|| Box::pin(sleep(CLOSING_TIME)))
+                .as_mut()
+                .poll(context)
+                .is_ready()
     }
 }
 
@@ -410,7 +428,12 @@ impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_read(context, buffer)
+        let this = self.get_mut();
+        if this.is_over(context) {
+            // As if the client had ended: a request that is there whole is still answered.
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut this.io).poll_read(context, buffer)
     }
 }
 
@@ -421,9 +444,14 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<T> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        // Before the client can know of the answer.
+        let before = this.signal.note_answer();
         let written = Pin::new(&mut this.io).poll_write(context, bytes);
-        if matches!(written, Poll::Ready(Ok(1..))) {
-            this.signal.note_answer();
+        if !matches!(written, Poll::Ready(Ok(1..))) {
+            this.signal.answered.store(before, Ordering::Relaxed);
+        }
+        if written.is_pending() && this.is_over(context) {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         written
     }
@@ -523,12 +551,39 @@ mod tests {
         let ending = std::thread::spawn(move || drop(permit));
         // Long enough for it to wait for the lock.
         std::thread::sleep(Duration::from_millis(100));
-        assert!(connections.close_one(&mut state, &["192.0.2.1".parse().unwrap()]));
+        let found = state.quietest(["192.0.2.1".parse().unwrap()]);
+        assert!(connections.close(&mut state, found));
         drop(state);
         ending.join().unwrap();
         let state = connections.state();
         assert_eq!((state.open, state.closing), (0, 0));
         assert!(state.clients.is_empty() && state.heaviest.is_empty());
+    }
+
+    #[test]
+    fn room_is_made_by_any_client_if_the_heaviest_are_all_in_use() {
+        let connections = connections(54, 54);
+        let heavy: Vec<_> = (0..HEAVIEST * 3)
+            .map(|number| admit(&connections, &format!("192.0.2.{}", number % HEAVIEST)).unwrap())
+            .collect();
+        let quiet = ["198.51.100.1"; 2].map(|peer| admit(&connections, peer).unwrap());
+        let few = [
+            "198.51.100.2",
+            "198.51.100.3",
+            "198.51.100.4",
+            "198.51.100.5",
+        ];
+        let _few = few.map(|peer| admit(&connections, peer).unwrap());
+        std::thread::sleep(IN_USE);
+        for permit in &heavy {
+            permit.signal.note_answer();
+        }
+        // The one that was quiet longest.
+        let _own = admit(&connections, "198.51.100.2").unwrap();
+        let closing = quiet
+            .iter()
+            .filter(|permit| permit.signal.is_closing.load(Ordering::Relaxed));
+        assert_eq!(closing.count(), 1);
     }
 
     #[test]

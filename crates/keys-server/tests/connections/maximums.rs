@@ -190,6 +190,38 @@ async fn total_is_kept_at_the_expense_of_the_client_with_the_most() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn bodies_that_do_not_arrive_hold_the_places_of_closing_connections_for_a_moment_only() {
+    // Five may be closing at a time.
+    let server = server(40, 20).start().await;
+    // Without a key, the body would not be waited for.
+    let key = format!("Authorization: Bearer {}\r\n", server.operator_key("test"));
+    let unfinished = UNFINISHED.replace("Content-Length", &(key + "Content-Length"));
+    let mut slow = Vec::new();
+    // Two more are those of the fixture itself.
+    for number in 0..38 {
+        let from = [GREEDY, "127.0.0.4"][number % 2];
+        let mut client = Client::kept(&server, from).await;
+        client.0.write_all(unfinished.as_bytes()).await.unwrap();
+        slow.push(client);
+    }
+    tokio::time::sleep(QUIET).await;
+    let start = std::time::Instant::now();
+    let mut new = Vec::new();
+    for _ in 0..11 {
+        new.push(gets_in(&server, OTHER).await);
+    }
+    let took = start.elapsed();
+    assert!(took < Duration::from_secs(10), "{took:?}");
+    for client in &mut new {
+        assert_eq!(client.ask(LIVEZ).await, 200);
+    }
+    // The others are still waited for.
+    let mut last = slow.pop().unwrap();
+    assert_eq!(last.ask("0123456789").await, 400);
+    assert!(!last.is_closed().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn trusted_proxy_may_have_any_number_of_connections() {
     let server = server(40, 2)
         .env("KEYS_HTTP__TRUSTED_PROXIES", GREEDY)
