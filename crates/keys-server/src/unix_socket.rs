@@ -1,16 +1,19 @@
 //! Unix sockets that the server listens on: the file, and who owns it.
 
 use std::fmt;
-use std::fs::{self, File, Metadata, Permissions, TryLockError};
+use std::fs::{self, File, Metadata, OpenOptions, Permissions, TryLockError};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::{
+    FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
+};
 use std::os::unix::net::UnixListener;
 use std::path::{Component, Path, PathBuf};
 use std::str::FromStr;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::net::{bind, connect, listen, socket_with};
@@ -18,7 +21,7 @@ use rustix::net::{bind, connect, listen, socket_with};
 /// The longest path that Linux takes: `sun_path` has 108 bytes, and the last one is zero.
 const PATH_BYTES_MAX: usize = 107;
 
-/// How long another server in the same folder may take to begin or end listening.
+/// How long another server may take to begin or end listening on the same path.
 const LOCKED_WITHIN: Duration = Duration::from_secs(2);
 
 /// The path of a Unix socket: absolute, and short enough.
@@ -85,7 +88,8 @@ impl FromStr for UnixMode {
     }
 }
 
-/// A socket that is bound to its path and does not listen yet. Its file is removed with it.
+/// A socket that is bound to its path and does not listen yet. Its file is removed with it. Until it listens, other servers
+/// must not take it for a dead one, so it holds the lock of the path.
 #[derive(Debug)]
 pub(crate) struct Bound {
     socket: OwnedFd,
@@ -103,20 +107,20 @@ impl Bound {
     /// Takes the path, with these permissions. Of what may be there only the socket of a process that has ended is replaced.
     pub(crate) fn new(path: &SocketPath, mode: UnixMode) -> io::Result<Self> {
         let path = &path.0;
-        // Two servers that start together must not take each other's socket for a dead one.
-        let _lock = lock_folder(path)?;
+        let lock = Lock::take(path)?;
         remove_dead(path)?;
         let socket = socket()?;
         bind(&socket, &SocketAddrUnix::new(path)?)?;
         // No client can connect before it listens, so none does while other permissions are in force.
-        let file = SocketFile::of(path)?;
+        let file = SocketFile::of(path, lock)?;
         fs::set_permissions(path, Permissions::from_mode(mode.0))?;
         Ok(Self { socket, file })
     }
 
     /// Listens, with at most so many connections that wait to be accepted.
-    pub(crate) fn listen(self, backlog: u32) -> io::Result<Listening> {
+    pub(crate) fn listen(mut self, backlog: u32) -> io::Result<Listening> {
         listen(&self.socket, i32::try_from(backlog).unwrap_or(i32::MAX))?;
+        self.file.lock = None;
         Ok(Listening {
             socket: self.socket.into(),
             file: self.file,
@@ -141,15 +145,18 @@ struct SocketFile {
     path: PathBuf,
     device: u64,
     inode: u64,
+    /// Held until the socket listens.
+    lock: Option<Lock>,
 }
 
 impl SocketFile {
-    fn of(path: &Path) -> io::Result<Self> {
+    fn of(path: &Path, lock: Lock) -> io::Result<Self> {
         let found = fs::symlink_metadata(path)?;
         Ok(Self {
             path: path.to_owned(),
             device: found.dev(),
             inode: found.ino(),
+            lock: Some(lock),
         })
     }
 
@@ -159,7 +166,7 @@ impl SocketFile {
 
     fn remove(&self) {
         // Without it only the chance is lost to notice a server that replaces the file at this moment.
-        let _lock = lock_folder(&self.path);
+        let _lock = self.lock.is_none().then(|| Lock::take(&self.path));
         let found = fs::symlink_metadata(&self.path);
         if found.is_ok_and(|found| self.is_ours(&found)) {
             let _ = fs::remove_file(&self.path);
@@ -183,36 +190,73 @@ fn socket() -> io::Result<OwnedFd> {
     )?)
 }
 
-/// Keeps other servers from changing sockets in the folder of `path` until the value is dropped.
-fn lock_folder(path: &Path) -> io::Result<File> {
-    const PAUSE: Duration = Duration::from_millis(10);
-    let folder = path.parent().unwrap_or(Path::new("/"));
-    let shown = folder.display();
-    let opened = File::open(folder).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => io::Error::new(
-            error.kind(),
-            format!(
-                "the folder {shown} does not exist: create it, or let systemd do it with RuntimeDirectory="
-            ),
-        ),
-        kind => io::Error::new(kind, format!("the folder {shown} cannot be opened: {error}")),
-    })?;
-    let start = Instant::now();
-    loop {
-        match opened.try_lock() {
-            Ok(()) => return Ok(opened),
-            Err(TryLockError::WouldBlock) if start.elapsed() < LOCKED_WITHIN => {
-                thread::sleep(PAUSE);
+/// Keeps other servers from changing the socket at a path. Other users cannot hold it, because they cannot open its file.
+#[derive(Debug)]
+struct Lock {
+    path: PathBuf,
+    _file: File,
+}
+
+impl Lock {
+    /// Locks `path`, with a file beside it.
+    fn take(path: &Path) -> io::Result<Self> {
+        const PAUSE: Duration = Duration::from_millis(10);
+        let mut name = path.file_name().unwrap_or_default().to_owned();
+        name.push(".lock");
+        let path = path.with_file_name(name);
+        let start = Instant::now();
+        loop {
+            let file = open_lock(&path)?;
+            match file.try_lock() {
+                // If its last owner has removed it meanwhile, it locks nothing.
+                Ok(()) if is_at(&file, &path)? => return Ok(Self { path, _file: file }),
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) if start.elapsed() < LOCKED_WITHIN => {
+                    thread::sleep(PAUSE);
+                }
+                Err(TryLockError::WouldBlock) => {
+                    return Err(io::Error::new(
+                        io::ErrorKind::WouldBlock,
+                        format!("{} is locked by another process", path.display()),
+                    ));
+                }
+                Err(TryLockError::Error(error)) => return Err(error),
             }
-            Err(TryLockError::WouldBlock) => {
-                return Err(io::Error::new(
-                    io::ErrorKind::WouldBlock,
-                    format!("the folder {shown} is locked by another process"),
-                ));
-            }
-            Err(TryLockError::Error(error)) => return Err(error),
         }
     }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+fn open_lock(path: &Path) -> io::Result<File> {
+    let opened = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
+        .open(path);
+    opened.map_err(|error| {
+        let text = match error.kind() {
+            io::ErrorKind::NotFound => format!(
+                "the folder {} does not exist: create it, or let systemd do it with RuntimeDirectory=",
+                path.parent().unwrap_or(Path::new("/")).display()
+            ),
+            _ => format!("{} cannot be opened: {error}", path.display()),
+        };
+        io::Error::new(error.kind(), text)
+    })
+}
+
+/// Whether the open file is the one at the path.
+fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    let file = file.metadata()?;
+    let found = fs::symlink_metadata(path);
+    Ok(found.is_ok_and(|found| (found.dev(), found.ino()) == (file.dev(), file.ino())))
 }
 
 /// Removes the socket of a process that has ended. Anything else that is there is an error.
@@ -246,5 +290,34 @@ fn remove_dead(path: &Path) -> io::Result<()> {
                 "{shown} exists, and whether a process listens on it cannot be found out: {error}"
             ),
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn socket_that_does_not_listen_yet_is_not_taken_for_a_dead_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = SocketPath(folder.path().join("keys.sock"));
+        let mode = UnixMode(0o660);
+        let first = Bound::new(&path, mode).unwrap();
+        let lock = folder.path().join("keys.sock.lock");
+        let permissions = fs::metadata(&lock).unwrap().permissions();
+        assert_eq!(permissions.mode() & 0o7777, 0o600);
+        let second = thread::spawn({
+            let path = path.clone();
+            move || Bound::new(&path, mode)
+        });
+        thread::sleep(Duration::from_millis(100));
+        let first = first.listen(1).unwrap();
+        let refused = second.join().unwrap().unwrap_err().to_string();
+        assert!(refused.contains("process that listens on it"), "{refused}");
+        drop(first);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+        // One that never listens leaves nothing either, and makes no other wait.
+        drop(Bound::new(&path, mode).unwrap());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 }

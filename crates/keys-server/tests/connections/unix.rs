@@ -207,6 +207,17 @@ async fn of_servers_that_start_together_one_has_the_socket() {
     assert!(!path.exists());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn folder_that_another_process_has_locked_stops_no_start() {
+    let (folder, path) = place();
+    let held = fs::File::open(folder.path()).unwrap();
+    held.lock().unwrap();
+    let mut server = builder(&path).start().await;
+    assert_eq!(status(&ask(&path, LIVEZ).await.unwrap()), 200);
+    assert!(server.stop().success());
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
 #[tokio::test]
 async fn other_kinds_of_files_and_missing_folders_are_refused_and_left_alone() {
     let (folder, path) = place();
