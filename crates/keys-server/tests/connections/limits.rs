@@ -146,6 +146,20 @@ async fn malformed_heads_are_refused_and_panic_nowhere() {
         let expected = format!("HTTP/1.1 {status} ");
         assert!(answer.starts_with(&expected), "{answer:?} to {}", &text[..40]);
     }
+    // A long head is none within a body either, where one reader could see the end of a chunked body and another not.
+    let chunked = "POST /nowhere HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let next = format!("GET /livez HTTP/1.1\r\nHost: x\r\n{long}: y\r\n\r\n");
+    let cover = "POST / HTTP/1.1\r\nContent-Length: 900000\r\n\r\n";
+    let size = cover.len() + 2;
+    for (body, answers) in [
+        (format!("0\r\n\n{cover}"), 1),
+        (format!("{size:030x}\r\n\r\n{cover}\r\n0\r\n\r\n"), 2),
+    ] {
+        let mut wire = used(&server).await;
+        wire.send(format!("{chunked}{body}{next}")).await;
+        let said = wire.read_to_end().await;
+        assert_eq!(said.matches("HTTP/1.1 ").count(), answers, "{said:?}");
+    }
     for byte in 0..=u8::MAX {
         for (before, after) in [
             ("GET /livez HTTP/1.1\r\nHost: x\r\nA", "b: c\r\n\r\n"),
