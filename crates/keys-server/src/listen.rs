@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io::{self, Read as _, Write as _};
-use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::pin::Pin;
 use std::str::FromStr;
@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+use rustix::net::sockopt::set_ipv6_v6only;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpSocket;
 
@@ -71,16 +72,9 @@ impl Endpoint {
         }
     }
 
-    /// Whether it could be listened on at this moment.
-    pub(crate) fn check(&self, mode: UnixMode) -> io::Result<()> {
-        match self {
-            Self::Tcp(address) => TcpListener::bind(address).map(drop),
-            Self::Unix(path) => Bound::new(path, mode).map(drop),
-        }
-    }
-
-    /// Listens, with `mode` as the permissions of a Unix socket. Call it on a runtime.
-    pub(crate) fn listen(&self, mode: UnixMode) -> io::Result<Listener> {
+    /// Takes the address or the path, with `mode` as the permissions of a Unix socket. `all` are the endpoints that the server
+    /// listens on. Call it on a runtime.
+    pub(crate) fn claim(&self, mode: UnixMode, all: &[Self]) -> io::Result<Claim> {
         match self {
             Self::Tcp(address) => {
                 let socket = if address.is_ipv4() {
@@ -88,15 +82,40 @@ impl Endpoint {
                 } else {
                     TcpSocket::new_v6()?
                 };
+                if self.leaves_ipv4_to_another(all) {
+                    set_ipv6_v6only(&socket, true)?;
+                }
                 socket.set_reuseaddr(true)?;
                 socket.bind(*address)?;
                 let listener = socket.listen(BACKLOG)?;
-                listener.into_std().map(Listener::Tcp)
+                listener.into_std().map(Claim::Tcp)
             }
-            Self::Unix(path) => {
-                let bound = Bound::new(path, mode)?;
-                bound.listen(BACKLOG).map(Listener::Unix)
-            }
+            Self::Unix(path) => Bound::new(path, mode).map(Claim::Unix),
+        }
+    }
+
+    /// Whether this is the IPv6 wildcard, which takes IPv4 as well, and another endpoint wants IPv4 on its port.
+    fn leaves_ipv4_to_another(&self, all: &[Self]) -> bool {
+        self.tcp().is_some_and(|own| {
+            let wants_ipv4 = |other: SocketAddr| other.is_ipv4() && other.port() == own.port();
+            own.ip() == Ipv6Addr::UNSPECIFIED && all.iter().filter_map(Self::tcp).any(wants_ipv4)
+        })
+    }
+}
+
+/// An endpoint that no other process can take. It is given back if this is dropped.
+#[derive(Debug)]
+pub(crate) enum Claim {
+    Tcp(TcpListener),
+    /// No client can connect yet.
+    Unix(Bound),
+}
+
+impl Claim {
+    pub(crate) fn listen(self) -> io::Result<Listener> {
+        match self {
+            Self::Tcp(listener) => Ok(Listener::Tcp(listener)),
+            Self::Unix(bound) => bound.listen(BACKLOG).map(Listener::Unix),
         }
     }
 }

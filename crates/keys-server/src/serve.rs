@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 
 use crate::config::{self, Http, Settings};
 use crate::connections::{Connections, Limits, Refused};
-use crate::listen::{Endpoint, Listener};
+use crate::listen::{Claim, Endpoint, Listener};
 use crate::open::{Opened, open_to_serve};
 use crate::stop::{Request, Signals};
 use crate::workers::{self, Ended, Workers};
@@ -59,9 +59,9 @@ impl Reload {
 /// Opens everything and serves. Returns when all has been drained and written.
 pub(crate) fn run(runtime: &Runtime, settings: &Settings, reload: &Reload) -> anyhow::Result<()> {
     // Asked first: what a first start prints would be lost for good if it failed after it had made the database.
-    for endpoint in &settings.http.listen {
-        let checked = endpoint.check(settings.http.unix_mode);
-        checked.with_context(|| cannot_listen(endpoint))?;
+    {
+        let _guard = runtime.enter();
+        drop(claim(&settings.http)?);
     }
     let open_files = raise_open_files();
     let mut signals = {
@@ -170,11 +170,19 @@ fn raise_open_files() -> Option<u64> {
 }
 
 fn listen(http: &Http) -> anyhow::Result<Vec<Listener>> {
-    let listen = |endpoint: &Endpoint| {
-        let listener = endpoint.listen(http.unix_mode);
-        listener.with_context(|| cannot_listen(endpoint))
+    let claims = http.listen.iter().zip(claim(http)?);
+    claims
+        .map(|(endpoint, claim)| claim.listen().with_context(|| cannot_listen(endpoint)))
+        .collect()
+}
+
+/// Takes all endpoints at once, because two of them may be in each other's way.
+fn claim(http: &Http) -> anyhow::Result<Vec<Claim>> {
+    let claim = |endpoint: &Endpoint| {
+        let claim = endpoint.claim(http.unix_mode, &http.listen);
+        claim.with_context(|| cannot_listen(endpoint))
     };
-    http.listen.iter().map(listen).collect()
+    http.listen.iter().map(claim).collect()
 }
 
 /// A server that accepts connections.

@@ -206,6 +206,47 @@ fn port_in_use_is_refused_by_name_and_costs_the_first_start_nothing() {
     );
 }
 
+/// A port of which no address is taken.
+fn free_port() -> u16 {
+    let listener = TcpListener::bind(("::", 0)).unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+#[test]
+fn endpoints_in_the_way_of_each_other_are_refused_and_cost_the_first_start_nothing() {
+    let port = free_port();
+    let listen = format!("0.0.0.0:{port},127.0.0.1:{port}");
+    let program = Program::new(Place::Sqlite).with("KEYS_HTTP__LISTEN", &listen);
+    let second = format!("127.0.0.1:{port}");
+    program
+        .run(&["serve"])
+        .refused(1, &["http.listen", &second, "in use"]);
+    assert!(!program.folder().join("data").exists());
+}
+
+#[tokio::test]
+async fn both_wildcards_are_listened_on_in_any_order() {
+    for order in [
+        ["0.0.0.0", "[::]"],
+        ["[::]", "0.0.0.0"],
+        ["[::]", "127.0.0.1"],
+    ] {
+        let port = free_port();
+        let [one, other] = order.map(|address| format!("{address}:{port}"));
+        // The last one is that of the fixture.
+        let listen = format!("{one},{other},127.0.0.1:0");
+        let mut server = Server::builder(BINARY)
+            .env("KEYS_HTTP__LISTEN", &listen)
+            .start()
+            .await;
+        for address in ["127.0.0.1", "[::1]"] {
+            let answer = reqwest::get(format!("http://{address}:{port}/livez")).await;
+            assert_eq!(answer.unwrap().status(), 200, "{listen} {address}");
+        }
+        assert!(server.stop().success());
+    }
+}
+
 #[test]
 fn start_without_its_database_ends_in_time_and_names_the_setting() {
     // One that is not there, and one that never answers.
