@@ -6,6 +6,7 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -42,12 +43,64 @@ const LINGER_BYTES_MAX: usize = 1024 * 1024;
 /// An interim answer, as `actix-http` writes it.
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
-const BAD_REQUEST: &[u8] =
-    b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
-const TIMEOUT: &[u8] =
-    b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
-const TOO_LARGE: &[u8] =
-    b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+/// Why a head was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HeadRefusal {
+    /// Its lines do not end as they must, so that two readers could see different requests.
+    Malformed,
+    /// It was not complete in time.
+    Timeout,
+    /// It is too long.
+    TooLarge,
+}
+
+/// How many heads were refused, by reason.
+static HEADS_REFUSED: [AtomicU64; HeadRefusal::ALL.len()] = [const { AtomicU64::new(0) }; 3];
+
+impl HeadRefusal {
+    /// All reasons.
+    pub const ALL: [Self; 3] = [Self::Malformed, Self::Timeout, Self::TooLarge];
+
+    /// The reason as a label of a metric.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::Timeout => "timeout",
+            Self::TooLarge => "too_large",
+        }
+    }
+
+    /// How many heads were refused for this reason, on all connections since the start of the process.
+    #[must_use]
+    pub fn total(self) -> u64 {
+        HEADS_REFUSED[self as usize].load(Ordering::Relaxed)
+    }
+
+    fn note(self) {
+        HEADS_REFUSED[self as usize].fetch_add(1, Ordering::Relaxed);
+        // Nothing of the head: a key may be in it.
+        tracing::debug!(reason = self.as_str(), "refused the head of a request");
+    }
+
+    const fn answer(self) -> &'static [u8] {
+        match self {
+            Self::Malformed => b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
+            Self::Timeout => b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
+            Self::TooLarge => {
+                b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+            }
+        }
+    }
+}
+
+/// What cannot be passed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Refused {
+    Head(HeadRefusal),
+    /// A body, which is cut: its request may have been answered already.
+    Body,
+}
 
 /// A stream of HTTP/1.1 requests whose heads, bodies and answers have time limits and sizes.
 ///
@@ -112,15 +165,18 @@ impl<T> Guarded<T> {
         }
     }
 
-    fn refuse(&mut self, refusal: &'static [u8]) {
+    fn refuse(&mut self, refused: Refused) {
         self.is_over = true;
         self.lingers = true;
-        self.refusal = refusal;
+        if let Refused::Head(head) = refused {
+            head.note();
+            self.refusal = head.answer();
+        }
         self.held.truncate(self.approved);
     }
 
     /// Takes note of what was found in new bytes.
-    fn judge(&mut self, judged: Result<(), &'static [u8]>) {
+    fn judge(&mut self, judged: Result<(), Refused>) {
         if std::mem::take(&mut self.framing.has_ended) {
             // What comes next has a time of its own.
             self.reading.stop();
@@ -131,7 +187,7 @@ impl<T> Guarded<T> {
                 self.lingers = true;
             }
             Ok(()) => {}
-            Err(refusal) => self.refuse(refusal),
+            Err(refused) => self.refuse(refused),
         }
     }
 
@@ -177,7 +233,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guarded<T> {
                     return Poll::Pending;
                 }
                 let is_head = this.framing.phase == Phase::Head;
-                this.refuse(if is_head { TIMEOUT } else { &[] });
+                this.refuse(if is_head {
+                    Refused::Head(HeadRefusal::Timeout)
+                } else {
+                    Refused::Body
+                });
                 continue;
             }
             let end = buffer.filled().len();
@@ -348,7 +408,7 @@ impl Framing {
     }
 
     /// Returns how many of the bytes may be passed on. On an error, nothing may be read after those.
-    fn approve(&mut self, bytes: &mut [u8]) -> (usize, Result<(), &'static [u8]>) {
+    fn approve(&mut self, bytes: &mut [u8]) -> (usize, Result<(), Refused>) {
         let mut at = 0;
         while at < bytes.len() && !self.is_answer_due() {
             let rest = &mut bytes[at..];
@@ -356,7 +416,7 @@ impl Framing {
                 let length = match complete_head(rest) {
                     Ok(Some(length)) => length,
                     Ok(None) => break,
-                    Err(refusal) => return (at, Err(refusal)),
+                    Err(refusal) => return (at, Err(Refused::Head(refusal))),
                 };
                 self.phase = inspect(&mut rest[..length]);
                 self.turn = Turn::Server;
@@ -376,7 +436,7 @@ impl Framing {
                     self.has_ended |= phase == Phase::Head;
                     self.phase = phase;
                 }
-                _ => return (at, Err(&[])),
+                _ => return (at, Err(Refused::Body)),
             }
         }
         (at, Ok(()))
@@ -452,20 +512,20 @@ impl Trailer {
 }
 
 /// The length of the head at the beginning, once it is there.
-fn complete_head(bytes: &[u8]) -> Result<Option<usize>, &'static [u8]> {
+fn complete_head(bytes: &[u8]) -> Result<Option<usize>, HeadRefusal> {
     let is_line_end = |byte: &u8| matches!(byte, b'\r' | b'\n');
     let blank = bytes.iter().take_while(|byte| is_line_end(byte)).count();
     if blank > EMPTY_BYTES_MAX {
-        return Err(BAD_REQUEST);
+        return Err(HeadRefusal::Malformed);
     }
     let mut from = blank;
     while let Some(at) = bytes[from..].iter().position(|byte| *byte == b'\n') {
         let end = from + at;
         if end >= HEAD_BYTES_MAX {
-            return Err(TOO_LARGE);
+            return Err(HeadRefusal::TooLarge);
         }
         if end == 0 || bytes[end - 1] != b'\r' {
-            return Err(BAD_REQUEST);
+            return Err(HeadRefusal::Malformed);
         }
         if end >= blank + 3 && bytes[end - 3..end].ends_with(b"\r\n\r")
             || at == 1 && end > blank + 1
@@ -475,7 +535,7 @@ fn complete_head(bytes: &[u8]) -> Result<Option<usize>, &'static [u8]> {
         from = end + 1;
     }
     if bytes.len() >= HEAD_BYTES_MAX {
-        return Err(TOO_LARGE);
+        return Err(HeadRefusal::TooLarge);
     }
     Ok(None)
 }
@@ -549,13 +609,13 @@ mod tests {
     use super::*;
 
     /// What is passed on of `text`, in pieces of `size` bytes, and the refusal.
-    fn passed(text: &[u8], size: usize) -> (Vec<u8>, Option<&'static [u8]>) {
+    fn passed(text: &[u8], size: usize) -> (Vec<u8>, Option<Refused>) {
         let (passed, _, refused) = requests(text, size);
         (passed, refused)
     }
 
     /// As [`passed`], with the places where requests end.
-    fn requests(text: &[u8], size: usize) -> (Vec<u8>, Vec<usize>, Option<&'static [u8]>) {
+    fn requests(text: &[u8], size: usize) -> (Vec<u8>, Vec<usize>, Option<Refused>) {
         let (mut framing, mut held) = (Framing::default(), Vec::new());
         let (mut passed, mut ends) = (Vec::new(), Vec::new());
         for piece in text.chunks(size) {
@@ -603,20 +663,23 @@ mod tests {
     fn ambiguous_and_large_heads_are_refused() {
         let large = format!("GET / HTTP/1.1\r\n{}: x\r\n\r\n", "a".repeat(65_536));
         for (text, refusal) in [
-            (b"GET / HTTP/1.1\nHost: x\n\n".as_slice(), BAD_REQUEST),
+            (
+                b"GET / HTTP/1.1\nHost: x\n\n".as_slice(),
+                HeadRefusal::Malformed,
+            ),
             (
                 b"GET / HTTP/1.1\r\nX: y\nTransfer-Encoding: chunked\r\n\r\n",
-                BAD_REQUEST,
+                HeadRefusal::Malformed,
             ),
-            (b"\r\n\r\n\r\n\r\n\r\n\r\n", BAD_REQUEST),
-            (large.as_bytes(), TOO_LARGE),
+            (b"\r\n\r\n\r\n\r\n\r\n\r\n", HeadRefusal::Malformed),
+            (large.as_bytes(), HeadRefusal::TooLarge),
         ] {
             for size in [1, 7, 100_000] {
                 let (passed, refused) = passed(text, size);
                 assert!(passed.is_empty());
                 assert_eq!(
                     refused,
-                    Some(refusal),
+                    Some(Refused::Head(refusal)),
                     "{:?}",
                     text.escape_ascii().to_string()
                 );
@@ -636,7 +699,7 @@ mod tests {
             "1\ra\r\n",
         ] {
             let (_, refused) = passed(format!("{head}{body}").as_bytes(), 8192);
-            assert_eq!(refused, Some([].as_slice()), "{body:?}");
+            assert_eq!(refused, Some(Refused::Body), "{body:?}");
         }
         // Any number of zeros is part of the size.
         let next = format!("{}2d\r\n", "0".repeat(20));
@@ -734,7 +797,7 @@ mod tests {
         ] {
             let (passed, refused) = passed((head.to_owned() + &body).as_bytes(), 8192);
             assert!(passed.len() < 1_200_000, "{}", passed.len());
-            assert_eq!(refused, Some([].as_slice()));
+            assert_eq!(refused, Some(Refused::Body));
         }
     }
 

@@ -60,7 +60,7 @@ mod verification;
 
 pub use access_log::AccessLog;
 pub use api::{Api, ApiBuilder};
-pub use connection::{BODY_BYTES_MAX, Guarded, HEAD_BYTES_MAX};
+pub use connection::{BODY_BYTES_MAX, Guarded, HEAD_BYTES_MAX, HeadRefusal};
 pub use front::Front;
 pub use guard::{KeyIdentity, RequireKey};
 pub use mount::{InvalidMount, Mount};

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use keys_core::address::TrustedProxies;
-use keys_http::{Api, Mount};
+use keys_http::{Api, HeadRefusal, Mount};
 use keys_service::KeyService;
 use keys_store::DatabaseUrl;
 use keys_store::Store;
@@ -28,6 +28,9 @@ const LAST_FLUSH: Duration = Duration::from_secs(2);
 
 const REFUSED: &str = "keys_http_connections_refused_total";
 const REFUSED_DESCRIPTION: &str = "Connections that were refused, because there were too many in total or of their client address.";
+
+const HEADS_REFUSED: &str = "keys_http_heads_refused_total";
+const HEADS_REFUSED_DESCRIPTION: &str = "Heads of requests that were refused, because they were malformed, too long or not complete in time.";
 
 /// What can be read again without a restart.
 #[derive(Debug)]
@@ -285,7 +288,15 @@ fn api(
     let telemetry = telemetry.clone();
     let asked = || Arc::clone(connections);
     let (open, total, address, closed) = (asked(), asked(), asked(), asked());
-    Ok(Api::builder(service.clone())
+    let mut builder = Api::builder(service.clone());
+    for reason in HeadRefusal::ALL {
+        let label = ("reason", reason.as_str());
+        builder =
+            builder.labelled_counter(HEADS_REFUSED, label, HEADS_REFUSED_DESCRIPTION, move || {
+                reason.total()
+            });
+    }
+    Ok(builder
         .trusted_proxies(proxies)
         .unauthenticated_quota(http.unauthenticated)
         .key_management(http.key_management)

@@ -24,8 +24,9 @@ use tokio::task::JoinSet;
 use crate::connections::{Connections, Permit, Signal, Watched};
 use crate::listen::{Accepted, BACKLOG, Listener, Stream, is_closed_within};
 
-/// How long the head of the first request on a connection may take.
-const CLIENT_REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a connection may take until the head of its first request is complete. Longer than [`Guarded`] gives a head, so
+/// that it is the one to refuse and count what has begun.
+const CLIENT_REQUEST_TIMEOUT: Duration = Duration::from_secs(6);
 
 /// How long an idle connection is kept: longer than the usual 60 s of load balancers, or they would find it closed.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);

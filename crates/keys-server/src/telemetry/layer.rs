@@ -88,9 +88,14 @@ fn repeats_requests(metadata: &Metadata<'_>) -> bool {
     *metadata.level() > Level::INFO && metadata.target().starts_with("actix_http")
 }
 
-/// Whether this is an error of actix-http about what a client sent, or about a client that went away.
+/// Whether this is an error of actix-http about what a client sent, or about a client that went away, or the refusal of a
+/// head before it.
 fn is_fault_of_a_client(metadata: &Metadata<'_>) -> bool {
-    const TARGETS: [&str; 2] = ["actix_http::h1::dispatcher", "actix_http::h1::decoder"];
+    const TARGETS: [&str; 3] = [
+        "actix_http::h1::dispatcher",
+        "actix_http::h1::decoder",
+        "keys_http::connection",
+    ];
     TARGETS.contains(&metadata.target())
 }
 

@@ -178,6 +178,39 @@ async fn malformed_heads_are_refused_and_panic_nowhere() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn refused_heads_are_counted_by_reason_and_logged_without_their_bytes() {
+    let server = Server::builder(BINARY)
+        .env("KEYS_LOG__FILTER", "debug")
+        .start()
+        .await;
+    let long = "n".repeat(65_536);
+    for (text, times) in [
+        (format!("GET /{long} HTTP/1.1\r\n\r\n"), 3),
+        ("GET /sk_live_secret HTTP/1.1\n\n".to_owned(), 2),
+        ("GET /sk_live_secret HTTP/1.1\r\n".to_owned(), 1),
+    ] {
+        for _ in 0..times {
+            let mut wire = Wire::connect(&server.url("")).await.unwrap();
+            wire.send(&text).await;
+            assert!(wire.read_to_end().await.contains("connection: close"));
+        }
+    }
+    let metrics = server.get("/metrics").send().await.body;
+    for (reason, count) in [("too_large", 3), ("malformed", 2), ("timeout", 1)] {
+        let line = format!("keys_http_heads_refused_total{{reason=\"{reason}\"}} {count}\n");
+        assert!(metrics.contains(&line), "{metrics}");
+    }
+    // Those of the first moment in one line, and the last one in another.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let log = server.stderr();
+    assert!(!log.contains("secret"), "{log}");
+    let told = log
+        .matches("connections were closed because what they sent is not HTTP")
+        .count();
+    assert!((2..=4).contains(&told), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn offer_to_upgrade_is_ignored_and_the_connection_goes_on() {
     let server = Server::builder(BINARY).start().await;
     let offers = [
