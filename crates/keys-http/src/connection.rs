@@ -38,7 +38,7 @@ const WRITE_TIME: Duration = Duration::from_secs(30);
 
 /// How long a refused client may go on sending, so that it can read the refusal, and how much.
 const LINGER_TIME: Duration = Duration::from_secs(1);
-const LINGER_BYTES_MAX: usize = 1024 * 1024;
+const LINGER_BYTES_MAX: u64 = 1024 * 1024;
 
 /// An interim answer, as `actix-http` writes it.
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
@@ -121,7 +121,7 @@ pub struct Guarded<T> {
     /// The answer to what was refused here, written after all other answers.
     refusal: &'static [u8],
     lingers: bool,
-    lingered: usize,
+    lingered: u64,
     is_shut: bool,
     reading: Timer,
     writing: Timer,
@@ -168,9 +168,16 @@ impl<T> Guarded<T> {
     fn refuse(&mut self, refused: Refused) {
         self.is_over = true;
         self.lingers = true;
-        if let Refused::Head(head) = refused {
-            head.note();
-            self.refusal = head.answer();
+        match refused {
+            Refused::Head(head) => {
+                head.note();
+                self.refusal = head.answer();
+            }
+            // It could read the answer while it sent that.
+            Refused::Body if self.framing.turn == Turn::Answered => {
+                self.lingered = self.framing.body;
+            }
+            Refused::Body => {}
         }
         self.held.truncate(self.approved);
     }
@@ -326,7 +333,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guarded<T> {
                 return Poll::Pending;
             }
             let count = scratch.filled().len();
-            this.lingered += count;
+            this.lingered += count as u64;
             this.lingers = count > 0;
         }
         Poll::Ready(Ok(()))
@@ -407,6 +414,14 @@ impl Framing {
         self.phase == Phase::Head && self.turn != Turn::Client
     }
 
+    /// After the answer, a body is only taken so that the client can read it.
+    fn body_bytes_max(&self) -> u64 {
+        match self.turn {
+            Turn::Answered => LINGER_BYTES_MAX,
+            _ => BODY_BYTES_MAX,
+        }
+    }
+
     /// Returns how many of the bytes may be passed on. On an error, nothing may be read after those.
     fn approve(&mut self, bytes: &mut [u8]) -> (usize, Result<(), Refused>) {
         let mut at = 0;
@@ -432,7 +447,7 @@ impl Framing {
             at += count;
             self.body += count as u64;
             match phase {
-                Some(phase) if self.body <= BODY_BYTES_MAX => {
+                Some(phase) if self.body <= self.body_bytes_max() => {
                     self.has_ended |= phase == Phase::Head;
                     self.phase = phase;
                 }
@@ -847,6 +862,34 @@ mod tests {
         assert_eq!(next(&mut guarded).await, None);
         guarded.flush().await.unwrap();
         assert_eq!(next(&mut guarded).await.as_deref(), Some(SECOND));
+    }
+
+    #[tokio::test]
+    async fn body_of_an_answered_request_is_taken_up_to_one_maximum() {
+        const BUFFER: usize = 65_536;
+        let (server, mut client) = tokio::io::duplex(BUFFER);
+        let mut guarded = Guarded::new(server);
+        let head = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n";
+        client.write_all(head).await.unwrap();
+        let piece = format!("1000\r\n{}\r\n", "x".repeat(4096));
+        let sent = tokio::spawn(async move {
+            let mut sent = 0;
+            while client.write_all(piece.as_bytes()).await.is_ok() {
+                sent += piece.len();
+            }
+            sent
+        });
+        assert!(next(&mut guarded).await.is_some());
+        answer(&mut guarded, b"HTTP/1.1 404 Not Found\r\n\r\n").await;
+        while next(&mut guarded)
+            .await
+            .is_some_and(|passed| !passed.is_empty())
+        {}
+        guarded.shutdown().await.unwrap();
+        drop(guarded);
+        let sent = sent.await.unwrap();
+        let most = usize::try_from(LINGER_BYTES_MAX).unwrap() + 2 * BUFFER;
+        assert!(sent < most, "{sent}");
     }
 
     #[tokio::test]
