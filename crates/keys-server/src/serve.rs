@@ -237,7 +237,7 @@ impl Server {
             );
             tokio::select! {
                 () = tokio::time::sleep(drain) => {}
-                _ = signals.stop() => {}
+                () = signals.stop_at_once() => {}
             }
         }
         self.api.start_draining();
@@ -245,7 +245,7 @@ impl Server {
         drop(self.accepting);
         tokio::select! {
             () = self.ended.wait() => {}
-            _ = signals.stop() => tracing::warn!("stopping: requests under way are given up"),
+            () = signals.stop_at_once() => tracing::warn!("stopping: requests under way are given up"),
         }
     }
 }

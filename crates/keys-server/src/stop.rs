@@ -55,6 +55,17 @@ impl Signals {
         }
     }
 
+    /// Waits for a signal that asks to stop at once while the server stops already.
+    ///
+    /// A hangup does not: an interactive shell passes on that of its terminal, and then the system sends it again.
+    pub(crate) async fn stop_at_once(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.quit.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+
     /// Waits for the next signal that asks to stop.
     pub(crate) async fn stop(&mut self) -> Request {
         loop {

@@ -233,6 +233,9 @@ fn terminal_that_is_closed_stops_the_server_with_a_drain() {
         let start = Instant::now();
         // As when its window is closed.
         drop(server.terminal.take());
+        // As from a shell between them, which passes the signal on as well.
+        std::thread::sleep(Duration::from_millis(500));
+        signal("HUP", server.process.id());
         let status = server.wait();
         assert!(status.success(), "attached {is_attached}: {status}");
         assert!(start.elapsed() >= Duration::from_secs(2), "no drain");
