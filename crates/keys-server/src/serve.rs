@@ -94,19 +94,6 @@ pub(crate) fn run(runtime: &Runtime, settings: &Settings, reload: &Reload) -> an
             .map(Listener::endpoint)
             .collect::<Result<Vec<_>, _>>()
             .context("setting `http.listen`")?;
-        for endpoint in &endpoints {
-            telemetry::say(&format!(
-                "keys-server {} listening on {endpoint}",
-                env!("CARGO_PKG_VERSION")
-            ));
-        }
-        // Before the first request is answered, so that it is complete for a program that waits for the answer.
-        if is_new_embedded {
-            let database = embedded_path(&settings.database.url);
-            welcome::print(&service, &endpoints, http, database.as_deref()).await?;
-        } else {
-            welcome::hint(&service, is_embedded(&settings.database.url)).await?;
-        }
         let threads = match http.workers {
             0 => available_parallelism().map_or(2, usize::from),
             count => count,
@@ -122,9 +109,26 @@ pub(crate) fn run(runtime: &Runtime, settings: &Settings, reload: &Reload) -> an
             .trusting_unix_peers(http.trusts_unix_peers);
         let connections = Connections::new(limits, proxies.clone());
         let api = api(&service, http, proxies, &reload.telemetry, &connections)?;
-        let server = Server::start(api, listeners, threads, connections)?;
-        server.run(http.drain, &mut signals, reload, &store).await;
-        Ok(())
+        let (workers, ended) = Workers::start(threads, &api, connections).await?;
+        for endpoint in &endpoints {
+            telemetry::say(&format!(
+                "keys-server {} listening on {endpoint}",
+                env!("CARGO_PKG_VERSION")
+            ));
+        }
+        // Before the first request is answered, so that it is complete for a program that waits for the answer.
+        if is_new_embedded {
+            let database = embedded_path(&settings.database.url);
+            welcome::print(&service, &endpoints, http, database.as_deref()).await?;
+        } else {
+            welcome::hint(&service, is_embedded(&settings.database.url)).await?;
+        }
+        let server = Server {
+            api,
+            accepting: workers::accept(listeners, workers).context("accepting connections")?,
+            ended,
+        };
+        server.run(http.drain, &mut signals, reload, &store).await
     });
     let is_lost = runtime.block_on(is_lost(&store));
     // Before the maintenance ends, which may be writing some of them right now.
@@ -197,24 +201,14 @@ struct Server {
 }
 
 impl Server {
-    /// Starts to serve with that many threads.
-    fn start(
-        api: Api,
-        listeners: Vec<Listener>,
-        threads: usize,
-        connections: Arc<Connections>,
-    ) -> anyhow::Result<Self> {
-        let (workers, ended) = Workers::start(threads, &api, connections)?;
-        let accepting = workers::accept(listeners, workers).context("accepting connections")?;
-        Ok(Self {
-            api,
-            accepting,
-            ended,
-        })
-    }
-
     /// Serves until a signal asks to stop or the database is lost, and until the stop is over.
-    async fn run(mut self, drain: Duration, signals: &mut Signals, reload: &Reload, store: &Store) {
+    async fn run(
+        mut self,
+        drain: Duration,
+        signals: &mut Signals,
+        reload: &Reload,
+        store: &Store,
+    ) -> anyhow::Result<()> {
         let request = loop {
             tokio::select! {
                 request = signals.next() => match request {
@@ -226,6 +220,7 @@ impl Server {
                     tracing::error!("stopping, because the database is lost: {lost}");
                     break Request::Now;
                 }
+                () = self.ended.wait() => bail!("all threads that answer requests have ended"),
             }
         };
         if request == Request::Drain && !drain.is_zero() {
@@ -247,6 +242,7 @@ impl Server {
             () = self.ended.wait() => {}
             () = signals.stop_at_once() => tracing::warn!("stopping: requests under way are given up"),
         }
+        Ok(())
     }
 }
 

@@ -18,7 +18,7 @@ use actix_web::dev::AppConfig;
 use anyhow::Context as _;
 use keys_http::{Api, Guarded};
 use tokio::runtime::LocalOptions;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use crate::connections::{Connections, Permit, Signal, Watched};
@@ -72,21 +72,25 @@ impl Ended {
 }
 
 impl Workers {
-    /// Starts that many threads, each with an application of its own.
-    pub(crate) fn start(
+    /// Starts that many threads, each with an application of its own, and waits until they can answer.
+    pub(crate) async fn start(
         count: usize,
         api: &Api,
         places: Arc<Connections>,
     ) -> anyhow::Result<(Self, Ended)> {
         let (is_alive, ended) = mpsc::unbounded_channel();
+        let mut all_ready = Vec::new();
         let hands = (0..count)
             .map(|number| {
+                let (ready, is_ready) = oneshot::channel();
+                all_ready.push(is_ready);
                 let (connections, queue) = mpsc::unbounded_channel();
                 let open = Arc::new(AtomicUsize::new(0));
                 let worker = Worker {
                     api: api.clone(),
                     queue,
                     open: Arc::clone(&open),
+                    ready,
                     _is_alive: is_alive.clone(),
                 };
                 thread::Builder::new()
@@ -103,6 +107,12 @@ impl Workers {
                 Ok(Hand { connections, open })
             })
             .collect::<anyhow::Result<_>>()?;
+        for is_ready in all_ready {
+            let started = is_ready.await;
+            started.context(
+                "a thread that answers requests ended at its start; the log has the cause",
+            )?;
+        }
         let workers = Self {
             hands,
             next: AtomicUsize::new(0),
@@ -210,6 +220,8 @@ struct Worker {
     api: Api,
     queue: mpsc::UnboundedReceiver<(Accepted, Permit)>,
     open: Arc<AtomicUsize>,
+    /// Told once it can answer.
+    ready: oneshot::Sender<()>,
     _is_alive: mpsc::UnboundedSender<()>,
 }
 
@@ -265,6 +277,8 @@ impl Worker {
         let service = service.new_service(()).await;
         let service =
             Rc::new(service.map_err(|()| anyhow::anyhow!("the application cannot be made"))?);
+        // Gone only if the start was given up.
+        let _ = self.ready.send(());
         let mut connections = JoinSet::new();
         loop {
             let accepted = tokio::select! {

@@ -270,6 +270,27 @@ async fn idle_and_slow_connections_of_one_client_lock_no_other_out() {
     assert!(!said.contains("cannot be accepted"), "{said}");
 }
 
+#[test]
+fn start_fails_if_a_thread_that_answers_requests_cannot_start() {
+    let folder = tempfile::tempdir().unwrap();
+    // Each of them needs some files.
+    let refused = Server::builder("timeout")
+        .argument("20")
+        .argument(with_open_files(&folder, 128))
+        .argument("serve")
+        .env("KEYS_HTTP__WORKERS", "100")
+        .env("KEYS_HTTP__LISTEN", "127.0.0.1:0")
+        .run();
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("a thread that answers requests ended at its start"),
+        "{said}"
+    );
+    assert!(said.contains("Too many open files"), "{said}");
+    assert!(!said.contains("listening on"), "{said}");
+}
+
 /// Processor time of a process so far, in hundredths of a second.
 pub(crate) fn processor_time(process: u32) -> u64 {
     let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
