@@ -214,13 +214,11 @@ impl Listener {
 /// Waits for `time`, or until the other end of `stop` is closed. Returns `true` if it is.
 pub(crate) fn is_closed_within(stop: &UnixStream, time: Duration) -> bool {
     let timeout = Timespec::try_from(time).ok();
-    match poll(&mut [PollFd::new(stop, PollFlags::IN)], timeout.as_ref()) {
-        Ok(ready) => ready > 0,
-        Err(_) => {
-            thread::sleep(time);
-            false
-        }
+    if let Ok(ready) = poll(&mut [PollFd::new(stop, PollFlags::IN)], timeout.as_ref()) {
+        return ready > 0;
     }
+    thread::sleep(time);
+    false
 }
 
 /// A connection on a runtime.
