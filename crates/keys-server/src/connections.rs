@@ -467,6 +467,8 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<T> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
     use super::*;
 
     fn connections(total: usize, per_address: usize) -> Arc<Connections> {
@@ -584,6 +586,25 @@ mod tests {
             .iter()
             .filter(|permit| permit.signal.is_closing.load(Ordering::Relaxed));
         assert_eq!(closing.count(), 1);
+    }
+
+    #[tokio::test]
+    async fn answer_that_is_stuck_is_no_use_of_its_connection_and_given_up_once_it_is_to_close() {
+        let connections = connections(16, 16);
+        let permit = admit(&connections, "192.0.2.1").unwrap();
+        let (server, _client) = tokio::io::duplex(4);
+        let mut watched = Watched::new(server, Arc::clone(permit.signal()));
+        watched.write_all(b"1234").await.unwrap();
+        let since = permit.signal().quiet_since();
+        let stuck = tokio::time::timeout(2 * IN_USE, watched.write_all(b"5"));
+        assert!(stuck.await.is_err());
+        assert_eq!(permit.signal().quiet_since(), since);
+        assert!(connections.make_room());
+        let start = Instant::now();
+        let error = watched.write_all(b"5").await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!(start.elapsed() >= CLOSING_TIME);
+        assert_eq!(watched.read(&mut [0]).await.unwrap(), 0);
     }
 
     #[test]
