@@ -1,7 +1,7 @@
 //! What stays as quick as it was: accounts with very many keys, a change of very many accounts, a crash of the database, writes
 //! beside the same statements by `pgbench`, and large batches.
 //!
-//! Ends by itself after about four minutes.
+//! Ends by itself after about four minutes. Arguments name the parts to measure: `lists`, `writes`, `batches`, `accounts`, `crash`.
 
 #![expect(
     clippy::cast_precision_loss,
@@ -38,29 +38,8 @@ fn main() {
         .enable_all()
         .build()
         .expect("a runtime");
-    {
-        let server = Server::builder(env!("CARGO_BIN_EXE_keys-server"))
-            .env("KEYS_DATABASE__CREATE", "true")
-            .config(support::UNLIMITED);
-        let server = runtime.block_on(server.start());
-        let stage = Stage::new(server);
-        let path = stage.server.folder().join("data/keys.db");
-        let fill = |account: &str| {
-            let path = path.to_str().expect("temporary folders have plain names");
-            let mut connection = SqliteConnection::establish(path).expect("the file is there");
-            connection
-                .batch_execute(&format!(
-                    "pragma busy_timeout = 10000; \
-                     with recursive numbers (n) as (select 1 union all select n + 1 from numbers where n < {MANY_KEYS}) \
-                     insert into api_key (id, account_id, kind, digest, pepper_id, shown_prefix, created_at) \
-                     select unhex('0190a00000007000a000' || printf('%012x', n)), \
-                            (select account_id from api_key where name = '{account}'), 2, randomblob(32), 'p1', \
-                            'sk_live_many', 1700000000000000 + n from numbers; \
-                     analyze;"
-                ))
-                .expect("the schema is known");
-        };
-        stage.large_account("SQLite", None, fill);
+    if is_wanted("lists") {
+        large_account_on_sqlite(&runtime);
     }
     let mut cluster = Cluster::start().expect("PostgreSQL is installed");
     cluster.sql("postgres", "create database keys");
@@ -69,6 +48,59 @@ fn main() {
         .postgres(&url)
         .config(support::UNLIMITED);
     let stage = Stage::new(runtime.block_on(server.start()));
+    if is_wanted("lists") {
+        large_account_on_postgres(&stage, &cluster);
+    }
+    let keys = stage.keys();
+    if is_wanted("writes") {
+        stage.writes(&cluster);
+    }
+    if is_wanted("batches") {
+        stage.batches(&keys);
+    }
+    if is_wanted("accounts") {
+        stage.change_of_many_accounts(&cluster, &keys);
+    }
+    if is_wanted("crash") {
+        stage.crash(&mut cluster, &keys);
+    }
+}
+
+/// Whether a part is to be measured: all of them, or those that the arguments name.
+fn is_wanted(part: &str) -> bool {
+    let mut named = std::env::args()
+        .skip(1)
+        .filter(|argument| !argument.starts_with('-'))
+        .peekable();
+    named.peek().is_none() || named.any(|name| name == part)
+}
+
+fn large_account_on_sqlite(runtime: &tokio::runtime::Runtime) {
+    let server = Server::builder(env!("CARGO_BIN_EXE_keys-server"))
+        .env("KEYS_DATABASE__CREATE", "true")
+        .config(support::UNLIMITED);
+    let server = runtime.block_on(server.start());
+    let stage = Stage::new(server);
+    let path = stage.server.folder().join("data/keys.db");
+    let fill = |account: &str| {
+        let path = path.to_str().expect("temporary folders have plain names");
+        let mut connection = SqliteConnection::establish(path).expect("the file is there");
+        connection
+            .batch_execute(&format!(
+                "pragma busy_timeout = 10000; \
+                 with recursive numbers (n) as (select 1 union all select n + 1 from numbers where n < {MANY_KEYS}) \
+                 insert into api_key (id, account_id, kind, digest, pepper_id, shown_prefix, created_at) \
+                 select unhex('0190a00000007000a000' || printf('%012x', n)), \
+                        (select account_id from api_key where name = '{account}'), 2, randomblob(32), 'p1', \
+                        'sk_live_many', 1700000000000000 + n from numbers; \
+                 analyze;"
+            ))
+            .expect("the schema is known");
+    };
+    stage.large_account("SQLite", None, fill);
+}
+
+fn large_account_on_postgres(stage: &Stage, cluster: &Cluster) {
     let fill = |account: &str| {
         cluster.sql(
             "keys",
@@ -83,11 +115,6 @@ fn main() {
     };
     // Page 1,000 took 57 ms before.
     stage.large_account("PostgreSQL", Some(Duration::from_micros(14_250)), fill);
-    let keys = stage.keys();
-    stage.writes(&cluster);
-    stage.batches(&keys);
-    stage.change_of_many_accounts(&cluster, &keys);
-    stage.crash(&mut cluster, &keys);
 }
 
 /// A server, its operator and keys of several accounts.
@@ -379,7 +406,8 @@ impl Stage {
                  select gen_random_uuid(), 'business', now() from generate_series(1, {MANY_ACCOUNTS})"
             ),
         );
-        self.load(keys, |_| std::thread::sleep(Duration::from_secs(1)));
+        // Until all of them are cached.
+        self.load(keys, |_| std::thread::sleep(Duration::from_secs(3)));
         let read = self.keys_read();
         let mut changed_at = None;
         let mut samples = self.load(keys, |_| {
@@ -411,6 +439,8 @@ impl Stage {
 
     /// PostgreSQL is killed and starts again under load.
     fn crash(&self, cluster: &mut Cluster, keys: &[String]) {
+        // What the other parts have written would otherwise be replayed for a minute.
+        cluster.sql("postgres", "checkpoint");
         let (mut crashed_at, mut back_at) = (None, None);
         let mut samples = self.load(keys, |_| {
             std::thread::sleep(Duration::from_secs(3));
