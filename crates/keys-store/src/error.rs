@@ -61,7 +61,7 @@ pub(crate) fn optional<T>(outcome: Result<T, QueryError>) -> Result<Option<T>, Q
 /// What PostgreSQL and SQLite say when they are overloaded, shutting down or full. Neither driver hands on the codes
 /// of these errors, so a PostgreSQL set to another language is understood less well: what it says about its own state then
 /// counts as unexpected. A lost connection is noticed in any case.
-const TRANSIENT_MESSAGES: [&str; 15] = [
+const TRANSIENT_MESSAGES: [&str; 17] = [
     "canceling statement due to",
     "terminating connection",
     "deadlock detected",
@@ -70,7 +70,9 @@ const TRANSIENT_MESSAGES: [&str; 15] = [
     "remaining connection slots",
     "too many connections",
     "could not extend file",
+    "could not write to file",
     "No space left on device",
+    "Input/output error",
     "database is locked",
     "database table is locked",
     "database or disk is full",
@@ -105,5 +107,30 @@ fn is_transient(error: &Error) -> bool {
         Error::RollbackErrorOnCommit { commit_error, .. } => is_transient(commit_error),
         Error::BrokenTransactionManager => true,
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failing_disk_may_be_mended_and_a_missing_column_not() {
+        let said = |message: &str| {
+            is_transient(&Error::DatabaseError(
+                DatabaseErrorKind::Unknown,
+                Box::new(message.to_owned()),
+            ))
+        };
+        for message in [
+            r#"could not read block 7 in file "base/5/16384": Input/output error"#,
+            r#"could not fsync file "pg_wal/000000010000000000000001": Input/output error"#,
+            r#"could not write to file "pg_wal/xlogtemp.7": No space left on device"#,
+            "could not extend file \"base/5/16384\": wrote only 4096 of 8192 bytes at block 7",
+            "disk I/O error",
+        ] {
+            assert!(said(message), "{message}");
+        }
+        assert!(!said(r#"column "revoked_at" does not exist"#));
     }
 }
