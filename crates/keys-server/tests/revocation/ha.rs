@@ -229,6 +229,15 @@ async fn fail_over(
         if let Some(times) = probes.taken_over(leader, lost) {
             break times;
         }
+        // Patroni may not be ready for it, as its operators know.
+        if let Some(switching) = &mut switching
+            && switching
+                .try_wait()
+                .unwrap()
+                .is_some_and(|end| !end.success())
+        {
+            *switching = patroni.switch_over(leader, standby);
+        }
         assert!(
             now() < lost + AT_MOST,
             "no other node is promoted\n{}",

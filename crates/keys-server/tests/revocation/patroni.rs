@@ -5,6 +5,7 @@ use std::fs::File;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use keys_testkit::process::signal;
@@ -64,8 +65,12 @@ impl Patroni {
             b"0",
             "network namespaces are made by root; the programs run as `{USER}`"
         );
+        // Namespaces go on for a moment when they are deleted, so the next cluster of this process has other names.
+        static CLUSTERS: AtomicU8 = AtomicU8::new(0);
+        let cluster = char::from(b'a' + CLUSTERS.fetch_add(1, Ordering::Relaxed) % 26);
         let process = std::process::id();
-        let (bridge, network) = (format!("kh{process}"), format!("10.213.{}.", process % 250));
+        let bridge = format!("kh{process}{cluster}");
+        let network = format!("10.213.{}.", process % 250);
         let memory = Path::new("/dev/shm");
         let place = if memory.is_dir() {
             memory.to_owned()
@@ -76,7 +81,7 @@ impl Patroni {
             .prefix("keys-ha-")
             .tempdir_in(place);
         let folder = folder.unwrap();
-        let namespaces = [1, 2, 3].map(|number| format!("kh{process}n{number}"));
+        let namespaces = [1, 2, 3].map(|number| format!("{bridge}n{number}"));
         // First, so that nothing is left behind whatever happens next.
         let cleaner = clean_up_at_the_end(&namespaces, &bridge);
         let run = |command: &str| run(command.split(' '));
@@ -85,7 +90,7 @@ impl Patroni {
         run(&format!("ip link set {bridge} up"));
         let mut nodes = Vec::new();
         for (namespace, number) in namespaces.into_iter().zip(1..) {
-            let cable = format!("kh{process}v{number}");
+            let cable = format!("{bridge}v{number}");
             run(&format!("ip netns add {namespace}"));
             run(&format!(
                 "ip link add {cable} type veth peer name eth0 netns {namespace}"
@@ -220,34 +225,47 @@ impl Patroni {
         patronictl.spawn().unwrap()
     }
 
-    /// The members, as the first node that answers describes them.
-    pub(crate) async fn members(&self) -> Vec<Member> {
-        let client = reqwest::Client::builder().no_proxy().timeout(millis(1_000));
-        let client = client.build().unwrap();
-        for node in 0..NODES {
-            let url = format!("http://{}:8008/cluster", self.address(node));
-            let Ok(answer) = client.get(url).send().await else {
-                continue;
-            };
-            if let Ok(text) = answer.text().await {
-                return members(&text);
-            }
+    /// The members, as a node describes them. None if it or its etcd is not well.
+    async fn members(&self, client: &reqwest::Client, node: usize) -> Vec<Member> {
+        let get = async |port: u16, path: &str| {
+            let url = format!("http://{}:{port}/{path}", self.address(node));
+            client.get(url).send().await?.text().await
+        };
+        match (get(2379, "health").await, get(8008, "cluster").await) {
+            (Ok(etcd), Ok(text)) if etcd.contains(r#""health":"true""#) => members(&text),
+            _ => Vec::new(),
         }
-        Vec::new()
     }
 
-    /// Waits until all nodes are well. Returns the leader, the one that may take over from it, and how long that took.
+    /// Waits until all nodes have been well for a while, in the view of each. Returns the leader and the one that may take over
+    /// from it.
     pub(crate) async fn is_healthy(&self) -> (usize, usize) {
-        const AT_MOST: Duration = Duration::from_mins(2);
+        const AT_MOST: Duration = Duration::from_mins(3);
+        /// Longer than an election of etcd, which a node brings about that was cut off.
+        const FOR: Duration = Duration::from_secs(3);
+        let client = reqwest::Client::builder().no_proxy().timeout(millis(1_000));
+        let client = client.build().unwrap();
         let start = now();
+        let mut well: Option<((usize, usize), Duration)> = None;
         loop {
-            let members = self.members().await;
-            if let Some(roles) = healthy(&members) {
-                return roles;
+            let mut views = Vec::new();
+            for node in 0..NODES {
+                views.push(self.members(&client, node).await);
+            }
+            let roles = healthy(&views[0]);
+            let is_shared = views.iter().all(|view| healthy(view) == roles);
+            well = match (roles.filter(|_| is_shared), well) {
+                (Some(roles), Some((same, since))) if roles == same => Some((same, since)),
+                (Some(roles), _) => Some((roles, now())),
+                (None, _) => None,
+            };
+            match well {
+                Some((roles, since)) if now() >= since + FOR => return roles,
+                _ => {}
             }
             assert!(
                 now() < start + AT_MOST,
-                "the cluster does not recover: {members:#?}\n{}",
+                "the cluster does not recover: {views:#?}\n{}",
                 self.said()
             );
             tokio::time::sleep(millis(200)).await;
