@@ -107,7 +107,8 @@ enum Refused {
 /// Offers to upgrade the connection are removed from heads, because no surface accepts one: the connection stays usable.
 /// A line that ends without a carriage return is refused, because a proxy in front may see another end.
 ///
-/// Pipelined requests are passed on one at a time: the next one when the answer was flushed.
+/// Pipelined requests are passed on one at a time: the next one when the answer was flushed, or the first part of an answer
+/// that is streamed.
 #[derive(Debug)]
 pub struct Guarded<T> {
     io: T,

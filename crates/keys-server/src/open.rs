@@ -102,7 +102,14 @@ pub(crate) async fn migrate(settings: &Settings, creation: Creation) -> anyhow::
     let url = database_url(settings)?;
     let embedded = Embedded::find(settings, &url, creation)?;
     let store = connect(settings, &url, embedded.as_ref()).await?;
-    store.migrate().await.context("migrating the database")
+    store.migrate().await.context("migrating the database")?;
+    let recounted = store.recount_keys().await;
+    if recounted.context("comparing the numbers of keys of the accounts")? {
+        tracing::warn!(
+            "keys of some accounts had been changed without being counted, and were counted again"
+        );
+    }
+    Ok(())
 }
 
 /// Opens the database as it is.

@@ -13,7 +13,7 @@ use diesel::prelude::*;
 use diesel::sql_query;
 use diesel::sql_types::Bool;
 use diesel::sqlite::Sqlite;
-use diesel_async::{AsyncMigrationHarness, AsyncPgConnection, RunQueryDsl};
+use diesel_async::{AsyncMigrationHarness, RunQueryDsl};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 use keys_service::store::StoreError;
 use tokio::sync::oneshot;
@@ -121,45 +121,48 @@ pub(crate) async fn postgres(
         }
     })
     .await?;
-    let repaired = runtime.spawn(async move {
-        let triggers = crate::postgres::repair_triggers(&mut connection).await;
-        (triggers, count_keys(&mut connection).await)
-    });
-    let (triggers, counts) = repaired
+    let repaired = runtime
+        .spawn(async move { crate::postgres::repair_triggers(&mut connection).await })
         .await
         .map_err(|error| MigrateError::Failed(Box::new(error)))?;
-    if triggers.is_err() {
+    if repaired.is_err() {
         // The feed says what is wrong, and caches are not used until it is mended.
         tracing::warn!(
             "triggers that write the log of changes do not fire in every replication role, and this role may not alter them"
         );
     }
-    if let Err(error) = counts {
-        tracing::warn!(
-            error = &error as &dyn Error,
-            "the numbers of keys of each account could not be compared with the keys"
-        );
-    }
     Ok(())
 }
 
-/// Counts keys anew if they are not as many as the triggers counted.
-async fn count_keys(connection: &mut AsyncPgConnection) -> QueryResult<()> {
-    if !crate::postgres::are_keys_miscounted(connection).await? {
-        return Ok(());
-    }
-    tracing::warn!(
-        "the keys of some accounts were changed without being counted, and are counted again"
-    );
-    let begin = Instant::now();
-    loop {
-        match crate::postgres::recount_keys(connection).await {
-            Err(error) if is_lock_timeout(&error) && begin.elapsed() < LOCK_PATIENCE => {
-                tokio::time::sleep(LOCK_PAUSE).await;
-            }
-            outcome => return outcome,
+/// Compares the number of keys of each account with the keys, and counts again if it differs. Returns whether it did.
+pub(crate) async fn recount_keys(
+    runtime: &tokio::runtime::Handle,
+    connector: Arc<PostgresConnector>,
+) -> Result<bool, MigrateError> {
+    let counted = async move {
+        let mut connection = connector
+            .connect_to_migrate()
+            .await
+            .map_err(MigrateError::Connect)?;
+        let failed = |error| MigrateError::Failed(Box::new(error));
+        let is_wrong = crate::postgres::are_keys_miscounted(&mut connection).await;
+        if !is_wrong.map_err(failed)? {
+            return Ok(false);
         }
-    }
+        let begin = Instant::now();
+        loop {
+            match crate::postgres::recount_keys(&mut connection).await {
+                Err(error) if is_lock_timeout(&error) && begin.elapsed() < LOCK_PATIENCE => {
+                    tokio::time::sleep(LOCK_PAUSE).await;
+                }
+                outcome => return outcome.map(|()| true).map_err(failed),
+            }
+        }
+    };
+    runtime
+        .spawn(counted)
+        .await
+        .map_err(|error| MigrateError::Failed(Box::new(error)))?
 }
 
 /// Whether a migration gave up waiting for a lock. The driver tells that by its message alone.

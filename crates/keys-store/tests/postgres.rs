@@ -832,7 +832,6 @@ async fn hot_queries_use_an_index() {
     }
 }
 
-/// Uses are recorded without touching any index, so that they stay cheap however many indexes there are.
 /// How often an operation is timed at most.
 const ATTEMPTS: usize = 8;
 
@@ -954,6 +953,7 @@ async fn change_whose_last_statement_fails_is_rolled_back() {
     assert_eq!(database.number(keys).await, 0);
 }
 
+/// Uses are recorded without touching any index, so that they stay cheap however many indexes there are.
 #[tokio::test(flavor = "multi_thread")]
 async fn recording_uses_rewrites_no_index() {
     let database = Database::create().await;

@@ -237,7 +237,7 @@ pub(crate) struct PostgresFeed {
     is_woken: bool,
     /// Wake-ups come faster than polls may.
     is_crowded: bool,
-    ear: Ear,
+    listening: Listening,
     /// Rows handed over of a poll that takes several pages.
     paged: Option<usize>,
     /// The snapshot of the last poll, until it is applied, and whether anything was new.
@@ -304,10 +304,10 @@ impl Pace {
 
 /// Whether the feed listens for wake-ups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ear {
-    Open,
+enum Listening {
+    On,
     /// It polls as if it were woken all the time, and so many polls in turn have found nothing.
-    Closed {
+    Off {
         quiet_polls: u8,
     },
 }
@@ -331,7 +331,7 @@ impl PostgresFeed {
             pace: Pace(Instant::now()),
             is_woken: false,
             is_crowded: false,
-            ear: Ear::Open,
+            listening: Listening::On,
             paged: None,
             found: None,
             found_news: false,
@@ -359,7 +359,7 @@ impl PostgresFeed {
                 .await
                 .map_err(unavailable)??;
         }
-        timeout(POLL_TIMEOUT, self.open_or_close_ear())
+        timeout(POLL_TIMEOUT, self.update_listening())
             .await
             .map_err(unavailable)??;
         self.polled_at = Instant::now();
@@ -396,22 +396,22 @@ impl PostgresFeed {
         self.link = Some(link);
         self.checked_at = None;
         self.is_crowded = false;
-        self.ear = Ear::Open;
+        self.listening = Listening::On;
         Ok(())
     }
 
     /// Stops listening while wake-ups come faster than polls may, and listens again once nothing is new. What is committed before
     /// it listens again is found by the poll that comes after.
-    async fn open_or_close_ear(&mut self) -> Result<(), StoreError> {
+    async fn update_listening(&mut self) -> Result<(), StoreError> {
         let Some(link) = &self.link else {
             return Err(unavailable("not connected"));
         };
-        let (command, ear) = match self.ear {
-            Ear::Open if self.is_crowded => ("unlisten", Ear::Closed { quiet_polls: 0 }),
-            Ear::Closed {
+        let (command, listening) = match self.listening {
+            Listening::On if self.is_crowded => ("unlisten", Listening::Off { quiet_polls: 0 }),
+            Listening::Off {
                 quiet_polls: QUIET_POLLS..,
-            } => ("listen", Ear::Open),
-            Ear::Open | Ear::Closed { .. } => return Ok(()),
+            } => ("listen", Listening::On),
+            Listening::On | Listening::Off { .. } => return Ok(()),
         };
         let statement = format!("{command} {CHANNEL}");
         link.client
@@ -419,7 +419,7 @@ impl PostgresFeed {
             .await
             .map_err(classify)?;
         self.is_crowded = false;
-        self.ear = ear;
+        self.listening = listening;
         Ok(())
     }
 
@@ -561,7 +561,7 @@ impl PostgresFeed {
         }
         self.found = Some(snapshot);
         self.found_news = is_reset || !changed.is_empty();
-        if let Ear::Closed { quiet_polls } = &mut self.ear {
+        if let Listening::Off { quiet_polls } = &mut self.listening {
             *quiet_polls = if self.found_news { 0 } else { *quiet_polls + 1 };
         }
         Ok(Some(Changes {
@@ -681,14 +681,14 @@ impl ChangeFeed for PostgresFeed {
                 return;
             };
             let mut next_poll = self.polled_at + POLL_INTERVAL;
-            if self.is_woken || self.ear != Ear::Open {
+            if self.is_woken || self.listening != Listening::On {
                 next_poll = next_poll.min(self.pace.next_at());
             }
             let next_report = self
                 .until_report()
                 .map(|after| Instant::now() + after)
                 // The poll carries it if that comes soon.
-                .filter(|_| !self.is_woken && self.ear == Ear::Open);
+                .filter(|_| !self.is_woken && self.listening == Listening::On);
             tokio::select! {
                 () = link.bond.wake.notified() => {
                     self.is_crowded |= self.is_woken;

@@ -19,7 +19,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use diesel::sql_types::{Array, Integer};
@@ -56,6 +56,12 @@ const CONNECTING_MAX: usize = 4;
 
 /// How many of them for other purposes than verification.
 const CONNECTING_FOR_WORK_MAX: usize = 3;
+
+/// How long after its time limit the server may end the last statement of a transaction.
+const STATEMENT_END_WITHIN: Duration = Duration::from_secs(1);
+
+/// How often is looked whether that statement has ended and its commit begun.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 /// How long the first statement on a connection may take. It does nothing yet, so it may be tried again on another one.
 const BEGIN_TIMEOUT: Duration = Duration::from_secs(1);
@@ -677,8 +683,11 @@ impl Lease {
 
     /// Commits. What is given up half-way goes on in the background.
     pub(crate) async fn commit(self) -> Result<(), StoreError> {
-        self.end(|connection| connection.batch_execute("commit").boxed())
-            .await
+        let committing_since = Arc::new(OnceLock::from(Instant::now()));
+        self.end(committing_since, |connection| {
+            connection.batch_execute("commit").boxed()
+        })
+        .await
     }
 
     /// Sends the last statement together with the commit, which spares a round trip. If the statement fails, the server rolls
@@ -688,11 +697,25 @@ impl Lease {
         T: Send + 'static,
         S: Send + 'static + for<'a> FnOnce(&'a AsyncPgConnection) -> BoxFuture<'a, QueryResult<T>>,
     {
-        self.end(|connection| super::commit_after(connection, last(connection)).boxed())
-            .await
+        let committing_since = Arc::<OnceLock<Instant>>::default();
+        let since = Arc::clone(&committing_since);
+        self.end(committing_since, |connection| {
+            let connection = &*connection;
+            let last = last(connection).inspect(move |_| {
+                let _ = since.set(Instant::now());
+            });
+            super::commit_after(connection, last).boxed()
+        })
+        .await
     }
 
-    async fn end<T, S>(mut self, ending: S) -> Result<T, StoreError>
+    /// Runs `ending`, which commits from `committing_since` on. Until then it waits for a statement, which the server ends by its
+    /// own time limit, and which says nothing of commits.
+    async fn end<T, S>(
+        mut self,
+        committing_since: Arc<OnceLock<Instant>>,
+        ending: S,
+    ) -> Result<T, StoreError>
     where
         T: Send + 'static,
         S: Send
@@ -707,9 +730,13 @@ impl Lease {
         let id = pool.0.commits.next.fetch_add(1, Ordering::Relaxed);
         self.is_committing = true;
         let of_task = pool.clone();
+        let since = Arc::clone(&committing_since);
+        let patience = pool.0.commit_timeout;
         let mut task = pool.0.runtime.spawn(async move {
-            let outcome = ending(self.enter()).await;
-            let outcome = self.committed(outcome);
+            let outcome = tokio::select! {
+                outcome = ending(self.enter()) => self.committed(outcome),
+                () = never_commits(&since, patience) => Err(PoolError::Silent.into()),
+            };
             if outcome.is_ok() {
                 of_task.0.health.succeeded();
             }
@@ -721,14 +748,24 @@ impl Lease {
             pool: &pool,
             id,
             backend,
+            committing_since: &committing_since,
             task: Some(task.abort_handle()),
         };
-        match timeout(pool.0.commit_timeout, &mut task).await {
-            Ok(ended) => {
+        let begun = async {
+            while committing_since.get().is_none() {
+                sleep(LOOK_AGAIN).await;
+            }
+        };
+        let hangs = async {
+            begun.await;
+            sleep(patience).await;
+        };
+        tokio::select! {
+            ended = &mut task => {
                 given_up.task = None;
                 ended.unwrap_or_else(|error| Err(StoreError::Unavailable(Box::new(error))))
             }
-            Err(_) => Err(PoolError::CommitsHang.into()),
+            () = hangs => Err(PoolError::CommitsHang.into()),
         }
     }
 
@@ -756,17 +793,29 @@ impl Lease {
     }
 }
 
-/// Notes a commit that is not waited for any more, also if the future that waited is dropped.
+/// Resolves if nothing is being committed when the server must have ended the statement before.
+async fn never_commits(committing_since: &OnceLock<Instant>, statement_timeout: Duration) {
+    sleep(statement_timeout + STATEMENT_END_WITHIN).await;
+    if committing_since.get().is_some() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Notes a commit that is not waited for any more, also if the future that waited is dropped. A statement before it is not noted:
+/// it holds its place until the server ends it.
 struct GivenUp<'a> {
     pool: &'a Pool,
     id: u64,
     backend: i32,
+    committing_since: &'a OnceLock<Instant>,
     task: Option<AbortHandle>,
 }
 
 impl Drop for GivenUp<'_> {
     fn drop(&mut self) {
-        if let Some(task) = self.task.take() {
+        if let Some(task) = self.task.take()
+            && self.committing_since.get().is_some()
+        {
             self.pool.give_up(self.id, self.backend, task);
         }
     }

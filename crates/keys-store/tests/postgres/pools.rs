@@ -631,3 +631,43 @@ async fn connections_that_are_slow_to_be_made_are_kept_for_the_next_requester_an
     store.find_by_digests(vec![digest]).await.unwrap();
     assert_eq!(proxy.opened(), opened);
 }
+
+/// The last statement of a change waits for a lock that a person holds: it fails by its own time limit, and no other change
+/// is refused because of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn last_statement_that_waits_for_a_lock_is_not_taken_for_a_commit_that_hangs() {
+    let database = Database::create().await;
+    let options = StoreOptions {
+        statement_timeout: Duration::from_millis(600),
+        ..StoreOptions::default()
+    };
+    let store = connect(&database, options).await;
+    store.migrate().await.unwrap();
+    let [locked, free] = [add_account(&store).await, add_account(&store).await];
+    let of_locked = add_key(&store, a_key().of(&locked).build_new()).await;
+    let by_hand = by_hand(&database.url()).await;
+    // The row that counts the keys of this account, which the service locks last.
+    let locking = format!(
+        "begin; update api_key set revoked_at = now() where id = '{}'",
+        of_locked.id.as_uuid()
+    );
+    by_hand.batch_execute(&locking).await.unwrap();
+    let stuck = {
+        let store = store.clone();
+        let new = a_key().of(&locked).build_new();
+        tokio::spawn(async move { store.insert_key(new, a_change().build()).await })
+    };
+    let begin = Instant::now();
+    while !stuck.is_finished() || begin.elapsed() < Duration::from_secs(1) {
+        add_key(&store, a_key().of(&free).without_cap().build_new()).await;
+        assert!(begin.elapsed() < Duration::from_secs(20));
+    }
+    let error = stuck.await.unwrap().unwrap_err();
+    assert!(
+        chain(&error).contains("statement timeout"),
+        "{}",
+        chain(&error)
+    );
+    by_hand.batch_execute("rollback").await.unwrap();
+    add_key(&store, a_key().of(&locked).build_new()).await;
+}
