@@ -59,14 +59,14 @@ pub(crate) struct Member {
 impl Patroni {
     /// Starts the nodes and waits until one leads and the others follow.
     pub(crate) async fn start() -> Self {
+        // Namespaces go on for a moment when they are deleted, so the next cluster of this process has other names.
+        static CLUSTERS: AtomicU8 = AtomicU8::new(0);
         let id = Command::new("id").arg("-u").output().unwrap();
         assert_eq!(
             id.stdout.trim_ascii(),
             b"0",
             "network namespaces are made by root; the programs run as `{USER}`"
         );
-        // Namespaces go on for a moment when they are deleted, so the next cluster of this process has other names.
-        static CLUSTERS: AtomicU8 = AtomicU8::new(0);
         let cluster = char::from(b'a' + CLUSTERS.fetch_add(1, Ordering::Relaxed) % 26);
         let process = std::process::id();
         let bridge = format!("kh{process}{cluster}");
