@@ -238,14 +238,17 @@ impl Patroni {
     }
 
     /// Waits until all nodes have been well for a while, in the view of each. Returns the leader and the one that may take over
-    /// from it.
+    /// from it. A node that does not come back by itself is copied anew from the leader, as its operators would do.
     pub(crate) async fn is_healthy(&self) -> (usize, usize) {
-        const AT_MOST: Duration = Duration::from_mins(3);
+        const AT_MOST: Duration = Duration::from_mins(4);
         /// Longer than an election of etcd, which a node brings about that was cut off.
         const FOR: Duration = Duration::from_secs(3);
         let client = reqwest::Client::builder().no_proxy().timeout(millis(1_000));
         let client = client.build().unwrap();
+        /// How long a node may take to come back by itself.
+        const BY_ITSELF: Duration = Duration::from_secs(45);
         let start = now();
+        let mut copied_at = start;
         let mut well: Option<((usize, usize), Duration)> = None;
         loop {
             let mut views = Vec::new();
@@ -263,12 +266,36 @@ impl Patroni {
                 Some((roles, since)) if now() >= since + FOR => return roles,
                 _ => {}
             }
+            if now() >= copied_at + BY_ITSELF {
+                copied_at = now();
+                self.copy_anew(&views);
+            }
             assert!(
                 now() < start + AT_MOST,
                 "the cluster does not recover: {views:#?}\n{}",
                 self.said()
             );
             tokio::time::sleep(millis(200)).await;
+        }
+    }
+
+    /// Has members that do not run copied from the leader by `patronictl reinit`.
+    fn copy_anew(&self, views: &[Vec<Member>]) {
+        let Some(view) = views.iter().find(|view| !view.is_empty()) else {
+            return;
+        };
+        for member in view {
+            if member.role == "leader" || ["running", "streaming"].contains(&&*member.state) {
+                continue;
+            }
+            eprintln!("{} is {} and copied anew", member.name, member.state);
+            let config = self.nodes[0].folder.join("patroni.yaml");
+            let mut patronictl = Command::new("patronictl");
+            patronictl.arg("-c").arg(config);
+            patronictl.args(["reinit", "--force", "keys", &member.name]);
+            patronictl.env("LC_ALL", "C.UTF-8").env("LANG", "C.UTF-8");
+            patronictl.stdin(Stdio::null()).stdout(Stdio::null());
+            let _ = patronictl.status();
         }
     }
 
