@@ -3,8 +3,10 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::id::AccountId;
 use crate::name::check_visible;
-use crate::{AccountId, PlanName, Timestamp};
+use crate::plan::PlanName;
+use crate::timestamp::Timestamp;
 
 /// What the host system calls an account: its own user or tenant identifier.
 ///

@@ -10,7 +10,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rand_core::TryCryptoRng;
 use uuid::Uuid;
 
-use crate::Timestamp;
+use crate::timestamp::Timestamp;
 
 /// Characters of an identifier as text: 128 bits at 6 bits each, rounded up.
 pub const ID_LEN: usize = 22;

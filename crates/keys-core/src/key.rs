@@ -3,7 +3,12 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use crate::{AccountId, AllowedNetworks, KeyId, KeyName, ScopeSet, ShownPrefix, Timestamp};
+use crate::id::{AccountId, KeyId};
+use crate::name::KeyName;
+use crate::network::AllowedNetworks;
+use crate::scope::ScopeSet;
+use crate::secret::ShownPrefix;
+use crate::timestamp::Timestamp;
 
 /// What a credential is. Decided when it is made, never inferred from what it may do.
 ///

@@ -8,7 +8,8 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::{Account, Denial};
+use crate::account::Account;
+use crate::key::Denial;
 
 /// The text names neither a plan nor a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
