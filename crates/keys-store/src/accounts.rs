@@ -10,19 +10,18 @@ use keys_service::store::{
 use uuid::Uuid;
 
 use crate::connection::{Connection, Pools, query};
-use crate::error::{QueryError, optional};
 use crate::rows::{self, AccountRow, NewAccountRow};
 use crate::schema::account;
 use crate::types::DbId;
-use crate::{audit, authority, changes, idempotency, postgres};
+use crate::{audit, authority, changes, idempotency, load};
 
 pub(crate) async fn find(pools: Pools, id: AccountId) -> Result<Option<Account>, StoreError> {
-    let row = find_in(&mut pools.read().await?, DbId(id.as_uuid())).await?;
+    let row = load::account(&mut pools.read().await?, DbId(id.as_uuid())).await?;
     Ok(row.map(Account::try_from).transpose()?)
 }
 
 pub(crate) async fn entry(pools: Pools, id: AccountId) -> Result<Option<AccountEntry>, StoreError> {
-    let row = find_in(&mut pools.read().await?, DbId(id.as_uuid())).await?;
+    let row = load::account(&mut pools.read().await?, DbId(id.as_uuid())).await?;
     Ok(row.and_then(shown))
 }
 
@@ -109,7 +108,7 @@ async fn update_in(
     patch: AccountPatch,
     change: &Change,
 ) -> Result<(Account, Commit), ChangeError> {
-    let locked = lock(connection, id).await?;
+    let locked = load::locked_account(connection, id).await?;
     authority::check(connection, change).await?;
     let row = locked.ok_or(ChangeError::AccountNotFound)?;
     let account = row.patched(patch).map_err(|corrupt| {
@@ -137,30 +136,4 @@ async fn update_in(
     audit::record(connection, change, "account.updated", id.as_uuid()).await?;
     idempotency::complete(connection, change).await?;
     Ok((account, changes::commit(connection).await?))
-}
-
-/// The row of the account, which no other transaction changes or gives keys until this one ends.
-pub(crate) async fn lock(
-    connection: &mut Connection,
-    id: AccountId,
-) -> Result<Option<AccountRow>, StoreError> {
-    match connection {
-        Connection::Postgres(lease) => {
-            let outcome = postgres::lock_account(lease.enter(), DbId(id.as_uuid())).await;
-            Ok(optional(lease.leave(outcome))?)
-        }
-        // An immediate transaction has locked everything.
-        Connection::Sqlite(_) => find_in(connection, DbId(id.as_uuid())).await,
-    }
-}
-
-pub(crate) async fn find_in(
-    connection: &mut Connection,
-    id: DbId,
-) -> Result<Option<AccountRow>, StoreError> {
-    let found: Result<AccountRow, QueryError> = query!(connection, |open| account::table
-        .find(id)
-        .select(AccountRow::as_select())
-        .first(open));
-    Ok(optional(found)?)
 }

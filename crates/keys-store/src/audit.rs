@@ -1,27 +1,14 @@
 //! The trace each change leaves.
 
-use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 use keys_service::store::Change;
 use uuid::Uuid;
 
 use crate::connection::{Connection, query};
 use crate::error::QueryError;
+use crate::rows::EventRow;
 use crate::schema::audit_event;
 use crate::types::{DbAddress, DbId, DbTimestamp};
-
-#[derive(Insertable)]
-#[diesel(table_name = audit_event, treat_none_as_default_value = false)]
-pub(crate) struct EventRow {
-    pub(crate) id: DbId,
-    pub(crate) at: DbTimestamp,
-    pub(crate) actor_kind: &'static str,
-    pub(crate) actor_id: Option<DbId>,
-    pub(crate) action: &'static str,
-    pub(crate) subject_id: DbId,
-    pub(crate) address: Option<DbAddress>,
-    pub(crate) reason: Option<String>,
-}
 
 /// The event that says that `action` was done to `subject`.
 pub(crate) fn event(change: &Change, action: &'static str, subject: Uuid) -> EventRow {

@@ -1,16 +1,12 @@
 //! Whether a change may still be made, judged inside its transaction.
 
-use diesel::prelude::*;
-use diesel_async::RunQueryDsl;
 use keys_core::Account;
-use keys_service::store::{Authority, Change, ChangeError, StoreError, UnreadableKey};
+use keys_service::store::{Authority, Change, ChangeError, UnreadableKey};
 
-use crate::connection::{Connection, query};
-use crate::error::optional;
+use crate::connection::Connection;
+use crate::load;
 use crate::rows::{self, AccountRow, CorruptAccount, KeyRow, stored_key};
-use crate::schema::api_key;
 use crate::types::DbId;
-use crate::{accounts, postgres};
 
 /// Judges the caller on what the transaction sees, and keeps its key from being revoked before the transaction ends.
 ///
@@ -19,9 +15,9 @@ pub(crate) async fn check(connection: &mut Connection, change: &Change) -> Resul
     let Authority::Caller(caller) = &change.authority else {
         return Ok(());
     };
-    let key = find(connection, DbId(caller.key_id.as_uuid())).await?;
+    let key = load::locked_key(connection, DbId(caller.key_id.as_uuid())).await?;
     let account = match caller.account_id {
-        Some(id) => accounts::find_in(connection, DbId(id.as_uuid())).await?,
+        Some(id) => load::account(connection, DbId(id.as_uuid())).await?,
         None => None,
     };
     judge(change, key, account.map(AccountRow::read).as_ref())
@@ -59,19 +55,4 @@ pub(crate) fn judge(
     caller
         .check(stored.as_ref(), change.at)
         .map_err(ChangeError::CallerDenied)
-}
-
-async fn find(connection: &mut Connection, id: DbId) -> Result<Option<KeyRow>, StoreError> {
-    let found = match connection {
-        Connection::Postgres(lease) => {
-            let outcome = postgres::key_for_share(lease.enter(), id).await;
-            lease.leave(outcome)
-        }
-        // An immediate transaction has locked everything.
-        Connection::Sqlite(_) => query!(&mut *connection, |open| api_key::table
-            .find(id)
-            .select(KeyRow::as_select())
-            .first(open)),
-    };
-    Ok(optional(found)?)
 }

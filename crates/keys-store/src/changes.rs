@@ -1,30 +1,13 @@
-//! The log of changes: what its writers and its readers share on both databases.
+//! The place of a transaction in the log of changes, and who has seen it.
 
-use std::hash::{BuildHasher as _, RandomState};
 use std::time::Duration;
 
-use keys_core::{AccountId, KeyId};
-use keys_service::feed::{CHANGES_MAX, Changed, Commit};
+use keys_service::feed::Commit;
 use keys_service::store::StoreError;
-use tokio::time::Instant;
-use uuid::Uuid;
 
 use crate::connection::Connection;
 use crate::error::QueryError;
 use crate::{postgres, sqlite};
-
-/// How many rows a poll reads: one more than it hands over tells that there are too many.
-pub(crate) const ROWS_MAX: usize = CHANGES_MAX + 1;
-
-/// How long establishing a feed's connection may take. With the poll that follows, a reconnection stays below the
-/// bound that cached records have to run out.
-pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_millis(1_500);
-
-/// How long a poll may take, as the client counts: a connection whose other end vanished answers nothing at all.
-pub(crate) const POLL_TIMEOUT: Duration = Duration::from_millis(500);
-
-/// The shortest and the longest pause between attempts to connect.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
 /// Identifies the transaction that `connection` is in, once it has changed something.
 pub(crate) async fn commit(connection: &mut Connection) -> Result<Commit, QueryError> {
@@ -51,105 +34,4 @@ pub(crate) async fn is_seen_everywhere(
     };
     let outcome = postgres::is_seen_everywhere(lease.enter(), commit, silence).await;
     Ok(lease.leave(outcome)?)
-}
-
-/// Reads a row's `kind` and `ref`.
-pub(crate) fn changed(kind: i64, reference: Option<Uuid>) -> Changed {
-    match (kind, reference) {
-        (1, Some(id)) => Changed::Key(KeyId::from_uuid(id)),
-        (2, Some(id)) => Changed::Account(AccountId::from_uuid(id)),
-        // Also whatever a newer program may note: forgetting too much is never wrong.
-        _ => Changed::Everything,
-    }
-}
-
-/// When to try again to connect.
-pub(crate) struct Retry {
-    failures: u32,
-    at: Instant,
-}
-
-impl Retry {
-    pub(crate) fn new() -> Self {
-        Self {
-            failures: 0,
-            at: Instant::now(),
-        }
-    }
-
-    pub(crate) async fn pause(&self) {
-        tokio::time::sleep_until(self.at).await;
-    }
-
-    pub(crate) fn succeeded(&mut self) {
-        self.failures = 0;
-    }
-
-    pub(crate) fn failed(&mut self) {
-        self.at = Instant::now() + pause_after(self.failures);
-        self.failures = self.failures.saturating_add(1);
-    }
-}
-
-/// How long to wait for the next attempt. Instances that lost the same database must not come back in step, so each throws dice
-/// for the second half.
-fn pause_after(failures: u32) -> Duration {
-    let (shortest, longest) = PAUSES;
-    let pause = shortest.saturating_mul(1 << failures.min(8)).min(longest);
-    // The seeds of hash maps are random enough.
-    let dice = u32::try_from(RandomState::new().hash_one(failures) % 1_000).unwrap_or(0);
-    pause / 2 + pause / 2 * dice / 1_000
-}
-
-/// A feed that could not be read.
-pub(crate) fn unavailable(
-    error: impl Into<Box<dyn std::error::Error + Send + Sync>>,
-) -> StoreError {
-    StoreError::Unavailable(error.into())
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-
-    use super::*;
-
-    #[tokio::test]
-    async fn pauses_grow_to_a_second_and_start_again_after_a_success() {
-        let mut retry = Retry::new();
-        let pause = |retry: &mut Retry| {
-            retry.failed();
-            retry.at.saturating_duration_since(Instant::now())
-        };
-        assert!(pause(&mut retry) <= Duration::from_millis(50));
-        for _ in 0..40 {
-            assert!(pause(&mut retry) <= Duration::from_secs(1));
-        }
-        assert!(pause(&mut retry) >= Duration::from_millis(490));
-        retry.succeeded();
-        assert!(pause(&mut retry) <= Duration::from_millis(50));
-    }
-
-    #[test]
-    fn instances_that_lost_the_same_database_do_not_come_back_in_step() {
-        const INSTANCES: usize = 50;
-        for failures in 0..10 {
-            let pauses = (0..INSTANCES).map(|_| pause_after(failures));
-            let pauses: BTreeSet<Duration> = pauses.collect();
-            // There are a thousand places, so a few may share theirs.
-            assert!(pauses.len() > INSTANCES * 3 / 4, "{pauses:?}");
-            let (first, last) = (pauses.first(), pauses.last());
-            let spread = last.zip(first).map(|(last, first)| last.abs_diff(*first));
-            let all = PAUSES.0.saturating_mul(1 << failures).min(PAUSES.1) / 2;
-            assert!(spread > Some(all / 2) && spread <= Some(all), "{pauses:?}");
-        }
-    }
-
-    #[test]
-    fn what_is_unknown_is_everything() {
-        let id = Uuid::from_u128(7);
-        assert_eq!(changed(1, Some(id)), Changed::Key(KeyId::from_uuid(id)));
-        assert_eq!(changed(1, None), Changed::Everything);
-        assert_eq!(changed(9, Some(id)), Changed::Everything);
-    }
 }

@@ -1,9 +1,7 @@
 //! Pools, and the connections taken from them.
 
-use std::error::Error;
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use deadpool::managed::{self, Manager};
@@ -17,12 +15,10 @@ use futures_util::FutureExt as _;
 use keys_service::store::StoreError;
 
 use crate::error::QueryError;
+use crate::health::WriteHealth;
 use crate::options::StoreOptions;
 use crate::postgres::{self, Purpose};
 use crate::sqlite::{self, DatabaseFile, SqliteConnection, SqliteConnector};
-
-/// Why there is no connection.
-pub(crate) type ConnectError = Box<dyn Error + Send + Sync>;
 
 /// The open database.
 #[derive(Clone)]
@@ -35,32 +31,6 @@ pub(crate) enum Pools {
         file: Arc<DatabaseFile>,
         health: WriteHealth,
     },
-}
-
-/// Whether the database takes writes, as far as the last one could tell.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct WriteHealth(Arc<AtomicBool>);
-
-impl WriteHealth {
-    /// Something was written.
-    pub(crate) fn succeeded(&self) {
-        // Read first: this is shared by all writers, and hardly ever changes.
-        if self.0.load(Ordering::Relaxed) {
-            self.0.store(false, Ordering::Relaxed);
-        }
-    }
-
-    /// A statement that writes failed, for whatever reason.
-    pub(crate) fn failed(&self, error: &QueryError) {
-        if error.is_unwritable() {
-            self.0.store(true, Ordering::Relaxed);
-        }
-    }
-
-    /// `false` after a write that failed because nothing can be written.
-    pub(crate) fn is_writable(&self) -> bool {
-        !self.0.load(Ordering::Relaxed)
-    }
 }
 
 impl Pools {
@@ -325,7 +295,7 @@ async fn rollback<C: AsyncConnection>(connection: &mut C) -> QueryResult<()> {
 }
 
 /// The pool's own error for "no connection" carries text only.
-fn bad_connection(error: &dyn Error) -> ConnectionError {
+fn bad_connection(error: &dyn std::error::Error) -> ConnectionError {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -3,6 +3,9 @@
 use diesel::result::{DatabaseErrorKind, Error};
 use keys_service::store::{ChangeError, StoreError};
 
+/// Why there is no connection.
+pub(crate) type ConnectError = Box<dyn std::error::Error + Send + Sync>;
+
 /// A query failed.
 #[derive(Debug, thiserror::Error)]
 #[error("a query failed")]

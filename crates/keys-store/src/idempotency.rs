@@ -8,10 +8,11 @@ use keys_service::store::{Change, ChangeError, Reservation, Reserved, StoreError
 use crate::connection::{Connection, Pools, query};
 use crate::error::QueryError;
 use crate::life::Life;
+use crate::postgres;
+use crate::rows::ReservationRow;
 use crate::schema::idempotency;
 use crate::sqlite::LifeFile;
 use crate::types::{DbId, DbTimestamp};
-use crate::{postgres, sweep};
 
 /// Look-up digest, digest of the body, sealed answer, when it expires, and who reserved it.
 type KeptRow = (
@@ -21,16 +22,6 @@ type KeptRow = (
     DbTimestamp,
     Option<String>,
 );
-
-#[derive(Insertable)]
-#[diesel(table_name = idempotency)]
-pub(crate) struct ReservationRow {
-    pub(crate) lookup: Vec<u8>,
-    pub(crate) body_digest: Vec<u8>,
-    pub(crate) token: DbId,
-    pub(crate) expires_at: DbTimestamp,
-    pub(crate) holder: Option<String>,
-}
 
 pub(crate) async fn reserve(
     pools: Pools,
@@ -170,16 +161,17 @@ pub(crate) async fn complete(
     }
 }
 
-/// Deletes some answers that have expired, those first that expired first. Returns how many.
+/// Deletes at most `limit` answers that have expired, those first that expired first. Returns how many.
 pub(crate) async fn delete_expired(
     connection: &mut Connection,
     now: Timestamp,
+    limit: i64,
 ) -> Result<usize, QueryError> {
     let expired: Vec<Vec<u8>> = query!(&mut *connection, |open| idempotency::table
         .filter(idempotency::expires_at.le(DbTimestamp(now)))
         .order(idempotency::expires_at)
         .select(idempotency::lookup)
-        .limit(sweep::BATCH)
+        .limit(limit)
         .load(open))?;
     let mut count = 0;
     for lookups in expired.chunks(500) {

@@ -16,14 +16,15 @@ use keys_service::store::{
     Change, ChangeError, FoundKey, KeyOwner, KeyPage, KeyUse, NewKey, StoreError,
 };
 
-use crate::audit::EventRow;
 use crate::connection::{Connection, Pools, query};
 use crate::error::{QueryError, optional};
-use crate::opening::{self, Opened, Opening};
-use crate::rows::{self, AccountRow, CorruptRow, Fault, KeyRow, NewKeyRow, kind_code, stored_key};
+use crate::opening::{Opened, Opening};
+use crate::rows::{
+    self, AccountRow, CorruptRow, EventRow, Fault, KeyRow, NewKeyRow, kind_code, stored_key,
+};
 use crate::schema::{api_key, key_count};
 use crate::types::{DbId, DbTimestamp, Id, Tolerant};
-use crate::{audit, authority, changes, idempotency, postgres, sqlite, sweep};
+use crate::{audit, authority, changes, idempotency, load, postgres, sqlite};
 
 const OPERATOR: i16 = kind_code(KeyKind::Operator);
 const ACCOUNT: i16 = kind_code(KeyKind::Account);
@@ -82,7 +83,7 @@ pub(crate) async fn insert(pools: Pools, new: NewKey, change: Change) -> Result<
     if new.admission.cap && new.key.kind == KeyKind::Account {
         opening = opening.count_at(change.at);
     }
-    let (mut connection, opened) = opening::open(&pools, &opening).await?;
+    let (mut connection, opened) = load::open(&pools, &opening).await?;
     let admitted = match opened {
         Ok(opened) => admit(&mut connection, opened, &new, &change).await,
         Err(error) => Err(error.into()),
@@ -343,7 +344,7 @@ pub(crate) async fn revoke(
         Some(KeyOwner::Operators) | None => None,
     };
     let opening = Opening::new(&change, account, Some(id));
-    let (connection, opened) = opening::open(&pools, &opening).await?;
+    let (connection, opened) = load::open(&pools, &opening).await?;
     let judged = match opened {
         Ok(opened) => {
             let account = opened.caller_account.or(opened.account);
@@ -474,18 +475,19 @@ fn merge(uses: Vec<KeyUse>) -> Vec<KeyUse> {
     merged.into_values().collect()
 }
 
-/// Deletes some sessions that ended long ago, those first that ended first: no one can present or list them, and every
+/// Deletes at most `limit` sessions that ended long ago, those first that ended first: no one can present or list them, and every
 /// sign-in makes one. Returns how many.
 pub(crate) async fn delete_ended_sessions(
     connection: &mut Connection,
     ended_before: Timestamp,
+    limit: i64,
 ) -> Result<usize, QueryError> {
     let ended: Vec<DbId> = query!(&mut *connection, |open| api_key::table
         .filter(api_key::kind.eq(SESSION))
         .filter(api_key::expires_at.lt(DbTimestamp(ended_before)))
         .order(api_key::expires_at)
         .select(api_key::id)
-        .limit(sweep::BATCH)
+        .limit(limit)
         .load(open))?;
     for ids in ended.chunks(500) {
         query!(&mut *connection, |open| diesel::delete(api_key::table)

@@ -4,22 +4,11 @@
 //! database or the operating system releases the lock, and the next attempt need not wait until the time is up. An
 //! attempt of a living process is never taken over before that, however slow it is.
 
-use std::hash::{BuildHasher as _, RandomState};
-use std::sync::LazyLock;
-
 use keys_service::store::StoreError;
 
 use crate::connection::Connection;
 use crate::postgres;
 use crate::sqlite::LifeFile;
-
-/// The number of this process. No other living process has it, with all but certainty. If two share one, neither is taken over
-/// early.
-static NUMBER: LazyLock<i32> = LazyLock::new(|| {
-    // The seeds of hash maps are random enough for a number that must merely differ.
-    let [a, b, c, d, ..] = RandomState::new().hash_one(0).to_ne_bytes();
-    i32::from_ne_bytes([a, b, c, d])
-});
 
 /// The lock of this process.
 pub(crate) enum Life {
@@ -35,12 +24,7 @@ pub(crate) enum Life {
 impl Life {
     /// The lock of this process in PostgreSQL.
     pub(crate) fn postgres() -> Self {
-        Self::Postgres(Self::number())
-    }
-
-    /// The number of the lock of this process in PostgreSQL.
-    pub(crate) fn number() -> i32 {
-        *NUMBER
+        Self::Postgres(postgres::own_number())
     }
 
     /// Whether the process that wrote `holder` is known to have ended. `false` in doubt.

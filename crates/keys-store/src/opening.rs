@@ -3,16 +3,10 @@
 //! On PostgreSQL all of it is sent at once and costs one round trip. The server still runs the statements one after another, and
 //! each sees everything that was committed before the locks of the earlier ones were granted.
 
-use diesel::prelude::*;
-use diesel_async::RunQueryDsl;
 use keys_core::{AccountId, KeyId, Timestamp};
-use keys_service::store::{Authority, Change, StoreError};
+use keys_service::store::{Authority, Change};
 
-use crate::accounts;
-use crate::connection::{Connection, Pools, query};
-use crate::error::optional;
 use crate::rows::{AccountRow, KeyRow};
-use crate::schema::api_key;
 use crate::types::{DbId, DbTimestamp};
 
 /// The locks and rows that a change needs before it is decided.
@@ -87,38 +81,6 @@ impl Opening {
         self.counted_at = Some(DbTimestamp(now));
         self
     }
-}
-
-/// Begins a transaction, to be ended by [`Connection::finish`] whatever came of the opening.
-pub(crate) async fn open(
-    pools: &Pools,
-    opening: &Opening,
-) -> Result<(Connection, Result<Opened, StoreError>), StoreError> {
-    if let Pools::Postgres(pool) = pools {
-        let (lease, opened) = pool.begin_change(opening).await?;
-        return Ok((Connection::Postgres(lease), opened.map_err(Into::into)));
-    }
-    let mut connection = pools.begin().await?;
-    let opened = read(&mut connection, opening).await;
-    Ok((connection, opened))
-}
-
-/// For SQLite, whose immediate transaction has locked everything.
-async fn read(connection: &mut Connection, opening: &Opening) -> Result<Opened, StoreError> {
-    let mut opened = Opened::default();
-    if let Some(id) = opening.account {
-        opened.account = accounts::find_in(connection, id).await?;
-    }
-    if let Some(id) = opening.caller {
-        opened.caller = optional(query!(&mut *connection, |open| api_key::table
-            .find(id)
-            .select(KeyRow::as_select())
-            .first(open)))?;
-    }
-    if let Some(id) = opening.caller_account {
-        opened.caller_account = accounts::find_in(connection, id).await?;
-    }
-    Ok(opened)
 }
 
 #[cfg(test)]

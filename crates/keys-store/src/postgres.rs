@@ -1,6 +1,5 @@
 //! What only PostgreSQL does: row locks, advisory locks, arrays as tables, its connections.
 
-use std::iter;
 use std::marker::PhantomData;
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -9,227 +8,35 @@ use diesel::pg::{Pg, PgQueryBuilder};
 use diesel::prelude::*;
 use diesel::query_builder::{AstPass, Query, QueryBuilder as _, QueryFragment, QueryId};
 use diesel::result::Error;
-use diesel::sql_types::{Array, BigInt, Binary, Bool, Integer, Nullable, SmallInt, Text};
+use diesel::sql_types::{Array, BigInt, Binary, Bool, Nullable, SmallInt, Text};
 use diesel::{QueryResult, sql_query};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection as _};
-use futures_util::future::{join, try_join, try_join4};
 use keys_core::{KeyDigest, KeyId, KeyKind};
 use keys_service::feed::Commit;
 use keys_service::store::{KeyOwner, KeyUse};
-use tokio::time::timeout;
 
-use crate::audit::EventRow;
-use crate::idempotency::ReservationRow;
-use crate::life::Life;
-use crate::opening::{Counted, Opened, Opening};
-use crate::rows::{AccountRow, FoundRow, KeyRow, NewKeyRow, kind_code};
+use crate::rows::{AccountRow, EventRow, FoundRow, KeyRow, NewKeyRow, kind_code};
 use crate::schema::{account, api_key, audit_event};
-use crate::sweep;
 use crate::types::{Address, DbId, DbTimestamp, Id, Moment};
 
 mod connect;
 mod feed;
 mod identity;
+mod life;
+mod opening;
 mod pool;
 mod start;
-mod wake;
 
 pub(crate) use connect::PostgresConnector;
-pub(crate) use feed::PostgresFeed;
+pub(crate) use feed::{CHANNEL, PostgresFeed};
 use identity::{SETTING, log_number};
+pub(crate) use life::{insert_reservation, is_lock_free, own_number, parse_holder};
+pub(crate) use opening::{key_for_share, lock_account};
 pub(crate) use pool::{Lease, Pool, Purpose};
 pub(crate) use start::{Capacity, capacity};
-pub(crate) use wake::Waker;
 
 /// How many keys one statement updates: with many more the planner changes its mind and reads the whole table.
 const USES_PER_STATEMENT: usize = 1_000;
-
-pub(crate) async fn begin(mut connection: &AsyncPgConnection) -> QueryResult<()> {
-    // Counting under the lock on the account is only right if each statement sees what was committed before it.
-    // It does not say `read write`: a database that was made read-only by default is meant to be so.
-    connection
-        .batch_execute("begin isolation level read committed")
-        .await
-}
-
-/// Commits after `last`, in the same round trip. `last` must be a query of diesel's, like the commit itself: those are sent in the
-/// order in which they are polled first, also if one has to be prepared.
-async fn commit_after<T>(
-    mut connection: &AsyncPgConnection,
-    last: impl Future<Output = QueryResult<T>>,
-) -> QueryResult<T> {
-    let (outcome, committed) = join(last, Commitment.execute(&mut connection)).await;
-    let outcome = outcome?;
-    committed?;
-    Ok(outcome)
-}
-
-/// `COMMIT` as a prepared statement.
-#[derive(QueryId)]
-struct Commitment;
-
-impl QueryFragment<Pg> for Commitment {
-    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
-        out.push_sql("commit");
-        Ok(())
-    }
-}
-
-/// The account, kept from being changed or given keys by others until the transaction ends.
-pub(crate) async fn lock_account(
-    mut connection: &AsyncPgConnection,
-    id: DbId,
-) -> QueryResult<AccountRow> {
-    account::table
-        .find(id)
-        .select(AccountRow::as_select())
-        .for_no_key_update()
-        .first(&mut connection)
-        .await
-}
-
-/// The key, kept from being changed by others until the transaction ends.
-pub(crate) async fn key_for_share(
-    mut connection: &AsyncPgConnection,
-    id: DbId,
-) -> QueryResult<KeyRow> {
-    api_key::table
-        .find(id)
-        .select(KeyRow::as_select())
-        .for_share()
-        .first(&mut connection)
-        .await
-}
-
-/// Locks keys that are about to be judged and changed, always in the same order: two operators revoking each other's
-/// keys would otherwise wait for each other. Returns them as they are once they are locked.
-async fn lock_keys(
-    mut connection: &AsyncPgConnection,
-    ids: Vec<DbId>,
-) -> QueryResult<Vec<(DbId, KeyRow)>> {
-    api_key::table
-        .filter(api_key::id.eq_any(ids))
-        .order(api_key::id)
-        .select((api_key::id, KeyRow::as_select()))
-        .for_no_key_update()
-        .load(&mut connection)
-        .await
-}
-
-/// Why a transaction is not open.
-pub(crate) enum OpenFailure {
-    /// The server did not answer the first statement in time.
-    Silent,
-    Query(Error),
-}
-
-impl From<Error> for OpenFailure {
-    fn from(error: Error) -> Self {
-        Self::Query(error)
-    }
-}
-
-/// Begins a transaction, locks and reads, in one round trip. The beginning must be answered within `patience`; locks may be
-/// waited for.
-///
-/// Nothing here changes anything, so that nothing is done if the transaction was not begun.
-pub(crate) async fn open(
-    connection: &AsyncPgConnection,
-    opening: &Opening,
-    patience: Duration,
-) -> Result<Opened, OpenFailure> {
-    let begun = async {
-        match timeout(patience, begin(connection)).await {
-            Ok(outcome) => Ok(outcome?),
-            Err(_) => Err(OpenFailure::Silent),
-        }
-    };
-    let account = if_wanted(opening.account, |id| lock_account(connection, id));
-    let caller = async {
-        let (Some(key), caller) = (opening.key, opening.caller) else {
-            return if_wanted(opening.caller, |id| key_for_share(connection, id)).await;
-        };
-        let ids = iter::once(key).chain(caller).collect();
-        let locked = lock_keys(connection, ids).await?;
-        let mut locked = locked.into_iter();
-        Ok(locked.find_map(|(id, row)| (Some(id) == caller).then_some(row)))
-    };
-    let caller_account = if_wanted(opening.caller_account, |id| find_account(connection, id));
-    let counted = if_wanted(opening.account.zip(opening.counted_at), |(account, now)| {
-        count_usable(connection, account, now)
-    });
-    // Each is sent when it is polled first, which is in this order. One that has to be prepared keeps the later ones from
-    // being sent until it is sent itself.
-    let ((), (account, caller, caller_account, counted)) =
-        try_join(begun, try_join4(account, caller, caller_account, counted)).await?;
-    Ok(Opened {
-        account,
-        caller,
-        caller_account,
-        counted,
-    })
-}
-
-/// The row that `find` reads, if there is something to look for and it is there.
-async fn if_wanted<W, T, F>(
-    wanted: Option<W>,
-    find: impl FnOnce(W) -> F,
-) -> Result<Option<T>, OpenFailure>
-where
-    F: Future<Output = QueryResult<T>>,
-{
-    let Some(wanted) = wanted else {
-        return Ok(None);
-    };
-    Ok(find(wanted).await.optional()?)
-}
-
-async fn find_account(mut connection: &AsyncPgConnection, id: DbId) -> QueryResult<AccountRow> {
-    account::table
-        .find(id)
-        .select(AccountRow::as_select())
-        .first(&mut connection)
-        .await
-}
-
-async fn count_usable(
-    mut connection: &AsyncPgConnection,
-    account: DbId,
-    now: DbTimestamp,
-) -> QueryResult<Counted> {
-    let (unending, ending) = CountUsable { account, now }
-        .get_result(&mut connection)
-        .await?;
-    Ok(Counted { unending, ending })
-}
-
-/// The usable keys of an account, those that expire up to a maximum.
-#[derive(QueryId)]
-struct CountUsable {
-    account: DbId,
-    now: DbTimestamp,
-}
-
-impl Query for CountUsable {
-    type SqlType = (BigInt, BigInt);
-}
-
-impl QueryFragment<Pg> for CountUsable {
-    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
-        const { assert!(Counted::ENDING_MAX == 100, "as the statement says") };
-        out.push_sql("select coalesce((select unending from key_count where account_id = ");
-        out.push_bind_param::<Id, _>(&self.account)?;
-        // Literally as the index has it: a planner that does not know the parameters could not use it.
-        out.push_sql(
-            "), 0), (select count(*) from (\
-                 select from api_key \
-                 where account_id = $1 and kind = 2 and revoked_at is null and expires_at > ",
-        );
-        out.push_bind_param::<Moment, _>(&self.now)?;
-        out.push_sql(" limit 100) as one)");
-        Ok(())
-    }
-}
 
 /// Writes a key and its audit event, in one statement.
 pub(crate) async fn insert_key(
@@ -476,77 +283,6 @@ pub(crate) async fn lock_lookups(
     Ok(())
 }
 
-/// The first number of the advisory locks that are signs of life ("keys" in ASCII). The second is the process's own.
-pub(crate) const LIFE_LOCKS: i32 = 0x6b65_7973;
-
-/// When the server started. A server that starts anew has lost the locks of processes that live on.
-const SERVER_STARTED: &str = "extract(epoch from pg_postmaster_start_time())::text";
-
-/// Holds the lock of this process in the session that runs it: the feed's, which lives longest.
-fn show_life_statement() -> String {
-    let number = Life::number();
-    format!("select pg_advisory_lock_shared({LIFE_LOCKS}, {number})")
-}
-
-/// Reserves an answer, and holds the lock `number` in this session from now on.
-pub(crate) async fn insert_reservation(
-    connection: &mut AsyncPgConnection,
-    row: ReservationRow,
-    number: i32,
-) -> QueryResult<()> {
-    // As part of a value the lock is taken for certain, and before anybody can see the row.
-    sql_query(format!(
-        "insert into idempotency (lookup, body_digest, token, expires_at, holder) \
-         values ($1, $2, $3, $4, \
-                 $5::text || '@' || {SERVER_STARTED} || pg_advisory_lock_shared({LIFE_LOCKS}, $5)::text)"
-    ))
-    .bind::<Binary, _>(row.lookup)
-    .bind::<Binary, _>(row.body_digest)
-    .bind::<Id, _>(row.token)
-    .bind::<Moment, _>(row.expires_at)
-    .bind::<Integer, _>(number)
-    .execute(connection)
-    .await?;
-    Ok(())
-}
-
-/// The number of the lock, and when the server started that has it.
-pub(crate) fn parse_holder(holder: &str) -> Option<(i32, &str)> {
-    let (number, started) = holder.split_once('@')?;
-    Some((number.parse().ok()?, started))
-}
-
-/// Whether no process holds or awaits the lock `number`, on a server that has not lost its locks since.
-///
-/// It looks instead of trying to take the lock: several repetitions of attempts of one process look at the same time, and
-/// each would take the lock of another for a sign of life.
-pub(crate) async fn is_lock_free(
-    connection: &mut AsyncPgConnection,
-    number: i32,
-    started: &str,
-) -> QueryResult<bool> {
-    #[derive(QueryableByName)]
-    struct Row {
-        #[diesel(sql_type = Bool)]
-        is_free: bool,
-    }
-    // The second number of the lock, with its sign as a bit, and that it is one of two numbers.
-    let query = format!(
-        "select {SERVER_STARTED} = $2 and not exists ( \
-             select from pg_catalog.pg_locks \
-             where locktype = 'advisory' and mode = 'ShareLock' \
-               and database = (select oid from pg_catalog.pg_database where datname = current_database()) \
-               and classid = {LIFE_LOCKS}::oid and objid = ($1::bigint & 4294967295)::oid and objsubid = 2 \
-         ) as is_free"
-    );
-    let row: Row = sql_query(query)
-        .bind::<Integer, _>(number)
-        .bind::<Text, _>(started)
-        .get_result(connection)
-        .await?;
-    Ok(row.is_free)
-}
-
 /// Records uses, sorted by key, of the keys that no other transaction has locked. Returns the others: to wait for one
 /// would keep all the rest from being recorded.
 pub(crate) async fn record_uses(
@@ -633,7 +369,7 @@ pub(crate) async fn plan_each_time(connection: &mut AsyncPgConnection) -> QueryR
         .await
 }
 
-/// Forgets some changes that are older than `kept` and that every instance heard of in that time has seen, the oldest
+/// Forgets at most `limit` changes that are older than `kept` and that every instance heard of in that time has seen, the oldest
 /// first, and notes how far that went in the same transaction. Returns how many.
 ///
 /// The oldest rows are looked at and those among them that may go are deleted, so that the work is bounded even while an old
@@ -641,6 +377,7 @@ pub(crate) async fn plan_each_time(connection: &mut AsyncPgConnection) -> QueryR
 pub(crate) async fn prune_changes(
     connection: &mut AsyncPgConnection,
     kept: Duration,
+    limit: i64,
 ) -> QueryResult<usize> {
     #[derive(QueryableByName)]
     struct Row {
@@ -673,16 +410,17 @@ pub(crate) async fn prune_changes(
          select count(*) as count from gone",
     )
     .bind::<BigInt, _>(i64::try_from(kept.as_secs()).unwrap_or(i64::MAX))
-    .bind::<BigInt, _>(sweep::BATCH)
+    .bind::<BigInt, _>(limit)
     .get_result(connection)
     .await?;
     Ok(usize::try_from(row.count).unwrap_or(0))
 }
 
-/// Forgets changes of transactions that lie in the future: they come from another server by way of a dump. No feed
+/// Forgets at most `limit` changes of transactions that lie in the future: they come from another server by way of a dump. No feed
 /// reads them, and a mark among them would have every feed start afresh each time. Returns how many.
 pub(crate) async fn prune_foreign_changes(
     connection: &mut AsyncPgConnection,
+    limit: i64,
 ) -> QueryResult<usize> {
     connection
         .batch_execute("set local keys.pruning = 'on'")
@@ -691,7 +429,7 @@ pub(crate) async fn prune_foreign_changes(
         "delete from key_change where ctid = any(array( \
              select ctid from key_change where xid >= pg_snapshot_xmax(pg_current_snapshot()) limit $1))",
     )
-    .bind::<BigInt, _>(sweep::BATCH)
+    .bind::<BigInt, _>(limit)
     .execute(connection)
     .await
 }

@@ -17,8 +17,8 @@ use keys_core::{
 use keys_service::store::{AccountPatch, StoreError, StoredKey, UnreadableAccount, UnreadableKey};
 use uuid::Uuid;
 
-use crate::schema::{account, api_key};
-use crate::types::{DbId, DbNetworks, DbTexts, DbTimestamp, Tolerant};
+use crate::schema::{account, api_key, audit_event, idempotency};
+use crate::types::{DbAddress, DbId, DbNetworks, DbTexts, DbTimestamp, Tolerant};
 
 /// A row that cannot be read, by which columns, and why.
 #[derive(Debug, thiserror::Error)]
@@ -368,6 +368,31 @@ impl NewKeyRow {
             pepper_id: digest.pepper.to_string(),
         }
     }
+}
+
+/// An entry of the audit log.
+#[derive(Insertable)]
+#[diesel(table_name = audit_event, treat_none_as_default_value = false)]
+pub(crate) struct EventRow {
+    pub(crate) id: DbId,
+    pub(crate) at: DbTimestamp,
+    pub(crate) actor_kind: &'static str,
+    pub(crate) actor_id: Option<DbId>,
+    pub(crate) action: &'static str,
+    pub(crate) subject_id: DbId,
+    pub(crate) address: Option<DbAddress>,
+    pub(crate) reason: Option<String>,
+}
+
+/// A reservation of an idempotent answer.
+#[derive(Insertable)]
+#[diesel(table_name = idempotency)]
+pub(crate) struct ReservationRow {
+    pub(crate) lookup: Vec<u8>,
+    pub(crate) body_digest: Vec<u8>,
+    pub(crate) token: DbId,
+    pub(crate) expires_at: DbTimestamp,
+    pub(crate) holder: Option<String>,
 }
 
 /// The key with its account, or why it is refused. A row that cannot be read is named in the log.

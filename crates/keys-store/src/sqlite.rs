@@ -21,19 +21,18 @@ use keys_core::KeyDigest;
 use keys_service::store::KeyUse;
 use tokio::runtime::Handle;
 
-use crate::connection::ConnectError;
+use crate::error::ConnectError;
 use crate::options::StoreOptions;
 use crate::rows::{AccountRow, FoundRow, KeyRow};
 use crate::schema::{account, api_key};
-use crate::sweep;
 use crate::types::{DbId, DbTimestamp, Id, Moment};
 
 mod feed;
-mod file;
+pub(crate) mod file;
 mod life;
 mod presence;
 
-pub(crate) use file::{DatabaseFile, resolve};
+pub(crate) use file::DatabaseFile;
 pub use file::{FileLost, UnsafeFile};
 pub(crate) use life::LifeFile;
 
@@ -274,12 +273,13 @@ pub(crate) fn record_uses(
     })
 }
 
-/// Forgets some changes that are older than `kept` and have a number of at most `up_to`, the oldest first, and notes how far
+/// Forgets at most `limit` changes that are older than `kept` and have a number of at most `up_to`, the oldest first, and notes how far
 /// that went in the same transaction. Returns how many.
 pub(crate) async fn prune_changes(
     connection: &mut SqliteConnection,
     kept: Duration,
     up_to: Option<u64>,
+    limit: i64,
 ) -> QueryResult<usize> {
     let kept = i64::try_from(kept.as_secs()).unwrap_or(i64::MAX);
     let up_to = up_to.map_or(i64::MAX, |up_to| i64::try_from(up_to).unwrap_or(i64::MAX));
@@ -295,12 +295,12 @@ pub(crate) async fn prune_changes(
             ))
             .bind::<BigInt, _>(kept)
             .bind::<BigInt, _>(up_to)
-            .bind::<BigInt, _>(sweep::BATCH)
+            .bind::<BigInt, _>(limit)
             .execute(open)?;
             sql_query(format!("delete from key_change where seq in ({old})"))
                 .bind::<BigInt, _>(kept)
                 .bind::<BigInt, _>(up_to)
-                .bind::<BigInt, _>(sweep::BATCH)
+                .bind::<BigInt, _>(limit)
                 .execute(open)
         })
         .await

@@ -19,14 +19,16 @@ use tokio::runtime::Handle;
 
 use crate::changes;
 use crate::check::{self, Position, RowFault, Table};
-use crate::connection::{Connection, Pools, WriteHealth};
+use crate::connection::{Connection, Pools};
+use crate::health::WriteHealth;
 use crate::life::Life;
 use crate::migrate::{self, MigrateError};
 use crate::options::StoreOptions;
-use crate::postgres::{self, Pool, PostgresConnector, PostgresFeed, Waker};
+use crate::postgres::{self, Pool, PostgresConnector, PostgresFeed};
 use crate::sqlite::{FileLost, Followers, LifeFile, SqliteConnector, SqliteFeed, UnsafeFile};
 use crate::tls::TlsError;
 use crate::url::{DatabaseUrl, Location};
+use crate::wake::Waker;
 use crate::{accounts, idempotency, keys, sweep};
 
 /// How long looking keys up in PostgreSQL may take. Whoever wants to know waits hardly longer, and a connection whose other

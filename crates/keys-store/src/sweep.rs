@@ -11,7 +11,7 @@ use crate::{idempotency, keys, postgres, sqlite};
 
 /// Rows deleted in one transaction: done well within the time limit of a statement, and no transaction holds its locks
 /// for long.
-pub(crate) const BATCH: i64 = 5_000;
+const BATCH: i64 = 5_000;
 
 /// How long one kind of rows is swept before the others have their turn. At some 100,000 rows a second, four million old
 /// rows are gone after a few sweeps.
@@ -132,24 +132,26 @@ async fn batch(connection: &mut Connection, kind: Kind) -> Result<usize, QueryEr
     }
     match (kind, connection) {
         (Kind::Changes(_), Connection::Postgres(lease)) => {
-            let outcome = postgres::prune_changes(lease.enter(), CHANGES_KEPT).await;
+            let outcome = postgres::prune_changes(lease.enter(), CHANGES_KEPT, BATCH).await;
             lease.leave(outcome)
         }
         (Kind::Changes(slowest), Connection::Sqlite(lease)) => {
-            let outcome = sqlite::prune_changes(lease.enter(), CHANGES_KEPT, slowest).await;
+            let outcome = sqlite::prune_changes(lease.enter(), CHANGES_KEPT, slowest, BATCH).await;
             lease.leave(outcome)
         }
         (Kind::Foreign, Connection::Postgres(lease)) => {
             let outcome = postgres::forget_instances(lease.enter()).await;
             lease.leave(outcome)?;
-            let outcome = postgres::prune_foreign_changes(lease.enter()).await;
+            let outcome = postgres::prune_foreign_changes(lease.enter(), BATCH).await;
             lease.leave(outcome)
         }
         (Kind::Foreign, Connection::Sqlite(_)) => Ok(0),
         (Kind::Sessions(ended_before), connection) => {
-            keys::delete_ended_sessions(connection, ended_before).await
+            keys::delete_ended_sessions(connection, ended_before, BATCH).await
         }
-        (Kind::Answers(now), connection) => idempotency::delete_expired(connection, now).await,
+        (Kind::Answers(now), connection) => {
+            idempotency::delete_expired(connection, now, BATCH).await
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use crate::sqlite;
+use crate::sqlite::file;
 
 mod passfile;
 mod postgres;
@@ -131,7 +131,7 @@ impl DatabaseUrl {
     /// When the links lead nowhere or in circles.
     #[must_use]
     pub fn resolved_sqlite_path(&self) -> Option<io::Result<PathBuf>> {
-        self.sqlite_path().map(sqlite::resolve)
+        self.sqlite_path().map(file::resolve)
     }
 
     /// The path of the SQLite file as it was written; `None` for PostgreSQL.

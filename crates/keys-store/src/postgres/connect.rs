@@ -24,8 +24,8 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::feed;
 use super::identity::{Elsewhere, Followed, ServerIdentity, Servers};
-use crate::changes::CONNECT_TIMEOUT;
-use crate::connection::ConnectError;
+use crate::error::ConnectError;
+use crate::feed::CONNECT_TIMEOUT;
 use crate::options::StoreOptions;
 use crate::tls::{self, TlsError};
 use crate::url::{self, PassfileError, PostgresHost, PostgresLocation};

@@ -17,12 +17,13 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{AsyncMessage, Client, SimpleQueryMessage, Statement};
 
-use super::PostgresConnector;
-use super::connect::Wire;
+use super::connect::{PostgresConnector, Wire};
 use super::identity::{Bond, SETTING, ServerIdentity};
-use super::wake::CHANNEL;
-use crate::changes::{self, CONNECT_TIMEOUT, POLL_TIMEOUT, ROWS_MAX, Retry, unavailable};
-use crate::connection::ConnectError;
+use crate::error::ConnectError;
+use crate::feed::{self, CONNECT_TIMEOUT, POLL_TIMEOUT, ROWS_MAX, Retry, unavailable};
+
+/// The channel of the wake-ups. They carry nothing: whoever is woken reads the log.
+pub(crate) const CHANNEL: &str = "key_change";
 
 /// How long one statement of the feed may take, as the server counts.
 pub(super) const STATEMENT_TIMEOUT: Duration = Duration::from_millis(400);
@@ -774,7 +775,7 @@ impl Link {
         let poll = poll_statement();
         let poll_and_report = poll_and_report_statement();
         let listen = format!("listen {CHANNEL}");
-        let life = super::show_life_statement();
+        let life = super::life::show_statement();
         let ((), (), register, report, poll, poll_and_report) = tokio::try_join!(
             client.batch_execute(&listen),
             client.batch_execute(&life),
@@ -851,7 +852,7 @@ fn classify(error: tokio_postgres::Error) -> StoreError {
 
 fn parse_changed(kind: i64, reference: Option<&str>) -> Result<Changed, StoreError> {
     let reference = reference.map(str::parse).transpose().map_err(unexpected)?;
-    Ok(changes::changed(kind, reference))
+    Ok(feed::changed(kind, reference))
 }
 
 fn unexpected(error: impl std::error::Error + Send + Sync + 'static) -> StoreError {

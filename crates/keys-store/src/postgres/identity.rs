@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 use tokio_postgres::{Client, SimpleQueryMessage};
 
-use crate::connection::ConnectError;
+use crate::error::ConnectError;
 
 /// The setting of each session that holds [`ServerIdentity::log`].
 pub(super) const SETTING: &str = "keys.log";

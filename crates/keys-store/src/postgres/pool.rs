@@ -22,12 +22,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
+use diesel::pg::Pg;
+use diesel::query_builder::{AstPass, QueryFragment, QueryId};
 use diesel::sql_types::{Array, Integer};
 use diesel::{QueryResult, QueryableByName, sql_query};
 use diesel_async::pooled_connection::PoolableConnection as _;
 use diesel_async::{AsyncPgConnection, RunQueryDsl as _, SimpleAsyncConnection as _};
 use futures_util::FutureExt as _;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, join};
 use keys_service::store::StoreError;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
@@ -35,10 +37,10 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::{sleep, sleep_until, timeout, timeout_at};
 
-use super::OpenFailure;
 use super::connect::{ConnectFailure, Pooled, PostgresConnector};
-use crate::connection::WriteHealth;
+use super::opening::{OpenFailure, open};
 use crate::error::QueryError;
+use crate::health::WriteHealth;
 use crate::opening::{self, Opened};
 use crate::options::StoreOptions;
 
@@ -347,7 +349,7 @@ impl Pool {
             let began = Instant::now();
             let mut lease = self.take(purpose).await?;
             lease.in_transaction = true;
-            let outcome = match super::open(lease.enter(), opening, BEGIN_TIMEOUT).await {
+            let outcome = match open(lease.enter(), opening, BEGIN_TIMEOUT).await {
                 Ok(opened) => Ok(opened),
                 Err(OpenFailure::Query(error)) => Err(error),
                 // Most likely the other end is gone.
@@ -704,7 +706,7 @@ impl Lease {
             let last = last(connection).inspect(move |_| {
                 let _ = since.set(Instant::now());
             });
-            super::commit_after(connection, last).boxed()
+            commit_after(connection, last).boxed()
         })
         .await
     }
@@ -852,6 +854,29 @@ impl Drop for Lease {
             }
             is_valid
         };
+    }
+}
+
+/// Commits after `last`, in the same round trip. `last` must be a query of diesel's, like the commit itself: those are sent in the
+/// order in which they are polled first, also if one has to be prepared.
+async fn commit_after<T>(
+    mut connection: &AsyncPgConnection,
+    last: impl Future<Output = QueryResult<T>>,
+) -> QueryResult<T> {
+    let (outcome, committed) = join(last, Commitment.execute(&mut connection)).await;
+    let outcome = outcome?;
+    committed?;
+    Ok(outcome)
+}
+
+/// `COMMIT` as a prepared statement.
+#[derive(QueryId)]
+struct Commitment;
+
+impl QueryFragment<Pg> for Commitment {
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        out.push_sql("commit");
+        Ok(())
     }
 }
 

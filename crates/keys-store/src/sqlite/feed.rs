@@ -15,8 +15,8 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::presence::Presence;
 use super::{Access, SqliteConnection, SqliteConnector};
-use crate::changes::{self, CONNECT_TIMEOUT, POLL_TIMEOUT, ROWS_MAX, Retry, unavailable};
 use crate::error::QueryError;
+use crate::feed::{self, CONNECT_TIMEOUT, POLL_TIMEOUT, ROWS_MAX, Retry, unavailable};
 use crate::types::{DbId, Id};
 
 /// How often to look whether another connection, of this process or another, has committed anything. Costs microseconds.
@@ -146,7 +146,7 @@ impl SqliteFeed {
         }
         let new = rows.iter().filter_map(|row| {
             let number = u64::try_from(row.number?).ok()?;
-            let changed = changes::changed(row.kind?, row.reference.map(|id| id.0));
+            let changed = feed::changed(row.kind?, row.reference.map(|id| id.0));
             Some((number, changed))
         });
         let (changes, next) = Page::next(page, new.collect());

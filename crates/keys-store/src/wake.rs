@@ -9,9 +9,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use crate::connection::{Connection, Pools};
-
-/// The channel of the wake-ups. They carry nothing: whoever is woken reads the log.
-pub(super) const CHANNEL: &str = "key_change";
+use crate::postgres::CHANNEL;
 
 /// At most one wake-up in this time; the first is sent at once. Those who are woken poll every 42 ms at most, so more of them would
 /// only cost each instance and its server process. Inside each transaction, `NOTIFY` would halve the throughput of changes (measured: 6,227

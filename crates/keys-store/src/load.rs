@@ -1,0 +1,92 @@
+//! Rows read inside a transaction, with the locks that keep them as they are.
+
+use diesel::prelude::*;
+use diesel_async::RunQueryDsl;
+use keys_core::AccountId;
+use keys_service::store::StoreError;
+
+use crate::connection::{Connection, Pools, query};
+use crate::error::{QueryError, optional};
+use crate::opening::{Opened, Opening};
+use crate::postgres;
+use crate::rows::{AccountRow, KeyRow};
+use crate::schema::{account, api_key};
+use crate::types::DbId;
+
+/// Begins a transaction, to be ended by [`Connection::finish`] whatever came of the opening.
+pub(crate) async fn open(
+    pools: &Pools,
+    opening: &Opening,
+) -> Result<(Connection, Result<Opened, StoreError>), StoreError> {
+    if let Pools::Postgres(pool) = pools {
+        let (lease, opened) = pool.begin_change(opening).await?;
+        return Ok((Connection::Postgres(lease), opened.map_err(Into::into)));
+    }
+    let mut connection = pools.begin().await?;
+    let opened = read(&mut connection, opening).await;
+    Ok((connection, opened))
+}
+
+/// For SQLite, whose immediate transaction has locked everything.
+async fn read(connection: &mut Connection, opening: &Opening) -> Result<Opened, StoreError> {
+    let mut opened = Opened::default();
+    if let Some(id) = opening.account {
+        opened.account = account(connection, id).await?;
+    }
+    if let Some(id) = opening.caller {
+        opened.caller = optional(query!(&mut *connection, |open| api_key::table
+            .find(id)
+            .select(KeyRow::as_select())
+            .first(open)))?;
+    }
+    if let Some(id) = opening.caller_account {
+        opened.caller_account = account(connection, id).await?;
+    }
+    Ok(opened)
+}
+
+/// The row of the account, which no other transaction changes or gives keys until this one ends.
+pub(crate) async fn locked_account(
+    connection: &mut Connection,
+    id: AccountId,
+) -> Result<Option<AccountRow>, StoreError> {
+    match connection {
+        Connection::Postgres(lease) => {
+            let outcome = postgres::lock_account(lease.enter(), DbId(id.as_uuid())).await;
+            Ok(optional(lease.leave(outcome))?)
+        }
+        // An immediate transaction has locked everything.
+        Connection::Sqlite(_) => account(connection, DbId(id.as_uuid())).await,
+    }
+}
+
+/// The row of the account.
+pub(crate) async fn account(
+    connection: &mut Connection,
+    id: DbId,
+) -> Result<Option<AccountRow>, StoreError> {
+    let found: Result<AccountRow, QueryError> = query!(connection, |open| account::table
+        .find(id)
+        .select(AccountRow::as_select())
+        .first(open));
+    Ok(optional(found)?)
+}
+
+/// The row of the key, which no other transaction changes until this one ends.
+pub(crate) async fn locked_key(
+    connection: &mut Connection,
+    id: DbId,
+) -> Result<Option<KeyRow>, StoreError> {
+    let found = match connection {
+        Connection::Postgres(lease) => {
+            let outcome = postgres::key_for_share(lease.enter(), id).await;
+            lease.leave(outcome)
+        }
+        // An immediate transaction has locked everything.
+        Connection::Sqlite(_) => query!(&mut *connection, |open| api_key::table
+            .find(id)
+            .select(KeyRow::as_select())
+            .first(open)),
+    };
+    Ok(optional(found)?)
+}

@@ -1,0 +1,183 @@
+//! The beginning of a transaction that changes keys, in one round trip.
+
+use std::iter;
+use std::time::Duration;
+
+use diesel::QueryResult;
+use diesel::pg::Pg;
+use diesel::prelude::*;
+use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
+use diesel::result::Error;
+use diesel::sql_types::BigInt;
+use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection as _};
+use futures_util::future::{try_join, try_join4};
+use tokio::time::timeout;
+
+use crate::opening::{Counted, Opened, Opening};
+use crate::rows::{AccountRow, KeyRow};
+use crate::schema::{account, api_key};
+use crate::types::{DbId, DbTimestamp, Id, Moment};
+
+async fn begin(mut connection: &AsyncPgConnection) -> QueryResult<()> {
+    // Counting under the lock on the account is only right if each statement sees what was committed before it.
+    // It does not say `read write`: a database that was made read-only by default is meant to be so.
+    connection
+        .batch_execute("begin isolation level read committed")
+        .await
+}
+
+/// The account, kept from being changed or given keys by others until the transaction ends.
+pub(crate) async fn lock_account(
+    mut connection: &AsyncPgConnection,
+    id: DbId,
+) -> QueryResult<AccountRow> {
+    account::table
+        .find(id)
+        .select(AccountRow::as_select())
+        .for_no_key_update()
+        .first(&mut connection)
+        .await
+}
+
+/// The key, kept from being changed by others until the transaction ends.
+pub(crate) async fn key_for_share(
+    mut connection: &AsyncPgConnection,
+    id: DbId,
+) -> QueryResult<KeyRow> {
+    api_key::table
+        .find(id)
+        .select(KeyRow::as_select())
+        .for_share()
+        .first(&mut connection)
+        .await
+}
+
+/// Locks keys that are about to be judged and changed, always in the same order: two operators revoking each other's
+/// keys would otherwise wait for each other. Returns them as they are once they are locked.
+async fn lock_keys(
+    mut connection: &AsyncPgConnection,
+    ids: Vec<DbId>,
+) -> QueryResult<Vec<(DbId, KeyRow)>> {
+    api_key::table
+        .filter(api_key::id.eq_any(ids))
+        .order(api_key::id)
+        .select((api_key::id, KeyRow::as_select()))
+        .for_no_key_update()
+        .load(&mut connection)
+        .await
+}
+
+/// Why a transaction is not open.
+pub(crate) enum OpenFailure {
+    /// The server did not answer the first statement in time.
+    Silent,
+    Query(Error),
+}
+
+impl From<Error> for OpenFailure {
+    fn from(error: Error) -> Self {
+        Self::Query(error)
+    }
+}
+
+/// Begins a transaction, locks and reads, in one round trip. The beginning must be answered within `patience`; locks may be
+/// waited for.
+///
+/// Nothing here changes anything, so that nothing is done if the transaction was not begun.
+pub(crate) async fn open(
+    connection: &AsyncPgConnection,
+    opening: &Opening,
+    patience: Duration,
+) -> Result<Opened, OpenFailure> {
+    let begun = async {
+        match timeout(patience, begin(connection)).await {
+            Ok(outcome) => Ok(outcome?),
+            Err(_) => Err(OpenFailure::Silent),
+        }
+    };
+    let account = if_wanted(opening.account, |id| lock_account(connection, id));
+    let caller = async {
+        let (Some(key), caller) = (opening.key, opening.caller) else {
+            return if_wanted(opening.caller, |id| key_for_share(connection, id)).await;
+        };
+        let ids = iter::once(key).chain(caller).collect();
+        let locked = lock_keys(connection, ids).await?;
+        let mut locked = locked.into_iter();
+        Ok(locked.find_map(|(id, row)| (Some(id) == caller).then_some(row)))
+    };
+    let caller_account = if_wanted(opening.caller_account, |id| find_account(connection, id));
+    let counted = if_wanted(opening.account.zip(opening.counted_at), |(account, now)| {
+        count_usable(connection, account, now)
+    });
+    // Each is sent when it is polled first, which is in this order. One that has to be prepared keeps the later ones from
+    // being sent until it is sent itself.
+    let ((), (account, caller, caller_account, counted)) =
+        try_join(begun, try_join4(account, caller, caller_account, counted)).await?;
+    Ok(Opened {
+        account,
+        caller,
+        caller_account,
+        counted,
+    })
+}
+
+/// The row that `find` reads, if there is something to look for and it is there.
+async fn if_wanted<W, T, F>(
+    wanted: Option<W>,
+    find: impl FnOnce(W) -> F,
+) -> Result<Option<T>, OpenFailure>
+where
+    F: Future<Output = QueryResult<T>>,
+{
+    let Some(wanted) = wanted else {
+        return Ok(None);
+    };
+    Ok(find(wanted).await.optional()?)
+}
+
+async fn find_account(mut connection: &AsyncPgConnection, id: DbId) -> QueryResult<AccountRow> {
+    account::table
+        .find(id)
+        .select(AccountRow::as_select())
+        .first(&mut connection)
+        .await
+}
+
+async fn count_usable(
+    mut connection: &AsyncPgConnection,
+    account: DbId,
+    now: DbTimestamp,
+) -> QueryResult<Counted> {
+    let (unending, ending) = CountUsable { account, now }
+        .get_result(&mut connection)
+        .await?;
+    Ok(Counted { unending, ending })
+}
+
+/// The usable keys of an account, those that expire up to a maximum.
+#[derive(QueryId)]
+struct CountUsable {
+    account: DbId,
+    now: DbTimestamp,
+}
+
+impl Query for CountUsable {
+    type SqlType = (BigInt, BigInt);
+}
+
+impl QueryFragment<Pg> for CountUsable {
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        const { assert!(Counted::ENDING_MAX == 100, "as the statement says") };
+        out.push_sql("select coalesce((select unending from key_count where account_id = ");
+        out.push_bind_param::<Id, _>(&self.account)?;
+        // Literally as the index has it: a planner that does not know the parameters could not use it.
+        out.push_sql(
+            "), 0), (select count(*) from (\
+                 select from api_key \
+                 where account_id = $1 and kind = 2 and revoked_at is null and expires_at > ",
+        );
+        out.push_bind_param::<Moment, _>(&self.now)?;
+        out.push_sql(" limit 100) as one)");
+        Ok(())
+    }
+}
