@@ -13,7 +13,7 @@ use actix_web::http::{Method, StatusCode};
 use pin_project_lite::pin_project;
 
 use crate::api::Api;
-use crate::metrics::{self, Route};
+use crate::metrics::registry::{self, Route};
 
 /// Middleware that logs the method, the pattern of the route, the status and the duration of each request.
 ///
@@ -159,7 +159,7 @@ where
             return Poll::Pending;
         };
         let (route, status) = match &answer {
-            Ok(response) => (metrics::route(response.request()), response.status()),
+            Ok(response) => (registry::route(response.request()), response.status()),
             Err(error) => (
                 Route::Other("unmatched".into()),
                 error.as_response_error().status_code(),

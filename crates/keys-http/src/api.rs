@@ -5,17 +5,13 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use actix_web::web;
 use keys_core::address::TrustedProxies;
 use keys_core::{LimitName, Quota};
 use keys_service::{KeyManagement, KeyService, VerdictCode};
 
-use crate::access_log::AccessLog;
-use crate::fallback;
-use crate::health::Prober;
-use crate::metrics::{Extra, ExtraKind, Metrics};
+use crate::health::readiness::Prober;
+use crate::metrics::registry::{Extra, ExtraKind, Metrics};
 use crate::mount::Mount;
-use crate::{account, flat, health, management, metrics, verification};
 
 /// All surfaces over one [`KeyService`]. Cheap to clone; all clones are the same.
 #[derive(Clone)]
@@ -29,9 +25,9 @@ pub(crate) struct Inner {
     pub(crate) unauthenticated_quota: Quota,
     pub(crate) key_management: KeyManagement,
     pub(crate) flat: Option<Mount>,
-    account: Option<Mount>,
-    management: bool,
-    verification: bool,
+    pub(crate) account: Option<Mount>,
+    pub(crate) management: bool,
+    pub(crate) verification: bool,
     pub(crate) metrics: Option<Metrics>,
     pub(crate) extra_metrics: Vec<Extra>,
     pub(crate) prober: Prober,
@@ -59,34 +55,6 @@ impl Api {
                 is_draining: AtomicBool::new(false),
             },
         }
-    }
-
-    /// Puts every surface, `/livez`, `/readyz`, `/metrics` and JSON answers to unknown paths into an application.
-    pub fn configure(&self, app: &mut web::ServiceConfig) {
-        // First, as the hot path, and before the management surface, which claims the rest of `/v1`.
-        if self.inner.verification {
-            verification::configure(self, app);
-        }
-        if let Some(mount) = &self.inner.account {
-            app.service(account::scope(self, mount));
-        }
-        if let Some(mount) = &self.inner.flat {
-            app.service(flat::scope(self, mount));
-        }
-        if self.inner.management {
-            app.service(management::scope(self));
-        }
-        health::configure(self, app);
-        if self.inner.metrics.is_some() {
-            metrics::configure(self, app);
-        }
-        app.default_service(web::to(fallback::unknown_path));
-    }
-
-    /// Middleware that writes one log event for each request, and counts it. Wrap the whole application in it.
-    #[must_use]
-    pub fn log_requests(&self) -> AccessLog {
-        AccessLog::counting(self)
     }
 
     /// Counts a verdict as it was told.

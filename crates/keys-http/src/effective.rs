@@ -5,8 +5,9 @@ use actix_web::{HttpRequest, HttpResponse};
 use keys_core::Timestamp;
 use keys_service::{Effective, KeyService};
 
+use crate::field_error::FieldError;
 use crate::query::Query;
-use crate::refusal::{FieldError, Refusal};
+use crate::refusal::Refusal;
 
 const EFFECTIVE_EVERYWHERE_BY: HeaderName = HeaderName::from_static("effective-everywhere-by");
 

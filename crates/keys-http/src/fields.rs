@@ -7,7 +7,8 @@ use keys_core::network::InvalidNetworks;
 use keys_core::{AllowedNetworks, ExternalId, KeyName, KeyPrefix, Scope, ScopeSet, Timestamp};
 use serde_json::Value;
 
-use crate::refusal::{FieldError, Refusal};
+use crate::field_error::FieldError;
+use crate::refusal::Refusal;
 
 /// What a dialect calls the members that a key is made from.
 pub(crate) struct FieldNames {

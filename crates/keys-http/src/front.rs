@@ -16,8 +16,9 @@ use pin_project_lite::pin_project;
 
 use crate::access_log::Entry;
 use crate::api::Api;
-use crate::metrics::Route;
-use crate::verification::{Desk, Endpoint};
+use crate::metrics::registry::Route;
+use crate::verification::Desk;
+use crate::verification::endpoint::Endpoint;
 
 /// An application with verification before it: what [`Api::front`] makes, for `HttpServer::new`.
 pub struct Front<A> {

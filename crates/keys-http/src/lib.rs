@@ -41,6 +41,7 @@ mod connection;
 mod credential;
 mod effective;
 mod fallback;
+mod field_error;
 mod fields;
 mod flat;
 mod front;
@@ -55,16 +56,18 @@ mod problem;
 mod query;
 mod refusal;
 mod surface;
+mod surfaces;
 mod unknown;
 mod verification;
 
 pub use access_log::AccessLog;
 pub use api::{Api, ApiBuilder};
 pub use connection::{BODY_BYTES_MAX, Guarded, HEAD_BYTES_MAX, HeadRefusal};
+pub use field_error::FieldError;
 pub use front::Front;
 pub use guard::{KeyIdentity, RequireKey};
 pub use mount::{InvalidMount, Mount};
-pub use refusal::{FieldError, Refusal, Render};
+pub use refusal::{Refusal, Render};
 
 /// Compiles the examples of the page about the guard.
 #[cfg(doctest)]

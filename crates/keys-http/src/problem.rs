@@ -4,7 +4,8 @@ use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
 use serde::Serialize;
 
-use crate::refusal::{FieldError, Refusal};
+use crate::field_error::FieldError;
+use crate::refusal::Refusal;
 
 const PROBLEM_JSON: &str = "application/problem+json";
 

@@ -2,7 +2,7 @@
 
 use actix_web::web;
 
-use crate::refusal::FieldError;
+use crate::field_error::FieldError;
 
 /// The decoded pairs of a query.
 pub(crate) struct Query(Vec<(String, String)>);

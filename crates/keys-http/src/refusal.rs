@@ -14,6 +14,7 @@ use keys_service::{
     VerifyError, Wider,
 };
 
+use crate::field_error::FieldError;
 use crate::fields::{FieldNames, Networks};
 
 /// Writes a refusal in the dialect of a surface: status and body. Headers that every dialect shares are added to it.
@@ -88,24 +89,6 @@ pub enum Refusal {
     },
     /// Something the service depends on is away. Says nothing about any key.
     Unavailable,
-}
-
-/// One member of a body or query that is at fault.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FieldError {
-    /// Its name; entries of a list are named by their index from 0, as in `allowedIps.0`.
-    pub field: String,
-    /// What is wrong with it, without its name.
-    pub message: String,
-}
-
-impl FieldError {
-    pub(crate) fn new(field: impl Into<String>, message: impl Into<String>) -> Self {
-        Self {
-            field: field.into(),
-            message: message.into(),
-        }
-    }
 }
 
 impl Refusal {

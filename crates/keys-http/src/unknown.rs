@@ -9,8 +9,9 @@ use actix_web::HttpRequest;
 use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, forward_to_deserialize_any};
 
+use crate::field_error::FieldError;
 use crate::query::Query;
-use crate::refusal::{FieldError, Refusal};
+use crate::refusal::Refusal;
 
 /// Unknown names that an answer tells of.
 const FAULTS_MAX: usize = 10;

@@ -3,7 +3,8 @@
 use actix_web::HttpResponse;
 use serde::Serialize;
 
-use crate::refusal::{FieldError, Refusal};
+use crate::field_error::FieldError;
+use crate::refusal::Refusal;
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]

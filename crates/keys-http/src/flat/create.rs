@@ -7,9 +7,10 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::view::CreatedView;
+use crate::field_error::FieldError;
 use crate::fields::{self, FieldNames, Networks};
 use crate::guard::Authenticated;
-use crate::refusal::{FieldError, Refusal};
+use crate::refusal::Refusal;
 use crate::surface::Surface;
 use crate::{body, idempotency};
 

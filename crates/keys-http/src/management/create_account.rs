@@ -5,12 +5,13 @@ use keys_service::NewAccount;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::shared::{answer, operator};
 use super::view::AccountView;
-use super::{answer, operator};
 use crate::api::Api;
+use crate::field_error::FieldError;
 use crate::fields::{self, Faults};
 use crate::guard::Authenticated;
-use crate::refusal::{FieldError, Refusal};
+use crate::refusal::Refusal;
 use crate::{body, idempotency, unknown};
 
 #[derive(Deserialize)]

@@ -6,8 +6,8 @@ use keys_service::KeyDraft;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::shared::{NAMES, account_id, answer, operator};
 use super::view::IssuedView;
-use super::{NAMES, account_id, answer, operator};
 use crate::api::Api;
 use crate::fields::{self, Faults, Networks};
 use crate::guard::Authenticated;

@@ -3,7 +3,7 @@
 use actix_web::{HttpRequest, HttpResponse, web};
 use keys_service::AccountQuery;
 
-use super::answer;
+use super::shared::answer;
 use super::view::AccountPageView;
 use crate::api::Api;
 use crate::fields::{self, Faults};

@@ -5,29 +5,20 @@ mod issue_key;
 mod list_accounts;
 mod open_session;
 mod read_account;
+mod shared;
 mod update_account;
 mod view;
 
 use actix_web::dev::HttpServiceFactory;
 use actix_web::http::header::CACHE_CONTROL;
 use actix_web::middleware::DefaultHeaders;
-use actix_web::{HttpRequest, HttpResponse, web};
-use keys_core::{AccountId, ScopeSet};
-use keys_service::{Actor, Identity, Requirement};
+use actix_web::web;
+use keys_core::ScopeSet;
+use keys_service::Requirement;
 
 use crate::api::Api;
-use crate::fields::FieldNames;
 use crate::guard::RequireKey;
-use crate::refusal::Refusal;
 use crate::{fallback, problem};
-
-const NAMES: FieldNames = FieldNames {
-    allowed_networks: "allowed_ips",
-    expires_at: "expires_at",
-    prefix: "prefix",
-    scopes: "scopes",
-    ttl_seconds: "ttl_seconds",
-};
 
 pub(crate) fn scope(api: &Api) -> impl HttpServiceFactory + use<> {
     let resource = |path, allow| fallback::resource(path, allow, problem::render);
@@ -68,19 +59,4 @@ pub(crate) fn scope(api: &Api) -> impl HttpServiceFactory + use<> {
         .service(sessions)
         .service(keys)
         .default_service(web::to(fallback::unknown_path_in(problem::render)))
-}
-
-fn answer(result: Result<HttpResponse, Refusal>) -> HttpResponse {
-    result.unwrap_or_else(|refusal| refusal.respond(problem::render))
-}
-
-/// In whose name something is changed here.
-fn operator(identity: &Identity) -> Result<Actor, Refusal> {
-    Actor::operator(identity).map_err(Refusal::denied)
-}
-
-/// The account in the path. A malformed id is one that no account has.
-fn account_id(request: &HttpRequest) -> Result<AccountId, Refusal> {
-    let id = request.match_info().query("account_id");
-    id.parse().map_err(|_| Refusal::AccountNotFound)
 }

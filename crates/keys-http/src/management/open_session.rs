@@ -6,8 +6,8 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::shared::{NAMES, account_id, answer, operator};
 use super::view::SessionView;
-use super::{NAMES, account_id, answer, operator};
 use crate::api::Api;
 use crate::fields::Networks;
 use crate::guard::Authenticated;

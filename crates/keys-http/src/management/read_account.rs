@@ -2,8 +2,8 @@
 
 use actix_web::{HttpRequest, HttpResponse, web};
 
+use super::shared::{account_id, answer};
 use super::view::AccountView;
-use super::{account_id, answer};
 use crate::api::Api;
 use crate::refusal::Refusal;
 use crate::unknown;

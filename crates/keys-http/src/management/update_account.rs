@@ -5,14 +5,15 @@ use keys_service::AccountPatch;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
+use super::shared::{account_id, answer, operator};
 use super::view::UpdatedView;
-use super::{account_id, answer, operator};
 use crate::api::Api;
 use crate::body;
 use crate::effective::{self, Wait};
+use crate::field_error::FieldError;
 use crate::fields::{self, Faults};
 use crate::guard::Authenticated;
-use crate::refusal::{FieldError, Refusal};
+use crate::refusal::Refusal;
 use crate::unknown;
 
 /// The members that are read. Here `null` says something else than absence.

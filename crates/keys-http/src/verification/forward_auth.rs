@@ -12,14 +12,17 @@ use keys_core::{KeyKind, LimitName, Scope, ScopeSet};
 use keys_service::{Decision, VerdictCode, VerifiedKey, VerifyRequest};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::{Desk, add, told};
+use super::desk::Desk;
+use super::view::told;
+use super::wire::add;
 use crate::admission::Refused;
 use crate::api::Api;
 use crate::client_address::client_address;
 use crate::credential::credential;
+use crate::field_error::FieldError;
 use crate::fields::Faults;
 use crate::query::Query;
-use crate::refusal::{FieldError, Refusal};
+use crate::refusal::Refusal;
 use crate::{limits, problem, unknown};
 
 const X_ACCOUNT_EXTERNAL_ID: HeaderName = HeaderName::from_static("x-account-external-id");

@@ -12,8 +12,9 @@ use serde_json::value::RawValue;
 
 use crate::api::Api;
 use crate::body;
+use crate::field_error::FieldError;
 use crate::fields::{self, Faults};
-use crate::refusal::{FieldError, Refusal};
+use crate::refusal::Refusal;
 
 /// The members that are read, where they stand: texts are not copied out of the body unless they have escapes.
 #[derive(Deserialize)]

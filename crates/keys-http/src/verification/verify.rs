@@ -3,9 +3,10 @@
 use actix_web::body::BoxBody;
 use actix_web::dev::{Payload, RequestHead, Response};
 
+use super::desk::Desk;
 use super::question::Question;
-use super::view::VerdictView;
-use super::{Desk, json, told, wants_fresh};
+use super::view::{VerdictView, told};
+use super::wire::{json, wants_fresh};
 use crate::admission::Refused;
 use crate::refusal::Refusal;
 use crate::{body, unknown};

@@ -5,9 +5,10 @@ use actix_web::dev::{Payload, RequestHead, Response};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::desk::Desk;
 use super::question::{self, Question};
-use super::view::{BatchView, VerdictView};
-use super::{Desk, json, told, wants_fresh};
+use super::view::{BatchView, VerdictView, told};
+use super::wire::{json, wants_fresh};
 use crate::admission::Refused;
 use crate::api::Api;
 use crate::refusal::Refusal;

@@ -2,11 +2,12 @@
 
 use std::fmt::Display;
 
-use keys_core::{AccountId, ExternalId, KeyId, PlanName, Scope, ScopeSet, Timestamp};
+use keys_core::{
+    AccountId, Denial, ExternalId, KeyId, KeyKind, PlanName, Scope, ScopeSet, Timestamp,
+};
 use keys_service::{Decision, Verdict, VerdictCode, VerifiedKey};
 use serde::{Serialize, Serializer};
 
-use super::told;
 use crate::refusal::whole_seconds;
 
 #[derive(Serialize)]
@@ -99,4 +100,15 @@ fn text<S: Serializer>(value: &impl Display, serializer: S) -> Result<S::Ok, S::
 
 fn texts<S: Serializer>(scopes: &ScopeSet, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_seq(scopes.iter().map(Scope::as_str))
+}
+
+/// What may be told of a verdict. A credential of another kind, which has no business here, is one that nobody has.
+pub(super) fn told(verdict: &Verdict) -> (VerdictCode, Option<&VerifiedKey>) {
+    const NOT_FOUND: VerdictCode = VerdictCode::Denied(Denial::NotFound);
+    match (verdict.code, &verdict.key) {
+        (VerdictCode::Denied(Denial::KindNotAllowed), _) => (NOT_FOUND, None),
+        // Of another kind and refused before that was looked at, such as an expired session.
+        (_, Some(key)) if key.kind() != KeyKind::Account => (NOT_FOUND, None),
+        (code, key) => (code, key.as_ref()),
+    }
 }

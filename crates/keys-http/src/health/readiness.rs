@@ -1,0 +1,72 @@
+//! Whether the database can be used.
+
+use std::pin::Pin;
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt as _;
+use futures_util::future::Shared;
+use keys_service::{KeyService, Readiness, StoreError};
+use parking_lot::Mutex;
+
+use crate::refusal::chain;
+
+/// How old an answer may be. Requests that come within this time after the database was asked share its answer.
+const AGE_MAX: Duration = Duration::from_millis(250);
+
+/// Asks the database on behalf of all requests.
+#[derive(Default)]
+pub(crate) struct Prober {
+    last: Mutex<Option<Probe>>,
+}
+
+/// The answer of the database, `Err` with what is wrong with it.
+type Said = Result<Readiness, &'static str>;
+
+/// One question to the database. Each request that waits for its answer drives it, so it goes on if some of them are dropped.
+#[derive(Clone)]
+struct Probe {
+    began: Instant,
+    answer: Shared<Pin<Box<dyn Future<Output = Said> + Send>>>,
+}
+
+impl Prober {
+    /// Whether the database can be used.
+    pub(super) async fn ask(&self, service: &KeyService) -> Said {
+        let arrived = Instant::now();
+        loop {
+            let probe = self.probe(service);
+            let said = probe.answer.await;
+            // A failure is news up to the moment that it is known. A success is as old as its question.
+            if said.is_err() || probe.began >= arrived || probe.began.elapsed() <= AGE_MAX {
+                return said;
+            }
+        }
+    }
+
+    /// The question under way, or the last one if its answer is young enough, or a new one.
+    fn probe(&self, service: &KeyService) -> Probe {
+        let mut last = self.last.lock();
+        if let Some(probe) = &*last
+            && (probe.answer.peek().is_none() || probe.began.elapsed() <= AGE_MAX)
+        {
+            return probe.clone();
+        }
+        let service = service.clone();
+        let probe = Probe {
+            began: Instant::now(),
+            answer: async move { probe(&service).await }.boxed().shared(),
+        };
+        *last = Some(probe.clone());
+        probe
+    }
+}
+
+async fn probe(service: &KeyService) -> Said {
+    service.ready().await.map_err(|error| {
+        tracing::warn!(error = chain(&error), "not ready: the database is missing");
+        match error {
+            StoreError::Unavailable(_) => "unreachable",
+            _ => "unusable",
+        }
+    })
+}

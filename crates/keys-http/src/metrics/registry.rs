@@ -1,0 +1,309 @@
+//! The figures themselves: what is counted, and how it is written.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::{OnceLock, PoisonError, RwLock};
+
+use actix_web::HttpRequest;
+use actix_web::http::StatusCode;
+use keys_core::Denial;
+use keys_service::{KeyService, LimiterState, VerdictCode};
+use metrics::{Counter, Key, Label, Level, Metadata, Recorder as _};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
+
+use crate::verification::endpoint::Endpoint;
+
+const VERDICTS: &str = "keys_verdicts_total";
+const REQUESTS: &str = "keys_http_requests_total";
+const CACHE_ENTRIES: &str = "keys_cache_entries";
+const CACHE_BYTES: &str = "keys_cache_bytes";
+const CHANGES_BEHIND: &str = "keys_changes_behind_seconds";
+const CHANGES_OLDEST: &str = "keys_changes_oldest_seconds";
+const USES_DROPPED: &str = "keys_uses_dropped_total";
+const CHANGES_LISTENER: &str = "keys_changes_listener";
+const REVOCATIONS_REMEMBERED: &str = "keys_revocations_remembered";
+const REPLICATION_ASYNCHRONOUS: &str = "keys_replication_asynchronous";
+const READS: &str = "keys_store_reads_total";
+const KEYS_READ: &str = "keys_store_keys_read_total";
+const READS_UNDER_WAY: &str = "keys_store_reads_under_way";
+const READS_WAITED_FOR: &str = "keys_store_reads_waited_for";
+const LIMITER: &str = "keys_limiter";
+const LIMITER_UNDECIDED: &str = "keys_limiter_undecided_total";
+
+const DESCRIPTIONS: [(&str, &str); 6] = [
+    (
+        USES_DROPPED,
+        "Uses of keys that were given up, because those of a million keys waited to be written.",
+    ),
+    (VERDICTS, "Verdicts on keys given over HTTP, by code."),
+    (REQUESTS, "Requests answered, by route and status."),
+    (
+        READS,
+        "Reads of keys that the cache did not know, each for as many as waited.",
+    ),
+    (KEYS_READ, "Keys that these reads asked for."),
+    (
+        LIMITER_UNDECIDED,
+        "Requests that the shared counter of limits has not decided.",
+    ),
+];
+
+const GAUGE_DESCRIPTIONS: [(&str, &str); 10] = [
+    (
+        CHANGES_OLDEST,
+        "Age of the oldest row in the log of changes after the last sweep; 0 if the log was empty.",
+    ),
+    (READS_UNDER_WAY, "Reads of keys under way."),
+    (READS_WAITED_FOR, "Requests that wait for the next read."),
+    (
+        LIMITER,
+        "Who counts limits at the moment: 1 for that state, 0 for the others.",
+    ),
+    (CACHE_ENTRIES, "Keys in the cache."),
+    (
+        CACHE_BYTES,
+        "Bytes that keys in the cache take beside their fixed part.",
+    ),
+    (
+        CHANGES_BEHIND,
+        "How long ago this instance knew every change; infinite if it never did. Beyond 2 the cache is of no use.",
+    ),
+    (
+        CHANGES_LISTENER,
+        "Whether the listener for changes is up: 1 if it is, 0 if not.",
+    ),
+    (
+        REVOCATIONS_REMEMBERED,
+        "Acknowledged revocations of the last two minutes, which are applied again after a failover.",
+    ),
+    (
+        REPLICATION_ASYNCHRONOUS,
+        "Whether the database acknowledges changes before a replica has them: 1 if it does, 0 if not.",
+    ),
+];
+
+const CODES: [VerdictCode; 11] = [
+    VerdictCode::Valid,
+    VerdictCode::RateLimited,
+    VerdictCode::Denied(Denial::Malformed),
+    VerdictCode::Denied(Denial::NotFound),
+    VerdictCode::Denied(Denial::Revoked),
+    VerdictCode::Denied(Denial::Expired),
+    VerdictCode::Denied(Denial::AccountDisabled),
+    VerdictCode::Denied(Denial::PlanForbidden),
+    VerdictCode::Denied(Denial::IpNotAllowed),
+    VerdictCode::Denied(Denial::InsufficientScope),
+    VerdictCode::Denied(Denial::Unreadable),
+];
+
+/// What is counted, and where it is written from.
+pub(crate) struct Metrics {
+    recorder: PrometheusRecorder,
+    /// Found once, so that counting a verdict is one addition.
+    verdicts: [(VerdictCode, Counter); CODES.len()],
+    /// The same for verifications that were answered 200.
+    hot: [OnceLock<Counter>; Endpoint::ALL.len()],
+    requests: RwLock<HashMap<String, HashMap<StatusCode, Counter>>>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        for (name, description) in DESCRIPTIONS {
+            recorder.describe_counter(name.into(), None, description.into());
+        }
+        for (name, description) in GAUGE_DESCRIPTIONS {
+            recorder.describe_gauge(name.into(), None, description.into());
+        }
+        let verdicts = CODES.map(|code| {
+            let label = Label::from_static_parts("code", code.as_str());
+            let key = Key::from_parts(VERDICTS, vec![label]);
+            (code, recorder.register_counter(&key, &METADATA))
+        });
+        Self {
+            recorder,
+            verdicts,
+            hot: Default::default(),
+            requests: RwLock::default(),
+        }
+    }
+}
+
+/// A metric that the application keeps.
+pub(crate) struct Extra {
+    pub(crate) name: &'static str,
+    pub(crate) label: Option<(&'static str, &'static str)>,
+    pub(crate) kind: ExtraKind,
+    pub(crate) description: &'static str,
+    pub(crate) value: Box<dyn Fn() -> u64 + Send + Sync>,
+}
+
+pub(crate) enum ExtraKind {
+    Counter,
+    Gauge,
+}
+
+const METADATA: Metadata<'static> = Metadata::new("keys_http", Level::INFO, None);
+
+impl Metrics {
+    /// Counts a verdict as it was told.
+    pub(crate) fn count_verdict(&self, code: VerdictCode) {
+        let counter = self.verdicts.iter().find(|(known, _)| *known == code);
+        if let Some((_, counter)) = counter {
+            counter.increment(1);
+        }
+    }
+
+    /// Counts an answered request. There are no more routes than the application has.
+    pub(crate) fn count_request(&self, route: &Route, status: StatusCode) {
+        if let Route::Hot(endpoint) = route
+            && status == StatusCode::OK
+        {
+            let counter = &self.hot[endpoint.number()];
+            let counter = counter.get_or_init(|| self.requests(endpoint.path(), status));
+            return counter.increment(1);
+        }
+        let route = route.pattern();
+        {
+            let requests = self.requests.read().unwrap_or_else(PoisonError::into_inner);
+            let known = requests.get(route).and_then(|route| route.get(&status));
+            if let Some(counter) = known {
+                counter.increment(1);
+                return;
+            }
+        }
+        let counter = self.requests(route, status);
+        counter.increment(1);
+        let mut requests = self
+            .requests
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        let statuses = requests.entry(route.to_owned()).or_default();
+        // Whoever was quicker has registered the same counter.
+        statuses.entry(status).or_insert(counter);
+    }
+
+    fn requests(&self, route: &str, status: StatusCode) -> Counter {
+        let labels = vec![
+            Label::new("route", route.to_owned()),
+            Label::new("status", status.as_str().to_owned()),
+        ];
+        let key = Key::from_parts(REQUESTS, labels);
+        self.recorder.register_counter(&key, &METADATA)
+    }
+
+    pub(super) fn render(&self, service: &KeyService, extra: &[Extra]) -> String {
+        let (state, reads) = (service.cache_state(), service.read_state());
+        let behind = state.behind.map(|behind| behind.as_secs_f64());
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "a cache of more than 2^52 bytes is far off"
+        )]
+        let gauges = [
+            (CACHE_ENTRIES, state.entries as f64),
+            (CACHE_BYTES, state.bytes as f64),
+            (CHANGES_BEHIND, behind.unwrap_or(f64::INFINITY)),
+            (
+                CHANGES_OLDEST,
+                service.oldest_change().unwrap_or_default().as_secs_f64(),
+            ),
+            (CHANGES_LISTENER, f64::from(u8::from(state.is_listening))),
+            (
+                REVOCATIONS_REMEMBERED,
+                service.revocations_remembered() as f64,
+            ),
+            (
+                REPLICATION_ASYNCHRONOUS,
+                f64::from(u8::from(state.is_replicated_asynchronously)),
+            ),
+            (READS_UNDER_WAY, reads.under_way as f64),
+            (READS_WAITED_FOR, reads.waiting as f64),
+        ];
+        for (name, value) in gauges {
+            let key = Key::from_static_name(name);
+            self.recorder.register_gauge(&key, &METADATA).set(value);
+        }
+        let counters = [
+            (READS, reads.reads),
+            (KEYS_READ, reads.keys),
+            (LIMITER_UNDECIDED, service.limiter_undecided_total()),
+            (USES_DROPPED, service.uses_dropped_total()),
+        ];
+        for (name, value) in counters {
+            let key = Key::from_static_name(name);
+            let counter = self.recorder.register_counter(&key, &METADATA);
+            counter.absolute(value);
+        }
+        for metric in extra {
+            self.set_extra(metric);
+        }
+        let counted_by = service.limiter_state();
+        for state in LimiterState::ALL {
+            let label = Label::from_static_parts("state", state.as_str());
+            let key = Key::from_parts(LIMITER, vec![label]);
+            let is_this = f64::from(u8::from(state == counted_by));
+            self.recorder.register_gauge(&key, &METADATA).set(is_this);
+        }
+        self.recorder.handle().render()
+    }
+}
+
+impl Metrics {
+    fn set_extra(&self, metric: &Extra) {
+        let (name, description) = (metric.name.into(), metric.description.into());
+        let labels: Vec<_> = metric
+            .label
+            .iter()
+            .map(|(name, value)| Label::from_static_parts(name, value))
+            .collect();
+        let key = Key::from_parts(metric.name, labels);
+        let value = (metric.value)();
+        match metric.kind {
+            ExtraKind::Counter => {
+                self.recorder.describe_counter(name, None, description);
+                let counter = self.recorder.register_counter(&key, &METADATA);
+                counter.absolute(value);
+            }
+            ExtraKind::Gauge => {
+                self.recorder.describe_gauge(name, None, description);
+                #[expect(clippy::cast_precision_loss, reason = "2^52 of anything is far off")]
+                let value = value as f64;
+                self.recorder.register_gauge(&key, &METADATA).set(value);
+            }
+        }
+    }
+}
+
+/// What answered a request, as far as logs and figures tell.
+pub(crate) enum Route {
+    /// One of verification, which are asked much more often than others.
+    Hot(Endpoint),
+    /// Any other pattern.
+    Other(Cow<'static, str>),
+}
+
+impl Route {
+    pub(crate) fn is_hot(&self) -> bool {
+        matches!(self, Self::Hot(_))
+    }
+
+    pub(crate) fn pattern(&self) -> &str {
+        match self {
+            Self::Hot(endpoint) => endpoint.path(),
+            Self::Other(pattern) => pattern,
+        }
+    }
+}
+
+/// The route that answers a request.
+pub(crate) fn route(request: &HttpRequest) -> Route {
+    // To find the pattern is to look for the route once more, which the hot path can do without.
+    match Endpoint::of(request.path()) {
+        Some(endpoint) => Route::Hot(endpoint),
+        None => Route::Other(
+            request
+                .match_pattern()
+                .map_or("unmatched".into(), Cow::Owned),
+        ),
+    }
+}

@@ -1,0 +1,29 @@
+//! What every route of verification needs to answer.
+
+use actix_web::dev::RequestHead;
+use keys_core::{KeyKind, ScopeSet};
+
+use crate::admission::Refused;
+use crate::api::Api;
+use crate::guard::Guard;
+
+/// Answers whatever is asked about keys.
+pub(crate) struct Desk {
+    pub(crate) api: Api,
+    operators: Guard,
+}
+
+impl Desk {
+    pub(crate) fn new(api: &Api) -> Self {
+        let scopes = ScopeSet::parse(["keys:verify"]).expect("the scope of operators is legal");
+        Self {
+            api: api.clone(),
+            operators: Guard::verifying(api, &[KeyKind::Operator], scopes),
+        }
+    }
+
+    /// Lets operators through.
+    pub(super) async fn admit(&self, head: &RequestHead) -> Result<(), Refused> {
+        self.operators.admit(head).await.map(|_| ())
+    }
+}

@@ -1,0 +1,40 @@
+//! Requests and answers as they are on the wire.
+
+use actix_web::body::BoxBody;
+use actix_web::dev::Response;
+use actix_web::http::StatusCode;
+use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use serde::Serialize;
+
+use crate::refusal::Refusal;
+
+/// A body as JSON. The usual one fits into what is set aside for it at first.
+pub(super) fn json(view: &impl Serialize) -> Result<Response<BoxBody>, Refusal> {
+    let mut body = Vec::with_capacity(512);
+    // Cannot fail: no view has a map, and memory does not refuse to be written to.
+    serde_json::to_writer(&mut body, view).map_err(|_| Refusal::Unavailable)?;
+    let mut response = Response::with_body(StatusCode::OK, BoxBody::new(body));
+    let content_type = HeaderValue::from_static("application/json");
+    add(response.headers_mut(), CONTENT_TYPE, content_type);
+    Ok(response)
+}
+
+pub(super) fn keep_out_of_caches(mut response: Response<BoxBody>) -> Response<BoxBody> {
+    let no_store = HeaderValue::from_static("no-store");
+    add(response.headers_mut(), CACHE_CONTROL, no_store);
+    response
+}
+
+/// Adds a header that is not there yet. To insert it would move room for four values about, for the sake of what it replaces.
+pub(super) fn add(headers: &mut HeaderMap, name: HeaderName, value: HeaderValue) {
+    debug_assert!(!headers.contains_key(&name), "{name} is there already");
+    headers.append(name, value);
+}
+
+/// Whether the sender wants the database asked, whatever the cache says.
+pub(super) fn wants_fresh(headers: &HeaderMap) -> bool {
+    headers
+        .get_all(CACHE_CONTROL)
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+        .any(|directive| directive.trim_ascii().eq_ignore_ascii_case(b"no-cache"))
+}
