@@ -13,13 +13,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use keys_core::{Account, ApiKey};
-use keys_service::memory::AuditEvent;
-use keys_service::store::{
-    AccountPatch, Change, ChangeError, KeyOwner, KeyPage, KeyStore, NewKey, StoredKey,
-};
-
-use crate::data::a_change;
+use keys_service::store::KeyStore;
 
 mod accounts;
 mod audit;
@@ -29,6 +23,7 @@ mod feed;
 mod following;
 mod idempotency;
 mod keys;
+mod steps;
 
 pub use accounts::*;
 pub use audit::*;
@@ -225,30 +220,6 @@ impl<G: Any + Send> From<(Arc<dyn KeyStore>, G)> for Fixture {
     }
 }
 
-/// A store whose audit trail can be read.
-pub struct AuditedStore {
-    store: Arc<dyn KeyStore>,
-    trail: Box<dyn Fn() -> Vec<AuditEvent> + Send>,
-}
-
-impl AuditedStore {
-    /// `trail` reads all events of `store` in the order of their time, and may block. What must live as long as
-    /// the store may be moved into it.
-    pub fn new(
-        store: Arc<dyn KeyStore>,
-        trail: impl Fn() -> Vec<AuditEvent> + Send + 'static,
-    ) -> Self {
-        Self {
-            store,
-            trail: Box::new(trail),
-        }
-    }
-
-    fn trail(&self) -> Vec<AuditEvent> {
-        tokio::task::block_in_place(|| (self.trail)())
-    }
-}
-
 /// Runs one case on several threads.
 pub fn run<X, F>(fixture: impl Future<Output = X>, case: impl FnOnce(Arc<dyn KeyStore>) -> F)
 where
@@ -289,81 +260,6 @@ fn runtime() -> tokio::runtime::Runtime {
         .enable_all()
         .build()
         .expect("a runtime can be started")
-}
-
-/// Runs all futures at once, and gives their results in order.
-async fn at_once<T, F>(futures: impl IntoIterator<Item = F>) -> Vec<T>
-where
-    T: Send + 'static,
-    F: Future<Output = T> + Send + 'static,
-{
-    let tasks: Vec<_> = futures.into_iter().map(tokio::spawn).collect();
-    let mut results = Vec::with_capacity(tasks.len());
-    for task in tasks {
-        results.push(task.await.expect("no task panics"));
-    }
-    results
-}
-
-async fn add_account(store: &dyn KeyStore, account: Account) -> Account {
-    store
-        .insert_account(account.clone(), a_change().build())
-        .await
-        .expect("the account is added");
-    account
-}
-
-async fn add_key(store: &dyn KeyStore, key: NewKey) -> ApiKey {
-    let record = key.key.clone();
-    store
-        .insert_key(key, a_change().build())
-        .await
-        .expect("the key is added");
-    record
-}
-
-async fn revoke(store: &dyn KeyStore, key: &ApiKey) {
-    let revoked = store.revoke_key(None, key.id, a_change().build()).await;
-    let revoked = revoked.expect("the store answers");
-    assert!(revoked.is_some(), "the key is revoked");
-}
-
-async fn update(store: &dyn KeyStore, account: &Account, patch: AccountPatch) -> Account {
-    store
-        .update_account(account.id, patch, a_change().build())
-        .await
-        .expect("the account is updated")
-        .0
-}
-
-async fn find(store: &dyn KeyStore, key: &NewKey) -> Option<StoredKey> {
-    let found = store
-        .find_by_digests(vec![key.digest])
-        .await
-        .expect("the store answers");
-    assert!(found.len() <= 1, "{found:?}");
-    let found = found.into_iter().next()?;
-    assert_eq!(found.digest, key.digest);
-    Some(found.stored.expect("the row can be read"))
-}
-
-async fn list(store: &dyn KeyStore, owner: KeyOwner) -> KeyPage {
-    const MORE_THAN_ANY_TEST_HAS: u32 = 10_000;
-    let page = store.keys(owner, 0, MORE_THAN_ANY_TEST_HAS).await;
-    page.expect("the store answers")
-}
-
-async fn keys_of(store: &dyn KeyStore, account: &Account) -> KeyPage {
-    list(store, KeyOwner::Account(account.id)).await
-}
-
-/// Adds a key and says whether it was added, or refused because of the cap.
-async fn try_add(store: &dyn KeyStore, key: NewKey, change: Change) -> bool {
-    match store.insert_key(key, change).await {
-        Ok(()) => true,
-        Err(ChangeError::CapReached { .. }) => false,
-        Err(error) => panic!("neither added nor at the cap: {error:?}"),
-    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use keys_core::{Account, ExternalId, Timestamp};
 use keys_service::store::{AccountPatch, AccountQuery, ChangeError, KeyStore};
 
-use super::{add_account, at_once, update};
+use super::steps::{add_account, at_once, update};
 use crate::data::{NOON, a_change, an_account, noon_plus, plan};
 
 fn external_id(text: &str) -> ExternalId {

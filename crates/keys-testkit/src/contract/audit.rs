@@ -1,9 +1,37 @@
+use std::sync::Arc;
+
 use keys_core::KeyKind;
 use keys_service::memory::{AuditEvent, AuditSubject};
-use keys_service::store::{AccountPatch, Caller, Change, Completion, KeyUse, Reservation};
+use keys_service::store::{
+    AccountPatch, Caller, Change, Completion, KeyStore, KeyUse, Reservation,
+};
 
-use super::{AuditedStore, at_once};
+use super::steps::at_once;
 use crate::data::{NOON, a_caller, a_change, a_key, an_account, an_event_id, noon_plus};
+
+/// A store whose audit trail can be read.
+pub struct AuditedStore {
+    store: Arc<dyn KeyStore>,
+    trail: Box<dyn Fn() -> Vec<AuditEvent> + Send>,
+}
+
+impl AuditedStore {
+    /// `trail` reads all events of `store` in the order of their time, and may block. What must live as long as
+    /// the store may be moved into it.
+    pub fn new(
+        store: Arc<dyn KeyStore>,
+        trail: impl Fn() -> Vec<AuditEvent> + Send + 'static,
+    ) -> Self {
+        Self {
+            store,
+            trail: Box::new(trail),
+        }
+    }
+
+    fn trail(&self) -> Vec<AuditEvent> {
+        tokio::task::block_in_place(|| (self.trail)())
+    }
+}
 
 /// What `change` should leave in the trail.
 fn trace(change: &Change, action: &str, subject: AuditSubject) -> AuditEvent {

@@ -5,7 +5,7 @@ use keys_service::store::{
     AccountPatch, AccountQuery, Caller, Change, ChangeError, KeyOwner, KeyStore,
 };
 
-use super::{add_account, add_key, at_once, find, keys_of, list, revoke, update};
+use super::steps::{add_account, add_key, at_once, find, keys_of, list, revoke, update};
 use crate::data::{NOON, a_caller, a_change, a_key, an_account, noon_plus, plan, plans};
 
 /// Tries every kind of change on the word of `caller`, and looks that each was refused for `denial` and left nothing.

@@ -6,7 +6,8 @@ use keys_service::feed::{Changed, Commit, POLL_INTERVAL, SILENCE_MAX};
 use keys_service::store::{AccountPatch, KeyStore, KeyUse, Reservation};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::{add_account, add_key, followed, is_seen_soon, news, revoke, time_until, update};
+use super::following::{followed, is_seen_soon, news, time_until};
+use super::steps::{add_account, add_key, revoke, update};
 use crate::data::{NOON, a_change, a_key, an_account, an_event_id, noon_plus, plan};
 
 /// Changes a key, and returns what the feed says of it.

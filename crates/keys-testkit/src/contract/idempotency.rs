@@ -6,7 +6,7 @@ use keys_service::store::{
     Reserved,
 };
 
-use super::{add_account, add_key, at_once, find, keys_of, revoke};
+use super::steps::{add_account, add_key, at_once, find, keys_of, revoke};
 use crate::data::{NOON, a_change, a_key, an_account, an_event_id, noon_plus, seconds};
 
 const BODY: [u8; 32] = [0xb0; 32];
