@@ -20,6 +20,10 @@ lint:
 docs:
     cargo xtask docs
 
+# Prints how often some words come in comments and documents.
+words:
+    cargo xtask words
+
 # Runs the benchmarks, or those whose names contain FILTER, and writes docs/benchmarks.md.
 bench *FILTER:
     cargo xtask bench {{FILTER}}
