@@ -241,12 +241,12 @@ impl Patroni {
     /// from it. A node that does not come back by itself is copied anew from the leader, as its operators would do.
     pub(crate) async fn is_healthy(&self) -> (usize, usize) {
         const AT_MOST: Duration = Duration::from_mins(4);
+        /// How long a node may take to come back by itself.
+        const BY_ITSELF: Duration = Duration::from_secs(45);
         /// Longer than an election of etcd, which a node brings about that was cut off.
         const FOR: Duration = Duration::from_secs(3);
         let client = reqwest::Client::builder().no_proxy().timeout(millis(1_000));
         let client = client.build().unwrap();
-        /// How long a node may take to come back by itself.
-        const BY_ITSELF: Duration = Duration::from_secs(45);
         let start = now();
         let mut copied_at = start;
         let mut well: Option<((usize, usize), Duration)> = None;
