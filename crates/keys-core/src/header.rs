@@ -10,7 +10,7 @@ pub const VALUE_MAX_LEN: usize = 256;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CredentialError {
-    /// Something was presented that cannot be a bearer credential.
+    /// A header has content that cannot be a bearer credential.
     #[error("the credential is malformed")]
     Malformed,
     /// Two different credentials were presented; guessing which was meant would be wrong half of the time.
@@ -20,17 +20,20 @@ pub enum CredentialError {
 
 /// Finds the one credential among all values of `Authorization` and of `X-API-Key`, borrowed from them.
 ///
-/// `None` means that nothing was presented. The same credential twice is one credential. Whether it is a
-/// well-formed key is not looked at.
+/// Returns `None` if nothing was presented. A header without a credential in it, such as `X-API-Key:` or
+/// `Authorization: Bearer`, presents nothing, because some clients send one for each setting that is empty. The
+/// same credential twice is one credential. The function does not check that the credential is a well-formed key.
 ///
 /// # Errors
-/// When a value is unreadable, of another scheme, empty or too long, or when two differ.
+/// Returns an error if a value is unreadable, of another scheme or too long, or if two values differ.
 ///
 /// ```
 /// use keys_core::header::credential;
 ///
 /// assert_eq!(credential([b"bearer abc".as_slice()], []), Ok(Some("abc")));
 /// assert_eq!(credential([], [b"abc".as_slice()]), Ok(Some("abc")));
+/// assert_eq!(credential([b"Bearer".as_slice()], [b"abc".as_slice()]), Ok(Some("abc")));
+/// assert_eq!(credential([], [b"".as_slice()]), Ok(None));
 /// assert_eq!(credential([], []), Ok(None));
 /// ```
 pub fn credential<'a>(
@@ -43,9 +46,12 @@ pub fn credential<'a>(
     let mut malformed = false;
     for presented in bearers.chain(plain) {
         match presented {
-            Some(token) if found.is_none_or(|earlier| earlier == token) => found = Some(token),
-            Some(_) => return Err(CredentialError::Conflicting),
-            None => malformed = true,
+            Presented::Token(token) if found.is_none_or(|earlier| earlier == token) => {
+                found = Some(token);
+            }
+            Presented::Token(_) => return Err(CredentialError::Conflicting),
+            Presented::Malformed => malformed = true,
+            Presented::Nothing => {}
         }
     }
     match (found, malformed) {
@@ -55,25 +61,38 @@ pub fn credential<'a>(
     }
 }
 
-fn bearer(value: &[u8]) -> Option<&str> {
+/// The content of one header.
+enum Presented<'a> {
+    /// The header is empty, but for the scheme and blanks.
+    Nothing,
+    Token(&'a str),
+    Malformed,
+}
+
+fn bearer(value: &[u8]) -> Presented<'_> {
     const SCHEME: &[u8] = b"bearer";
-    let (scheme, rest) = value.split_at_checked(SCHEME.len())?;
-    if !scheme.eq_ignore_ascii_case(SCHEME) || rest.first() != Some(&b' ') {
-        return None;
+    match value.split_at_checked(SCHEME.len()) {
+        Some((scheme, rest))
+            if scheme.eq_ignore_ascii_case(SCHEME)
+                && (rest.first() == Some(&b' ') || rest.trim_ascii().is_empty()) =>
+        {
+            token(rest)
+        }
+        _ if value.trim_ascii().is_empty() => Presented::Nothing,
+        _ => Presented::Malformed,
     }
-    token(rest)
 }
 
 /// One token without blanks inside, in visible ASCII.
-fn token(value: &[u8]) -> Option<&str> {
-    if value.len() > VALUE_MAX_LEN {
-        return None;
+fn token(value: &[u8]) -> Presented<'_> {
+    let token = value.trim_ascii();
+    if token.is_empty() {
+        return Presented::Nothing;
     }
-    let value = value.trim_ascii();
-    if value.is_empty() || !value.iter().all(u8::is_ascii_graphic) {
-        return None;
+    if value.len() > VALUE_MAX_LEN || !token.iter().all(u8::is_ascii_graphic) {
+        return Presented::Malformed;
     }
-    std::str::from_utf8(value).ok()
+    std::str::from_utf8(token).map_or(Presented::Malformed, Presented::Token)
 }
 
 #[cfg(test)]
@@ -116,10 +135,9 @@ mod tests {
     #[test]
     fn anything_else_is_malformed() {
         for value in [
-            "",
-            "Bearer",
-            "Bearer ",
             "Bearerk",
+            "Bearer\tk",
+            "Bear",
             "Basic dTpw",
             "k",
             "Bearer a b",
@@ -133,7 +151,29 @@ mod tests {
         }
         let long = format!("Bearer {}", "k".repeat(VALUE_MAX_LEN));
         assert_eq!(read(&[&long], &[]), Err(CredentialError::Malformed));
-        assert_eq!(read(&[], &[""]), Err(CredentialError::Malformed));
+    }
+
+    #[test]
+    fn empty_header_presents_nothing_alone_or_beside_a_credential() {
+        for empty in ["", " ", "\t", "Bearer", "bearer", "Bearer ", "BEARER \t "] {
+            assert_eq!(read(&[empty], &[]), Ok(None), "{empty:?}");
+            assert_eq!(read(&[empty], &["k"]), Ok(Some("k")), "{empty:?}");
+            assert_eq!(read(&[empty, "Bearer k"], &[]), Ok(Some("k")), "{empty:?}");
+        }
+        for empty in ["", " ", "\t "] {
+            assert_eq!(read(&[], &[empty]), Ok(None), "{empty:?}");
+            assert_eq!(read(&["Bearer k"], &[empty]), Ok(Some("k")), "{empty:?}");
+            assert_eq!(read(&["Bearer"], &[empty]), Ok(None), "{empty:?}");
+        }
+        // It hides neither a conflict nor a malformed credential.
+        assert_eq!(
+            read(&["Bearer", "Bearer k"], &["", "l"]),
+            Err(CredentialError::Conflicting)
+        );
+        assert_eq!(
+            read(&["Basic dTpw"], &[""]),
+            Err(CredentialError::Malformed)
+        );
     }
 
     proptest! {

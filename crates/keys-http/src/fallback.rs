@@ -2,7 +2,7 @@
 
 use std::future::{Ready, ready};
 
-use actix_web::{HttpResponse, Resource, web};
+use actix_web::{HttpResponse, Resource, Route, guard, web};
 
 use crate::problem;
 use crate::refusal::{Refusal, Render};
@@ -23,4 +23,10 @@ pub(crate) fn unknown_path_in(
 pub(crate) fn resource(path: &str, allow: &'static str, render: Render) -> Resource {
     let refuse = move || ready(Refusal::MethodNotAllowed { allow }.respond(render));
     web::resource(path).default_service(web::to(refuse))
+}
+
+/// A route for `GET` and `HEAD`. The handler does not see the difference, because actix-http leaves out the body of the
+/// answer to `HEAD` and keeps its `Content-Length` (RFC 9110 section 9.3.2).
+pub(crate) fn read() -> Route {
+    web::route().guard(guard::Any(guard::Get()).or(guard::Head()))
 }

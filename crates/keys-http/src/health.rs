@@ -59,12 +59,12 @@ impl Following {
 }
 
 pub(crate) fn configure(api: &Api, app: &mut web::ServiceConfig) {
-    let resource = |path| fallback::resource(path, "GET", problem::render);
-    app.service(resource("/livez").get(live));
+    let resource = |path| fallback::resource(path, "GET, HEAD", problem::render);
+    app.service(resource("/livez").route(fallback::read().to(live)));
     app.service(
         resource("/readyz")
             .app_data(web::Data::new(api.clone()))
-            .get(ready),
+            .route(fallback::read().to(ready)),
     );
 }
 

@@ -10,9 +10,9 @@ use crate::{fallback, problem};
 
 pub(crate) fn configure(api: &Api, app: &mut web::ServiceConfig) {
     app.service(
-        fallback::resource("/metrics", "GET", problem::render)
+        fallback::resource("/metrics", "GET, HEAD", problem::render)
             .app_data(web::Data::new(api.clone()))
-            .get(metrics),
+            .route(fallback::read().to(metrics)),
     );
 }
 

@@ -19,8 +19,8 @@ use crate::surface::Surface;
 pub(crate) fn scope(api: &Api, mount: &Mount) -> impl HttpServiceFactory + use<> {
     let surface = Surface::new(api, mount, error::render);
     let guard = || surface.guard(api);
-    let keys = fallback::resource("", "GET, POST", error::render)
-        .route(web::get().to(list::list).wrap(guard()))
+    let keys = fallback::resource("", "GET, HEAD, POST", error::render)
+        .route(fallback::read().to(list::list).wrap(guard()))
         .route(web::post().to(create::create).wrap(guard()));
     let key = fallback::resource("/{id}", "DELETE", error::render)
         .route(web::delete().to(delete::delete).wrap(guard()));

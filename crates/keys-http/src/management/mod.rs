@@ -28,15 +28,23 @@ pub(crate) fn scope(api: &Api) -> impl HttpServiceFactory + use<> {
     };
     let reads = || requires(&["accounts:read"]);
     let writes = || requires(&["accounts:write"]);
-    let accounts = resource("/accounts", "GET, POST")
-        .route(web::get().to(list_accounts::list_accounts).wrap(reads()))
+    let accounts = resource("/accounts", "GET, HEAD, POST")
+        .route(
+            fallback::read()
+                .to(list_accounts::list_accounts)
+                .wrap(reads()),
+        )
         .route(
             web::post()
                 .to(create_account::create_account)
                 .wrap(writes()),
         );
-    let account = resource("/accounts/{account_id}", "GET, PATCH")
-        .route(web::get().to(read_account::read_account).wrap(reads()))
+    let account = resource("/accounts/{account_id}", "GET, HEAD, PATCH")
+        .route(
+            fallback::read()
+                .to(read_account::read_account)
+                .wrap(reads()),
+        )
         .route(
             web::patch()
                 .to(update_account::update_account)

@@ -40,6 +40,10 @@ async fn strangers_do_not_pass() {
     is_denied(&answer, 401, "missing");
     let challenge = answer.header("www-authenticate");
     assert_eq!(challenge, Some(r#"Bearer realm="keys""#));
+    for empty in [get(AUTH).bearer(""), get(AUTH).header("X-API-Key", "")] {
+        let answer = empty.expect(&world, 401, PROBLEM_401).await;
+        is_denied(&answer, 401, "missing");
+    }
 
     let account = world.account("pro").await;
     let (session, operator) = (world.session(&account).await, world.root().await);

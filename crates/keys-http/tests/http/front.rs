@@ -449,6 +449,44 @@ async fn connections_go_on_in_the_same_way_before_an_application_and_within_it()
 }
 
 #[actix_web::test]
+async fn head_is_answered_like_get_without_the_body() {
+    for way in WAYS {
+        let stage = Stage::set(way).await;
+        let server = Running::start(&stage, way);
+        for (path, credential) in [
+            (AUTH, &*stage.key),
+            (AUTH, "nonsense"),
+            ("/v1/auth?cost=0", &stage.key),
+            (VERIFY, &stage.operator),
+            (FLAT, &stage.key),
+            ("/api/account/api-keys", &stage.key),
+            ("/livez", ""),
+            ("/readyz", ""),
+            ("/nothing", ""),
+        ] {
+            let hears = async |method: &str| {
+                let request = format!(
+                    "{method} {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {credential}\r\n\
+                     Connection: close\r\n\r\n"
+                );
+                let said = server.hears(&[request.into_bytes()], Then::Wait).await;
+                // The clock of the world stands still, so the buckets differ by what was taken.
+                stage.world.advance(60);
+                said
+            };
+            let (head, mut get) = (hears("HEAD").await, hears("GET").await);
+            get.retain(|line| !line.starts_with(['{', '[']));
+            assert!(
+                head.iter().any(|line| line.starts_with("content-length: ")),
+                "{head:?}"
+            );
+            assert_eq!(head, get, "{path}");
+        }
+        server.handle.stop(false).await;
+    }
+}
+
+#[actix_web::test]
 async fn body_that_never_comes_is_given_up_even_behind_another_request() {
     let stage = Stage::set(Way::BeforeTheApplication).await;
     let server = Running::start(&stage, Way::BeforeTheApplication);

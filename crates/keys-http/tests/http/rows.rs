@@ -123,18 +123,23 @@ impl<E: Exchange> Rows<'_, E> {
         let account = r#"{"statusCode":405,"message":"Method not allowed","errors":[]}"#;
         let problem = r#"{"title":"Method Not Allowed","status":405,"code":"method_not_allowed","detail":"Method not allowed"}"#;
         for (method, path, allow, body) in [
-            ("PUT", "/api/api-keys", "GET, POST", flat),
+            ("PUT", "/api/api-keys", "GET, HEAD, POST", flat),
             ("GET", "/api/api-keys/x", "DELETE", flat),
-            ("DELETE", "/api/account/api-keys", "GET, POST", account),
+            (
+                "DELETE",
+                "/api/account/api-keys",
+                "GET, HEAD, POST",
+                account,
+            ),
             ("PATCH", "/api/account/api-keys/x", "DELETE", account),
-            ("DELETE", "/v1/accounts", "GET, POST", problem),
-            ("DELETE", "/v1/accounts/x", "GET, PATCH", problem),
+            ("DELETE", "/v1/accounts", "GET, HEAD, POST", problem),
+            ("DELETE", "/v1/accounts/x", "GET, HEAD, PATCH", problem),
             ("GET", "/v1/accounts/x/sessions", "POST", problem),
             ("GET", "/v1/accounts/x/keys", "POST", problem),
             ("GET", "/v1/keys/verify", "POST", problem),
             ("PUT", "/v1/keys/verify-batch", "POST", problem),
-            ("POST", "/livez", "GET", problem),
-            ("POST", "/readyz", "GET", problem),
+            ("POST", "/livez", "GET, HEAD", problem),
+            ("POST", "/readyz", "GET, HEAD", problem),
         ] {
             let answer = Request::new(method, path)
                 .expect(self.server, 405, body)
@@ -156,12 +161,19 @@ impl<E: Exchange> Rows<'_, E> {
             let in_query = get(format!("{path}?api_key={key}&access_token={key}"));
             in_query.expect(self.server, 401, unauthorized).await;
 
+            for empty in [
+                get(path).header("Authorization", "Bearer"),
+                get(path).header("X-API-Key", ""),
+            ] {
+                let answer = empty.expect(self.server, 401, unauthorized).await;
+                let challenge = answer.header("www-authenticate");
+                assert_eq!(challenge, Some(r#"Bearer realm="keys""#));
+            }
+
             let mut changed = key.clone();
             changed.replace_range(12..13, if &key[12..13] == "A" { "B" } else { "A" });
             for presented in [
                 get(path).header("Authorization", "Basic YTpi"),
-                get(path).header("Authorization", "Bearer"),
-                get(path).header("X-API-Key", ""),
                 get(path).bearer("nonsense"),
                 get(path).bearer(&changed),
                 get(path).bearer(NOBODYS_KEY),
@@ -192,6 +204,9 @@ impl<E: Exchange> Rows<'_, E> {
             get(FLAT).header("authorization", format!("bEARER {key}")),
             get(FLAT).header("x-api-key", &key),
             get(FLAT).header("X-API-Key", &key).bearer(&key),
+            get(FLAT).header("X-API-Key", "").bearer(&key),
+            get(FLAT).header("X-API-Key", &key).bearer(""),
+            Request::new("HEAD", FLAT).bearer(&key),
         ] {
             assert_eq!(self.server.exchange(accepted).await.status, 200);
         }

@@ -9,7 +9,8 @@ on_both_databases!(
     unknown_path_is_not_found,
     wrong_method_is_not_allowed_and_says_which_are,
     methods_are_asked_before_credentials_and_bodies,
-    head_is_no_get,
+    head_is_get_without_a_body,
+    head_is_refused_where_get_is,
     request_that_is_no_http_is_refused_without_a_body,
     mount_that_is_disabled_is_not_there,
     mount_may_be_elsewhere,
@@ -65,16 +66,16 @@ fn resources() -> Vec<(&'static str, &'static str, Value)> {
     let [flat, account] = Dialect::BOTH.map(|dialect| dialect.error(405, NAME, MESSAGE));
     let problem = problem(405, NAME, MESSAGE);
     vec![
-        (FLAT, "GET, POST", flat.clone()),
+        (FLAT, "GET, HEAD, POST", flat.clone()),
         ("/api/api-keys/x", "DELETE", flat),
-        (ACCOUNT, "GET, POST", account.clone()),
+        (ACCOUNT, "GET, HEAD, POST", account.clone()),
         ("/api/account/api-keys/x", "DELETE", account),
-        ("/v1/accounts", "GET, POST", problem.clone()),
-        ("/v1/accounts/x", "GET, PATCH", problem.clone()),
+        ("/v1/accounts", "GET, HEAD, POST", problem.clone()),
+        ("/v1/accounts/x", "GET, HEAD, PATCH", problem.clone()),
         ("/v1/accounts/x/sessions", "POST", problem.clone()),
         ("/v1/accounts/x/keys", "POST", problem.clone()),
-        ("/livez", "GET", problem.clone()),
-        ("/readyz", "GET", problem),
+        ("/livez", "GET, HEAD", problem.clone()),
+        ("/readyz", "GET, HEAD", problem),
     ]
 }
 
@@ -104,9 +105,61 @@ async fn methods_are_asked_before_credentials_and_bodies(place: Place) {
     }
 }
 
-async fn head_is_no_get(place: Place) {
+async fn head_is_get_without_a_body(place: Place) {
     let world = place.shared().await;
+    let account = world.account("roomy").await;
+    let key = world.key(&account).await;
+    let account = format!("/v1/accounts/{account}");
+    for (path, credential) in [
+        (FLAT, &*key),
+        (FLAT, "nonsense"),
+        (ACCOUNT, &key),
+        ("/api/account/api-keys?page=2&perPage=1", &key),
+        ("/api/account/api-keys?page=0", &key),
+        ("/v1/accounts", world.operator()),
+        ("/v1/accounts?plan=x", world.operator()),
+        (&account, world.operator()),
+        ("/v1/accounts/x", world.operator()),
+        ("/v1/auth?scope=", &key),
+        ("/livez", ""),
+        ("/readyz", ""),
+        ("/nothing", ""),
+    ] {
+        let asked = async |method| {
+            let answer = world.request(method, path).bearer(credential).send().await;
+            // The date moves on, and so do buckets and the age of the last change.
+            let moves = |name: &str| {
+                let of_buckets = name.starts_with("ratelimit") || name == "retry-after";
+                let is_length = name == "content-length" && path == "/readyz";
+                of_buckets || name == "date" || is_length
+            };
+            let mut headers = answer.headers;
+            for (name, value) in &mut headers {
+                if moves(name) {
+                    value.clear();
+                }
+            }
+            headers.sort();
+            (answer.status, headers, answer.body)
+        };
+        let (status, headers, body) = asked("HEAD").await;
+        assert_eq!(body, "", "{path}");
+        assert!(
+            headers.iter().any(|(name, _)| name == "content-length"),
+            "{path}: {headers:?}"
+        );
+        let (of_get, headers_of_get, _) = asked("GET").await;
+        assert_eq!((status, headers), (of_get, headers_of_get), "{path}");
+    }
+}
+
+async fn head_is_refused_where_get_is(place: Place) {
+    let world = place.shared().await;
+    let served = |allow: &str| allow.split(", ").any(|method| method == "HEAD");
     for (path, allow, _) in resources() {
+        if served(allow) {
+            continue;
+        }
         let answer = world.request("HEAD", path).send().await;
         assert_eq!((answer.status, &*answer.body), (405, ""), "{answer:?}");
         answer.has("allow", allow);
