@@ -12,6 +12,7 @@
 //! | [`network`], [`address`] | address lists, and whose address a request has |
 //! | [`header`] | finding the credential in the headers of a request |
 //! | [`scope`], [`name`], [`id`], [`timestamp`] | small value types |
+//! | [`suggestion`] | which known name a misspelt one stands for |
 //!
 //! ```
 //! use keys_core::{Pepper, PepperRing, SecretKey};
@@ -41,6 +42,7 @@ pub mod pepper;
 pub mod plan;
 pub mod scope;
 pub mod secret;
+pub mod suggestion;
 pub mod timestamp;
 
 pub use account::{Account, ExternalId};

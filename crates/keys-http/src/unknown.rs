@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use actix_web::HttpRequest;
+use keys_core::suggestion::nearest;
 use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, forward_to_deserialize_any};
 
@@ -80,24 +81,6 @@ fn shown(name: &str) -> Cow<'_, str> {
         return "(the empty name)".into();
     }
     keys_core::name::escaped(name)
-}
-
-/// The known name that was probably meant: spelt in another case, with other underscores, or with a slip.
-fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
-    if name.chars().count() > SHOWN_MAX_CHARS {
-        return None;
-    }
-    let plain = |name: &str| -> String {
-        let letters = name.chars().filter(|c| !matches!(c, '_' | '-' | ' '));
-        letters.flat_map(char::to_lowercase).collect()
-    };
-    let wanted = plain(name);
-    let distance = |known: &str| strsim::damerau_levenshtein(&wanted, &plain(known));
-    let (distance, nearest) = known
-        .iter()
-        .map(|known| (distance(known), *known))
-        .min_by_key(|(distance, _)| *distance)?;
-    (distance <= wanted.chars().count().div_ceil(3).min(3)).then_some(nearest)
 }
 
 /// The names of an object's members.
