@@ -59,7 +59,7 @@ fn never_seen(name: &str) -> Vec<&'static [&'static str]> {
             &DATABASE,
             &ACTIX,
             &TOWER,
-            &["serde_json", "config", "clap"],
+            &["serde_json", "toml", "clap"],
         ],
         "keys-service" | "keys-redis" => vec![
             &DATABASE,

@@ -1,5 +1,9 @@
 //! Settings: embedded defaults, then a file, then the environment.
 
+mod environment;
+mod explain;
+mod value;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::num::NonZeroU32;
@@ -7,7 +11,6 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use config::{Config, ConfigError, Environment, File, FileFormat};
 use ipnet::IpNet;
 use keys_core::{
     KeyPrefix, Limit, LimitName, LimitPer, Operation, PepperId, Plan, PlanName, Plans, Quota,
@@ -16,16 +19,28 @@ use keys_redis::{KeyPrefix as RedisKeyPrefix, OnUnavailable, RedisUrl};
 use keys_service::service::GRACE_MAX;
 use keys_service::{CacheOptions, KeyManagement};
 use serde::Deserialize;
+use serde::de::value::SeqAccessDeserializer;
+use serde::de::{self, Deserializer, SeqAccess, Visitor};
 use zeroize::Zeroizing;
 
 use crate::listen::{Endpoint, UnixMode};
 use crate::secret;
+use environment::Variables;
+use value::Value;
 
-/// In front of every setting in the environment.
-const PREFIX: &str = "KEYS_";
+/// The settings that are compiled into the program.
+const DEFAULTS: &str = include_str!("../../../../config/default.toml");
 
-/// What the program ships with.
-const DEFAULTS: &str = include_str!("../../../config/default.toml");
+const SECTIONS: [&str; 8] = [
+    "database",
+    "http",
+    "cache",
+    "verification",
+    "limits",
+    "peppers",
+    "log",
+    "plans",
+];
 
 /// All settings, checked.
 #[derive(Debug)]
@@ -137,217 +152,44 @@ pub(crate) enum LogFormat {
 }
 
 impl Settings {
-    /// Reads them all, `file` between the defaults and the environment.
+    /// Reads all settings: the defaults, then `file`, then the environment.
     pub(crate) fn load(file: Option<&Path>) -> anyhow::Result<Self> {
-        let mut environment = Vec::new();
-        let mut foreign = Vec::new();
-        for (name, value) in std::env::vars_os() {
-            let Some(name) = name.to_str() else {
-                continue;
-            };
-            if !name.starts_with(PREFIX) {
-                if !value.is_empty() {
-                    foreign.push(name.to_owned());
-                }
-                continue;
-            }
-            let Ok(value) = value.into_string() else {
-                bail!("environment variable {name} is not UTF-8");
-            };
-            environment.push((name.to_owned(), value));
-        }
-        check_case(&foreign)?;
-        let mut settings = Self::layered(file, environment)?;
-        let warning = ignored_database_url(&foreign, &settings.database.url);
+        let variables = Variables::of_the_process()?;
+        environment::check_case(&variables.foreign, &SECTIONS)?;
+        let mut settings = Self::layered(file, variables.ours)?;
+        let warning = environment::ignored_database_url(&variables.foreign, &settings.database.url);
         settings.warnings.extend(warning);
         Ok(settings)
     }
 
-    fn layered(file: Option<&Path>, environment: Vec<(String, String)>) -> anyhow::Result<Self> {
-        check_spelling(&environment)?;
-        // Every setting has a level above it. What has none is somebody else's: Kubernetes, for one, sets KEYS_PORT
-        // for a service that is called "keys".
-        let environment = environment
-            .into_iter()
-            .filter(|(name, _)| name.contains("__"))
-            .map(|(name, value)| {
-                // Files of variables have Windows line ends, and secrets come with a line feed.
-                let value = value.trim();
-                if value.chars().any(char::is_control) {
-                    bail!("environment variable {name} contains a line end or another control character");
-                }
-                Ok((name, value.to_owned()))
-            })
-            .collect::<anyhow::Result<_>>()?;
-        let environment = Environment::with_prefix("KEYS")
-            .prefix_separator("_")
-            .separator("__")
-            .try_parsing(true)
-            .list_separator(",")
-            .with_list_parse_key("http.listen")
-            .with_list_parse_key("http.trusted_proxies")
-            .source(Some(environment));
-        let mut layers = Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
+    fn layered(file: Option<&Path>, variables: Vec<(String, String)>) -> anyhow::Result<Self> {
+        let mut settings = defaults()?;
+        let variables = environment::read(variables, &settings)?;
         if let Some(path) = file {
-            // Read here: the library's own error does not say which file is missing.
-            let text = std::fs::read_to_string(path).with_context(|| {
-                format!("settings file {} (--config or KEYS_CONFIG)", path.display())
-            })?;
-            layers = layers.add_source(File::from_str(&text, FileFormat::Toml));
+            settings.merge(read(path)?);
         }
-        layers
-            .add_source(environment)
-            .build()
-            .and_then(Config::try_deserialize::<Raw>)
-            .map_err(|error| explain(&error, file))?
+        settings.merge(variables);
+        Raw::deserialize(settings)
+            .map_err(|fault| fault.explain(file))?
             .check()
     }
 }
 
-/// Refuses what is a setting but for its underscores: left alone, `KEYS_DATABASE_URL` would start a production server on a
-/// fresh embedded database.
-fn check_spelling(environment: &[(String, String)]) -> anyhow::Result<()> {
-    /// The settings that take `file:PATH`, beside the peppers.
-    const SECRETS: [&str; 3] = [
-        "KEYS_DATABASE__URL",
-        "KEYS_DATABASE__DIRECT_URL",
-        "KEYS_LIMITS__REDIS_URL",
-    ];
-    const PEPPERS: &str = "KEYS_PEPPERS__KEYS__";
-    fn names(prefix: &str, value: &serde_json::Value, out: &mut Vec<String>) {
-        match value {
-            serde_json::Value::Object(members) => {
-                for (name, value) in members {
-                    names(&format!("{prefix}__{}", name.to_uppercase()), value, out);
-                }
-            }
-            _ => out.push(prefix.to_owned()),
-        }
-    }
-    let defaults: serde_json::Value = Config::builder()
-        .add_source(File::from_str(DEFAULTS, FileFormat::Toml))
-        .build()
-        .and_then(Config::try_deserialize)
-        .context("the embedded defaults")?;
-    let mut settings = vec![
-        "__PEPPERS__CURRENT".to_owned(),
-        "__PEPPERS__KEYS__P1".to_owned(),
-    ];
-    names("", &defaults, &mut settings);
-    for (name, _) in environment {
-        let meant = settings.iter().find_map(|setting| {
-            let right = format!("KEYS_{}", setting.trim_start_matches('_'));
-            (*name != right && *name == right.replace("__", "_")).then_some(right)
-        });
-        if let Some(meant) = meant {
-            bail!("environment variable {name} is not read: write {meant}");
-        }
-        let plain = name
-            .strip_suffix("_FILE")
-            .map(|name| name.replace("__", "_"));
-        let meant = settings.iter().find_map(|setting| {
-            let right = format!("KEYS_{}", setting.trim_start_matches('_'));
-            let is_meant = plain
-                .as_ref()
-                .is_some_and(|plain| plain.trim_end_matches('_') == right.replace("__", "_"));
-            is_meant.then_some(right)
-        });
-        if let Some(meant) = meant {
-            let is_secret = SECRETS.contains(&meant.as_str()) || meant.starts_with(PEPPERS);
-            let value = if is_secret { "=file:PATH" } else { "" };
-            bail!("environment variable {name} is not read: write {meant}{value}");
-        }
-    }
-    Ok(())
+fn defaults() -> anyhow::Result<Value> {
+    let defaults: toml::Table = toml::from_str(DEFAULTS).context("the embedded defaults")?;
+    Ok(defaults.into())
 }
 
-/// Refuses names of settings that are not in upper case, which would be ignored.
-fn check_case(foreign: &[String]) -> anyhow::Result<()> {
-    const SECTIONS: [&str; 8] = [
-        "DATABASE",
-        "HTTP",
-        "CACHE",
-        "VERIFICATION",
-        "LIMITS",
-        "PEPPERS",
-        "LOG",
-        "PLANS",
-    ];
-    for name in foreign {
-        let upper = name.to_uppercase();
-        let section = upper
-            .strip_prefix(PREFIX)
-            .and_then(|rest| rest.split_once("__"));
-        if section.is_some_and(|(section, _)| SECTIONS.contains(&section)) {
-            bail!("environment variable {name} is not read: write {upper}");
-        }
-    }
-    Ok(())
-}
-
-/// Says that a variable is ignored which many platforms set for the database, if none is configured.
-fn ignored_database_url(foreign: &[String], url: &str) -> Option<String> {
-    const NAMES: [&str; 2] = ["DATABASE_URL", "DATABASE_URL_FILE"];
-    const DEFAULT: &str = "sqlite://data/keys.db";
-    let name = foreign.iter().find(|name| NAMES.contains(&name.as_str()))?;
-    let meant = match name.as_str() {
-        "DATABASE_URL" => "KEYS_DATABASE__URL to the same value",
-        _ => "KEYS_DATABASE__URL to file:PATH",
-    };
-    (url == DEFAULT).then(|| {
-        format!(
-            "environment variable {name} is set and not read, and setting `database.url` has its default {DEFAULT}: \
-             set {meant}, or unset {name}"
-        )
-    })
-}
-
-/// Says which setting is at fault, without the value of one that is secret.
-fn explain(error: &ConfigError, file: Option<&Path>) -> anyhow::Error {
-    let whence = file.map_or_else(
-        || "the environment".to_owned(),
-        |path| format!("{} or the environment", path.display()),
-    );
-    match error {
-        ConfigError::FileParse { cause, .. } => {
-            // The first line says where; the others quote the text, which may be that of a pepper.
-            let cause = cause.to_string();
-            let place = cause.lines().next().unwrap_or_default();
-            anyhow::anyhow!(
-                "{}: {place}",
-                file.unwrap_or(Path::new("defaults")).display()
-            )
-        }
-        error => anyhow::anyhow!("{} (in {whence})", fault(error, None)),
-    }
-}
-
-fn fault(error: &ConfigError, key: Option<&str>) -> String {
-    match (error, key) {
-        (ConfigError::At { error, key: at, .. }, key) => fault(error, at.as_deref().or(key)),
-        (ConfigError::Type { key: Some(at), .. }, None) => fault(error, Some(at)),
-        (ConfigError::NotFound(setting), _) => format!("setting `{setting}` is missing"),
-        (_, Some(key))
-            if ["peppers", "database", "limits"]
-                .iter()
-                .any(|secret| key.starts_with(secret)) =>
-        {
-            format!("setting `{key}` has a value of the wrong kind")
-        }
-        (
-            ConfigError::Type {
-                expected,
-                unexpected,
-                ..
-            },
-            Some(key),
-        ) => {
-            format!("setting `{key}` must be {expected}, not {unexpected}")
-        }
-        (error, Some(key)) => format!("setting `{key}`: {error}"),
-        (ConfigError::Type { expected, .. }, None) => format!("a setting must be {expected}"),
-        (error, None) => error.to_string(),
-    }
+fn read(path: &Path) -> anyhow::Result<Value> {
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("settings file {} (--config or KEYS_CONFIG)", path.display()))?;
+    let table: toml::Table = toml::from_str(&text).map_err(|error| {
+        // The first line says where. The others quote the text, which may be that of a pepper.
+        let error = error.to_string();
+        let place = error.lines().next().unwrap_or_default();
+        anyhow::anyhow!("{}: {place}", path.display())
+    })?;
+    Ok(table.into())
 }
 
 #[derive(Deserialize)]
@@ -383,24 +225,35 @@ struct RawHttp {
 }
 
 /// A list, which may be written without brackets where it has one element.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum OneOrMore {
-    One(String),
-    More(Vec<String>),
-    /// The environment's parser makes one of digits.
-    Number(i64),
+struct OneOrMore(Vec<String>);
+
+impl<'de> Deserialize<'de> for OneOrMore {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Elements;
+        impl<'de> Visitor<'de> for Elements {
+            type Value = OneOrMore;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a text or a list of texts")
+            }
+
+            fn visit_str<E: de::Error>(self, element: &str) -> Result<Self::Value, E> {
+                Ok(OneOrMore(vec![element.to_owned()]))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Self::Value, A::Error> {
+                Vec::deserialize(SeqAccessDeserializer::new(list)).map(OneOrMore)
+            }
+        }
+        // A variable is a list, whose elements are separated by commas.
+        deserializer.deserialize_seq(Elements)
+    }
 }
 
 impl OneOrMore {
     /// The elements that are not blank.
     fn into_elements(self) -> Vec<String> {
-        let elements = match self {
-            Self::One(element) => vec![element],
-            Self::More(elements) => elements,
-            Self::Number(number) => vec![number.to_string()],
-        };
-        let trimmed = elements.iter().map(|element| element.trim().to_owned());
+        let trimmed = self.0.iter().map(|element| element.trim().to_owned());
         trimmed.filter(|element| !element.is_empty()).collect()
     }
 }
@@ -1036,6 +889,148 @@ mod tests {
     }
 
     #[test]
+    fn values_of_another_kind_are_refused_by_name_in_the_environment() {
+        for (name, value, told) in [
+            (
+                "KEYS_PLANS__PRO__KEYS_MAX",
+                "0.4",
+                "setting `plans.pro.keys_max` must be a whole number from 0 to 4294967295, not \"0.4\"",
+            ),
+            ("KEYS_PLANS__PRO__KEYS_MAX", "10.5", "plans.pro.keys_max"),
+            ("KEYS_PLANS__PRO__KEYS_MAX", "true", "plans.pro.keys_max"),
+            (
+                "KEYS_PLANS__PRO__LIMITS__CREATE__REQUESTS",
+                "0.6",
+                "setting `plans.pro.limits.create.requests` must be a whole number from 1 to 4294967295, not \"0.6\"",
+            ),
+            (
+                "KEYS_PLANS__PRO__LIMITS__CREATE__REQUESTS",
+                "1e9",
+                "plans.pro.limits.create.requests",
+            ),
+            (
+                "KEYS_VERIFICATION__GRACE_SECONDS",
+                "yes",
+                "setting `verification.grace_seconds` must be a whole number of at least 0, not \"yes\"",
+            ),
+            (
+                "KEYS_VERIFICATION__GRACE_SECONDS",
+                "300.4",
+                "verification.grace_seconds",
+            ),
+            (
+                "KEYS_PLANS__PRO__KEYS",
+                "2",
+                "setting `plans.pro.keys` must be true or false, not \"2\"",
+            ),
+            ("KEYS_HTTP__METRICS__ENABLED", "yes", "http.metrics.enabled"),
+            ("KEYS_DATABASE__CREATE", "0", "database.create"),
+            (
+                "KEYS_DATABASE__CONNECTIONS_MAX",
+                "",
+                "database.connections_max",
+            ),
+            ("KEYS_HTTP__WORKERS__MAX", "1", "http.workers"),
+        ] {
+            let message = refusal(&[(name, value)]);
+            assert!(message.contains(told), "{name}={value}: {message}");
+        }
+    }
+
+    #[test]
+    fn values_of_another_kind_are_refused_by_name_in_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("keys.toml");
+        for (text, told) in [
+            (
+                "[plans.pro]\nkeys_max = 10.5",
+                "setting `plans.pro.keys_max` must be a whole number from 0 to 4294967295, not 10.5",
+            ),
+            ("[plans.pro]\nkeys_max = 10.0", "not 10.0"),
+            ("[plans.pro]\nkeys_max = true", "not true"),
+            ("[plans.pro]\nkeys_max = \"10\"", "plans.pro.keys_max"),
+            (
+                "[plans.pro]\nkeys = 1",
+                "setting `plans.pro.keys` must be true or false, not 1",
+            ),
+            ("[plans.pro]\nkeys = \"true\"", "plans.pro.keys"),
+            (
+                "[peppers]\ncurrent = 1",
+                "setting `peppers.current` must be a text, not 1",
+            ),
+            ("[limits]\nkey_prefix = 1979-05-27", "limits.key_prefix"),
+            (
+                "[http]\nlisten = 8080",
+                "setting `http.listen` must be a text or a list of texts",
+            ),
+            (
+                "[http]\nlisten = [8080]",
+                "setting `http.listen` must be a text, not 8080",
+            ),
+            (
+                "[http]\ntrusted_proxies = \"::1\"",
+                "setting `http.trusted_proxies` must be a list",
+            ),
+            (
+                "[log]\nformat = 1",
+                "setting `log.format` must be a text, not 1",
+            ),
+            ("database = 1", "setting `database` must be a table"),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            let message = format!("{:#}", load_file(Some(&path), &[]).unwrap_err());
+            assert!(message.contains(told), "{text}: {message}");
+            assert!(message.contains("keys.toml"), "{text}: {message}");
+        }
+    }
+
+    #[test]
+    fn text_that_looks_like_a_number_stays_a_text() {
+        let settings = load(&[
+            ("KEYS_LIMITS__KEY_PREFIX", "007"),
+            ("KEYS_PEPPERS__KEYS__1", "a"),
+            ("KEYS_PEPPERS__CURRENT", "1"),
+            ("KEYS_LOG__FILTER", "true"),
+        ])
+        .unwrap();
+        assert_eq!(settings.limits.key_prefix, "007".parse().unwrap());
+        assert_eq!(settings.peppers.current.unwrap().as_str(), "1");
+        assert_eq!(settings.log.filter, "true");
+    }
+
+    #[test]
+    fn unknown_setting_is_told_with_the_nearest_known_one() {
+        for (name, told) in [
+            (
+                "KEYS_HTTP__LISTENS",
+                "unknown setting `http.listens`; did you mean `http.listen`?",
+            ),
+            (
+                "KEYS_DATABSE__URL",
+                "unknown setting `databse`; did you mean `database`?",
+            ),
+            (
+                "KEYS_PLANS__PRO__KEY_MAX",
+                "unknown setting `plans.pro.key_max`; did you mean `plans.pro.keys_max`?",
+            ),
+            (
+                "KEYS_LOG__COLOUR",
+                "unknown setting `log.colour`; known are filter, format",
+            ),
+        ] {
+            let message = refusal(&[(name, "1")]);
+            assert!(message.starts_with(told), "{message}");
+        }
+        let both = [
+            ("KEYS_PEPPERS__KEYS", "hunter2"),
+            ("KEYS_PEPPERS__KEYS__P1", "x"),
+        ];
+        let message = refusal(&both);
+        assert!(message.contains("KEYS_PEPPERS__KEYS__P1"), "{message}");
+        assert!(!message.contains("hunter2"), "{message}");
+    }
+
+    #[test]
     fn secrets_are_read_from_files() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("secret");
@@ -1123,11 +1118,14 @@ mod tests {
         }
         let foreign = |name: &str| [name.to_owned()];
         for name in ["keys_database__url", "Keys_Http__Listen"] {
-            let message = format!("{:#}", check_case(&foreign(name)).unwrap_err());
+            let message = format!(
+                "{:#}",
+                environment::check_case(&foreign(name), &SECTIONS).unwrap_err()
+            );
             assert!(message.contains(&name.to_uppercase()), "{message}");
         }
-        assert!(check_case(&foreign("keys_port")).is_ok());
-        assert!(check_case(&foreign("monkeys_database__url")).is_ok());
+        assert!(environment::check_case(&foreign("keys_port"), &SECTIONS).is_ok());
+        assert!(environment::check_case(&foreign("monkeys_database__url"), &SECTIONS).is_ok());
     }
 
     #[test]
@@ -1135,14 +1133,20 @@ mod tests {
         let default = load(&[]).unwrap().database.url;
         for name in ["DATABASE_URL", "DATABASE_URL_FILE"] {
             let foreign = [name.to_owned()];
-            let warning = ignored_database_url(&foreign, &default).unwrap();
+            let warning = environment::ignored_database_url(&foreign, &default).unwrap();
             assert!(
                 warning.contains(name) && warning.contains("database.url"),
                 "{warning}"
             );
-            assert_eq!(ignored_database_url(&foreign, "postgres://h/d"), None);
+            assert_eq!(
+                environment::ignored_database_url(&foreign, "postgres://h/d"),
+                None
+            );
         }
-        assert_eq!(ignored_database_url(&["PATH".to_owned()], &default), None);
+        assert_eq!(
+            environment::ignored_database_url(&["PATH".to_owned()], &default),
+            None
+        );
     }
 
     #[test]
