@@ -75,9 +75,9 @@ async fn open_with(settings: &Settings, limiter: Option<RedisLimiter>) -> anyhow
         }
     };
     let mut builder = KeyService::builder(store.clone(), ring)
-        .plans(settings.plans.clone())
-        .cache(settings.cache)
-        .grace(settings.grace);
+        .plans((&settings.plans).into())
+        .cache(settings.cache.into())
+        .grace(settings.verification.grace);
     if let Some(limiter) = limiter {
         builder = builder.limiter(limiter);
     }

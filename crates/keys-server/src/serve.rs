@@ -105,8 +105,7 @@ pub(crate) fn run(runtime: &Runtime, settings: &Settings, reload: &Reload) -> an
             threads,
             usize::try_from(settings.database.connections_max.get()).unwrap_or(usize::MAX),
         );
-        let proxies = TrustedProxies::new(http.trusted_proxies.iter().copied())
-            .trusting_unix_peers(http.trusts_unix_peers);
+        let proxies = http.trusted_proxies.clone();
         let connections = Connections::new(limits, proxies.clone());
         let api = api(&service, http, proxies, &reload.telemetry, &connections)?;
         let (workers, ended) = Workers::start(threads, &api, connections).await?;
@@ -298,9 +297,9 @@ fn api(
         .key_management(http.key_management)
         .flat(mount(&http.flat, "http.flat")?)
         .account(mount(&http.account, "http.account")?)
-        .management(http.management)
-        .verification(http.verification)
-        .metrics(http.metrics)
+        .management(http.management.enabled)
+        .verification(http.verification.enabled)
+        .metrics(http.metrics.enabled)
         .counter(
             "keys_log_dropped_total",
             "Lines of the log that were not written, because the reader of standard error did not take them.",

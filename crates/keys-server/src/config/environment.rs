@@ -2,6 +2,7 @@
 
 use anyhow::bail;
 
+use super::SECRETS;
 use super::value::Value;
 
 /// In front of every setting in the environment.
@@ -76,12 +77,6 @@ pub(super) fn read(
 /// Refuses what is a setting but for its underscores: left alone, `KEYS_DATABASE_URL` would start a production server on a
 /// fresh embedded database.
 fn check_spelling(variables: &[(String, String)], defaults: &Value) -> anyhow::Result<()> {
-    /// The settings that take `file:PATH`, beside the peppers.
-    const SECRETS: [&str; 3] = [
-        "KEYS_DATABASE__URL",
-        "KEYS_DATABASE__DIRECT_URL",
-        "KEYS_LIMITS__REDIS_URL",
-    ];
     const PEPPERS: &str = "KEYS_PEPPERS__KEYS__";
     let mut settings = vec!["KEYS_PEPPERS__CURRENT".to_owned(), format!("{PEPPERS}P1")];
     settings.extend(defaults.paths().iter().map(|path| variable(path)));
@@ -101,7 +96,8 @@ fn check_spelling(variables: &[(String, String)], defaults: &Value) -> anyhow::R
             .iter()
             .find(|setting| plain == setting.replace(SEPARATOR, "_"));
         if let Some(meant) = meant {
-            let is_secret = SECRETS.contains(&meant.as_str()) || meant.starts_with(PEPPERS);
+            let is_secret =
+                SECRETS.iter().any(|path| variable(path) == *meant) || meant.starts_with(PEPPERS);
             let value = if is_secret { "=file:PATH" } else { "" };
             bail!("environment variable {name} is not read: write {meant}{value}");
         }
@@ -115,13 +111,13 @@ pub(super) fn variable(path: &[&str]) -> String {
 }
 
 /// Refuses names of settings that are not in upper case, which would be ignored.
-pub(super) fn check_case(foreign: &[String], sections: &[&str]) -> anyhow::Result<()> {
+pub(super) fn check_case(foreign: &[String], defaults: &Value) -> anyhow::Result<()> {
     for name in foreign {
         let upper = name.to_uppercase();
         let section = upper
             .strip_prefix(PREFIX)
             .and_then(|rest| rest.split_once(SEPARATOR));
-        if section.is_some_and(|(section, _)| sections.contains(&&*section.to_lowercase())) {
+        if section.is_some_and(|(section, _)| defaults.has(&section.to_lowercase())) {
             bail!("environment variable {name} is not read: write {upper}");
         }
     }

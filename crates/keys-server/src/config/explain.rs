@@ -6,6 +6,8 @@ use std::path::Path;
 use keys_core::suggestion::nearest;
 use serde::de::{Error, Expected, Unexpected};
 
+use super::SECRETS;
+
 /// Error returned when a setting is unknown, missing or not what it must be.
 #[derive(Debug)]
 pub(super) struct Fault {
@@ -35,6 +37,14 @@ impl Fault {
     pub(super) fn within(mut self, name: String) -> Self {
         self.names.push(name);
         self
+    }
+
+    /// The same fault where `name` itself is at fault.
+    pub(super) fn of_name(self, name: &str) -> Self {
+        match self.kind {
+            Kind::Other(_) => self.within(name.to_owned()),
+            _ => self,
+        }
     }
 
     /// The fault as it is shown. The value of a setting that may hold a secret is left out.
@@ -153,18 +163,15 @@ fn shown(found: &Unexpected<'_>) -> String {
 
 /// Whether a setting holds a secret, is within one that does, or is a table around one: a secret may be written there by mistake.
 fn may_be_secret(setting: &str) -> bool {
-    const SECRETS: [&str; 4] = [
-        "database.url",
-        "database.direct_url",
-        "limits.redis_url",
-        "peppers.keys",
-    ];
     let is_within = |inner: &str, outer: &str| {
         let rest = inner.strip_prefix(outer);
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
     };
-    let mut secrets = SECRETS.iter();
-    secrets.any(|secret| is_within(setting, secret) || is_within(secret, setting))
+    let mut secrets = SECRETS.iter().chain([&["peppers", "keys"]]);
+    secrets.any(|secret| {
+        let secret = secret.join(".");
+        is_within(setting, &secret) || is_within(&secret, setting)
+    })
 }
 
 #[cfg(test)]

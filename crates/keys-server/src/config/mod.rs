@@ -2,160 +2,52 @@
 
 mod environment;
 mod explain;
+mod sections;
 mod value;
 
-use std::collections::BTreeMap;
-use std::fmt;
-use std::num::NonZeroU32;
 use std::path::Path;
-use std::time::Duration;
 
-use anyhow::{Context as _, bail};
-use ipnet::IpNet;
-use keys_core::{
-    KeyPrefix, Limit, LimitName, LimitPer, Operation, PepperId, Plan, PlanName, Plans, Quota,
-};
-use keys_redis::{KeyPrefix as RedisKeyPrefix, OnUnavailable, RedisUrl};
-use keys_service::service::GRACE_MAX;
-use keys_service::{CacheOptions, KeyManagement};
+use anyhow::Context as _;
 use serde::Deserialize;
-use serde::de::value::SeqAccessDeserializer;
-use serde::de::{self, Deserializer, SeqAccess, Visitor};
-use zeroize::Zeroizing;
 
-use crate::listen::{Endpoint, UnixMode};
+use self::environment::Variables;
+use self::sections::{Cache, Database, Limits, PlanSettings, Verification};
+pub(crate) use self::sections::{Http, Log, LogFormat, Mount, Peppers};
+use self::value::Value;
 use crate::secret;
-use environment::Variables;
-use value::Value;
 
 /// The settings that are compiled into the program.
 const DEFAULTS: &str = include_str!("../../../../config/default.toml");
 
-const SECTIONS: [&str; 8] = [
-    "database",
-    "http",
-    "cache",
-    "verification",
-    "limits",
-    "peppers",
-    "log",
-    "plans",
+/// The settings that hold a secret or, with `file:`, the path of a file that does. The peppers do, too.
+const SECRETS: [[&str; 2]; 3] = [
+    ["database", "url"],
+    ["database", "direct_url"],
+    ["limits", "redis_url"],
 ];
 
 /// All settings, checked.
-#[derive(Debug)]
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Settings {
     pub database: Database,
     pub http: Http,
-    pub cache: CacheOptions,
-    /// How long verification goes on without the database.
-    pub grace: Duration,
+    pub cache: Cache,
+    pub verification: Verification,
     pub limits: Limits,
     pub peppers: Peppers,
     pub log: Log,
-    pub plans: Plans,
-    /// What was probably meant otherwise. To be logged once the log has started.
+    pub plans: PlanSettings,
+    /// Settings that were probably meant otherwise. They are logged once the log has started.
+    #[serde(skip)]
     pub warnings: Vec<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Database {
-    /// May hold a password.
-    pub url: Zeroizing<String>,
-    /// The way past a pooler; empty if there is none. May hold a password.
-    pub direct_url: Zeroizing<String>,
-    pub connections_max: NonZeroU32,
-    pub auto_migrate: bool,
-    /// Whether a first start creates an embedded database.
-    pub create: bool,
-}
-
-impl fmt::Debug for Database {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Database(<redacted>)")
-    }
-}
-
-#[derive(Debug)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each is a setting that stands for itself"
-)]
-pub(crate) struct Http {
-    /// Never empty.
-    pub listen: Vec<Endpoint>,
-    /// 0 is one for each processor.
-    pub workers: usize,
-    /// How long new connections are still served after the signal to stop.
-    pub drain: Duration,
-    /// Permissions of the files of Unix sockets.
-    pub unix_mode: UnixMode,
-    /// `None` follows from the limit on open files.
-    pub connections_max: Option<usize>,
-    /// `None` if one address may have all.
-    pub connections_per_address_max: Option<usize>,
-    pub trusted_proxies: Vec<IpNet>,
-    /// Whether `unix` is among the trusted proxies.
-    pub trusts_unix_peers: bool,
-    pub key_management: KeyManagement,
-    pub unauthenticated: Quota,
-    pub flat: Mount,
-    pub account: Mount,
-    pub management: bool,
-    pub verification: bool,
-    pub metrics: bool,
-}
-
-#[derive(Debug)]
-pub(crate) struct Mount {
-    pub enabled: bool,
-    pub path: String,
-    pub key_prefix: KeyPrefix,
-    pub plan_gate: bool,
-    pub cap: bool,
-}
-
-/// Where limits are counted.
-#[derive(Debug)]
-pub(crate) struct Limits {
-    /// `None` is inside the process.
-    pub redis_url: Option<RedisUrl>,
-    pub on_unavailable: OnUnavailable,
-    pub key_prefix: RedisKeyPrefix,
-}
-
-/// Configured peppers: base64, or `file:PATH`.
-pub(crate) struct Peppers {
-    pub current: Option<PepperId>,
-    pub keys: BTreeMap<PepperId, Zeroizing<String>>,
-}
-
-impl fmt::Debug for Peppers {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.keys.keys()).finish()
-    }
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Log {
-    pub filter: String,
-    pub format: LogFormat,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum LogFormat {
-    Text,
-    Json,
 }
 
 impl Settings {
     /// Reads all settings: the defaults, then `file`, then the environment.
     pub(crate) fn load(file: Option<&Path>) -> anyhow::Result<Self> {
         let variables = Variables::of_the_process()?;
-        environment::check_case(&variables.foreign, &SECTIONS)?;
+        environment::check_case(&variables.foreign, &defaults()?)?;
         let mut settings = Self::layered(file, variables.ours)?;
         let warning = environment::ignored_database_url(&variables.foreign, &settings.database.url);
         settings.warnings.extend(warning);
@@ -163,15 +55,19 @@ impl Settings {
     }
 
     fn layered(file: Option<&Path>, variables: Vec<(String, String)>) -> anyhow::Result<Self> {
-        let mut settings = defaults()?;
-        let variables = environment::read(variables, &settings)?;
+        let mut values = defaults()?;
+        let variables = environment::read(variables, &values)?;
         if let Some(path) = file {
-            settings.merge(read(path)?);
+            values.merge(read(path)?);
         }
-        settings.merge(variables);
-        Raw::deserialize(settings)
-            .map_err(|fault| fault.explain(file))?
-            .check()
+        values.merge(variables);
+        let warnings = resolve_secrets(&mut values)?;
+        let mut settings = Self::deserialize(values).map_err(|fault| fault.explain(file))?;
+        settings.warnings = warnings;
+        settings.http.check()?;
+        settings.peppers.check()?;
+        settings.plans.check()?;
+        Ok(settings)
     }
 }
 
@@ -192,458 +88,33 @@ fn read(path: &Path) -> anyhow::Result<Value> {
     Ok(table.into())
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Raw {
-    database: Database,
-    http: RawHttp,
-    cache: RawCache,
-    verification: RawVerification,
-    limits: RawLimits,
-    peppers: RawPeppers,
-    log: Log,
-    plans: BTreeMap<String, RawPlan>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawHttp {
-    listen: OneOrMore,
-    workers: usize,
-    drain_seconds: u64,
-    unix_mode: String,
-    connections_max: usize,
-    connections_per_address_max: usize,
-    trusted_proxies: Vec<String>,
-    key_management: String,
-    unauthenticated: RawQuota,
-    flat: RawMount,
-    account: RawMount,
-    management: RawSurface,
-    verification: RawSurface,
-    metrics: RawSurface,
-}
-
-/// A list, which may be written without brackets where it has one element.
-struct OneOrMore(Vec<String>);
-
-impl<'de> Deserialize<'de> for OneOrMore {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Elements;
-        impl<'de> Visitor<'de> for Elements {
-            type Value = OneOrMore;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a text or a list of texts")
-            }
-
-            fn visit_str<E: de::Error>(self, element: &str) -> Result<Self::Value, E> {
-                Ok(OneOrMore(vec![element.to_owned()]))
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Self::Value, A::Error> {
-                Vec::deserialize(SeqAccessDeserializer::new(list)).map(OneOrMore)
-            }
-        }
-        // A variable is a list, whose elements are separated by commas.
-        deserializer.deserialize_seq(Elements)
-    }
-}
-
-impl OneOrMore {
-    /// The elements that are not blank.
-    fn into_elements(self) -> Vec<String> {
-        let trimmed = self.0.iter().map(|element| element.trim().to_owned());
-        trimmed.filter(|element| !element.is_empty()).collect()
-    }
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawMount {
-    enabled: bool,
-    path: String,
-    key_prefix: String,
-    plan_gate: bool,
-    cap: bool,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawSurface {
-    enabled: bool,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawCache {
-    entries_max: usize,
-    bytes_max: usize,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawVerification {
-    grace_seconds: u64,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawLimits {
-    redis_url: Zeroizing<String>,
-    on_unavailable: String,
-    key_prefix: String,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawPeppers {
-    current: Option<String>,
-    #[serde(default)]
-    keys: BTreeMap<String, Zeroizing<String>>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawPlan {
-    keys: bool,
-    keys_max: u32,
-    limits: BTreeMap<String, RawLimit>,
-}
-
-#[derive(Deserialize, Clone, Copy)]
-#[serde(deny_unknown_fields)]
-struct RawLimit {
-    requests: NonZeroU32,
-    period_seconds: NonZeroU32,
-    #[serde(default)]
-    per: RawPer,
-}
-
-#[derive(Deserialize, Clone, Copy, Default)]
-#[serde(rename_all = "lowercase")]
-enum RawPer {
-    #[default]
-    Account,
-    Key,
-}
-
-impl From<RawLimit> for Limit {
-    fn from(raw: RawLimit) -> Self {
-        Self {
-            quota: Quota {
-                requests: raw.requests,
-                period_seconds: raw.period_seconds,
-            },
-            per: match raw.per {
-                RawPer::Account => LimitPer::Account,
-                RawPer::Key => LimitPer::Key,
-            },
-        }
-    }
-}
-
-#[derive(Deserialize, Clone, Copy)]
-#[serde(deny_unknown_fields)]
-struct RawQuota {
-    requests: NonZeroU32,
-    period_seconds: NonZeroU32,
-}
-
-impl From<RawQuota> for Quota {
-    fn from(raw: RawQuota) -> Self {
-        Self {
-            requests: raw.requests,
-            period_seconds: raw.period_seconds,
-        }
-    }
-}
-
-impl Raw {
-    fn check(mut self) -> anyhow::Result<Settings> {
-        let mut warnings = Vec::new();
-        for (setting, value) in [
-            ("database.url", &mut self.database.url),
-            ("database.direct_url", &mut self.database.direct_url),
-            ("limits.redis_url", &mut self.limits.redis_url),
-        ] {
-            let resolved = secret::resolve(setting, value)?;
-            *value = resolved.value;
-            warnings.extend(resolved.warning);
-        }
-        Ok(Settings {
-            database: self.database,
-            http: self.http.check()?,
-            cache: self.cache.into(),
-            grace: self.verification.check()?,
-            limits: self.limits.check()?,
-            peppers: self.peppers.check()?,
-            log: self.log,
-            plans: self
-                .plans
-                .into_iter()
-                .map(|(name, plan)| plan.check(&name))
-                .collect::<anyhow::Result<Vec<_>>>()
-                .map(Plans::new)?,
-            warnings,
-        })
-    }
-}
-
-impl RawHttp {
-    fn check(self) -> anyhow::Result<Http> {
-        /// In place of a network: every peer of a Unix socket.
-        const UNIX: &str = "unix";
-        let proxies = || self.trusted_proxies.iter().map(|text| text.trim());
-        let trusts_unix_peers = proxies().any(|text| text == UNIX);
-        let trusted_proxies = proxies()
-            .filter(|text| !text.is_empty() && *text != UNIX)
-            .map(|text| {
-                keys_core::AllowedNetworks::parse([text])
-                    .map(|networks| networks.as_slice()[0])
-                    .with_context(|| format!("setting `http.trusted_proxies`: {text:?}"))
-            })
-            .collect::<anyhow::Result<_>>()?;
-        let key_management = match self.key_management.as_str() {
-            "any" => KeyManagement::Any,
-            "session_only" => KeyManagement::SessionOnly,
-            other => bail!(
-                "setting `http.key_management` must be \"any\" or \"session_only\", not {other:?}"
-            ),
+/// Replaces `file:PATH` in secret settings by the content of the file. Returns warnings.
+fn resolve_secrets(values: &mut Value) -> anyhow::Result<Vec<String>> {
+    let mut warnings = Vec::new();
+    for path in SECRETS {
+        let Some(text) = values.text_mut(&path) else {
+            continue;
         };
-        let http = Http {
-            listen: endpoints(self.listen)?,
-            workers: self.workers,
-            drain: drain(self.drain_seconds)?,
-            unix_mode: self
-                .unix_mode
-                .parse()
-                .map_err(|error| anyhow::anyhow!("setting `http.unix_mode` {error}"))?,
-            connections_max: connections("http.connections_max", self.connections_max)?,
-            connections_per_address_max: connections(
-                "http.connections_per_address_max",
-                self.connections_per_address_max,
-            )?,
-            trusted_proxies,
-            trusts_unix_peers,
-            key_management,
-            unauthenticated: self.unauthenticated.into(),
-            flat: self.flat.check("http.flat")?,
-            account: self.account.check("http.account")?,
-            management: self.management.enabled,
-            verification: self.verification.enabled,
-            metrics: self.metrics.enabled,
-        };
-        http.check_paths()?;
-        Ok(http)
+        let mut resolved = secret::resolve(&path.join("."), text)?;
+        *text = std::mem::take(&mut *resolved.value);
+        warnings.extend(resolved.warning);
     }
-}
-
-fn endpoints(listen: OneOrMore) -> anyhow::Result<Vec<Endpoint>> {
-    let mut endpoints = Vec::new();
-    for text in listen.into_elements() {
-        let endpoint: Endpoint = text
-            .parse()
-            .map_err(|error| anyhow::anyhow!("setting `http.listen` {error}"))?;
-        // Port 0 is another one each time.
-        let is_chosen = endpoint.tcp().is_some_and(|address| address.port() == 0);
-        if endpoints.contains(&endpoint) && !is_chosen {
-            bail!("setting `http.listen` has {text:?} twice");
-        }
-        endpoints.push(endpoint);
-    }
-    if endpoints.is_empty() {
-        bail!("setting `http.listen` is empty: name at least one ADDRESS:PORT or unix:/PATH");
-    }
-    Ok(endpoints)
-}
-
-/// A maximum of connections; `None` for 0.
-fn connections(setting: &str, max: usize) -> anyhow::Result<Option<usize>> {
-    /// 18 GB of memory while they are idle.
-    const CONNECTIONS_MAX: usize = 1_000_000;
-    if max > CONNECTIONS_MAX {
-        bail!("setting `{setting}` must be at most {CONNECTIONS_MAX}, not {max}");
-    }
-    Ok((max > 0).then_some(max))
-}
-
-fn drain(seconds: u64) -> anyhow::Result<Duration> {
-    /// Longer than any load balancer needs to notice.
-    const SECONDS_MAX: u64 = 300;
-    if seconds > SECONDS_MAX {
-        bail!("setting `http.drain_seconds` must be at most {SECONDS_MAX}, not {seconds}");
-    }
-    Ok(Duration::from_secs(seconds))
-}
-
-impl Http {
-    /// Of two paths one must not be within the other: whatever is found first would hide the other.
-    fn check_paths(&self) -> anyhow::Result<()> {
-        const FIXED: [(&str, &str); 4] = [
-            ("/v1", "that of management and verification"),
-            ("/livez", "that of health"),
-            ("/readyz", "that of health"),
-            ("/metrics", "that of metrics"),
-        ];
-        let is_within = |path: &str, outer: &str| {
-            path.strip_prefix(outer)
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-        };
-        let overlap = |one: &str, other: &str| is_within(one, other) || is_within(other, one);
-        for (setting, mount) in [("http.flat", &self.flat), ("http.account", &self.account)] {
-            for (path, whose) in FIXED {
-                if mount.enabled && overlap(&mount.path, path) {
-                    bail!(
-                        "setting `{setting}.path`: {:?} overlaps {path}, {whose}",
-                        mount.path
-                    );
-                }
-            }
-        }
-        if self.flat.enabled && self.account.enabled && overlap(&self.flat.path, &self.account.path)
-        {
-            bail!(
-                "settings `http.flat.path` and `http.account.path` overlap: {:?} and {:?}",
-                self.flat.path,
-                self.account.path
-            );
-        }
-        Ok(())
-    }
-}
-
-impl RawMount {
-    /// Whether the path can be served is checked by the surface that is served there.
-    fn check(self, setting: &str) -> anyhow::Result<Mount> {
-        Ok(Mount {
-            enabled: self.enabled,
-            path: self.path.trim_end_matches('/').to_owned(),
-            key_prefix: self.key_prefix.parse().with_context(|| {
-                format!("setting `{setting}.key_prefix`: {:?}", self.key_prefix)
-            })?,
-            plan_gate: self.plan_gate,
-            cap: self.cap,
-        })
-    }
-}
-
-impl From<RawCache> for CacheOptions {
-    fn from(raw: RawCache) -> Self {
-        Self {
-            entries_max: raw.entries_max,
-            bytes_max: raw.bytes_max,
-        }
-    }
-}
-
-impl RawVerification {
-    fn check(self) -> anyhow::Result<Duration> {
-        let grace = Duration::from_secs(self.grace_seconds);
-        if grace > GRACE_MAX {
-            bail!(
-                "setting `verification.grace_seconds` must be at most {}, not {}",
-                GRACE_MAX.as_secs(),
-                grace.as_secs()
-            );
-        }
-        Ok(grace)
-    }
-}
-
-impl RawLimits {
-    fn check(self) -> anyhow::Result<Limits> {
-        let redis_url = match self.redis_url.trim() {
-            "" => None,
-            url => Some(url.parse().context("setting `limits.redis_url`")?),
-        };
-        let on_unavailable = match self.on_unavailable.as_str() {
-            "local" => OnUnavailable::Local,
-            "deny" => OnUnavailable::Deny,
-            other => {
-                bail!(
-                    "setting `limits.on_unavailable` must be \"local\" or \"deny\", not {other:?}"
-                )
-            }
-        };
-        Ok(Limits {
-            redis_url,
-            on_unavailable,
-            key_prefix: self
-                .key_prefix
-                .parse()
-                .with_context(|| format!("setting `limits.key_prefix`: {:?}", self.key_prefix))?,
-        })
-    }
-}
-
-impl RawPeppers {
-    fn check(self) -> anyhow::Result<Peppers> {
-        let parse = |id: &str| {
-            id.parse::<PepperId>()
-                .with_context(|| format!("setting `peppers.keys.{id}`"))
-        };
-        let keys = self
-            .keys
-            .into_iter()
-            .map(|(id, value)| Ok((parse(&id)?, value)))
-            .collect::<anyhow::Result<BTreeMap<_, _>>>()?;
-        let current = match self.current {
-            Some(id) if !keys.keys().any(|known| known.as_str() == id) => {
-                bail!("setting `peppers.current` names {id:?}, but there is no `peppers.keys.{id}`")
-            }
-            Some(id) => Some(parse(&id)?),
-            None if keys.len() > 1 => bail!(
-                "setting `peppers.current` must say which of the {} peppers new keys are made under",
-                keys.len()
-            ),
-            None => None,
-        };
-        Ok(Peppers { current, keys })
-    }
-}
-
-impl RawPlan {
-    fn check(self, name: &str) -> anyhow::Result<(PlanName, Plan)> {
-        let plan_name = name
-            .parse()
-            .with_context(|| format!("setting `plans.{name}`"))?;
-        for operation in Operation::ALL.map(Operation::as_str) {
-            if !self.limits.contains_key(operation) {
-                bail!(
-                    "setting `plans.{name}.limits.{operation}` is missing: \
-                     set it to {{ requests = .., period_seconds = .. }}"
-                );
-            }
-        }
-        let limits = self
-            .limits
-            .iter()
-            .map(|(limit_name, limit)| {
-                let limit_name: LimitName = limit_name
-                    .parse()
-                    .with_context(|| format!("setting `plans.{name}.limits.{limit_name}`"))?;
-                let is_operation = Operation::ALL
-                    .iter()
-                    .any(|operation| operation.as_str() == limit_name.as_str());
-                if is_operation && matches!(limit.per, RawPer::Key) {
-                    bail!("setting `plans.{name}.limits.{limit_name}.per`: managing keys is counted per account");
-                }
-                Ok((limit_name, Limit::from(*limit)))
-            })
-            .collect::<anyhow::Result<_>>()?;
-        let plan = Plan {
-            keys: self.keys,
-            keys_max: self.keys_max,
-            limits,
-        };
-        Ok((plan_name, plan))
-    }
+    Ok(warnings)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+    use std::time::Duration;
+
+    use keys_core::Plans;
+    use keys_core::address::TrustedProxies;
+    use keys_redis::{KeyPrefix as RedisKeyPrefix, OnUnavailable};
+    use keys_service::CacheOptions;
+    use keys_service::service::GRACE_MAX;
+
     use super::*;
+    use crate::listen::Endpoint;
 
     fn load(environment: &[(&str, &str)]) -> anyhow::Result<Settings> {
         load_file(None, environment)
@@ -665,6 +136,10 @@ mod tests {
 
     fn endpoints(texts: &[&str]) -> Vec<Endpoint> {
         texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    fn proxies(networks: &[&str]) -> TrustedProxies {
+        TrustedProxies::new(networks.iter().map(|text| text.parse().unwrap()))
     }
 
     #[test]
@@ -700,17 +175,17 @@ mod tests {
     #[test]
     fn defaults_are_the_documented_ones() {
         let settings = load(&[]).unwrap();
-        assert_eq!(settings.plans, Plans::documented());
+        assert_eq!(Plans::from(&settings.plans), Plans::documented());
         assert_eq!(settings.http.listen, endpoints(&["127.0.0.1:8080"]));
         assert_eq!(settings.http.drain, Duration::from_secs(3));
         assert_eq!(settings.http.connections_max, None);
         assert_eq!(settings.http.connections_per_address_max, Some(1024));
         assert_eq!(settings.database.url.as_str(), "sqlite://data/keys.db");
         assert_eq!(settings.http.unauthenticated.requests.get(), 60);
-        assert!(settings.http.trusted_proxies.is_empty());
+        assert_eq!(settings.http.trusted_proxies, TrustedProxies::default());
         assert!(settings.peppers.keys.is_empty());
-        assert_eq!(settings.cache, CacheOptions::default());
-        assert_eq!(settings.grace, Duration::ZERO);
+        assert_eq!(CacheOptions::from(settings.cache), CacheOptions::default());
+        assert_eq!(settings.verification.grace, Duration::ZERO);
         assert!(settings.limits.redis_url.is_none());
         assert_eq!(settings.limits.on_unavailable, OnUnavailable::Local);
         assert_eq!(settings.limits.key_prefix, RedisKeyPrefix::default());
@@ -736,14 +211,12 @@ mod tests {
         .unwrap();
         assert_eq!(settings.http.listen, endpoints(&["127.0.0.1:2"]));
         assert_eq!(settings.http.workers, 3);
-        assert_eq!(settings.http.trusted_proxies.len(), 2);
-        let plan = |name: &str| {
-            settings
-                .plans
-                .find(&name.parse().unwrap())
-                .unwrap()
-                .keys_max
-        };
+        assert_eq!(
+            settings.http.trusted_proxies,
+            proxies(&["10.0.0.0/8", "::1/128"])
+        );
+        let plans = Plans::from(&settings.plans);
+        let plan = |name: &str| plans.find(&name.parse().unwrap()).unwrap().keys_max;
         assert_eq!((plan("big"), plan("pro"), plan("business")), (99, 12, 10));
     }
 
@@ -751,7 +224,7 @@ mod tests {
     fn unix_sockets_have_a_mode_and_may_be_trusted() {
         let settings = load(&[]).unwrap().http;
         assert_eq!(settings.unix_mode, "0660".parse().unwrap());
-        assert!(!settings.trusts_unix_peers);
+        assert_eq!(settings.trusted_proxies, proxies(&[]));
         let settings = load(&[
             ("KEYS_HTTP__LISTEN", "unix:/run/keys/keys.sock,127.0.0.1:2"),
             ("KEYS_HTTP__TRUSTED_PROXIES", "10.0.0.0/8, unix"),
@@ -761,8 +234,8 @@ mod tests {
         let both = endpoints(&["unix:/run/keys/keys.sock", "127.0.0.1:2"]);
         assert_eq!(http.listen, both);
         assert_eq!(http.unix_mode, "0600".parse().unwrap());
-        assert!(http.trusts_unix_peers);
-        assert_eq!(http.trusted_proxies.len(), 1);
+        let trusted = proxies(&["10.0.0.0/8"]).trusting_unix_peers(true);
+        assert_eq!(http.trusted_proxies, trusted);
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("keys.toml");
         // A number of TOML is not what it looks like: 0o660 is 432.
@@ -779,7 +252,7 @@ mod tests {
     #[test]
     fn one_trusted_proxy_is_a_list_of_one() {
         let settings = load(&[("KEYS_HTTP__TRUSTED_PROXIES", "10.0.0.0/8")]).unwrap();
-        assert_eq!(settings.http.trusted_proxies.len(), 1);
+        assert_eq!(settings.http.trusted_proxies, proxies(&["10.0.0.0/8"]));
     }
 
     #[test]
@@ -793,9 +266,9 @@ mod tests {
         let CacheOptions {
             entries_max,
             bytes_max,
-        } = settings.cache;
+        } = settings.cache.into();
         assert_eq!((entries_max, bytes_max), (1_000, 4_096));
-        assert_eq!(settings.grace, GRACE_MAX);
+        assert_eq!(settings.verification.grace, GRACE_MAX);
         assert_eq!(
             refusal(&[("KEYS_VERIFICATION__GRACE_SECONDS", "301")]),
             "setting `verification.grace_seconds` must be at most 300, not 301"
@@ -1117,15 +590,16 @@ mod tests {
             assert!(message.ends_with(meant), "{name}: {message}");
         }
         let foreign = |name: &str| [name.to_owned()];
+        let defaults = defaults().unwrap();
         for name in ["keys_database__url", "Keys_Http__Listen"] {
             let message = format!(
                 "{:#}",
-                environment::check_case(&foreign(name), &SECTIONS).unwrap_err()
+                environment::check_case(&foreign(name), &defaults).unwrap_err()
             );
             assert!(message.contains(&name.to_uppercase()), "{message}");
         }
-        assert!(environment::check_case(&foreign("keys_port"), &SECTIONS).is_ok());
-        assert!(environment::check_case(&foreign("monkeys_database__url"), &SECTIONS).is_ok());
+        assert!(environment::check_case(&foreign("keys_port"), &defaults).is_ok());
+        assert!(environment::check_case(&foreign("monkeys_database__url"), &defaults).is_ok());
     }
 
     #[test]
@@ -1193,5 +667,86 @@ mod tests {
         assert!(refusal(&two).contains("peppers.current"));
         let settings = load(&[two[0], two[1], ("KEYS_PEPPERS__CURRENT", "p2")]).unwrap();
         assert_eq!(settings.peppers.current.unwrap().as_str(), "p2");
+    }
+
+    /// The cells of the table of settings in the documentation.
+    fn documented() -> Vec<[&'static str; 3]> {
+        const OPERATIONS: &str = include_str!("../../../../docs/operations.md");
+        let (_, table) = OPERATIONS
+            .split_once("| setting | environment | default |\n|---|---|---|\n")
+            .unwrap();
+        let rows = table.lines().take_while(|line| line.starts_with('|'));
+        rows.map(|row| {
+            let row = row.trim_matches('|').splitn(3, '|').map(str::trim);
+            row.collect::<Vec<_>>().try_into().unwrap()
+        })
+        .collect()
+    }
+
+    /// The words in backticks.
+    fn quoted(cell: &str) -> impl Iterator<Item = &str> {
+        cell.split('`').skip(1).step_by(2)
+    }
+
+    /// Whether a name in the table, such as `plans.<name>.*`, stands for a setting.
+    fn stands_for(name: &str, path: &[&str]) -> bool {
+        let names: Vec<_> = name.split('.').filter(|name| *name != "*").collect();
+        let mut pairs = names.iter().zip(path);
+        names.len() <= path.len() && pairs.all(|(name, part)| name == part || name.starts_with('<'))
+    }
+
+    fn is_default(cell: &str, value: &Value) -> bool {
+        match value {
+            Value::Bool(value) => cell.starts_with(&value.to_string()),
+            Value::Integer(value) => {
+                let cell = cell.replace(',', "");
+                let digits = cell.split(|c: char| !c.is_ascii_digit()).next();
+                digits == Some(value.to_string().as_str())
+            }
+            Value::Text(text) if text.is_empty() => cell.starts_with("empty"),
+            Value::Text(text) => quoted(cell).any(|word| word == text),
+            Value::List(elements) => elements.is_empty() && cell.starts_with("none"),
+            _ => false,
+        }
+    }
+
+    #[test]
+    fn table_in_the_documentation_has_every_setting_its_variable_and_its_default() {
+        let (table, mut defaults) = (documented(), defaults().unwrap());
+        let pepper = Value::Text("..".to_owned());
+        assert!(defaults.set(&["peppers", "keys", "p1"].map(str::to_owned), pepper));
+        let current = Value::Text("p1".to_owned());
+        assert!(defaults.set(&["peppers", "current"].map(str::to_owned), current));
+        let mut is_used = BTreeMap::new();
+        for path in defaults.paths() {
+            let setting = path.join(".");
+            let rows = table.iter().filter_map(|row| {
+                let mut names = quoted(row[0]);
+                names
+                    .find(|name| stands_for(name, &path))
+                    .map(|name| (name, row))
+            });
+            let rows: Vec<_> = rows.collect();
+            let [(name, [_, variables, default])] = rows[..] else {
+                panic!("{setting} must be in one row of the table: {rows:?}");
+            };
+            is_used.insert(name, ());
+            let known: Vec<_> = name
+                .split('.')
+                .take_while(|name| *name != "*" && !name.starts_with('<'))
+                .collect();
+            let variable = environment::variable(&known);
+            assert!(
+                quoted(variables).any(|word| word.starts_with(&variable)),
+                "{setting}: {variables}"
+            );
+            if name == setting && path[0] != "peppers" {
+                let value = defaults.get(&path).unwrap();
+                assert!(is_default(default, value), "{setting}: {default}");
+            }
+        }
+        for name in table.iter().flat_map(|row| quoted(row[0])) {
+            assert!(is_used.contains_key(name), "{name} is no setting");
+        }
     }
 }

@@ -61,6 +61,30 @@ impl Value {
         member.set(rest, value)
     }
 
+    /// The text at a path of names, if there is one.
+    pub(super) fn text_mut(&mut self, path: &[&str]) -> Option<&mut String> {
+        match (self, path.split_first()) {
+            (Self::Text(text) | Self::Variable(text), None) => Some(text),
+            (Self::Table(members), Some((name, rest))) => members.get_mut(*name)?.text_mut(rest),
+            _ => None,
+        }
+    }
+
+    /// The value at a path of names.
+    #[cfg(test)]
+    pub(super) fn get(&self, path: &[&str]) -> Option<&Self> {
+        match (self, path.split_first()) {
+            (value, None) => Some(value),
+            (Self::Table(members), Some((name, rest))) => members.get(*name)?.get(rest),
+            _ => None,
+        }
+    }
+
+    /// Whether a table has a member of that name.
+    pub(super) fn has(&self, name: &str) -> bool {
+        matches!(self, Self::Table(members) if members.contains_key(name))
+    }
+
     /// The paths of all values that are not tables.
     pub(super) fn paths(&self) -> Vec<Vec<&str>> {
         let Self::Table(members) = self else {
@@ -218,6 +242,7 @@ impl<'de> MapAccess<'de> for Members {
         };
         seed.deserialize(name.as_str().into_deserializer())
             .map(Some)
+            .map_err(|fault: Fault| fault.of_name(name))
     }
 
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Fault> {
@@ -230,7 +255,6 @@ impl<'de> MapAccess<'de> for Members {
 
 #[cfg(test)]
 mod tests {
-    use serde::Deserialize;
     use serde::de::DeserializeOwned;
 
     use super::*;

@@ -1,0 +1,214 @@
+use std::fmt;
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use anyhow::bail;
+use keys_core::address::TrustedProxies;
+use keys_core::{AllowedNetworks, KeyPrefix, Quota};
+use keys_service::KeyManagement;
+use serde::de::value::SeqAccessDeserializer;
+use serde::de::{Error, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+
+use crate::listen::{Endpoint, UnixMode};
+
+/// The HTTP server and its surfaces.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Http {
+    /// Never empty.
+    #[serde(deserialize_with = "endpoints")]
+    pub listen: Vec<Endpoint>,
+    /// Threads that answer requests. 0 starts one for each processor.
+    pub workers: usize,
+    /// How long new connections are still served after the signal to stop.
+    #[serde(rename = "drain_seconds", deserialize_with = "drain")]
+    pub drain: Duration,
+    /// Permissions of the files of Unix sockets.
+    #[serde(deserialize_with = "unix_mode")]
+    pub unix_mode: UnixMode,
+    /// `None` follows from the limit on open files.
+    #[serde(deserialize_with = "connections")]
+    pub connections_max: Option<usize>,
+    /// `None` if one address may use all connections.
+    #[serde(deserialize_with = "connections")]
+    pub connections_per_address_max: Option<usize>,
+    #[serde(deserialize_with = "proxies")]
+    pub trusted_proxies: TrustedProxies,
+    #[serde(deserialize_with = "key_management")]
+    pub key_management: KeyManagement,
+    #[serde(deserialize_with = "quota")]
+    pub unauthenticated: Quota,
+    pub flat: Mount,
+    pub account: Mount,
+    pub management: Surface,
+    pub verification: Surface,
+    pub metrics: Surface,
+}
+
+/// One of the two contracts, and where it is served.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Mount {
+    pub enabled: bool,
+    /// Without a slash at the end. The surface that is served there checks whether the path can be served.
+    #[serde(deserialize_with = "path")]
+    pub path: String,
+    #[serde(deserialize_with = "super::parsed")]
+    pub key_prefix: KeyPrefix,
+    pub plan_gate: bool,
+    pub cap: bool,
+}
+
+/// A surface that is served at fixed paths.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Surface {
+    pub enabled: bool,
+}
+
+impl Http {
+    /// Checks that of two paths neither is within the other, because the one that is found first would hide the other.
+    pub(in super::super) fn check(&self) -> anyhow::Result<()> {
+        const FIXED: [(&str, &str); 4] = [
+            ("/v1", "that of management and verification"),
+            ("/livez", "that of health"),
+            ("/readyz", "that of health"),
+            ("/metrics", "that of metrics"),
+        ];
+        let is_within = |path: &str, outer: &str| {
+            path.strip_prefix(outer)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        let overlap = |one: &str, other: &str| is_within(one, other) || is_within(other, one);
+        for (setting, mount) in [("http.flat", &self.flat), ("http.account", &self.account)] {
+            for (path, whose) in FIXED {
+                if mount.enabled && overlap(&mount.path, path) {
+                    bail!(
+                        "setting `{setting}.path`: {:?} overlaps {path}, {whose}",
+                        mount.path
+                    );
+                }
+            }
+        }
+        if self.flat.enabled && self.account.enabled && overlap(&self.flat.path, &self.account.path)
+        {
+            bail!(
+                "settings `http.flat.path` and `http.account.path` overlap: {:?} and {:?}",
+                self.flat.path,
+                self.account.path
+            );
+        }
+        Ok(())
+    }
+}
+
+fn endpoints<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Endpoint>, D::Error> {
+    let mut endpoints = Vec::new();
+    for text in list(deserializer)? {
+        let endpoint: Endpoint = text.parse().map_err(D::Error::custom)?;
+        // Port 0 is another one each time.
+        let is_chosen = endpoint.tcp().is_some_and(|address| address.port() == 0);
+        if endpoints.contains(&endpoint) && !is_chosen {
+            return Err(D::Error::custom(format_args!("has {text:?} twice")));
+        }
+        endpoints.push(endpoint);
+    }
+    if endpoints.is_empty() {
+        return Err(D::Error::custom(
+            "is empty: name at least one ADDRESS:PORT or unix:/PATH",
+        ));
+    }
+    Ok(endpoints)
+}
+
+/// Reads a list, which may be written without brackets if it has one element. Returns the elements that are not blank.
+fn list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    struct Elements;
+    impl<'de> Visitor<'de> for Elements {
+        type Value = Vec<String>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a text or a list of texts")
+        }
+
+        fn visit_str<E: Error>(self, element: &str) -> Result<Self::Value, E> {
+            Ok(vec![element.to_owned()])
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Self::Value, A::Error> {
+            Vec::deserialize(SeqAccessDeserializer::new(list))
+        }
+    }
+    // Asked for as a list, because that is what a variable is read as then.
+    let elements = deserializer.deserialize_seq(Elements)?;
+    let trimmed = elements.iter().map(|element| element.trim().to_owned());
+    Ok(trimmed.filter(|element| !element.is_empty()).collect())
+}
+
+fn drain<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    /// Longer than any load balancer needs to notice.
+    const SECONDS_MAX: u64 = 300;
+    super::at_most(deserializer, SECONDS_MAX).map(Duration::from_secs)
+}
+
+fn unix_mode<'de, D: Deserializer<'de>>(deserializer: D) -> Result<UnixMode, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    text.parse().map_err(D::Error::custom)
+}
+
+/// Reads a maximum of connections. Returns `None` for 0.
+fn connections<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<usize>, D::Error> {
+    /// 18 GB of memory while they are idle.
+    const CONNECTIONS_MAX: usize = 1_000_000;
+    let max = super::at_most(deserializer, CONNECTIONS_MAX)?;
+    Ok((max > 0).then_some(max))
+}
+
+fn proxies<'de, D: Deserializer<'de>>(deserializer: D) -> Result<TrustedProxies, D::Error> {
+    /// In place of a network: every peer of a Unix socket.
+    const UNIX: &str = "unix";
+    let mut networks = Vec::new();
+    let mut trusts_unix_peers = false;
+    for text in Vec::<String>::deserialize(deserializer)? {
+        match text.trim() {
+            "" => {}
+            UNIX => trusts_unix_peers = true,
+            network => match AllowedNetworks::parse([network]) {
+                Ok(parsed) => networks.extend_from_slice(parsed.as_slice()),
+                Err(error) => {
+                    let error = anyhow::Error::new(error);
+                    return Err(D::Error::custom(format_args!(": {network:?}: {error:#}")));
+                }
+            },
+        }
+    }
+    Ok(TrustedProxies::new(networks).trusting_unix_peers(trusts_unix_peers))
+}
+
+fn key_management<'de, D: Deserializer<'de>>(deserializer: D) -> Result<KeyManagement, D::Error> {
+    let choices = [
+        ("any", KeyManagement::Any),
+        ("session_only", KeyManagement::SessionOnly),
+    ];
+    super::chosen(deserializer, choices)
+}
+
+fn quota<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Quota, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Table {
+        requests: NonZeroU32,
+        period_seconds: NonZeroU32,
+    }
+    let table = Table::deserialize(deserializer)?;
+    Ok(Quota {
+        requests: table.requests,
+        period_seconds: table.period_seconds,
+    })
+}
+
+fn path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let path = String::deserialize(deserializer)?;
+    Ok(path.trim_end_matches('/').to_owned())
+}

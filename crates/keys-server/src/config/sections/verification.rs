@@ -1,0 +1,17 @@
+use std::time::Duration;
+
+use keys_service::service::GRACE_MAX;
+use serde::{Deserialize, Deserializer};
+
+/// Verification of keys.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Verification {
+    /// How long verification goes on without the database.
+    #[serde(rename = "grace_seconds", deserialize_with = "grace")]
+    pub grace: Duration,
+}
+
+fn grace<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    super::at_most(deserializer, GRACE_MAX.as_secs()).map(Duration::from_secs)
+}
