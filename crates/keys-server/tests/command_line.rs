@@ -587,6 +587,22 @@ fn faulty_settings_are_refused_by_name(place: Place) {
         ("KEYS_LOG__FILTER", "==", ["log.filter", "=="]),
         ("KEYS_LOG__FORMAT", "xml", ["log.format", "xml"]),
         ("KEYS_PLANS__PRO__KEYS_MAX", "-1", ["keys_max", "-1"]),
+        (
+            "KEYS_PLANS__PRO__KEYS_MAX",
+            "0.4",
+            ["plans.pro.keys_max", "0.4"],
+        ),
+        (
+            "KEYS_VERIFICATION__GRACE_SECONDS",
+            "yes",
+            ["verification.grace_seconds", "yes"],
+        ),
+        ("KEYS_PLANS__PRO__KEYS", "2", ["plans.pro.keys", "true"]),
+        (
+            "KEYS_HTTP__LISTENS",
+            "127.0.0.1:1",
+            ["http.listens", "did you mean `http.listen`?"],
+        ),
         ("KEYS_PEPPERS__CURRENT", "p9", ["peppers.current", "p9"]),
         (
             "KEYS_DATABASE__CONNECTIONS_MAX",
@@ -625,6 +641,16 @@ fn faulty_settings_are_refused_by_name(place: Place) {
     program.run(&config).refused(1, &["keys.toml"]);
     std::fs::write(&file, "[plans.pro]\nkeys_max = \"x\"\n").unwrap();
     program.run(&config).refused(1, &["keys.toml", "keys_max"]);
+    std::fs::write(&file, "[plans.pro]\nkeys_max = 10.5\n").unwrap();
+    program.run(&config).refused(1, &["keys.toml", "10.5"]);
+    std::fs::write(&file, "[peppers]\ncurrent = 1\n").unwrap();
+    program
+        .run(&config)
+        .refused(1, &["peppers.current", "text"]);
+    assert!(
+        !program.folder().join("data").exists(),
+        "nothing was opened"
+    );
     std::fs::write(&file, "[plans.pro]\nkeys_max = 3\n").unwrap();
     program.run(&config).succeeded();
 }
