@@ -18,14 +18,17 @@ pub enum CredentialError {
     Conflicting,
 }
 
-/// Finds the one credential among all values of `Authorization` and of `X-API-Key`, borrowed from them.
+/// Finds the one credential among all values of `Authorization` and of `X-API-Key`, borrowed from
+/// them.
 ///
-/// Returns `None` if nothing was presented. A header without a credential in it, such as `X-API-Key:` or
-/// `Authorization: Bearer`, presents nothing, because some clients send one for each setting that is empty. The
-/// same credential twice is one credential. The function does not check that the credential is a well-formed key.
+/// Returns `None` if nothing was presented. A header without a credential in it, such as
+/// `X-API-Key:` or `Authorization: Bearer`, presents nothing, because some clients send one for
+/// each setting that is empty. The same credential twice is one credential. The function does not
+/// check that the credential is a well-formed key.
 ///
 /// # Errors
-/// Returns an error if a value is unreadable, of another scheme or too long, or if two values differ.
+/// Returns an error if a value is unreadable, of another scheme or too long, or if two values
+/// differ.
 ///
 /// ```
 /// use keys_core::header::credential;

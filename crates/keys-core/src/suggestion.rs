@@ -1,9 +1,11 @@
 //! The known name that a misspelt one probably stands for.
 
-/// The longest name that is compared, in characters. Every key is longer, so a key that got here by mistake is not compared.
+/// The longest name that is compared, in characters. Every key is longer, so a key that got here by
+/// mistake is not compared.
 const NAME_MAX_CHARS: usize = 32;
 
-/// Returns the known name that was probably meant: spelt in another case, with other underscores, or with a slip.
+/// Returns the known name that was probably meant: spelt in another case, with other underscores,
+/// or with a slip.
 ///
 /// Returns `None` if no name is near, or if `name` has more than 32 characters.
 ///

@@ -25,8 +25,8 @@ pub(crate) fn resource(path: &str, allow: &'static str, render: Render) -> Resou
     web::resource(path).default_service(web::to(refuse))
 }
 
-/// A route for `GET` and `HEAD`. The handler does not see the difference, because actix-http leaves out the body of the
-/// answer to `HEAD` and keeps its `Content-Length` (RFC 9110 section 9.3.2).
+/// A route for `GET` and `HEAD`. The handler does not see the difference, because actix-http leaves
+/// out the body of the answer to `HEAD` and keeps its `Content-Length` (RFC 9110 section 9.3.2).
 pub(crate) fn read() -> Route {
     web::route().guard(guard::Any(guard::Get()).or(guard::Head()))
 }

@@ -42,7 +42,8 @@ impl Variables {
     }
 }
 
-/// Reads the settings among `variables`, none of which may be misspelt. `defaults` has all settings that are known by name.
+/// Reads the settings among `variables`, none of which may be misspelt. `defaults` has all settings
+/// that are known by name.
 pub(super) fn read(
     mut variables: Vec<(String, String)>,
     defaults: &Value,
@@ -55,8 +56,8 @@ pub(super) fn read(
         let Some(setting) = name.strip_prefix(PREFIX) else {
             continue;
         };
-        // Every setting has a level above it. Other variables belong to other programs: Kubernetes, for example, sets
-        // KEYS_PORT for a service that is called "keys".
+        // Every setting has a level above it. Other variables belong to other programs: Kubernetes,
+        // for example, sets KEYS_PORT for a service that is called "keys".
         if !setting.contains(SEPARATOR) {
             continue;
         }
@@ -74,8 +75,8 @@ pub(super) fn read(
     Ok(settings)
 }
 
-/// Refuses what is a setting but for its underscores: left alone, `KEYS_DATABASE_URL` would start a production server on a
-/// fresh embedded database.
+/// Refuses what is a setting but for its underscores: left alone, `KEYS_DATABASE_URL` would start a
+/// production server on a fresh embedded database.
 fn check_spelling(variables: &[(String, String)], defaults: &Value) -> anyhow::Result<()> {
     const PEPPERS: &str = "KEYS_PEPPERS__KEYS__";
     let mut settings = vec!["KEYS_PEPPERS__CURRENT".to_owned(), format!("{PEPPERS}P1")];
@@ -124,7 +125,8 @@ pub(super) fn check_case(foreign: &[String], defaults: &Value) -> anyhow::Result
     Ok(())
 }
 
-/// Warns of a variable that many platforms set for the database and that is ignored, if none is configured.
+/// Warns of a variable that many platforms set for the database and that is ignored, if none is
+/// configured.
 pub(super) fn ignored_database_url(foreign: &[String], url: &str) -> Option<String> {
     const NAMES: [&str; 2] = ["DATABASE_URL", "DATABASE_URL_FILE"];
     const DEFAULT: &str = "sqlite://data/keys.db";

@@ -161,7 +161,8 @@ fn shown(found: &Unexpected<'_>) -> String {
     }
 }
 
-/// Whether a setting holds a secret, is within one that does, or is a table around one: a secret may be written there by mistake.
+/// Whether a setting holds a secret, is within one that does, or is a table around one: a secret
+/// may be written there by mistake.
 fn may_be_secret(setting: &str) -> bool {
     let is_within = |inner: &str, outer: &str| {
         let rest = inner.strip_prefix(outer);

@@ -19,7 +19,8 @@ use crate::secret;
 /// The settings that are compiled into the program.
 const DEFAULTS: &str = include_str!("../../../../config/default.toml");
 
-/// The settings that hold a secret or, with `file:`, the path of a file that does. The peppers do, too.
+/// The settings that hold a secret or, with `file:`, the path of a file that does. The peppers do,
+/// too.
 const SECRETS: [[&str; 2]; 3] = [
     ["database", "url"],
     ["database", "direct_url"],

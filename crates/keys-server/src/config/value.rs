@@ -1,4 +1,5 @@
-//! Values of settings before they are checked: one tree, in which later layers replace parts of earlier ones.
+//! Values of settings before they are checked: one tree, in which later layers replace parts of
+//! earlier ones.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::{Entry, IntoIter};
@@ -21,8 +22,8 @@ pub(super) enum Value {
     /// A date or a time, as TOML writes it. No setting is one.
     Date(String),
     Text(String),
-    /// The text of an environment variable. The setting decides whether it is read as a number, a boolean, a list or a
-    /// text, so that `007` stays `007` where a text is wanted.
+    /// The text of an environment variable. The setting decides whether it is read as a number, a
+    /// boolean, a list or a text, so that `007` stays `007` where a text is wanted.
     Variable(String),
 }
 
@@ -48,7 +49,8 @@ impl Value {
         }
     }
 
-    /// Sets the value at a path of names. Returns `false` if a part of the path is a value and not a table.
+    /// Sets the value at a path of names. Returns `false` if a part of the path is a value and not
+    /// a table.
     pub(super) fn set(&mut self, path: &[String], value: Self) -> bool {
         let Some((name, rest)) = path.split_first() else {
             *self = value;
@@ -132,7 +134,8 @@ impl IntoDeserializer<'_, Fault> for Value {
     }
 }
 
-/// Hands a variable that is a whole number over as one, and leaves all others to the visitor, which refuses them.
+/// Hands a variable that is a whole number over as one, and leaves all others to the visitor, which
+/// refuses them.
 macro_rules! integers {
     ($($method:ident)*) => {
         $(
@@ -149,7 +152,8 @@ macro_rules! integers {
     };
 }
 
-/// Converts nothing: a visitor gets what the file says, and the text of a variable as what the setting is.
+/// Converts nothing: a visitor gets what the file says, and the text of a variable as what the
+/// setting is.
 impl<'de> Deserializer<'de> for Value {
     type Error = Fault;
 

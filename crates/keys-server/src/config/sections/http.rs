@@ -51,7 +51,8 @@ pub(crate) struct Http {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Mount {
     pub enabled: bool,
-    /// Without a slash at the end. The surface that is served there checks whether the path can be served.
+    /// Without a slash at the end. The surface that is served there checks whether the path can be
+    /// served.
     #[serde(deserialize_with = "path")]
     pub path: String,
     #[serde(deserialize_with = "super::parsed")]
@@ -68,7 +69,8 @@ pub(crate) struct Surface {
 }
 
 impl Http {
-    /// Checks that of two paths neither is within the other, because the one that is found first would hide the other.
+    /// Checks that of two paths neither is within the other, because the one that is found first
+    /// would hide the other.
     pub(in super::super) fn check(&self) -> anyhow::Result<()> {
         const FIXED: [(&str, &str); 4] = [
             ("/v1", "that of management and verification"),
@@ -122,7 +124,8 @@ fn endpoints<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Endpoint>
     Ok(endpoints)
 }
 
-/// Reads a list, which may be written without brackets if it has one element. Returns the elements that are not blank.
+/// Reads a list, which may be written without brackets if it has one element. Returns the elements
+/// that are not blank.
 fn list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     struct Elements;
     impl<'de> Visitor<'de> for Elements {

@@ -1,6 +1,7 @@
 //! One struct for each section of the settings, read directly from what was configured.
 //!
-//! A function that reads one value says in its error how the sentence goes on that begins with the name of the setting.
+//! A function that reads one value says in its error how the sentence goes on that begins with the
+//! name of the setting.
 
 mod cache;
 mod database;
@@ -55,7 +56,7 @@ where
 fn at_most<'de, D, T>(deserializer: D, max: T) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
-    T: Deserialize<'de> + PartialOrd + fmt::Display,
+    T: Deserialize<'de> + Copy + PartialOrd + fmt::Display,
 {
     let number = T::deserialize(deserializer)?;
     if number > max {
