@@ -2,7 +2,7 @@
 
 use anyhow::bail;
 
-use super::SECRETS;
+use super::secrets::SECRETS;
 use super::value::Value;
 
 /// In front of every setting in the environment.

@@ -6,7 +6,7 @@ use std::path::Path;
 use keys_core::suggestion::nearest;
 use serde::de::{Error, Expected, Unexpected};
 
-use super::SECRETS;
+use super::secrets::SECRETS;
 
 /// Error returned when a setting is unknown, missing or not what it must be.
 #[derive(Debug)]

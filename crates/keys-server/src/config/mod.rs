@@ -2,6 +2,7 @@
 
 mod environment;
 mod explain;
+mod secrets;
 mod sections;
 mod value;
 
@@ -12,6 +13,7 @@ use config::{File, FileFormat, Source as _};
 use serde::Deserialize;
 
 use self::environment::Variables;
+use self::secrets::SECRETS;
 use self::sections::{Cache, Database, Limits, PlanSettings, Verification};
 pub(crate) use self::sections::{Http, Log, LogFormat, Mount, Peppers};
 use self::value::Value;
@@ -19,14 +21,6 @@ use crate::secret;
 
 /// The settings that are compiled into the program.
 const DEFAULTS: &str = include_str!("../../../../config/default.toml");
-
-/// The settings that hold a secret or, with `file:`, the path of a file that does. The peppers do,
-/// too.
-const SECRETS: [[&str; 2]; 3] = [
-    ["database", "url"],
-    ["database", "direct_url"],
-    ["limits", "redis_url"],
-];
 
 /// All settings, checked.
 #[derive(Debug, Deserialize)]

@@ -12,6 +12,8 @@ use serde::{Deserialize, Deserializer};
 
 use crate::listen::{Endpoint, UnixMode};
 
+use super::single;
+
 /// The HTTP server and its surfaces.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -55,7 +57,7 @@ pub(crate) struct Mount {
     /// served.
     #[serde(deserialize_with = "path")]
     pub path: String,
-    #[serde(deserialize_with = "super::parsed")]
+    #[serde(deserialize_with = "super::single::parsed")]
     pub key_prefix: KeyPrefix,
     pub plan_gate: bool,
     pub cap: bool,
@@ -71,7 +73,7 @@ pub(crate) struct Surface {
 impl Http {
     /// Checks that of two paths neither is within the other, because the one that is found first
     /// would hide the other.
-    pub(in super::super) fn check(&self) -> anyhow::Result<()> {
+    pub(crate) fn check(&self) -> anyhow::Result<()> {
         const FIXED: [(&str, &str); 4] = [
             ("/v1", "that of management and verification"),
             ("/livez", "that of health"),
@@ -152,7 +154,7 @@ fn list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Er
 fn drain<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     /// Longer than any load balancer needs to notice.
     const SECONDS_MAX: u64 = 300;
-    super::at_most(deserializer, SECONDS_MAX).map(Duration::from_secs)
+    single::at_most(deserializer, SECONDS_MAX).map(Duration::from_secs)
 }
 
 fn unix_mode<'de, D: Deserializer<'de>>(deserializer: D) -> Result<UnixMode, D::Error> {
@@ -164,7 +166,7 @@ fn unix_mode<'de, D: Deserializer<'de>>(deserializer: D) -> Result<UnixMode, D::
 fn connections<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<usize>, D::Error> {
     /// 18 GB of memory while they are idle.
     const CONNECTIONS_MAX: usize = 1_000_000;
-    let max = super::at_most(deserializer, CONNECTIONS_MAX)?;
+    let max = single::at_most(deserializer, CONNECTIONS_MAX)?;
     Ok((max > 0).then_some(max))
 }
 
@@ -194,7 +196,7 @@ fn key_management<'de, D: Deserializer<'de>>(deserializer: D) -> Result<KeyManag
         ("any", KeyManagement::Any),
         ("session_only", KeyManagement::SessionOnly),
     ];
-    super::chosen(deserializer, choices)
+    single::chosen(deserializer, choices)
 }
 
 fn quota<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Quota, D::Error> {

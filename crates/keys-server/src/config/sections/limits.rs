@@ -3,6 +3,8 @@ use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 use zeroize::Zeroizing;
 
+use super::single;
+
 /// Where limits are counted.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -12,7 +14,7 @@ pub(crate) struct Limits {
     pub redis_url: Option<RedisUrl>,
     #[serde(deserialize_with = "on_unavailable")]
     pub on_unavailable: OnUnavailable,
-    #[serde(deserialize_with = "super::parsed")]
+    #[serde(deserialize_with = "super::single::parsed")]
     pub key_prefix: KeyPrefix,
 }
 
@@ -35,5 +37,5 @@ fn on_unavailable<'de, D: Deserializer<'de>>(deserializer: D) -> Result<OnUnavai
         ("local", OnUnavailable::Local),
         ("deny", OnUnavailable::Deny),
     ];
-    super::chosen(deserializer, choices)
+    single::chosen(deserializer, choices)
 }

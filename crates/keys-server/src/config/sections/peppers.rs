@@ -6,7 +6,7 @@ use keys_core::PepperId;
 use serde::{Deserialize, Deserializer};
 use zeroize::Zeroizing;
 
-use super::Name;
+use super::single::{self, Name};
 
 /// Configured peppers: base64, or `file:PATH`.
 #[derive(Deserialize)]
@@ -21,7 +21,7 @@ pub(crate) struct Peppers {
 
 impl Peppers {
     /// Checks that the pepper of new keys is one of those that are configured.
-    pub(in super::super) fn check(&self) -> anyhow::Result<()> {
+    pub(crate) fn check(&self) -> anyhow::Result<()> {
         match &self.current {
             Some(id) if !self.keys.contains_key(id) => {
                 let id = id.as_str();
@@ -43,7 +43,7 @@ impl fmt::Debug for Peppers {
 }
 
 fn current<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PepperId>, D::Error> {
-    super::parsed(deserializer).map(Some)
+    single::parsed(deserializer).map(Some)
 }
 
 fn keys<'de, D: Deserializer<'de>>(

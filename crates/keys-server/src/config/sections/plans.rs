@@ -5,7 +5,7 @@ use anyhow::bail;
 use keys_core::{Limit, LimitName, LimitPer, Operation, Plan, PlanName, Plans, Quota};
 use serde::{Deserialize, Deserializer};
 
-use super::Name;
+use super::single::{self, Name};
 
 /// The plans of accounts.
 #[derive(Debug, Deserialize)]
@@ -30,12 +30,12 @@ struct LimitTable {
 
 fn per<'de, D: Deserializer<'de>>(deserializer: D) -> Result<LimitPer, D::Error> {
     let choices = [("account", LimitPer::Account), ("key", LimitPer::Key)];
-    super::chosen(deserializer, choices)
+    single::chosen(deserializer, choices)
 }
 
 impl PlanSettings {
     /// Checks that each plan has limits for managing keys, and that accounts share them.
-    pub(in super::super) fn check(&self) -> anyhow::Result<()> {
+    pub(crate) fn check(&self) -> anyhow::Result<()> {
         for (Name(plan), PlanTable { limits, .. }) in &self.0 {
             for operation in Operation::ALL.map(Operation::as_str) {
                 let mut limits = limits.iter();

@@ -3,6 +3,8 @@ use std::time::Duration;
 use keys_service::service::GRACE_MAX;
 use serde::{Deserialize, Deserializer};
 
+use super::single;
+
 /// Verification of keys.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -13,5 +15,5 @@ pub(crate) struct Verification {
 }
 
 fn grace<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    super::at_most(deserializer, GRACE_MAX.as_secs()).map(Duration::from_secs)
+    single::at_most(deserializer, GRACE_MAX.as_secs()).map(Duration::from_secs)
 }
