@@ -137,7 +137,10 @@ impl Source {
                 name if is_name(name) => {
                     let mut path = vec![name.to_owned()];
                     // `$crate` is the crate of the macro, but its path is gone from where the macro is called.
-                    let begins = index == 0 || !matches!(text(index - 1), "::" | "." | "$" | "'");
+                    // `pub(in super::super)` says who may see an item, and imports nothing.
+                    let before = |distance| index.checked_sub(distance).map_or("", text);
+                    let is_visibility = [before(3), before(2), before(1)] == ["pub", "(", "in"];
+                    let begins = !is_visibility && !matches!(before(1), "::" | "." | "$" | "'");
                     index += 1;
                     while text(index) == "::" && is_name(text(index + 1)) {
                         path.push(text(index + 1).to_owned());
@@ -417,14 +420,17 @@ fn paths_in_code_are_read_and_those_in_text_and_tests_are_not() {
         #[cfg(test)]
         fn only() { crate::test::f(); }
         mod inner { fn g() { super::g(); } }
+        pub(in super::super) struct Seen;
         macro_rules! m { () => { $crate::called::X } }
         #[cfg(test)]
         mod tests { use super::*; }
+        fn each() { for one in crate::all() {} }
         fn last() -> impl Sized + use<> { self::last() }
     "##;
     let expected = [
         "here crate::code::f",
         "here::inner super::g",
+        "here crate::all",
         "here self::last",
     ];
     assert_eq!(paths_of(code), expected);
