@@ -144,7 +144,7 @@ impl Fleet {
         let polls = self.sql(
             "select coalesce(sum(calls), 0), coalesce(sum(total_exec_time), 0) from pg_stat_statements \
              where query like '%key_change_pruned%' and query like '%pg_current_snapshot%' \
-             and query like '%as new on true'",
+             and query like '%) as new on %'",
         );
         let (polls, poll_millis) = polls.split_once('|').expect("two columns");
         Feeds {
