@@ -58,9 +58,9 @@ const fn wanted(name: &'static str, forms: &'static [&'static str], least: f64) 
 }
 
 const TERMS: [Term; 10] = [
-    avoided(&["whoever"], 85),
-    avoided(&["nobody"], 101),
-    avoided(&["somebody"], 23),
+    avoided(&["whoever"], 83),
+    avoided(&["nobody"], 100),
+    avoided(&["somebody"], 22),
     avoided(&["everybody"], 14),
     avoided(&["strangers", "stranger"], 4),
     Term {
@@ -230,8 +230,8 @@ mod tests {
 
     #[test]
     fn words_are_counted_in_comments_and_not_in_code() {
-        let code = "//! Nobody's.\n/// What\n/// is it? `for_you`\nfn nobody() { f(\"// nobody\") } // because\n\
-            /// ```\n/// nobody\n/// ```\n/* For\n example */ /// nobody";
+        let code = "//! You'll.\n/// What\n/// is it? `for_you`\nfn you() { f(\"// you\") } // because\n\
+            /// ```\n/// you\n/// ```\n/* For\n example */ /// you";
         let mut count = Count::default();
         count.add(&comments(code));
         let found = TERMS
@@ -240,9 +240,9 @@ mod tests {
             .filter(|(_, count)| *count > 0);
         let found: Vec<_> = found.map(|(term, count)| (term.name, count)).collect();
         let expected = [
-            ("nobody", 2),
             ("what is/was/has", 1),
             ("because", 1),
+            ("you", 2),
             ("for example", 1),
         ];
         assert_eq!(found, expected);

@@ -179,7 +179,7 @@ impl Metrics {
             .write()
             .unwrap_or_else(PoisonError::into_inner);
         let statuses = requests.entry(route.to_owned()).or_default();
-        // Whoever was quicker has registered the same counter.
+        // Another thread may have registered the same counter meanwhile.
         statuses.entry(status).or_insert(counter);
     }
 

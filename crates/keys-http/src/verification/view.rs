@@ -102,7 +102,7 @@ fn texts<S: Serializer>(scopes: &ScopeSet, serializer: S) -> Result<S::Ok, S::Er
     serializer.collect_seq(scopes.iter().map(Scope::as_str))
 }
 
-/// What may be told of a verdict. A credential of another kind, which has no business here, is one that nobody has.
+/// The code and the key that an answer shows. Keys of other kinds than account keys are shown as unknown keys.
 pub(super) fn told(verdict: &Verdict) -> (VerdictCode, Option<&VerifiedKey>) {
     const NOT_FOUND: VerdictCode = VerdictCode::Denied(Denial::NotFound);
     match (verdict.code, &verdict.key) {

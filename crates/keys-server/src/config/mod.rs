@@ -318,7 +318,7 @@ mod tests {
                 "localhost",
                 "http.trusted_proxies",
             ),
-            ("KEYS_HTTP__KEY_MANAGEMENT", "nobody", "http.key_management"),
+            ("KEYS_HTTP__KEY_MANAGEMENT", "people", "http.key_management"),
             ("KEYS_HTTP__FLAT__KEY_PREFIX", "SK", "http.flat.key_prefix"),
             (
                 "KEYS_HTTP__FLAT__PATH",

@@ -22,7 +22,7 @@ use super::identity::{Bond, SETTING, ServerIdentity};
 use crate::error::ConnectError;
 use crate::feed::{self, CONNECT_TIMEOUT, POLL_TIMEOUT, ROWS_MAX, Retry, unavailable};
 
-/// The channel of the wake-ups. They carry nothing: whoever is woken reads the log.
+/// The channel of the notifications. They carry no payload: an instance that receives one reads the log.
 pub(crate) const CHANNEL: &str = "key_change";
 
 /// How long one statement of the feed may take, as the server counts.
