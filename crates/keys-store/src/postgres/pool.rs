@@ -19,7 +19,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use diesel::pg::Pg;
@@ -33,7 +33,7 @@ use futures_util::future::{BoxFuture, join};
 use keys_service::store::StoreError;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, SetOnce, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::{sleep, sleep_until, timeout, timeout_at};
 
@@ -61,9 +61,6 @@ const CONNECTING_FOR_WORK_MAX: usize = 3;
 
 /// How long after its time limit the server may end the last statement of a transaction.
 const STATEMENT_END_WITHIN: Duration = Duration::from_secs(1);
-
-/// How often is looked whether that statement has ended and its commit begun.
-const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 /// How long the first statement on a connection may take. It does nothing yet, so it may be tried again on another one.
 const BEGIN_TIMEOUT: Duration = Duration::from_secs(1);
@@ -685,8 +682,8 @@ impl Lease {
 
     /// Commits. What is given up half-way goes on in the background.
     pub(crate) async fn commit(self) -> Result<(), StoreError> {
-        let committing_since = Arc::new(OnceLock::from(Instant::now()));
-        self.end(committing_since, |connection| {
+        let committing = Arc::new(SetOnce::new_with(Some(())));
+        self.end(committing, |connection| {
             connection.batch_execute("commit").boxed()
         })
         .await
@@ -699,25 +696,21 @@ impl Lease {
         T: Send + 'static,
         S: Send + 'static + for<'a> FnOnce(&'a AsyncPgConnection) -> BoxFuture<'a, QueryResult<T>>,
     {
-        let committing_since = Arc::<OnceLock<Instant>>::default();
-        let since = Arc::clone(&committing_since);
-        self.end(committing_since, |connection| {
+        let committing = Arc::new(SetOnce::new());
+        let begun = Arc::clone(&committing);
+        self.end(committing, |connection| {
             let connection = &*connection;
             let last = last(connection).inspect(move |_| {
-                let _ = since.set(Instant::now());
+                let _ = begun.set(());
             });
             commit_after(connection, last).boxed()
         })
         .await
     }
 
-    /// Runs `ending`, which commits from `committing_since` on. Until then it waits for a statement, which the server ends by its
-    /// own time limit, and which says nothing of commits.
-    async fn end<T, S>(
-        mut self,
-        committing_since: Arc<OnceLock<Instant>>,
-        ending: S,
-    ) -> Result<T, StoreError>
+    /// Runs `ending`, which sets `committing` when its commit begins. Before that it waits for a statement, which the server
+    /// ends by its own time limit, and which says nothing about commits.
+    async fn end<T, S>(mut self, committing: Arc<SetOnce<()>>, ending: S) -> Result<T, StoreError>
     where
         T: Send + 'static,
         S: Send
@@ -732,12 +725,12 @@ impl Lease {
         let id = pool.0.commits.next.fetch_add(1, Ordering::Relaxed);
         self.is_committing = true;
         let of_task = pool.clone();
-        let since = Arc::clone(&committing_since);
+        let begun = Arc::clone(&committing);
         let patience = pool.0.commit_timeout;
         let mut task = pool.0.runtime.spawn(async move {
             let outcome = tokio::select! {
                 outcome = ending(self.enter()) => self.committed(outcome),
-                () = never_commits(&since, patience) => Err(PoolError::Silent.into()),
+                () = never_commits(&begun, patience) => Err(PoolError::Silent.into()),
             };
             if outcome.is_ok() {
                 of_task.0.health.succeeded();
@@ -750,16 +743,11 @@ impl Lease {
             pool: &pool,
             id,
             backend,
-            committing_since: &committing_since,
+            committing: &committing,
             task: Some(task.abort_handle()),
         };
-        let begun = async {
-            while committing_since.get().is_none() {
-                sleep(LOOK_AGAIN).await;
-            }
-        };
         let hangs = async {
-            begun.await;
+            committing.wait().await;
             sleep(patience).await;
         };
         tokio::select! {
@@ -796,9 +784,9 @@ impl Lease {
 }
 
 /// Resolves if nothing is being committed when the server must have ended the statement before.
-async fn never_commits(committing_since: &OnceLock<Instant>, statement_timeout: Duration) {
+async fn never_commits(committing: &SetOnce<()>, statement_timeout: Duration) {
     sleep(statement_timeout + STATEMENT_END_WITHIN).await;
-    if committing_since.get().is_some() {
+    if committing.initialized() {
         std::future::pending::<()>().await;
     }
 }
@@ -809,14 +797,14 @@ struct GivenUp<'a> {
     pool: &'a Pool,
     id: u64,
     backend: i32,
-    committing_since: &'a OnceLock<Instant>,
+    committing: &'a SetOnce<()>,
     task: Option<AbortHandle>,
 }
 
 impl Drop for GivenUp<'_> {
     fn drop(&mut self) {
         if let Some(task) = self.task.take()
-            && self.committing_since.get().is_some()
+            && self.committing.initialized()
         {
             self.pool.give_up(self.id, self.backend, task);
         }
