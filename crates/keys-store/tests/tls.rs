@@ -1,7 +1,6 @@
 //! TLS to PostgreSQL: what each `sslmode` accepts of a server, and certificates of clients.
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
-use std::error::Error;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -11,6 +10,7 @@ use std::time::Duration;
 use keys_service::KeyStore as _;
 use keys_store::{OpenError, Store, StoreOptions, TlsError};
 use keys_testkit::contract::followed;
+use keys_testkit::error::chain;
 use keys_testkit::postgres::Cluster;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use tokio_postgres::{Client, NoTls};
@@ -158,17 +158,6 @@ impl Server {
         assert_eq!((all, names), (any, 2));
         Ok(all)
     }
-}
-
-/// An error with its causes.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 async fn connect(cluster: &Cluster) -> Client {

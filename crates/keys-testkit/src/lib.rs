@@ -25,6 +25,7 @@ pub mod clock;
 pub mod contract;
 pub mod data;
 pub mod envoy;
+pub mod error;
 pub mod fault_proxy;
 pub mod gateway;
 pub mod haproxy;

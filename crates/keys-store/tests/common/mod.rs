@@ -11,6 +11,7 @@ use keys_service::store::{
 };
 use keys_store::Store;
 use keys_testkit::data::{NOON, a_change, a_key, an_account, an_event_id, noon_plus};
+pub(crate) use keys_testkit::error::chain;
 use tokio::task::JoinSet;
 
 pub(crate) mod feed;
@@ -401,17 +402,6 @@ pub(crate) fn runtimes_may_come_and_go(open: impl Future<Output = Store>) {
         });
     }
     own.block_on(async { drop(store) });
-}
-
-/// Everything an error says, causes included.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 fn reservation_at(number: u8, seconds: i64) -> Reservation {
