@@ -8,6 +8,10 @@ default:
 test:
     cargo xtask test
 
+# Checks the dependencies: unused ones, licences, sources, known vulnerabilities.
+dependencies:
+    cargo xtask dependencies
+
 # Formats all code.
 fmt:
     cargo xtask fmt

@@ -198,7 +198,7 @@ pub struct Installed {
 }
 
 /// The first program of the folders in `PATH`, then of `elsewhere`, whose version can be found out.
-pub(crate) fn find(
+pub fn find(
     name: &str,
     elsewhere: impl IntoIterator<Item = PathBuf>,
     version: impl Fn(&Path) -> Option<String>,
@@ -245,8 +245,8 @@ pub struct Package {
     pub version: &'static str,
     /// SHA-256 of its files, one for each platform.
     pub hashes: &'static [&'static str],
-    /// Where its program is.
-    pub(crate) binary: &'static str,
+    /// Path of its program within the package.
+    pub binary: &'static str,
 }
 
 impl Package {
@@ -256,7 +256,7 @@ impl Package {
         let own = Path::new(env!("CARGO_MANIFEST_DIR"));
         let workspace = own.ancestors().nth(2).expect("this is in `crates`");
         let name = format!("{}-{}", self.name, self.version);
-        workspace.join("target/gateways").join(name)
+        workspace.join("target/tools").join(name)
     }
 
     /// The line of a requirements file, by which no other file than those of [`hashes`](Self::hashes) is installed.
@@ -267,7 +267,9 @@ impl Package {
         format!("{name}=={version} --hash=sha256:{hashes}\n")
     }
 
-    pub(crate) fn program(&self) -> PathBuf {
+    /// Path of the installed program.
+    #[must_use]
+    pub fn program(&self) -> PathBuf {
         self.folder().join(self.binary)
     }
 }
@@ -303,7 +305,7 @@ mod tests {
         };
         let line = "some-program==1.2.3 --hash=sha256:aa --hash=sha256:bb\n";
         assert_eq!(package.requirement(), line);
-        let end = "target/gateways/some-program-1.2.3/bin/program";
+        let end = "target/tools/some-program-1.2.3/bin/program";
         assert!(package.program().ends_with(end), "{package:?}");
     }
 

