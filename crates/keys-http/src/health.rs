@@ -5,7 +5,7 @@ pub(crate) mod readiness;
 use actix_web::http::header::{CACHE_CONTROL, HeaderValue, RETRY_AFTER};
 use actix_web::{HttpResponse, web};
 use keys_service::KeyService;
-use keys_service::feed::REVOCATION_BOUND;
+use keys_service::ports::REVOCATION_BOUND;
 use serde::Serialize;
 
 use crate::api::Api;

@@ -9,8 +9,8 @@ use crate::actor::Actor;
 use crate::entropy::EntropyError;
 use crate::everywhere::Effective;
 use crate::idempotency::{Attempt, IdempotencyError, Idempotent, ReserveError, unreadable};
+use crate::ports::{AccountEntry, AccountPatch, AccountQuery, ChangeError, StoreError};
 use crate::service::KeyService;
-use crate::store::{AccountEntry, AccountPatch, AccountQuery, ChangeError, StoreError};
 
 /// An account to be created.
 #[derive(Debug, Clone)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use keys_core::{Account, AccountId, ApiKey, Denial, KeyId, KeyKind, Plans, ScopeSet};
 
-use crate::store::{Authority, Caller};
+use crate::ports::{Authority, Caller};
 
 /// Who was found behind a presented credential.
 #[derive(Debug, Clone)]

@@ -7,9 +7,8 @@ use std::sync::Arc;
 use keys_core::{Denial, KeyKind, Operation, Quota, ScopeSet, SecretKey};
 
 use crate::actor::{Actor, Identity};
-use crate::limiter::{Bucket, Decision, LimiterError, Subject};
+use crate::ports::{Bucket, Decision, LimiterError, StoreError, Subject};
 use crate::service::KeyService;
-use crate::store::StoreError;
 
 /// What a credential must satisfy.
 #[derive(Debug, Clone)]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use keys_core::Timestamp;
 
-use crate::feed::{self, Commit, REVOCATION_BOUND};
+use crate::ports::{Commit, REVOCATION_BOUND, silence_max};
 use crate::service::KeyService;
 
 /// A change that was made, and by when no instance goes by what was before it.
@@ -55,7 +55,7 @@ impl KeyService {
             if left.is_zero() {
                 return effective.by;
             }
-            let silence = feed::silence_max(self.inner.grace);
+            let silence = silence_max(self.inner.grace);
             let asked = self
                 .inner
                 .store

@@ -18,10 +18,10 @@ use zeroize::Zeroizing;
 
 use crate::actor::Actor;
 use crate::entropy::{Entropy, EntropyError};
-use crate::service::KeyService;
-use crate::store::{
+use crate::ports::{
     Completion, RESERVATION_KEPT, RESERVATION_PENDING, Reservation, Reserved, StoreError,
 };
+use crate::service::KeyService;
 
 /// What a client chose to recognise its own request by: 1 to 255 visible ASCII characters.
 #[derive(Clone)]

@@ -14,8 +14,8 @@ use crate::actor::Actor;
 use crate::authenticate::Gate;
 use crate::entropy::{Entropy, EntropyError};
 use crate::idempotency::{Attempt, IdempotencyError, Idempotent, ReserveError, unreadable};
+use crate::ports::{Admission, ChangeError, Completion, NewKey, StoreError};
 use crate::service::KeyService;
-use crate::store::{Admission, ChangeError, Completion, NewKey, StoreError};
 
 /// The prefix of operators' keys. Accounts' keys may not have it.
 pub const OPERATOR_PREFIX: &str = "operator";

@@ -19,15 +19,14 @@ mod cache;
 pub mod clock;
 pub mod entropy;
 pub mod everywhere;
-pub mod feed;
 pub mod idempotency;
 pub mod issue;
-pub mod limiter;
+mod limiter;
 pub mod manage;
 pub mod memory;
+pub mod ports;
 mod replay;
 pub mod service;
-pub mod store;
 mod usage;
 pub mod verify;
 
@@ -38,19 +37,17 @@ pub use cache::CacheOptions;
 pub use cache::loader::ReadState;
 pub use clock::{Clock, SystemClock};
 pub use everywhere::Effective;
-pub use feed::{ChangeFeed, Changed, Changes, Commit};
 pub use idempotency::{IdempotencyError, IdempotencyKey, Idempotent};
 pub use issue::{IssueError, Issued, KeyDraft, OperatorKeyDraft, Wider};
-pub use limiter::{
-    Bucket, Decision, LimiterError, LimiterState, LocalLimiter, RateLimiter, Subject,
-};
+pub use limiter::LocalLimiter;
 pub use manage::RevokeError;
 pub use memory::MemoryStore;
-pub use service::{CacheState, KeyService, KeyServiceBuilder};
-pub use store::{
-    AccountEntry, AccountPatch, AccountQuery, KeyOwner, KeyPage, KeyStore, Readiness, StoreError,
-    UnreadableAccount, UnreadableKey,
+pub use ports::{
+    AccountEntry, AccountPatch, AccountQuery, Bucket, ChangeFeed, Changed, Changes, Commit,
+    Decision, KeyOwner, KeyPage, KeyStore, LimiterError, LimiterState, RateLimiter, Readiness,
+    StoreError, Subject, UnreadableAccount, UnreadableKey,
 };
+pub use service::{CacheState, KeyService, KeyServiceBuilder};
 pub use verify::{
     Freshness, Verdict, VerdictCode, VerifiedAccount, VerifiedKey, VerifyError, VerifyRequest,
 };

@@ -6,8 +6,8 @@ use crate::actor::Actor;
 use crate::cache::lease::nanos;
 use crate::entropy::EntropyError;
 use crate::everywhere::Effective;
+use crate::ports::{ChangeError, KeyOwner, KeyPage, StoreError};
 use crate::service::KeyService;
-use crate::store::{ChangeError, KeyOwner, KeyPage, StoreError};
 
 /// Why a key was not revoked.
 #[derive(Debug, thiserror::Error)]

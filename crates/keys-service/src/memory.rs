@@ -15,13 +15,11 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-use crate::feed::{
-    CHANGES_MAX, ChangeFeed, Changed, Changes, Commit, POLL_INTERVAL, Page, Place, Readers,
-};
-use crate::store::{
-    AccountPatch, AccountQuery, Authority, BoxFuture, Change, ChangeError, Completion,
-    ENDED_SESSIONS_KEPT, FoundKey, KeyOwner, KeyPage, KeyStore, KeyUse, NewKey, Readiness,
-    Reservation, Reserved, StoreError, StoredKey,
+use crate::ports::{
+    AccountPatch, AccountQuery, Authority, BoxFuture, CHANGES_MAX, Change, ChangeError, ChangeFeed,
+    Changed, Changes, Commit, Completion, ENDED_SESSIONS_KEPT, FoundKey, KeyOwner, KeyPage,
+    KeyStore, KeyUse, NewKey, POLL_INTERVAL, Page, Place, Readers, Readiness, Reservation,
+    Reserved, StoreError, StoredKey,
 };
 
 /// How long changes are kept for those who follow them.

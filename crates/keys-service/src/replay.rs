@@ -12,8 +12,8 @@ use parking_lot::Mutex;
 
 use crate::actor::Actor;
 use crate::cache::lease::{Nanos, nanos};
+use crate::ports::StoreError;
 use crate::service::KeyService;
-use crate::store::StoreError;
 
 /// How old a revocation is at most, when the old primary is lost, to be applied again; and how long ago that loss is at
 /// most. Beyond it, what the new primary says may be what was decided since.
@@ -143,7 +143,7 @@ impl KeyService {
         let revoked = self.inner.store.revoke_key(None, id, change).await;
         match revoked {
             Ok(commit) => Ok(commit.is_some()),
-            Err(crate::store::ChangeError::Store(error)) => Err(error),
+            Err(crate::ports::ChangeError::Store(error)) => Err(error),
             Err(error) => Err(unexpected(error.into())),
         }
     }

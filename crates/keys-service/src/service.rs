@@ -17,10 +17,12 @@ use crate::cache::record::PlanNames;
 use crate::cache::{Cache, CacheOptions, lease};
 use crate::clock::{Clock, SystemClock};
 use crate::entropy::{Entropy, EntropyError};
-use crate::feed::{ChangeFeed, Changed, Changes};
-use crate::limiter::{LimiterState, LocalLimiter, RateLimiter};
+use crate::limiter::LocalLimiter;
+use crate::ports::{
+    Change, ChangeFeed, Changed, Changes, Completion, KeyStore, LimiterState, RateLimiter,
+    Readiness, StoreError,
+};
 use crate::replay::Acknowledged;
-use crate::store::{Change, Completion, KeyStore, Readiness, StoreError};
 use crate::usage::{self, Unwritten, Used};
 
 /// Issues, lists, authenticates and revokes keys. Cheap to clone; all clones are the same service.
@@ -498,7 +500,7 @@ pub struct CacheState {
     /// Bytes they take beside their fixed part.
     pub bytes: usize,
     /// How long ago everything was last known; `None` as long as no changes are followed. Beyond
-    /// [`REVOCATION_BOUND`](crate::feed::REVOCATION_BOUND) the cache is of no use.
+    /// [`REVOCATION_BOUND`](crate::ports::REVOCATION_BOUND) the cache is of no use.
     pub behind: Option<Duration>,
     /// Whether changes were followed over a living connection at the last turn. While they are not, the cache is good until it is
     /// too far behind, and then the database is asked for every key.

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 use crate::cache::lease::{self, Nanos};
 use crate::clock::Clock;
-use crate::store::KeyUse;
+use crate::ports::KeyUse;
 
 /// Keys whose uses are kept at most before some are given up: 64 MB at worst, while the database is away.
 const KEYS_MAX: usize = 1_000_000;

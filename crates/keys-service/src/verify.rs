@@ -21,9 +21,8 @@ use crate::cache::lease::{self, Freshness as Lease, Nanos};
 use crate::cache::loader::{Loaded, LoadedKey, Wanted};
 use crate::cache::map::{Found, MapKey, RecordId};
 use crate::cache::record::{Facts, PlanNames, Record, account_record_id};
-use crate::limiter::{Bucket, Decision, LimiterError, Subject};
+use crate::ports::{Bucket, Decision, LimiterError, StoreError, Subject};
 use crate::service::KeyService;
-use crate::store::StoreError;
 use crate::usage::Used;
 
 /// A question about one presented key.

@@ -15,10 +15,9 @@ use keys_core::{
     PepperRing, Plans, Quota, ScopeSet, SecretKey, Timestamp,
 };
 use keys_service::Readiness;
-use keys_service::feed::{ChangeFeed, Changed, Changes, Commit};
-use keys_service::limiter::{Bucket, LimiterError};
-use keys_service::store::{
-    BoxFuture, Change, ChangeError, FoundKey, KeyUse, NewKey, Reservation, Reserved,
+use keys_service::ports::{
+    BoxFuture, Bucket, Change, ChangeError, ChangeFeed, Changed, Changes, Commit, FoundKey, KeyUse,
+    LimiterError, NewKey, Reservation, Reserved,
 };
 use keys_service::{
     AccountPatch, AccountQuery, Actor, AuthenticateError, Decision, Freshness, Issued, KeyDraft,

@@ -3,9 +3,8 @@
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 use keys_core::{Account, AccountId, ExternalId};
-use keys_service::feed::Commit;
-use keys_service::store::{
-    AccountEntry, AccountPatch, AccountQuery, Change, ChangeError, StoreError,
+use keys_service::ports::{
+    AccountEntry, AccountPatch, AccountQuery, Change, ChangeError, Commit, StoreError,
 };
 use uuid::Uuid;
 

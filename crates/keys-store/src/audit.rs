@@ -1,7 +1,7 @@
 //! The trace each change leaves.
 
 use diesel_async::RunQueryDsl;
-use keys_service::store::Change;
+use keys_service::ports::Change;
 use uuid::Uuid;
 
 use crate::connection::{Connection, query};

@@ -1,7 +1,7 @@
 //! Whether a change may still be made, judged inside its transaction.
 
 use keys_core::Account;
-use keys_service::store::{Authority, Change, ChangeError, UnreadableKey};
+use keys_service::ports::{Authority, Change, ChangeError, UnreadableKey};
 
 use crate::connection::Connection;
 use crate::load;

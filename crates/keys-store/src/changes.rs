@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use keys_service::feed::Commit;
-use keys_service::store::StoreError;
+use keys_service::ports::{Commit, StoreError};
 
 use crate::connection::Connection;
 use crate::error::QueryError;

@@ -3,7 +3,7 @@
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 use keys_core::{AccountId, PepperId};
-use keys_service::store::StoreError;
+use keys_service::ports::StoreError;
 use uuid::Uuid;
 
 use crate::connection::{Pools, query};

@@ -12,7 +12,7 @@ use diesel_async::pooled_connection::{
 };
 use diesel_async::{AsyncConnection, TransactionManager};
 use futures_util::FutureExt as _;
-use keys_service::store::StoreError;
+use keys_service::ports::StoreError;
 
 use crate::error::QueryError;
 use crate::health::WriteHealth;

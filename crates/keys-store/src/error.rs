@@ -1,7 +1,7 @@
 //! Failed queries, and which of them may succeed later.
 
 use diesel::result::{DatabaseErrorKind, Error};
-use keys_service::store::{ChangeError, StoreError};
+use keys_service::ports::{ChangeError, StoreError};
 
 /// Why there is no connection.
 pub(crate) type ConnectError = Box<dyn std::error::Error + Send + Sync>;

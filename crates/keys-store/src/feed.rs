@@ -4,8 +4,7 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::time::Duration;
 
 use keys_core::{AccountId, KeyId};
-use keys_service::feed::{CHANGES_MAX, Changed};
-use keys_service::store::StoreError;
+use keys_service::ports::{CHANGES_MAX, Changed, StoreError};
 use tokio::time::Instant;
 use uuid::Uuid;
 

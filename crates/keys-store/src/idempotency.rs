@@ -3,7 +3,7 @@
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 use keys_core::{EventId, Timestamp};
-use keys_service::store::{Change, ChangeError, Reservation, Reserved, StoreError};
+use keys_service::ports::{Change, ChangeError, Reservation, Reserved, StoreError};
 
 use crate::connection::{Connection, Pools, query};
 use crate::error::QueryError;

@@ -11,9 +11,8 @@ use diesel_async::RunQueryDsl;
 use futures_util::FutureExt as _;
 use keys_core::pepper::{PepperError, PepperedDigest};
 use keys_core::{AccountId, Denial, KeyId, KeyKind, PepperId, Timestamp};
-use keys_service::feed::Commit;
-use keys_service::store::{
-    Change, ChangeError, FoundKey, KeyOwner, KeyPage, KeyUse, NewKey, StoreError,
+use keys_service::ports::{
+    Change, ChangeError, Commit, FoundKey, KeyOwner, KeyPage, KeyUse, NewKey, StoreError,
 };
 
 use crate::connection::{Connection, Pools, query};

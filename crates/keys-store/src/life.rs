@@ -4,7 +4,7 @@
 //! database or the operating system releases the lock, and the next attempt need not wait until the time is up. An
 //! attempt of a living process is never taken over before that, however slow it is.
 
-use keys_service::store::StoreError;
+use keys_service::ports::StoreError;
 
 use crate::connection::Connection;
 use crate::postgres;

@@ -3,7 +3,7 @@
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 use keys_core::AccountId;
-use keys_service::store::StoreError;
+use keys_service::ports::StoreError;
 
 use crate::connection::{Connection, Pools, query};
 use crate::error::{QueryError, optional};

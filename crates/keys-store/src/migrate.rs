@@ -15,7 +15,7 @@ use diesel::sql_types::Bool;
 use diesel::sqlite::Sqlite;
 use diesel_async::{AsyncMigrationHarness, RunQueryDsl};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
-use keys_service::store::StoreError;
+use keys_service::ports::StoreError;
 use tokio::sync::oneshot;
 
 use crate::connection::{Connection, query};

@@ -4,7 +4,7 @@
 //! each sees everything that was committed before the locks of the earlier ones were granted.
 
 use keys_core::{AccountId, KeyId, Timestamp};
-use keys_service::store::{Authority, Change};
+use keys_service::ports::{Authority, Change};
 
 use crate::rows::{AccountRow, KeyRow};
 use crate::types::{DbId, DbTimestamp};

@@ -12,8 +12,7 @@ use diesel::sql_types::{Array, BigInt, Binary, Bool, Nullable, SmallInt, Text};
 use diesel::{QueryResult, sql_query};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection as _};
 use keys_core::{KeyDigest, KeyId, KeyKind};
-use keys_service::feed::Commit;
-use keys_service::store::{KeyOwner, KeyUse};
+use keys_service::ports::{Commit, KeyOwner, KeyUse};
 
 use crate::rows::{AccountRow, EventRow, FoundRow, KeyRow, NewKeyRow, kind_code};
 use crate::schema::{account, api_key, audit_event};

@@ -14,7 +14,7 @@ use keys_core::{
     Account, AccountId, AllowedNetworks, ApiKey, ExternalId, KeyId, KeyKind, KeyName, PlanName,
     ScopeSet, ShownPrefix, Timestamp,
 };
-use keys_service::store::{AccountPatch, StoreError, StoredKey, UnreadableAccount, UnreadableKey};
+use keys_service::ports::{AccountPatch, StoreError, StoredKey, UnreadableAccount, UnreadableKey};
 use uuid::Uuid;
 
 use crate::schema::{account, api_key, audit_event, idempotency};

@@ -18,7 +18,7 @@ use diesel_async::sync_connection_wrapper::{SpawnBlocking, SyncConnectionWrapper
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use keys_core::KeyDigest;
-use keys_service::store::KeyUse;
+use keys_service::ports::KeyUse;
 use tokio::runtime::Handle;
 
 use crate::error::ConnectError;

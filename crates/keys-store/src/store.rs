@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use keys_core::pepper::PepperedDigest;
 use keys_core::{Account, AccountId, EventId, KeyId, PepperId, Timestamp};
-use keys_service::feed::{ChangeFeed, Commit};
-use keys_service::store::{
-    AccountEntry, AccountPatch, AccountQuery, BoxFuture, Change, ChangeError, FoundKey, KeyOwner,
-    KeyPage, KeyStore, KeyUse, NewKey, Readiness, Reservation, Reserved, StoreError,
+use keys_service::ports::{
+    AccountEntry, AccountPatch, AccountQuery, BoxFuture, Change, ChangeError, ChangeFeed, Commit,
+    FoundKey, KeyOwner, KeyPage, KeyStore, KeyUse, NewKey, Readiness, Reservation, Reserved,
+    StoreError,
 };
 use tokio::runtime::Handle;
 

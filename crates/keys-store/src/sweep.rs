@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use keys_core::Timestamp;
-use keys_service::store::{ENDED_SESSIONS_KEPT, StoreError};
+use keys_service::ports::{ENDED_SESSIONS_KEPT, StoreError};
 
 use crate::connection::{Connection, Pools};
 use crate::error::QueryError;

@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use diesel_async::SimpleAsyncConnection as _;
-use keys_service::feed::POLL_INTERVAL;
-use keys_service::store::StoreError;
+use keys_service::ports::{POLL_INTERVAL, StoreError};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 

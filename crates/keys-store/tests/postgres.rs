@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use keys_core::{Account, AccountId, EventId, KeyId, Plan, Plans, Timestamp};
 use keys_service::memory::{AuditEvent, AuditSubject};
-use keys_service::store::{KeyOwner, KeyUse, Reservation, StoreError};
+use keys_service::ports::{KeyOwner, KeyUse, Reservation, StoreError};
 use keys_service::{Actor, Gate, Identity, KeyDraft, KeyService, KeyStore, Requirement};
 use keys_store::{OpenError, Store, StoreOptions};
 use keys_testkit::contract::AuditedStore;
@@ -644,7 +644,7 @@ async fn connection_lost_during_a_change_is_unavailable_and_changes_nothing() {
     assert!(
         matches!(
             error,
-            keys_service::store::ChangeError::Store(StoreError::Unavailable(_))
+            keys_service::ports::ChangeError::Store(StoreError::Unavailable(_))
         ),
         "{error:?}"
     );
@@ -763,7 +763,7 @@ async fn operators_revoking_each_other_do_not_deadlock() {
         while let Some(outcome) = revocations.join_next().await {
             let outcome = outcome.unwrap();
             assert!(
-                !matches!(outcome, Err(keys_service::store::ChangeError::Store(_))),
+                !matches!(outcome, Err(keys_service::ports::ChangeError::Store(_))),
                 "{outcome:?}"
             );
         }

@@ -18,7 +18,7 @@ use diesel::{Connection as _, QueryableByName, RunQueryDsl as _, SqliteConnectio
 use keys_core::{AccountId, EventId, KeyId, Timestamp};
 use keys_service::KeyStore;
 use keys_service::memory::{AuditEvent, AuditSubject};
-use keys_service::store::{KeyOwner, StoreError};
+use keys_service::ports::{KeyOwner, StoreError};
 use keys_store::{DatabaseUrl, OpenError, Store, StoreOptions};
 use keys_testkit::contract::AuditedStore;
 use keys_testkit::data::{a_key, an_account};
@@ -522,7 +522,7 @@ async fn busy_file_is_unavailable_and_then_available_again() {
     assert!(
         matches!(
             refused,
-            Err(keys_service::store::ChangeError::Store(
+            Err(keys_service::ports::ChangeError::Store(
                 StoreError::Unavailable(_)
             ))
         ),
@@ -550,7 +550,7 @@ async fn operation_that_takes_too_long_frees_the_writer() {
     other.batch_execute("begin immediate").unwrap();
     let started = tokio::time::Instant::now();
     let refused = store
-        .record_uses(vec![keys_service::store::KeyUse {
+        .record_uses(vec![keys_service::ports::KeyUse {
             key_id: a_key().build().id,
             last_used_at: keys_testkit::data::NOON,
             count: 1,

@@ -13,7 +13,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use keys_service::store::KeyStore;
+use keys_service::ports::KeyStore;
 
 mod accounts;
 mod audit;

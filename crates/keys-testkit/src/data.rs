@@ -9,7 +9,7 @@ use keys_core::{
     Account, AccountId, AllowedNetworks, ApiKey, EventId, KeyId, KeyKind, KeyName, Pepper,
     PepperId, PepperRing, Plan, PlanName, Plans, ScopeSet, SecretKey, Timestamp,
 };
-use keys_service::store::{Admission, Authority, Caller, Change, Completion, NewKey};
+use keys_service::ports::{Admission, Authority, Caller, Change, Completion, NewKey};
 use rand_chacha::ChaCha20Rng;
 
 use crate::rng::seeded;
@@ -354,7 +354,7 @@ pub fn a_caller(key: &ApiKey) -> Caller {
     }
 }
 
-/// How long [`RESERVATION_PENDING`](keys_service::store::RESERVATION_PENDING) is, in whole seconds.
+/// How long [`RESERVATION_PENDING`](keys_service::ports::RESERVATION_PENDING) is, in whole seconds.
 pub(crate) const fn seconds(duration: Duration) -> i64 {
     duration.as_secs().cast_signed()
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use keys_core::pepper::PepperedDigest;
 use keys_core::{Account, AccountId, Denial, EventId, KeyId, PepperId, Timestamp};
-use keys_service::store::{
+use keys_service::ports::{
     AccountPatch, AccountQuery, BoxFuture, Change, ChangeError, FoundKey, KeyOwner, KeyPage,
     KeyStore, KeyUse, NewKey, Reservation, Reserved, StoreError,
 };

@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::map::OUTDATED;
-pub(crate) use crate::feed::REVOCATION_BOUND;
-use crate::feed::TRUST_MAX;
+pub(crate) use crate::ports::REVOCATION_BOUND;
+use crate::ports::TRUST_MAX;
 
 /// A second net under everything else: no record is served for longer than this without having been read again.
 const AGE_MAX: Duration = Duration::from_mins(5);

@@ -25,7 +25,7 @@ use super::map::{Digest, Found, MapKey, OUTDATED, SHARDS, Stored};
 use super::outage::Outage;
 use super::record::{PlanNames, Record, account_record_id, key_record_id};
 use crate::clock::Clock;
-use crate::store::{KeyStore, StoreError, StoredKey, UnreadableKey};
+use crate::ports::{KeyStore, StoreError, StoredKey, UnreadableKey};
 
 /// Reads under way at once. Few, so that under load they are large: a statement for many keys costs little more than one
 /// for one.

@@ -15,7 +15,7 @@ use smol_str::SmolStr;
 use super::account_marks::Mark;
 use super::lease::Nanos;
 use super::map::{RecordId, Weigh};
-use crate::store::StoredKey;
+use crate::ports::StoredKey;
 
 /// What a key is judged by. One line of the processor's cache, with nothing in it that leads elsewhere for a key that nothing narrows
 /// and whose account has no external identifier: a verdict on one of a million waits for memory once, on others twice.

@@ -6,10 +6,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::FutureExt as _;
-use keys_service::feed::{
-    CHANGES_MAX, CHANGES_PAGED_MAX, ChangeFeed, Changed, Changes, POLL_INTERVAL,
+use keys_service::ports::{
+    CHANGES_MAX, CHANGES_PAGED_MAX, ChangeFeed, Changed, Changes, POLL_INTERVAL, StoreError,
 };
-use keys_service::store::StoreError;
 use keys_service::{Clock as _, SystemClock};
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;

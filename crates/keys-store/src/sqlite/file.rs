@@ -13,7 +13,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use keys_service::store::StoreError;
+use keys_service::ports::StoreError;
 use tokio::sync::watch;
 
 /// How long a reader may go by the last look at the file. A change is acknowledged only after a look of its own.

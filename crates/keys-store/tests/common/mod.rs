@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use keys_core::{Account, ApiKey};
 use keys_service::KeyStore;
-use keys_service::store::{
+use keys_service::ports::{
     ChangeError, KeyOwner, KeyUse, NewKey, Reservation, Reserved, StoreError,
 };
 use keys_store::Store;

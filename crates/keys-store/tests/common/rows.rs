@@ -2,7 +2,7 @@
 
 use keys_core::{Account, ApiKey, Denial, KeyId, PepperId};
 use keys_service::KeyStore;
-use keys_service::store::{
+use keys_service::ports::{
     AccountPatch, AccountQuery, ChangeError, KeyOwner, KeyUse, NewKey, StoreError,
 };
 use keys_store::Store;

@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use keys_core::KeyId;
 use keys_service::KeyStore as _;
-use keys_service::feed::{ChangeFeed, Changed, POLL_INTERVAL, SILENCE_MAX};
-use keys_service::store::StoreError;
+use keys_service::ports::{ChangeFeed, Changed, POLL_INTERVAL, SILENCE_MAX, StoreError};
 use keys_store::Store;
 use keys_testkit::contract::{followed, is_seen_soon, news};
 use keys_testkit::data::{NOON, a_change, a_key};

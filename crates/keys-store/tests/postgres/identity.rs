@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use keys_core::{ApiKey, Denial};
-use keys_service::feed::{ChangeFeed, Changed, Changes, Commit, POLL_INTERVAL, SILENCE_MAX};
-use keys_service::store::{ChangeError, StoreError};
+use keys_service::ports::{
+    ChangeError, ChangeFeed, Changed, Changes, Commit, POLL_INTERVAL, SILENCE_MAX, StoreError,
+};
 use keys_service::{Actor, KeyService, KeyStore as _, VerdictCode, VerifyRequest};
 use keys_store::{Store, StoreOptions};
 use keys_testkit::contract::{followed, is_seen_soon, news};

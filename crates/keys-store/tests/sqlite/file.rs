@@ -7,8 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use keys_service::KeyStore as _;
-use keys_service::feed::SILENCE_MAX;
-use keys_service::store::{ChangeError, StoreError};
+use keys_service::ports::{ChangeError, SILENCE_MAX, StoreError};
 use keys_store::{DatabaseUrl, FileLost, OpenError, Store, StoreOptions, UnsafeFile};
 use keys_testkit::contract::followed;
 use keys_testkit::data::{a_change, a_key, an_account};

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use keys_core::{Account, ExternalId, Timestamp};
-use keys_service::store::{AccountPatch, AccountQuery, ChangeError, KeyStore};
+use keys_service::ports::{AccountPatch, AccountQuery, ChangeError, KeyStore};
 
 use super::steps::{add_account, at_once, update};
 use crate::data::{NOON, a_change, an_account, noon_plus, plan};

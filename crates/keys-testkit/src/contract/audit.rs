@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use keys_core::KeyKind;
 use keys_service::memory::{AuditEvent, AuditSubject};
-use keys_service::store::{
+use keys_service::ports::{
     AccountPatch, Caller, Change, Completion, KeyStore, KeyUse, Reservation,
 };
 

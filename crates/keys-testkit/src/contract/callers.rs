@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use keys_core::{Denial, KeyKind, ScopeSet, Timestamp};
-use keys_service::store::{
+use keys_service::ports::{
     AccountPatch, AccountQuery, Caller, Change, ChangeError, KeyOwner, KeyStore,
 };
 

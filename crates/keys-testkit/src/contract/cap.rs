@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
 use keys_core::{Account, AccountId, Denial, Timestamp};
-use keys_service::store::{AccountPatch, ChangeError, KeyOwner, KeyStore, NewKey};
+use keys_service::ports::{AccountPatch, ChangeError, KeyOwner, KeyStore, NewKey};
 
 use super::steps::{add_account, add_key, at_once, find, keys_of, list, revoke, try_add, update};
 use crate::data::{NOON, a_change, a_key, an_account, noon_plus, plan};

@@ -2,8 +2,9 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use keys_service::feed::{Changed, Commit, POLL_INTERVAL, SILENCE_MAX};
-use keys_service::store::{AccountPatch, KeyStore, KeyUse, Reservation};
+use keys_service::ports::{
+    AccountPatch, Changed, Commit, KeyStore, KeyUse, POLL_INTERVAL, Reservation, SILENCE_MAX,
+};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::following::{followed, is_seen_soon, news, time_until};

@@ -3,8 +3,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use keys_service::feed::{ChangeFeed, Changed, Commit, SILENCE_MAX};
-use keys_service::store::KeyStore;
+use keys_service::ports::{ChangeFeed, Changed, Commit, KeyStore, SILENCE_MAX};
 use tokio::time::{Instant, sleep, timeout};
 
 /// A feed whose instance has applied everything up to now.

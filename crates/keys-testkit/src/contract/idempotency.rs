@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use keys_core::{Account, Timestamp};
-use keys_service::store::{
+use keys_service::ports::{
     ChangeError, Completion, KeyStore, NewKey, RESERVATION_KEPT, RESERVATION_PENDING, Reservation,
     Reserved,
 };

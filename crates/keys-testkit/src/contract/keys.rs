@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use keys_core::pepper::PepperedDigest;
 use keys_core::{ApiKey, KeyKind, Timestamp};
-use keys_service::store::{AccountPatch, ChangeError, KeyOwner, KeyStore, KeyUse, NewKey};
+use keys_service::ports::{AccountPatch, ChangeError, KeyOwner, KeyStore, KeyUse, NewKey};
 
 use super::steps::{add_account, add_key, at_once, find, keys_of, list, revoke, update};
 use crate::data::{NOON, a_change, a_key, an_account, noon_plus, pepper_id, plan};

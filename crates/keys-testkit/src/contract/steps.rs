@@ -1,7 +1,7 @@
 //! Steps that many cases take.
 
 use keys_core::{Account, ApiKey};
-use keys_service::store::{
+use keys_service::ports::{
     AccountPatch, Change, ChangeError, KeyOwner, KeyPage, KeyStore, NewKey, StoredKey,
 };
 

@@ -1,43 +1,11 @@
 //! The port through which an instance learns what was changed, by itself, by others and by hand.
-//!
-//! A store keeps a log of changes, written in the same transaction as each change. Whoever caches records holds a
-//! [`ChangeFeed`] on it and goes round for ever:
-//!
-//! ```
-//! # use keys_service::feed::{ChangeFeed, Changes};
-//! # fn apply(_: &Changes) {}
-//! # async fn follow(mut feed: Box<dyn ChangeFeed>) {
-//! loop {
-//!     feed.wait().await;
-//!     while let Ok(changes) = feed.poll().await {
-//!         apply(&changes); // to the cache, before anything else
-//!         if !changes.more {
-//!             feed.applied().await;
-//!             break;
-//!         }
-//!     }
-//! }
-//! # }
-//! ```
-//!
-//! # What other instances rely on
-//! Whoever made a change may wait until [`is_seen_everywhere`](crate::KeyStore::is_seen_everywhere). That is the truth
-//! only if every instance with a cache keeps to this, by a clock that counts suspended time:
-//!
-//! - It accepts nothing from its cache before the first poll was applied.
-//! - It accepts nothing from its cache later than [`TRUST_MAX`] after the beginning of the last poll that was
-//!   applied, however recently it read the record. Direct reads alone could otherwise keep a cache alive that nobody
-//!   hears of and nobody waits for. Reading the record for each request remains possible without end.
 
-use std::collections::HashMap;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use keys_core::{AccountId, KeyId};
-use parking_lot::Mutex;
 
-use crate::store::StoreError;
+use super::errors::StoreError;
 
 /// How long a record may be trusted after it was read, or after everything was known: the published bound.
 pub const REVOCATION_BOUND: Duration = Duration::from_secs(2);
@@ -189,7 +157,34 @@ impl Commit {
 
 /// The changes of a store as one instance follows them.
 ///
-/// The module's documentation has the loop, and what the instance owes to the others.
+/// A store keeps a log of changes, written in the same transaction as each change. Whoever caches records holds a
+/// [`ChangeFeed`] on it and goes round for ever:
+///
+/// ```
+/// # use keys_service::ports::{ChangeFeed, Changes};
+/// # fn apply(_: &Changes) {}
+/// # async fn follow(mut feed: Box<dyn ChangeFeed>) {
+/// loop {
+///     feed.wait().await;
+///     while let Ok(changes) = feed.poll().await {
+///         apply(&changes); // to the cache, before anything else
+///         if !changes.more {
+///             feed.applied().await;
+///             break;
+///         }
+///     }
+/// }
+/// # }
+/// ```
+///
+/// # What other instances rely on
+/// Whoever made a change may wait until [`is_seen_everywhere`](crate::KeyStore::is_seen_everywhere). That is the truth
+/// only if every instance with a cache keeps to this, by a clock that counts suspended time:
+///
+/// - It accepts nothing from its cache before the first poll was applied.
+/// - It accepts nothing from its cache later than [`TRUST_MAX`] after the beginning of the last poll that was
+///   applied, however recently it read the record. Direct reads alone could otherwise keep a cache alive that nobody
+///   hears of and nobody waits for. Reading the record for each request remains possible without end.
 #[async_trait]
 pub trait ChangeFeed: Send + 'static {
     /// Resolves when something may have changed, and [`POLL_INTERVAL`] after the last poll at the latest; at once
@@ -220,103 +215,4 @@ pub trait ChangeFeed: Send + 'static {
 
     /// Whether changes are followed: connected, and the last poll succeeded.
     fn is_live(&self) -> bool;
-}
-
-/// For stores that number their changes in the order of commits: how far the feeds of this process are.
-///
-/// Clones are the same.
-#[derive(Debug, Clone, Default)]
-pub struct Readers(Arc<Mutex<Places>>);
-
-#[derive(Debug, Default)]
-struct Places {
-    next: u64,
-    taken: HashMap<u64, Standing>,
-}
-
-#[derive(Debug)]
-struct Standing {
-    applied: u64,
-    // Does not count suspended time, as the instances should: so it waits for them rather longer.
-    heard_at: Instant,
-    is_gone: bool,
-}
-
-impl Standing {
-    fn is_silent(&self) -> bool {
-        self.heard_at.elapsed() > SILENCE_MAX
-    }
-}
-
-/// The place of one feed among the [`Readers`]. A feed that is dropped is waited for until [`SILENCE_MAX`] has passed:
-/// the cache that it served may still be in use.
-#[derive(Debug)]
-pub struct Place {
-    readers: Readers,
-    id: u64,
-}
-
-impl Readers {
-    /// Takes a place, from which nothing has been seen yet.
-    #[must_use]
-    pub fn join(&self) -> Place {
-        let mut places = self.0.lock();
-        let id = places.next;
-        places.next += 1;
-        let standing = Standing {
-            applied: 0,
-            heard_at: Instant::now(),
-            is_gone: false,
-        };
-        places.taken.insert(id, standing);
-        Place {
-            readers: self.clone(),
-            id,
-        }
-    }
-
-    /// Whether everybody who has to be waited for has applied the change of this number.
-    #[must_use]
-    pub fn have_applied(&self, number: u64) -> bool {
-        let mut places = self.0.lock();
-        places
-            .taken
-            .retain(|_, one| !(one.is_gone && one.is_silent()));
-        places
-            .taken
-            .values()
-            .all(|one| one.applied >= number || one.is_silent())
-    }
-
-    /// The number up to which everybody who is not silent has applied all changes; `None` if there is nobody.
-    #[must_use]
-    pub fn slowest(&self) -> Option<u64> {
-        let places = self.0.lock();
-        let heard = places.taken.values().filter(|one| !one.is_silent());
-        heard.map(|one| one.applied).min()
-    }
-}
-
-impl Place {
-    /// A sign of life, to be given before each poll.
-    pub fn heard(&self) {
-        if let Some(one) = self.readers.0.lock().taken.get_mut(&self.id) {
-            one.heard_at = Instant::now();
-        }
-    }
-
-    /// All changes up to this number have been applied.
-    pub fn applied(&self, number: u64) {
-        if let Some(one) = self.readers.0.lock().taken.get_mut(&self.id) {
-            one.applied = number;
-        }
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        if let Some(one) = self.readers.0.lock().taken.get_mut(&self.id) {
-            one.is_gone = true;
-        }
-    }
 }

@@ -1,0 +1,92 @@
+//! What every change carries.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use keys_core::{AccountId, Denial, EventId, KeyId, KeyKind, Plans, ScopeSet, Timestamp};
+
+use super::idempotency::Completion;
+use super::keys::StoredKey;
+
+/// On whose word a change is made.
+#[derive(Debug, Clone)]
+pub enum Authority {
+    /// The owner of the machine or of the embedding program.
+    Trusted,
+    /// The holder of a credential, to be judged again inside the transaction.
+    Caller(Caller),
+}
+
+/// A credential that was accepted for a change, and what it was accepted for.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// The credential.
+    pub key_id: KeyId,
+    /// Its kind, which the stored key must have.
+    pub kind: KeyKind,
+    /// The account it belongs to, which the stored key must belong to.
+    pub account_id: Option<AccountId>,
+    /// Where the request came from.
+    pub address: Option<IpAddr>,
+    /// The scopes that the change needs.
+    pub scopes: ScopeSet,
+    /// The plans its account must satisfy; `None` where the plan does not matter.
+    pub plans: Option<Arc<Plans>>,
+}
+
+impl Caller {
+    /// Judges the caller as the transaction sees it. `stored` is `None` if it is gone.
+    ///
+    /// # Errors
+    /// The reason why it may no longer make the change.
+    pub fn check(&self, stored: Option<&StoredKey>, now: Timestamp) -> Result<(), Denial> {
+        let stored = stored.ok_or(Denial::NotFound)?;
+        stored.key.check_life(now)?;
+        if stored.key.kind != self.kind || stored.key.account_id != self.account_id {
+            return Err(Denial::KindNotAllowed);
+        }
+        if let Some(account) = &stored.account {
+            match &self.plans {
+                Some(plans) => plans.check(account)?,
+                None if account.disabled => return Err(Denial::AccountDisabled),
+                None => {}
+            }
+        }
+        stored.key.check_use(self.address, &self.scopes)
+    }
+}
+
+/// What every change carries: when, on whose word, from where, and which reserved answer it completes.
+#[derive(Debug, Clone)]
+pub struct Change {
+    /// When the change is made.
+    pub at: Timestamp,
+    /// Identifies its audit event.
+    pub event_id: EventId,
+    /// On whose word.
+    pub authority: Authority,
+    /// The idempotent answer to keep in the same transaction, if one was reserved.
+    pub completion: Option<Completion>,
+    /// The reason of a change that no caller asks for at this moment, for the audit trail.
+    pub reason: Option<&'static str>,
+}
+
+impl Change {
+    /// Who the audit trail says made the change: the kind and, where there is one, the credential.
+    #[must_use]
+    pub fn actor(&self) -> (&'static str, Option<KeyId>) {
+        match &self.authority {
+            Authority::Trusted => ("system", None),
+            Authority::Caller(caller) => (caller.kind.as_str(), Some(caller.key_id)),
+        }
+    }
+
+    /// The client address the audit trail keeps.
+    #[must_use]
+    pub fn address(&self) -> Option<IpAddr> {
+        match &self.authority {
+            Authority::Trusted => None,
+            Authority::Caller(caller) => caller.address,
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! Errors of the ports.
+
+use keys_core::Denial;
+
+/// The store could not answer. Says nothing about any key.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// It cannot be reached or is overloaded; trying again later may help.
+    #[error("the database is not available")]
+    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// It answered something that should not be possible.
+    #[error("the database answered unexpectedly")]
+    Unexpected(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// Why a change was not made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ChangeError {
+    /// The caller may no longer make it.
+    #[error("the caller was refused")]
+    CallerDenied(#[source] Denial),
+    /// There is no such account.
+    #[error("there is no such account")]
+    AccountNotFound,
+    /// The account would still be unreadable after the change, because of these columns.
+    #[error("columns of the stored account cannot be read: {}", .columns.join(", "))]
+    AccountUnreadable {
+        /// The columns that the change must set as well.
+        columns: Vec<&'static str>,
+    },
+    /// The account may not be given a key.
+    #[error("the account was refused")]
+    AccountDenied(#[source] Denial),
+    /// The account has as many usable keys as it may.
+    #[error("the account already has its {max} keys")]
+    CapReached {
+        /// The maximum.
+        max: u32,
+    },
+    /// Another account has this external identifier.
+    #[error("the external id is taken")]
+    ExternalIdTaken,
+    /// Another attempt under the same `Idempotency-Key` took over.
+    #[error("another attempt took over")]
+    Superseded,
+    /// The store could not answer.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}

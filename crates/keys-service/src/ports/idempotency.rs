@@ -1,0 +1,61 @@
+//! Reserved idempotent answers.
+
+use std::time::Duration;
+
+use keys_core::{EventId, Timestamp};
+
+/// How long an attempt under an `Idempotency-Key` may take before another may take over: longer than any request is
+/// allowed to.
+pub const RESERVATION_PENDING: Duration = Duration::from_secs(30);
+
+/// How long an idempotent answer is kept.
+pub const RESERVATION_KEPT: Duration = Duration::from_mins(10);
+
+/// An attempt to be the one request that makes something, under an `Idempotency-Key`.
+#[derive(Debug, Clone)]
+pub struct Reservation {
+    /// The digests the reservation may be kept under, one for each live pepper, the current one first.
+    pub lookups: Vec<[u8; 32]>,
+    /// Digest of the request's body.
+    pub body_digest: [u8; 32],
+    /// Identifies this attempt.
+    pub token: EventId,
+    /// Now.
+    pub at: Timestamp,
+    /// When others may assume that this attempt died.
+    pub pending_until: Timestamp,
+}
+
+/// What came of a [`Reservation`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reserved {
+    /// This attempt is the one; complete or release it.
+    New,
+    /// Another attempt is under way.
+    Pending {
+        /// When this one may take over, if the other has not ended until then.
+        until: Timestamp,
+    },
+    /// It was done before, with a body of this digest; here is the sealed answer, kept under this look-up digest.
+    Done {
+        /// Digest of the body of the request that did it.
+        body_digest: [u8; 32],
+        /// The digest it is kept under.
+        lookup: [u8; 32],
+        /// The sealed answer.
+        sealed: Vec<u8>,
+    },
+}
+
+/// The sealed answer of a [`Reservation`].
+#[derive(Debug, Clone)]
+pub struct Completion {
+    /// The first of the reservation's look-up digests.
+    pub lookup: [u8; 32],
+    /// The reservation's token; if another attempt has taken over since, the change must not happen.
+    pub token: EventId,
+    /// The sealed answer.
+    pub sealed: Vec<u8>,
+    /// Until when it is kept.
+    pub expires_at: Timestamp,
+}

@@ -1,0 +1,111 @@
+//! Keys as a store returns and takes them.
+
+use std::sync::Arc;
+
+use keys_core::pepper::PepperedDigest;
+use keys_core::{Account, AccountId, ApiKey, Denial, KeyId, Plans};
+
+/// A key with the account that holds it, read together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredKey {
+    /// The key.
+    pub key: ApiKey,
+    /// Its account; none exactly for an operator's key.
+    pub account: Option<Account>,
+}
+
+/// A key that a look-up found, and what it was found by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundKey {
+    /// The one of the wanted digests that it is kept under.
+    pub digest: PepperedDigest,
+    /// The key, or why its row cannot be read. An unreadable row refuses its own key and no other.
+    pub stored: Result<StoredKey, UnreadableKey>,
+}
+
+/// A stored key that cannot be read, because its row or that of its account breaks a rule of this program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnreadableKey {
+    /// The key. `None` if even its identifier cannot be read.
+    pub id: Option<KeyId>,
+    /// Whether the row says that the key is revoked.
+    pub is_revoked: bool,
+}
+
+impl UnreadableKey {
+    /// Why the key is refused.
+    #[must_use]
+    pub fn denial(&self) -> Denial {
+        if self.is_revoked {
+            Denial::Revoked
+        } else {
+            Denial::Unreadable
+        }
+    }
+}
+
+/// A key about to be stored.
+#[derive(Debug, Clone)]
+pub struct NewKey {
+    /// The record; not revoked, not yet used.
+    pub key: ApiKey,
+    /// What it will be found by.
+    pub digest: PepperedDigest,
+    /// What its account must satisfy, judged on the locked account.
+    pub admission: Admission,
+}
+
+/// What an account must satisfy to be given a key. Judged inside the transaction, on the locked account.
+#[derive(Debug, Clone)]
+pub struct Admission {
+    /// The configured plans.
+    pub plans: Arc<Plans>,
+    /// Whether the plan must have keys and the account not be disabled.
+    pub plan_gate: bool,
+    /// Whether the plan's maximum of usable keys holds.
+    pub cap: bool,
+}
+
+impl Admission {
+    /// The most usable keys `account` may have, counted without the new one. `None` is no maximum.
+    ///
+    /// # Errors
+    /// When the account may not have keys at all.
+    pub fn keys_max(&self, account: &Account) -> Result<Option<u32>, Denial> {
+        if self.plan_gate {
+            self.plans.check(account)?;
+        } else if account.disabled {
+            return Err(Denial::AccountDisabled);
+        }
+        Ok(self.cap.then(|| self.plans.keys_max(account)))
+    }
+}
+
+/// Which keys to list. Revoked keys never are; expired ones are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyOwner {
+    /// The keys of kind [`KeyKind::Account`] of this account.
+    Account(AccountId),
+    /// The operators' keys.
+    Operators,
+}
+
+/// One page of keys, newest first, ties by id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyPage {
+    /// The keys.
+    pub keys: Vec<ApiKey>,
+    /// Which of `keys` stand for rows that cannot be read. Such an entry has the columns that can be read, and a
+    /// harmless value in place of each other one. Its key is refused wherever it is presented.
+    pub unreadable: Vec<KeyId>,
+    /// How many there are on all pages.
+    pub total: u64,
+}
+
+impl KeyPage {
+    /// Whether the row of `id` cannot be read.
+    #[must_use]
+    pub fn is_unreadable(&self, id: KeyId) -> bool {
+        self.unreadable.contains(&id)
+    }
+}
