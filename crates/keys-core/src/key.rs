@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use crate::denial::Denial;
 use crate::id::{AccountId, KeyId};
 use crate::name::KeyName;
 use crate::network::AllowedNetworks;
@@ -38,70 +39,6 @@ impl KeyKind {
 impl fmt::Display for KeyKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
-    }
-}
-
-/// Why a credential may not be used. A refusal by rule, not a fault.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
-#[non_exhaustive]
-pub enum Denial {
-    /// Wrong shape or wrong checksum; no database was asked.
-    #[error("the key is malformed")]
-    Malformed,
-    /// Nobody has such a key.
-    #[error("the key is not known")]
-    NotFound,
-    /// It was revoked, which is final.
-    #[error("the key was revoked")]
-    Revoked,
-    /// Its time is over.
-    #[error("the key has expired")]
-    Expired,
-    /// It is of a kind that has no business here, such as an account's key where an operator's is asked for.
-    #[error("this kind of credential may not be used here")]
-    KindNotAllowed,
-    /// Its account is disabled.
-    #[error("the account is disabled")]
-    AccountDisabled,
-    /// Its account's plan has no keys.
-    #[error("the account's plan has no API keys")]
-    PlanForbidden,
-    /// The request came from an address outside the key's list.
-    #[error("the key may not be used from this address")]
-    IpNotAllowed,
-    /// It lacks a scope that was asked for.
-    #[error("the key lacks a required scope")]
-    InsufficientScope,
-    /// The stored row of the key, or of its account, cannot be read.
-    #[error("the stored record of the key cannot be read")]
-    Unreadable,
-}
-
-impl Denial {
-    /// The stable name of this refusal.
-    #[must_use]
-    pub const fn code(self) -> &'static str {
-        match self {
-            Self::Malformed => "malformed",
-            Self::NotFound => "not_found",
-            Self::Revoked => "revoked",
-            Self::Expired => "expired",
-            Self::KindNotAllowed => "kind_not_allowed",
-            Self::AccountDisabled => "account_disabled",
-            Self::PlanForbidden => "plan_forbidden",
-            Self::IpNotAllowed => "ip_not_allowed",
-            Self::InsufficientScope => "insufficient_scope",
-            Self::Unreadable => "unreadable",
-        }
-    }
-
-    /// Whether whoever presented the credential is thereby unknown (HTTP 401) rather than known and forbidden (403).
-    #[must_use]
-    pub const fn is_unauthenticated(self) -> bool {
-        matches!(
-            self,
-            Self::Malformed | Self::NotFound | Self::Revoked | Self::Expired
-        )
     }
 }
 
@@ -258,13 +195,5 @@ mod tests {
             key.check(NOON, LOCALHOST, &ScopeSet::parse(["b"]).unwrap()),
             Ok(())
         );
-    }
-
-    #[test]
-    fn codes_are_the_published_ones() {
-        assert_eq!(Denial::AccountDisabled.code(), "account_disabled");
-        assert_eq!(Denial::Malformed.code(), "malformed");
-        assert!(Denial::Revoked.is_unauthenticated());
-        assert!(!Denial::PlanForbidden.is_unauthenticated());
     }
 }

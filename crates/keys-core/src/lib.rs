@@ -8,6 +8,7 @@
 //! | [`secret`] | the key as its owner sees it: generation, parsing, checksum |
 //! | [`pepper`] | the digest of a key under a ring of peppers |
 //! | [`key`] | the record of a key and its judgement |
+//! | [`denial`] | the reasons to refuse a key |
 //! | [`account`], [`plan`] | who holds keys, and what they may do |
 //! | [`network`], [`address`] | address lists, and whose address a request has |
 //! | [`header`] | finding the credential in the headers of a request |
@@ -31,6 +32,7 @@
 pub mod account;
 pub mod address;
 mod base62;
+pub mod denial;
 mod forwarded;
 pub mod header;
 pub mod id;
@@ -46,8 +48,9 @@ pub mod suggestion;
 pub mod timestamp;
 
 pub use account::{Account, ExternalId};
+pub use denial::Denial;
 pub use id::{AccountId, EventId, KeyId};
-pub use key::{ApiKey, Denial, KeyKind};
+pub use key::{ApiKey, KeyKind};
 pub use name::KeyName;
 pub use network::AllowedNetworks;
 pub use pepper::{KeyDigest, Pepper, PepperId, PepperRing};

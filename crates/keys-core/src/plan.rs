@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::account::Account;
-use crate::key::Denial;
+use crate::denial::Denial;
 
 /// The text names neither a plan nor a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
