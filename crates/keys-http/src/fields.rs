@@ -10,15 +10,6 @@ use serde_json::Value;
 use crate::field_error::FieldError;
 use crate::refusal::Refusal;
 
-/// What a dialect calls the members that a key is made from.
-pub(crate) struct FieldNames {
-    pub(crate) allowed_networks: &'static str,
-    pub(crate) expires_at: &'static str,
-    pub(crate) prefix: &'static str,
-    pub(crate) scopes: &'static str,
-    pub(crate) ttl_seconds: &'static str,
-}
-
 /// Gathers what is wrong with a body, so that a client hears all of it at once.
 #[derive(Default)]
 pub(crate) struct Faults(Vec<FieldError>);

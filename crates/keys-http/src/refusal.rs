@@ -10,12 +10,11 @@ use actix_web::http::header::{ALLOW, HeaderMap, HeaderValue, RETRY_AFTER, WWW_AU
 use keys_core::Denial;
 use keys_service::entropy::EntropyError;
 use keys_service::{
-    AccountError, Decision, IdempotencyError, IssueError, LimiterError, RevokeError, StoreError,
-    VerifyError, Wider,
+    AccountError, Decision, IdempotencyError, IssueError, IssueField, LimiterError, RevokeError,
+    StoreError, VerifyError,
 };
 
 use crate::field_error::FieldError;
-use crate::fields::{FieldNames, Networks};
 
 /// Writes a refusal in the dialect of a surface: status and body. Headers that every dialect shares are added to it.
 pub type Render = fn(&Refusal) -> HttpResponse;
@@ -265,35 +264,28 @@ impl Refusal {
         Self::Invalid(vec![FieldError::new(field, message)])
     }
 
-    /// Why a key or session was not issued, where the members of the request's body are called `names`.
-    pub(crate) fn not_issued(error: IssueError, names: &FieldNames, networks: &Networks) -> Self {
-        match error {
-            IssueError::ExpiryNotInFuture => Self::field(names.expires_at, "must be in the future"),
-            IssueError::SessionTtl => {
-                Self::field(names.ttl_seconds, "must be a whole number from 1 to 86400")
+    /// Converts the error of a key or session that was not issued. `name` returns the member of the
+    /// request's body that a field was read from, or `None` if the dialect has no such member.
+    pub(crate) fn not_issued(
+        error: IssueError,
+        name: impl FnOnce(IssueField) -> Option<String>,
+    ) -> Self {
+        let message = match error {
+            IssueError::ExpiryNotInFuture => "must be in the future",
+            IssueError::SessionTtl => "must be a whole number from 1 to 86400",
+            IssueError::ReservedPrefix => "is reserved for another kind of credential",
+            IssueError::ExceedsCreator(IssueField::ExpiresAt) => {
+                "must not be later than the expiry of the key that creates it"
             }
-            IssueError::ReservedPrefix => {
-                Self::field(names.prefix, "is reserved for another kind of credential")
+            IssueError::ExceedsCreator(IssueField::AllowedNetworks(_)) => {
+                "must be within the addresses of the key that creates it"
             }
-            IssueError::Wider(Wider::ExpiresAt) => Self::field(
-                names.expires_at,
-                "must not be later than the expiry of the key that creates it",
-            ),
-            IssueError::Wider(Wider::AllowedNetworks(index)) => Self::field(
-                format!("{}.{}", names.allowed_networks, networks.position(index)),
-                "must be within the addresses of the key that creates it",
-            ),
-            IssueError::Wider(_) => {
-                Self::field(names.scopes, "must be held by the key that creates it")
-            }
-            IssueError::CallerDenied(denial) => Self::denied(denial),
-            IssueError::AccountNotFound => Self::AccountNotFound,
-            IssueError::AccountDenied(denial) => Self::Denied(denial),
-            IssueError::CapReached { max } => Self::KeyLimitReached { max },
-            IssueError::Idempotency(error) => error.into(),
-            IssueError::Entropy(error) => error.into(),
-            IssueError::Store(error) => error.into(),
-            error => unexpected(&error),
+            IssueError::ExceedsCreator(_) => "must be held by the key that creates it",
+            error => return error.into(),
+        };
+        match error.field().and_then(name) {
+            Some(field) => Self::field(field, message),
+            None => error.into(),
         }
     }
 }
@@ -362,6 +354,21 @@ impl From<IdempotencyError> for Refusal {
         match error {
             IdempotencyError::BodyDiffers => Self::IdempotencyBodyDiffers,
             IdempotencyError::InFlight { retry_after } => Self::IdempotencyInFlight { retry_after },
+            error => unexpected(&error),
+        }
+    }
+}
+
+impl From<IssueError> for Refusal {
+    fn from(error: IssueError) -> Self {
+        match error {
+            IssueError::CallerDenied(denial) => Self::denied(denial),
+            IssueError::AccountNotFound => Self::AccountNotFound,
+            IssueError::AccountDenied(denial) => Self::Denied(denial),
+            IssueError::CapReached { max } => Self::KeyLimitReached { max },
+            IssueError::Idempotency(error) => error.into(),
+            IssueError::Entropy(error) => error.into(),
+            IssueError::Store(error) => error.into(),
             error => unexpected(&error),
         }
     }

@@ -6,8 +6,8 @@ use anyhow::{Context as _, bail};
 use clap::CommandFactory as _;
 use keys_core::{AllowedNetworks, Scope, ScopeSet};
 use keys_service::{
-    AccountError, AccountPatch, AccountQuery, Actor, IssueError, Issued, KeyDraft, KeyOwner,
-    NewAccount, OperatorKeyDraft,
+    AccountError, AccountPatch, AccountQuery, Actor, IssueError, IssueField, Issued, KeyDraft,
+    KeyOwner, NewAccount, OperatorKeyDraft,
 };
 use serde_json::{Value, json};
 
@@ -254,13 +254,22 @@ fn at_fault(argument: &'static str, error: impl Error + Send + Sync + 'static) -
 }
 
 fn not_made(error: IssueError) -> anyhow::Error {
-    let error = match error {
-        IssueError::ExpiryNotInFuture => at_fault("--expires", error),
-        IssueError::ReservedPrefix => at_fault("--prefix", error),
-        IssueError::AccountNotFound
-        | IssueError::AccountDenied(_)
-        | IssueError::CapReached { .. } => at_fault("--account", error),
-        error => error.into(),
+    let argument = match error.field() {
+        Some(IssueField::ExpiresAt) => Some("--expires"),
+        Some(IssueField::AllowedNetworks(_)) => Some("--ip"),
+        Some(IssueField::Scopes) => Some("--scope"),
+        Some(IssueField::Prefix) => Some("--prefix"),
+        Some(IssueField::Ttl) => None,
+        None => match error {
+            IssueError::AccountNotFound
+            | IssueError::AccountDenied(_)
+            | IssueError::CapReached { .. } => Some("--account"),
+            _ => None,
+        },
+    };
+    let error = match argument {
+        Some(argument) => at_fault(argument, error),
+        None => error.into(),
     };
     error.context("the key was not made")
 }

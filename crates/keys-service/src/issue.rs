@@ -83,16 +83,19 @@ pub struct Issued {
     pub secret: SecretKey,
 }
 
-/// In which way a key would be wider than the key that creates it.
+/// A field of a draft that is at fault. The list is complete, so that every dialect names each field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Wider {
-    /// It would expire later.
+pub enum IssueField {
+    /// The expiry.
     ExpiresAt,
-    /// The entry at this index of its address list, counted from 0, is outside the creator's list.
+    /// The entry at this index of the address list, counted from 0.
     AllowedNetworks(usize),
-    /// It would have a scope that the creator lacks.
+    /// The scopes.
     Scopes,
+    /// The prefix.
+    Prefix,
+    /// The time that a session lives.
+    Ttl,
 }
 
 /// Why a key was not issued.
@@ -108,9 +111,10 @@ pub enum IssueError {
     /// Its prefix is that of another kind of credential.
     #[error("the prefix is reserved for another kind of credential")]
     ReservedPrefix,
-    /// It would be wider than the key that creates it.
-    #[error("a key cannot create a key that is wider than itself")]
-    Wider(Wider),
+    /// This field permits more than the key that creates it: a later expiry, an address outside its
+    /// list, or a scope that it lacks.
+    #[error("a key cannot create a key that may do more than itself")]
+    ExceedsCreator(IssueField),
     /// Whoever asked may no longer do so.
     #[error("the caller was refused")]
     CallerDenied(#[source] Denial),
@@ -135,6 +139,20 @@ pub enum IssueError {
     /// The store could not answer.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+impl IssueError {
+    /// The field of the draft that is at fault, or `None` if the draft is in order.
+    #[must_use]
+    pub fn field(&self) -> Option<IssueField> {
+        match self {
+            Self::ExpiryNotInFuture => Some(IssueField::ExpiresAt),
+            Self::SessionTtl => Some(IssueField::Ttl),
+            Self::ReservedPrefix => Some(IssueField::Prefix),
+            Self::ExceedsCreator(field) => Some(*field),
+            _ => None,
+        }
+    }
 }
 
 impl From<ChangeError> for IssueError {
@@ -175,8 +193,9 @@ impl KeyService {
         if [OPERATOR_PREFIX, SESSION_PREFIX].contains(&draft.prefix.as_str()) {
             return Err(IssueError::ReservedPrefix);
         }
+        let inherits_expiry = draft.expires_at.is_none();
         let draft = match &by.parent {
-            Some(parent) => narrow(draft, parent).map_err(IssueError::Wider)?,
+            Some(parent) => narrow(draft, parent).map_err(IssueError::ExceedsCreator)?,
             None => draft,
         };
         let gate = draft.gate;
@@ -191,7 +210,14 @@ impl KeyService {
             plan_gate: gate.plan,
             cap: gate.cap,
         };
-        self.issue(by, template, idempotent).await
+        let issued = self.issue(by, template, idempotent).await;
+        issued.map_err(|error| match error {
+            // The expiry is the creator's, which has passed since the creator was authenticated.
+            IssueError::ExpiryNotInFuture if inherits_expiry => {
+                IssueError::CallerDenied(Denial::Expired)
+            }
+            error => error,
+        })
     }
 
     /// Opens a session for an account: a short-lived credential for a signed-in person.
@@ -349,9 +375,9 @@ fn prefix(reserved: &str) -> KeyPrefix {
 }
 
 /// Holds a draft within the limits of the key that creates it. What was left open becomes the parent's limit.
-fn narrow(mut draft: KeyDraft, parent: &ApiKey) -> Result<KeyDraft, Wider> {
+fn narrow(mut draft: KeyDraft, parent: &ApiKey) -> Result<KeyDraft, IssueField> {
     draft.expires_at = match (draft.expires_at, parent.expires_at) {
-        (Some(wanted), Some(limit)) if wanted > limit => return Err(Wider::ExpiresAt),
+        (Some(wanted), Some(limit)) if wanted > limit => return Err(IssueField::ExpiresAt),
         (wanted, limit) => wanted.or(limit),
     };
     if draft.allowed_networks.is_unrestricted() {
@@ -360,10 +386,10 @@ fn narrow(mut draft: KeyDraft, parent: &ApiKey) -> Result<KeyDraft, Wider> {
         .allowed_networks
         .first_outside(&parent.allowed_networks)
     {
-        return Err(Wider::AllowedNetworks(index));
+        return Err(IssueField::AllowedNetworks(index));
     }
     draft.scopes = match draft.scopes {
-        Some(wanted) if !parent.scopes.covers(&wanted) => return Err(Wider::Scopes),
+        Some(wanted) if !parent.scopes.covers(&wanted) => return Err(IssueField::Scopes),
         wanted => wanted.or_else(|| Some(parent.scopes.clone())),
     };
     Ok(draft)

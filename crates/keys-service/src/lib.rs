@@ -38,7 +38,7 @@ pub use cache::loader::ReadState;
 pub use clock::{Clock, SystemClock};
 pub use everywhere::Effective;
 pub use idempotency::{IdempotencyError, IdempotencyKey, Idempotent};
-pub use issue::{IssueError, Issued, KeyDraft, OperatorKeyDraft, Wider};
+pub use issue::{IssueError, IssueField, Issued, KeyDraft, OperatorKeyDraft};
 pub use limiter::LocalLimiter;
 pub use manage::RevokeError;
 pub use memory::MemoryStore;

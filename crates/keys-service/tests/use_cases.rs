@@ -11,8 +11,8 @@ use keys_core::{
 use keys_service::idempotency::IdempotencyError;
 use keys_service::{
     AccountError, AccountPatch, Actor, AuthenticateError, Gate, Idempotent, Identity, IssueError,
-    Issued, KeyDraft, KeyManagement, KeyOwner, KeyService, MemoryStore, NewAccount,
-    OperatorKeyDraft, Requirement, Wider,
+    IssueField, Issued, KeyDraft, KeyManagement, KeyOwner, KeyService, MemoryStore, NewAccount,
+    OperatorKeyDraft, Requirement,
 };
 use keys_testkit::clock::FakeClock;
 use keys_testkit::data::{NOON, pepper_ring};
@@ -270,7 +270,7 @@ async fn disabled_account_is_known_and_forbidden() {
 }
 
 #[tokio::test]
-async fn a_key_creates_nothing_wider_than_itself() {
+async fn a_key_creates_nothing_that_may_do_more_than_itself() {
     let fixture = Fixture::on_plan("pro").await;
     let noon_tomorrow = NOON.saturating_add(24 * HOUR);
     let parent = fixture
@@ -283,24 +283,24 @@ async fn a_key_creates_nothing_wider_than_itself() {
         .await;
     let by = fixture.manager(&parent).await;
     let refusal = async |draft| match fixture.service.issue_key(&by, draft, None).await {
-        Err(IssueError::Wider(wider)) => wider,
+        Err(IssueError::ExceedsCreator(field)) => field,
         other => panic!("{other:?}"),
     };
     let later = KeyDraft {
         expires_at: Some(noon_tomorrow.saturating_add(Duration::from_micros(1))),
         ..fixture.draft()
     };
-    assert_eq!(refusal(later).await, Wider::ExpiresAt);
+    assert_eq!(refusal(later).await, IssueField::ExpiresAt);
     let elsewhere = KeyDraft {
         allowed_networks: networks(&["10.0.0.1", "192.0.2.1"]),
         ..fixture.draft()
     };
-    assert_eq!(refusal(elsewhere).await, Wider::AllowedNetworks(1));
+    assert_eq!(refusal(elsewhere).await, IssueField::AllowedNetworks(1));
     let more = KeyDraft {
         scopes: Some(ScopeSet::parse(["a", "c"]).unwrap()),
         ..fixture.draft()
     };
-    assert_eq!(refusal(more).await, Wider::Scopes);
+    assert_eq!(refusal(more).await, IssueField::Scopes);
 
     // What is left open becomes as narrow as the creator.
     let child = fixture
@@ -418,6 +418,24 @@ async fn expiry_must_lie_in_the_future() {
             .await;
         assert!(matches!(refused, Err(IssueError::ExpiryNotInFuture)));
     }
+}
+
+#[tokio::test]
+async fn creator_that_expired_meanwhile_is_refused_and_no_field_is_at_fault() {
+    let fixture = Fixture::on_plan("pro").await;
+    let parent = fixture
+        .issue(KeyDraft {
+            expires_at: Some(NOON.saturating_add(HOUR)),
+            ..fixture.draft()
+        })
+        .await;
+    let by = fixture.manager(&parent).await;
+    fixture.clock.advance(HOUR);
+    let refused = fixture.service.issue_key(&by, fixture.draft(), None).await;
+    assert!(matches!(
+        refused,
+        Err(IssueError::CallerDenied(Denial::Expired))
+    ));
 }
 
 #[tokio::test]

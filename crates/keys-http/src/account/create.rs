@@ -2,12 +2,12 @@
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use keys_core::{KeyName, Operation, Timestamp};
-use keys_service::KeyDraft;
+use keys_service::{IssueField, KeyDraft};
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::view::CreatedView;
-use crate::fields::{self, Faults, FieldNames, Networks};
+use crate::fields::{self, Faults, Networks};
 use crate::guard::Authenticated;
 use crate::refusal::Refusal;
 use crate::surface::Surface;
@@ -22,13 +22,8 @@ struct Members {
     expires_at: Option<Value>,
 }
 
-const NAMES: FieldNames = FieldNames {
-    allowed_networks: "allowedIps",
-    expires_at: "expiresAt",
-    prefix: "prefix",
-    scopes: "scopes",
-    ttl_seconds: "ttlSeconds",
-};
+const ALLOWED_IPS: &str = "allowedIps";
+const EXPIRES_AT: &str = "expiresAt";
 
 struct Wanted {
     name: Option<KeyName>,
@@ -43,14 +38,23 @@ impl TryFrom<Members> for Wanted {
         let mut faults = Faults::default();
         let wanted = Self {
             name: faults.note(fields::memo("memo", members.memo)),
-            networks: faults.note_all(fields::networks(
-                NAMES.allowed_networks,
-                members.allowed_ips,
-            )),
-            expires_at: faults.note(fields::moment(NAMES.expires_at, members.expires_at)),
+            networks: faults.note_all(fields::networks(ALLOWED_IPS, members.allowed_ips)),
+            expires_at: faults.note(fields::moment(EXPIRES_AT, members.expires_at)),
         };
         faults.finish()?;
         Ok(wanted)
+    }
+}
+
+/// The member of the body that the field was read from.
+fn member(field: IssueField, networks: &Networks) -> Option<String> {
+    match field {
+        IssueField::ExpiresAt => Some(EXPIRES_AT.to_owned()),
+        IssueField::AllowedNetworks(index) => {
+            Some(format!("{ALLOWED_IPS}.{}", networks.position(index)))
+        }
+        // Bodies of this dialect have no such members.
+        IssueField::Scopes | IssueField::Prefix | IssueField::Ttl => None,
     }
 }
 
@@ -78,7 +82,9 @@ pub(super) async fn create(
                 .service
                 .issue_key(&manager.actor, draft, idempotent)
                 .await
-                .map_err(|error| Refusal::not_issued(error, &NAMES, &wanted.networks))?;
+                .map_err(|error| {
+                    Refusal::not_issued(error, |field| member(field, &wanted.networks))
+                })?;
             Ok(HttpResponse::Created().json(CreatedView::from(&issued)))
         })
         .await

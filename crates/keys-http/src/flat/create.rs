@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::view::CreatedView;
 use crate::field_error::FieldError;
-use crate::fields::{self, FieldNames, Networks};
+use crate::fields;
 use crate::guard::Authenticated;
 use crate::refusal::Refusal;
 use crate::surface::Surface;
@@ -19,15 +19,6 @@ use crate::{body, idempotency};
 struct Members {
     name: Option<Value>,
 }
-
-/// A body of this dialect names none of these, so none of them can be at fault.
-const NAMES: FieldNames = FieldNames {
-    allowed_networks: "allowedIps",
-    expires_at: "expiresAt",
-    prefix: "prefix",
-    scopes: "scopes",
-    ttl_seconds: "ttlSeconds",
-};
 
 pub(super) async fn create(
     surface: web::Data<Surface>,
@@ -49,8 +40,7 @@ pub(super) async fn create(
             let issued = surface
                 .service
                 .issue_key(&manager.actor, draft, idempotent)
-                .await
-                .map_err(|error| Refusal::not_issued(error, &NAMES, &Networks::default()))?;
+                .await?;
             Ok(HttpResponse::Created().json(CreatedView::from(&issued)))
         })
         .await

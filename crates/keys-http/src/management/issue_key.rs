@@ -2,11 +2,11 @@
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use keys_core::{AccountId, KeyName, KeyPrefix, ScopeSet, Timestamp};
-use keys_service::KeyDraft;
+use keys_service::{IssueField, KeyDraft};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::shared::{NAMES, account_id, answer, operator};
+use super::shared::{account_id, answer, operator};
 use super::view::IssuedView;
 use crate::api::Api;
 use crate::fields::{self, Faults, Networks};
@@ -14,6 +14,11 @@ use crate::guard::Authenticated;
 use crate::mount::Mount;
 use crate::refusal::Refusal;
 use crate::{body, idempotency, unknown};
+
+const PREFIX: &str = "prefix";
+const ALLOWED_IPS: &str = "allowed_ips";
+const SCOPES: &str = "scopes";
+const EXPIRES_AT: &str = "expires_at";
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -44,16 +49,27 @@ impl TryFrom<Members> for Wanted {
         });
         let wanted = Self {
             name: faults.note(name),
-            prefix: faults.note(fields::prefix(NAMES.prefix, members.prefix)),
-            networks: faults.note_all(fields::networks(
-                NAMES.allowed_networks,
-                members.allowed_ips,
-            )),
-            scopes: faults.note_all(fields::scopes(NAMES.scopes, members.scopes)),
-            expires_at: faults.note(fields::moment(NAMES.expires_at, members.expires_at)),
+            prefix: faults.note(fields::prefix(PREFIX, members.prefix)),
+            networks: faults.note_all(fields::networks(ALLOWED_IPS, members.allowed_ips)),
+            scopes: faults.note_all(fields::scopes(SCOPES, members.scopes)),
+            expires_at: faults.note(fields::moment(EXPIRES_AT, members.expires_at)),
         };
         faults.finish()?;
         Ok(wanted)
+    }
+}
+
+/// The member of the body that the field was read from.
+fn member(field: IssueField, networks: &Networks) -> Option<String> {
+    match field {
+        IssueField::ExpiresAt => Some(EXPIRES_AT.to_owned()),
+        IssueField::AllowedNetworks(index) => {
+            Some(format!("{ALLOWED_IPS}.{}", networks.position(index)))
+        }
+        IssueField::Scopes => Some(SCOPES.to_owned()),
+        IssueField::Prefix => Some(PREFIX.to_owned()),
+        // A member of the body that opens a session.
+        IssueField::Ttl => None,
     }
 }
 
@@ -79,7 +95,7 @@ pub(super) async fn issue_key(
                 idempotent,
             )
             .await
-            .map_err(|error| Refusal::not_issued(error, &NAMES, &wanted.networks))?;
+            .map_err(|error| Refusal::not_issued(error, |field| member(field, &wanted.networks)))?;
         Ok(HttpResponse::Created().json(IssuedView::from(&issued)))
     };
     answer(issue().await)

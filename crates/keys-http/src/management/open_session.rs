@@ -3,16 +3,18 @@
 use std::time::Duration;
 
 use actix_web::{HttpRequest, HttpResponse, web};
+use keys_service::IssueField;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::shared::{NAMES, account_id, answer, operator};
+use super::shared::{account_id, answer, operator};
 use super::view::SessionView;
 use crate::api::Api;
-use crate::fields::Networks;
 use crate::guard::Authenticated;
 use crate::refusal::Refusal;
 use crate::{body, idempotency, unknown};
+
+const TTL_SECONDS: &str = "ttl_seconds";
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -38,10 +40,22 @@ pub(super) async fn open_session(
             .service()
             .open_session(&operator(&identity)?, account_id, ttl, idempotent)
             .await
-            .map_err(|error| Refusal::not_issued(error, &NAMES, &Networks::default()))?;
+            .map_err(|error| Refusal::not_issued(error, member))?;
         Ok(HttpResponse::Created().json(SessionView::from(&issued)))
     };
     answer(open().await)
+}
+
+/// The member of the body that the field was read from.
+fn member(field: IssueField) -> Option<String> {
+    match field {
+        IssueField::Ttl => Some(TTL_SECONDS.to_owned()),
+        // The body that opens a session has no such members.
+        IssueField::ExpiresAt
+        | IssueField::AllowedNetworks(_)
+        | IssueField::Scopes
+        | IssueField::Prefix => None,
+    }
 }
 
 /// Any whole number: how long is too long is for the service to say.
@@ -54,5 +68,5 @@ fn ttl(members: &Members) -> Result<Duration, Refusal> {
     };
     seconds
         .map(Duration::from_secs)
-        .map_err(|message| Refusal::field(NAMES.ttl_seconds, message))
+        .map_err(|message| Refusal::field(TTL_SECONDS, message))
 }

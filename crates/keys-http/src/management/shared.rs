@@ -4,17 +4,8 @@ use actix_web::{HttpRequest, HttpResponse};
 use keys_core::AccountId;
 use keys_service::{Actor, Identity};
 
-use crate::fields::FieldNames;
 use crate::problem;
 use crate::refusal::Refusal;
-
-pub(super) const NAMES: FieldNames = FieldNames {
-    allowed_networks: "allowed_ips",
-    expires_at: "expires_at",
-    prefix: "prefix",
-    scopes: "scopes",
-    ttl_seconds: "ttl_seconds",
-};
 
 pub(super) fn answer(result: Result<HttpResponse, Refusal>) -> HttpResponse {
     result.unwrap_or_else(|refusal| refusal.respond(problem::render))
