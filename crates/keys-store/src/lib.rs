@@ -38,3 +38,8 @@ pub use sqlite::{FileLost, UnsafeFile};
 pub use store::{ConnectionsShort, OpenError, Store};
 pub use tls::TlsError;
 pub use url::{DatabaseUrl, InvalidUrl};
+
+/// Compiles the program in the README.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;
