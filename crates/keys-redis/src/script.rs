@@ -1,4 +1,4 @@
-//! The script that takes from a bucket, what it is told, and what its answer means.
+//! The script that takes from a bucket, its arguments and its result.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use redis::{RedisResult, Script};
 
 const SOURCE: &str = include_str!("take.lua");
 
-/// The script, called by its hash and sent only to a server that does not know it.
+/// The script. It is called by its hash, and sent only to a server that does not have it.
 pub(crate) struct Take(Script);
 
 impl Take {
@@ -51,7 +51,8 @@ fn join((micros, nanos): (u64, u64)) -> Duration {
     Duration::from_micros(micros) + Duration::from_nanos(nanos)
 }
 
-/// So much from a bucket of that quota. Reckoned in the time that requests take to arrive, in nanoseconds.
+/// A request for some tokens of a bucket with a quota. All values are times in nanoseconds: the
+/// time in which the tokens arrive.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Request {
     pub quota: Quota,
@@ -67,13 +68,13 @@ impl Request {
         self.interval() * u128::from(self.quota.requests.get())
     }
 
-    /// More than the whole quota is never there, and how much more makes no difference.
+    /// At most one more than the whole quota: a larger cost has the same result.
     fn cost(self) -> u128 {
         let capped = u128::from(self.cost.get()).min(u128::from(self.quota.requests.get()) + 1);
         self.interval() * capped
     }
 
-    /// What the caller is told, exactly as the limiter inside the process tells it.
+    /// Returns the decision for the caller, the same as that of the limiter inside the process.
     pub(crate) fn decide(self, limit: LimitName, answer: Answer) -> Decision {
         let reset = answer.reset.as_nanos();
         let used = u32::try_from(reset.div_ceil(self.interval())).unwrap_or(u32::MAX);
@@ -95,11 +96,11 @@ impl Request {
     }
 }
 
-/// What the script says.
+/// Result of the script.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Answer {
     allowed: bool,
-    /// Until the bucket is full.
+    /// Time until the bucket is full.
     reset: Duration,
 }
 
@@ -114,7 +115,8 @@ mod tests {
     use keys_testkit::rng::seeded;
     use rand_core::Rng as _;
 
-    /// The script on a clock that the test decides; its keys stay, since they would expire by the server's.
+    /// Returns the script with a clock that the test sets. Its keys do not expire, because they
+    /// would by the clock of the server.
     fn on_a_fake_clock() -> Script {
         let mut source = SOURCE.to_owned();
         for (real, fake) in [
@@ -186,8 +188,8 @@ mod tests {
         };
         let mut rng = seeded(7);
         let mut random = |below: u64| rng.next_u64() % below;
-        // Also quotas that share a period unevenly, down to parts of a microsecond, and none that take the clock beyond
-        // the year 2255, when microseconds since 1970 pass 2^53.
+        // Includes quotas that divide a period unevenly, down to parts of a microsecond, and none
+        // that moves the clock beyond the year 2255, when microseconds since 1970 exceed 2^53.
         for quota in [
             quota(10, 60),
             quota(1, 1),

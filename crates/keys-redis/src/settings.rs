@@ -1,4 +1,5 @@
-//! What the limiter is told: where Redis is, what its keys are called, what to do without it.
+//! Settings of the limiter: the URL of Redis, the prefix of its keys, and the behavior without
+//! Redis.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,9 +7,9 @@ use std::sync::Arc;
 
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _};
 
-/// Where Redis is: `redis://[USER:PASSWORD@]HOST[:PORT][/DATABASE]`, or `rediss://` for TLS.
+/// The URL of Redis: `redis://[USER:PASSWORD@]HOST[:PORT][/DATABASE]`, or `rediss://` for TLS.
 ///
-/// It may hold a password and is never shown.
+/// It may contain a password and is never shown.
 #[derive(Clone)]
 pub struct RedisUrl(ConnectionInfo);
 
@@ -32,7 +33,7 @@ impl FromStr for RedisUrl {
             | ConnectionAddr::TcpTls {
                 insecure: false, ..
             } => Ok(Self(info)),
-            // A certificate that nobody checks is none.
+            // A certificate that is not verified gives no protection.
             _ => Err(InvalidRedisUrl),
         }
     }
@@ -44,19 +45,20 @@ impl fmt::Debug for RedisUrl {
     }
 }
 
-/// The text is no URL of a Redis. It is not repeated: it may hold a password.
+/// Error returned when a text is not a URL of Redis. The text is not repeated, because it may
+/// contain a password.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a Redis URL is redis://[USER:PASSWORD@]HOST[:PORT][/DATABASE], or rediss://.. for TLS")]
 pub struct InvalidRedisUrl;
 
-/// What the keys in Redis begin with, after `keys:`, so that several services can share one.
+/// Prefix of the keys in Redis, after `keys:`, so that several services can share one Redis.
 ///
 /// 1 to 32 characters: lower-case letters, digits, `-` and `_`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyPrefix(Arc<str>);
 
 impl KeyPrefix {
-    /// The prefix as text.
+    /// Returns the prefix as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -74,7 +76,7 @@ impl FromStr for KeyPrefix {
     type Err = InvalidKeyPrefix;
 
     fn from_str(text: &str) -> Result<Self, InvalidKeyPrefix> {
-        // Each bucket's key holds it.
+        // The key of each bucket contains it.
         const MAX_LEN: usize = 32;
         let legal = |byte: u8| {
             byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_')
@@ -87,18 +89,18 @@ impl FromStr for KeyPrefix {
     }
 }
 
-/// The text is no prefix of keys.
+/// Error returned when a text is not a prefix of keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a prefix of keys in Redis is 1 to 32 lower-case letters, digits, `-` and `_`")]
 pub struct InvalidKeyPrefix;
 
-/// What to do while Redis does not answer. The list is complete: there is no third way to decide.
+/// Behavior while Redis is unavailable. Exhaustive: there is no third way to decide.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnUnavailable {
     /// Each instance counts by itself, and so grants the whole quota.
     #[default]
     Local,
-    /// Nothing is decided: what needs a limit fails.
+    /// Requests that count against a limit fail.
     Deny,
 }
 

@@ -1,11 +1,11 @@
-//! What happens while Redis is away, and when it comes back.
+//! Behavior while Redis is unavailable, and when it returns.
 
 use super::*;
 
-/// A call waits 20 ms at most, and a busy machine may look after it later.
+/// A call waits 20 ms at most, but a busy machine may schedule it later.
 const BUDGET_ON_A_BUSY_MACHINE: Duration = Duration::from_millis(200);
 
-/// Enough, and within reach of a trial every 250 ms.
+/// Long enough for several trials, which run every 250 ms.
 const SOON: Duration = Duration::from_secs(5);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -18,7 +18,7 @@ async fn killed_redis_is_done_without_and_used_again_when_it_is_back() {
         for took in take_until(&limiter, LimiterState::Local).await {
             assert!(took < BUDGET_ON_A_BUSY_MACHINE, "{took:?}");
         }
-        // Not for nothing: by itself it counts too.
+        // The cost is not 0, because the local limiter counts it too.
         let limit = format!("round-{round}");
         let take = async || take(&limiter, &limit, quota(1, 3_600)).await.unwrap();
         assert!(take().await.allowed);
@@ -31,7 +31,7 @@ async fn killed_redis_is_done_without_and_used_again_when_it_is_back() {
     assert!(limiter.undecided_total() >= 6);
 }
 
-/// How often times are taken before they count as too long.
+/// Number of measurements that have to be too slow before the test fails.
 const ATTEMPTS: u32 = 3;
 
 /// Several trials fall into this time.
@@ -57,7 +57,7 @@ async fn half_dead_redis_holds_nobody_up_once_it_is_known() {
     let waited = take_until(&limiter, LimiterState::Local).await;
     assert!(waited.len() <= 3, "three in a row: {waited:?}");
 
-    // A machine that is busy with something else may need another try.
+    // A machine that is busy with other work may need another attempt.
     for attempt in 1..=ATTEMPTS {
         let p99 = p99_of_two_seconds(&limiter).await;
         if p99 < Duration::from_millis(5) {
@@ -108,7 +108,7 @@ async fn late_redis_is_not_taken_for_one_that_has_something_left() {
             assert!(take(&limiter, limit, ten_an_hour).await.unwrap().allowed);
         }
     }
-    // Two are late, which may happen; the third in a row says that it is away.
+    // Two may be late by accident. The third in a row counts as unavailable.
     redis.pause();
     let nearly_empty = take(&limiter, "nearly-empty", ten_an_hour).await.unwrap();
     assert!(!nearly_empty.allowed);
@@ -121,7 +121,8 @@ async fn late_redis_is_not_taken_for_one_that_has_something_left() {
     let half_full = take(&limiter, "half-full", ten_an_hour).await.unwrap();
     assert!(half_full.allowed);
     assert_eq!(limiter.state(), LimiterState::Shared);
-    // Many that are late together are no more leave than one, though they are enough to say that it is away.
+    // Many late calls at once get no more through than one, although they are enough to count as
+    // unavailable.
     let together = (0..50).map(|_| take(&limiter, "nearly-empty", ten_an_hour));
     for decision in futures_util::future::join_all(together).await {
         assert!(!decision.unwrap().allowed);
@@ -180,7 +181,7 @@ async fn full_redis_is_as_good_as_none() {
     until(&limiter, LimiterState::Shared).await;
     assert_eq!(redis.command("CONFIG SET maxmemory 1"), "+OK");
     take_until(&limiter, LimiterState::Local).await;
-    // A trial that only asked whether it answers would say yes.
+    // A trial that only pings would succeed.
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(limiter.state(), LimiterState::Local);
     assert_eq!(redis.command("CONFIG SET maxmemory 0"), "+OK");

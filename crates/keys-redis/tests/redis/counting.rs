@@ -1,4 +1,4 @@
-//! What is counted while Redis is there.
+//! Counting while Redis is available.
 
 use super::*;
 
@@ -58,7 +58,7 @@ async fn every_window_after_the_first_accepts_the_quota_and_never_two_more() {
                 } else {
                     refused.push((sent, start.elapsed()));
                 }
-                // Some 300 a second each: about ten times the quota together.
+                // Each sends some 300 a second, which is about ten times the quota together.
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
             (accepted, refused)
@@ -74,8 +74,8 @@ async fn every_window_after_the_first_accepts_the_quota_and_never_two_more() {
     let last_refused = refused.iter().map(|&(sent, _)| sent).max().unwrap();
     accepted.sort_unstable();
 
-    // Within 1 % of what arrived, on top of the burst that was saved up, from the first decision to the last; whenever
-    // one was refused, everything that had arrived was taken.
+    // Within 1 % of the arrivals, in addition to the saved burst, from the first decision to the
+    // last. At each refusal, all arrivals had been taken.
     let count = u32::try_from(accepted.len()).unwrap();
     let (first, last) = (&accepted[0], &accepted[accepted.len() - 1]);
     let arrived = |time: Duration| time.as_secs_f64() * f64::from(QUOTA);
@@ -87,8 +87,8 @@ async fn every_window_after_the_first_accepts_the_quota_and_never_two_more() {
         "{count} of {at_least}"
     );
 
-    // After the burst no window of one period has more than one above the quota. What a pause of this busy machine has
-    // saved up before the window is not the window's.
+    // After the burst no window of one period has more than one above the quota. Requests that were
+    // saved during a pause of this busy machine before the window do not count.
     let after_burst = accepted.partition_point(|other| other.sent < burst_ended);
     let after_burst = &accepted[after_burst..];
     for (index, opening) in after_burst.iter().enumerate() {
@@ -125,7 +125,7 @@ async fn retry_after_is_exact() {
     }
     for _ in 0..3 {
         let refused = take().await;
-        // A machine that is busy for a second has let one arrive.
+        // If the machine is busy for a second, one request arrives.
         if refused.allowed {
             continue;
         }
@@ -136,7 +136,7 @@ async fn retry_after_is_exact() {
         let start = Instant::now();
         let decision = take().await;
         assert!(decision.allowed, "after the time it was told to wait");
-        // And not a moment earlier: the one just taken came at its time.
+        // The last one was taken exactly when it arrived, so the next one is not available yet.
         let refused = take().await;
         assert!(!refused.allowed || start.elapsed() >= INTERVAL);
     }
@@ -176,7 +176,7 @@ async fn keys_tell_whose_they_are_and_vanish_when_the_bucket_is_full() {
     let key = "keys:staging:list:kAAAAAAAAAAAAAAAAAAAAAQ";
     let left = redis.command(&format!("PTTL {key}"));
     let left: u64 = left.strip_prefix(':').unwrap().parse().unwrap();
-    // One of ten an hour is there again after six minutes.
+    // With ten an hour, one is available again after six minutes.
     assert!((300_000..=360_001).contains(&left), "{left}");
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert_eq!(redis.command("DBSIZE"), ":1");
@@ -237,7 +237,7 @@ fn connection_outlives_the_runtimes_that_use_it() {
     let limiter = runtime.block_on(patient(&redis));
     let before = redis.command("CLIENT ID");
     for _ in 0..3 {
-        // As a worker of the server: one thread, and gone when it ends.
+        // Like a worker of the server: one thread, which ends with it.
         let worker = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()

@@ -37,7 +37,7 @@ fn limiter_on(redis: &Redis) -> RedisLimiterBuilder {
     RedisLimiter::builder(redis.url().parse().unwrap())
 }
 
-/// One that waits for a busy machine, where the test is of what is counted and not of how fast.
+/// Returns a limiter that waits for a busy machine, for tests of counting and not of speed.
 async fn patient(redis: &Redis) -> RedisLimiter {
     let limiter = limiter_on(redis)
         .budget(Duration::from_secs(10))
@@ -62,7 +62,8 @@ async fn take(limiter: &RedisLimiter, limit: &str, quota: Quota) -> Result<Decis
     limiter.take(&bucket(limit), quota, ONE).await
 }
 
-/// Takes until the limiter has found out that Redis is away, and returns how long each call took.
+/// Takes until the limiter has detected that Redis is unavailable, and returns how long each call
+/// took.
 async fn take_until(limiter: &RedisLimiter, state: LimiterState) -> Vec<Duration> {
     const CALLS_MAX: usize = 1_000;
     let mut times = Vec::new();

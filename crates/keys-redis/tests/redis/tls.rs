@@ -6,8 +6,8 @@ use super::*;
 
 const URL_VARIABLE: &str = "KEYS_TEST_REDIS_TLS_URL";
 
-/// The system's authorities are trusted, and the system is told which they are by the environment: so the limiter runs
-/// in another process, which is the test below.
+/// The limiter trusts the authorities of the system, which the environment names. So it runs in
+/// another process, the test below.
 #[test]
 fn certificate_is_checked() {
     let folder = tempfile::tempdir().unwrap();
@@ -52,7 +52,8 @@ fn certificate_is_checked() {
     );
 }
 
-/// The other process of the test above. By itself it has nothing to say, which the test above would notice.
+/// Runs in the other process of the test above. On its own it tests nothing, which the test above
+/// would detect.
 #[tokio::test(flavor = "multi_thread")]
 async fn in_a_process_of_its_own() {
     let Ok(url) = std::env::var(URL_VARIABLE) else {
