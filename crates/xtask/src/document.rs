@@ -1,21 +1,22 @@
-//! Documents with tables that are measured, between prose that is written by hand.
+//! Documents with generated tables between hand-written prose.
 //!
-//! A table stands between `<!-- name -->` and `<!-- /name -->`; whatever else the document says is left alone. Where tables of several kinds
-//! of processor are kept, each stands behind a line `On KIND:`, and only the one of this machine is replaced.
+//! A table is between `<!-- name -->` and `<!-- /name -->`; the rest of the document is not
+//! changed. If the document keeps tables of several kinds of processor, each follows a line
+//! `On KIND:`, and only the one of this machine is replaced.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use keys_testkit::report;
 
-/// One thing that was measured.
+/// A measured value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Figure {
     pub(crate) what: String,
     pub(crate) measured: String,
-    /// Empty where nothing is required.
+    /// Empty if nothing is required.
     pub(crate) required: String,
-    /// `held` or `missed`, or empty where nothing is required.
+    /// `held` or `missed`, or empty if nothing is required.
     pub(crate) held: String,
 }
 
@@ -29,7 +30,7 @@ impl Figure {
         }
     }
 
-    /// Reads the figure that a line of output has. The harness of tests may have written something before it.
+    /// Reads the figure from a line of output. The test harness may have written a prefix.
     pub(crate) fn read(line: &str) -> Option<Self> {
         let (_, rest) = line.split_once(&format!("{}\t", report::MARK))?;
         let mut parts = rest.split('\t').map(str::to_owned);
@@ -46,7 +47,7 @@ impl Figure {
     }
 }
 
-/// A table of figures, under the command that measured them.
+/// Returns a table of figures, below the command that measured them.
 pub(crate) fn table(command: &str, figures: &[Figure]) -> String {
     let cell = |text: &str| text.replace('|', "\\|");
     let rows = figures.iter().map(|figure| {
@@ -85,13 +86,14 @@ impl Document {
         Ok(Self { path, text })
     }
 
-    /// Puts `content` where the document has a place of this name.
+    /// Replaces the content between the markers of this name.
     pub(crate) fn replace(&mut self, name: &str, content: &str) -> anyhow::Result<()> {
         self.text = replaced(&self.text, name, content).with_context(|| self.lacks(name))?;
         std::fs::write(&self.path, &self.text).with_context(|| self.path.display().to_string())
     }
 
-    /// Puts `content` where the document has a place of this name, beside what was measured on other kinds of processor.
+    /// Replaces the table of this kind of processor between the markers of this name, and keeps
+    /// those of other kinds.
     pub(crate) fn replace_on(
         &mut self,
         kind: &str,
@@ -110,20 +112,21 @@ impl Document {
         )
     }
 
-    /// What the place of this name holds.
+    /// Returns the content between the markers of this name.
     pub(crate) fn content(&self, name: &str) -> anyhow::Result<&str> {
         content_of(&self.text, name).with_context(|| self.lacks(name))
     }
 }
 
-/// The figure that a table shows behind `what`.
+/// Returns the figure in the row that starts with `what`.
 fn shown<'a>(table: &'a str, what: &str) -> Option<&'a str> {
     let start = format!("| {what} | ");
     let row = table.lines().find_map(|line| line.strip_prefix(&start))?;
     Some(row.split(" | ").next()?.trim())
 }
 
-/// What the documents for users say of how quick a revocation is, from the table of its proof: both say the same by construction.
+/// Returns the sentence on the speed of a revocation in the documents for users. It is generated
+/// from the table of the proof, so both always agree.
 pub(crate) fn revocation_in_words(table: &str) -> anyhow::Result<String> {
     let figure = |what: &str| {
         shown(table, what)
@@ -151,7 +154,7 @@ fn content_of<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     Some(rest.split_once(&close)?.0)
 }
 
-/// The tables of all kinds of processor, with the one of this kind replaced or added.
+/// Returns the tables of all kinds of processor, with the one of this kind replaced or added.
 fn beside_others(before: &str, kind: &str, content: &str) -> String {
     let mut tables: Vec<(String, String)> = Vec::new();
     for line in before.lines() {
@@ -164,7 +167,7 @@ fn beside_others(before: &str, kind: &str, content: &str) -> String {
                 table.push_str(line);
                 table.push('\n');
             }
-            // A table without a kind is from before there was more than one, and goes.
+            // A table without a kind was written before there were several kinds, and is removed.
             (None, None) => {}
         }
     }

@@ -1,11 +1,11 @@
-//! Splits Rust code into its pieces, as far as checks of the sources need them.
+//! Splits Rust code into tokens, as far as checks of the sources need them.
 
 /// A piece of code.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Piece {
     /// A name, a punctuation character, `::`, or a comment as it is written.
     pub(crate) text: String,
-    /// The number of the line that it begins in, from 1.
+    /// Line of its first character, from 1.
     pub(crate) line: usize,
 }
 
@@ -15,7 +15,7 @@ impl Piece {
     }
 }
 
-/// Returns the pieces in the order of the code. Blanks and literals are left out.
+/// Returns the pieces in the order of the code, without white space and literals.
 pub(crate) fn pieces(code: &str) -> Vec<Piece> {
     let code: Vec<char> = code.chars().collect();
     let mut found = Vec::new();
@@ -34,7 +34,7 @@ pub(crate) fn pieces(code: &str) -> Vec<Piece> {
     found
 }
 
-/// The end of the piece that begins at `start`, and whether it is one of those that are returned.
+/// Returns the end of the piece that begins at `start`, and whether it belongs to the result.
 fn next(code: &[char], start: usize) -> (usize, bool) {
     let is_name = |c: char| c.is_alphanumeric() || c == '_';
     match code[start..] {
@@ -92,7 +92,8 @@ fn after_string(code: &[char], start: usize) -> usize {
     index + 1
 }
 
-/// The end of a raw string whose hashes or quote begin at `start`; `None` if there is none, as in `r#type`.
+/// Returns the end of a raw string whose hashes or quote begin at `start`. `None` if there is no
+/// raw string, as in `r#type`.
 fn after_raw_string(code: &[char], start: usize) -> Option<usize> {
     let quote = after(code, start, |c| c == '#');
     if code.get(quote) != Some(&'"') {

@@ -1,11 +1,11 @@
-//! What figures were measured on and with.
+//! The machine and the versions with which figures were measured.
 
 use std::fs;
 use std::process::Command;
 
 use keys_testkit::{haproxy, nginx, postgres, redis};
 
-/// A table of the machine and of the versions of everything that takes part.
+/// Returns a table of the machine and of the versions of all programs that take part.
 pub(crate) fn table() -> String {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let model = field("/proc/cpuinfo", "model name").unwrap_or_else(|| "unknown".to_owned());
@@ -15,7 +15,7 @@ pub(crate) fn table() -> String {
             format!("{} GiB", (kib + (1 << 19)) >> 20)
         });
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    // What stands behind the version says who has built it.
+    // The suffix of the version names the builder.
     let kernel = kernel.split('-').next().unwrap_or_default();
     let unknown = || "none".to_owned();
     let rows = [
@@ -57,7 +57,8 @@ pub(crate) fn table() -> String {
     format!("| | |\n|---|---|\n{}", rows.concat())
 }
 
-/// The family of this machine's processor, such as `Intel Xeon`: what figures are comparable within.
+/// Returns the family of this machine's processor, such as `Intel Xeon`. Figures are comparable
+/// within a family.
 pub(crate) fn processor_kind() -> String {
     let model = field("/proc/cpuinfo", "model name").unwrap_or_else(|| "unknown".to_owned());
     kind_of(&model)
@@ -75,7 +76,7 @@ fn kind_of(model: &str) -> String {
 
 fn commit() -> String {
     let commit = said("git", &["rev-parse", "--short", "HEAD"]);
-    // What is written here does not count.
+    // The tables that this command writes do not count as changes.
     let changes = said("git", &["status", "--porcelain", "--", ".", ":!/docs"]);
     match (commit.is_empty(), changes.is_empty()) {
         (true, _) => "not from a repository".to_owned(),
@@ -84,7 +85,7 @@ fn commit() -> String {
     }
 }
 
-/// The value of a line such as `name : value`.
+/// Returns the value of a line such as `name : value`.
 fn field(file: &str, name: &str) -> Option<String> {
     let text = fs::read_to_string(file).ok()?;
     let lines = text.lines().filter_map(|line| line.split_once(':'));
@@ -92,7 +93,7 @@ fn field(file: &str, name: &str) -> Option<String> {
     Some(values.next()?.1.trim().to_owned())
 }
 
-/// What a program prints, or nothing.
+/// Returns the output of a program, or an empty text if it fails.
 fn said(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).output();
     let stdout = output.map(|output| output.stdout).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Benchmarks and proofs: what is run for each table, and in which document it stands.
+//! Benchmarks and proofs: the program and the document of each table.
 
 use std::time::Duration;
 
@@ -12,26 +12,26 @@ use crate::{install, machine, postgres};
 
 /// One table.
 struct Measurement {
-    /// Where it stands in the document, and what a filter is compared with.
+    /// Name of the table in the document. A filter is compared with it.
     name: &'static str,
     program: Program,
-    /// What the program is told, after `--`.
+    /// Arguments of the program, after `--`.
     arguments: &'static [&'static str],
     reads: Reads,
 }
 
-/// What is built and run, of which package, optimized.
+/// The target that is built and run, its package, optimized.
 enum Program {
     Bench(&'static str, &'static str),
     Test(&'static str, &'static str),
-    /// Tests that are no part of those of the workspace: they are declared as a benchmark.
+    /// Tests that are not among those of the workspace, because they are declared as a benchmark.
     TestApart(&'static str, &'static str),
     /// The unit tests.
     Units(&'static str),
 }
 
 impl Program {
-    /// What cargo is told.
+    /// Returns the arguments of cargo.
     fn arguments(&self) -> Vec<&'static str> {
         match *self {
             Self::Bench(package, name) => vec!["bench", "--package", package, "--bench", name],
@@ -46,13 +46,13 @@ impl Program {
     }
 }
 
-/// Where the figures of a measurement are.
+/// Source of the figures of a measurement.
 enum Reads {
-    /// In the lines it prints.
+    /// The figures in its output.
     Figures,
-    /// In the lines of criterion, where the first time is what the others are compared with.
+    /// The times in the output of criterion. The first one is the base of the ratios.
     Criterion,
-    /// In how long it takes.
+    /// Its duration.
     Time {
         what: &'static str,
         at_most: Duration,
@@ -110,7 +110,7 @@ const BENCHMARKS: [Measurement; 8] = [
     },
 ];
 
-/// The proof that needs more than the others do.
+/// The proof that needs more programs than the others.
 const HIGH_AVAILABILITY: &str = "ha";
 
 const PROOFS: [Measurement; 7] = [
@@ -164,7 +164,8 @@ const PROOFS: [Measurement; 7] = [
     },
 ];
 
-/// Runs the benchmarks whose names contain `filter`. What is missed is published like what is held; to end badly is a failure.
+/// Runs the benchmarks whose names contain `filter`. A missed figure is published like any other. A
+/// benchmark that exits with an error is a failure.
 pub(crate) fn bench(filter: Option<&str>) -> anyhow::Result<()> {
     const DOCUMENT: &str = "docs/benchmarks.md";
     provide()?;
@@ -218,19 +219,19 @@ fn is_wanted(name: &str, filter: Option<&str>) -> bool {
     filter.is_none_or(|filter| name.contains(filter))
 }
 
-/// Which tables a document keeps.
+/// The tables that a document keeps.
 #[derive(Clone, Copy)]
 enum Tables {
     OfTheLastRun,
     OfEachProcessor,
 }
 
-/// What came of measurements.
+/// Result of measurements.
 #[derive(Debug, Default)]
 struct Outcome {
     /// The figures that were missed.
     missed: Vec<String>,
-    /// The measurements that ended badly, and how.
+    /// The measurements that failed, and how.
     failed: Vec<String>,
 }
 
@@ -247,7 +248,8 @@ impl Outcome {
     }
 }
 
-/// Runs one after the other and writes each table as soon as it is there, whether or not the run ended well.
+/// Runs one after the other and writes each table as soon as it is complete, even if the run
+/// failed.
 fn all(
     document: &str,
     measurements: &[Measurement],
@@ -260,7 +262,7 @@ fn all(
     let names: Vec<_> = measurements.iter().map(|one| one.name).collect();
     ensure!(!chosen.is_empty(), "there are only {}", names.join(", "));
     for one in &chosen {
-        // Nothing is to be measured while a compiler runs.
+        // Builds everything first, because no compiler may run during a measurement.
         let build = one.program.arguments().into_iter().chain(["--no-run"]);
         step::all(&[Step::cargo(&format!("build of {}", one.name), build)])?;
     }
@@ -275,7 +277,7 @@ fn all(
         }
         let figures = match one.figures(&output) {
             Ok(figures) => figures,
-            // There is nothing to publish, but there may be of the others.
+            // This one has no figures to publish, but the others may have.
             Err(error) => {
                 outcome.failed.push(error.to_string());
                 continue;
@@ -284,7 +286,7 @@ fn all(
         let missed = figures.iter().filter(|figure| figure.is_missed());
         let missed = missed.map(|figure| format!("{}: {}", figure.what, figure.measured));
         outcome.missed.extend(missed);
-        // Opened anew each time: whoever writes prose meanwhile loses nothing.
+        // Opened again each time, so that prose that is edited meanwhile is not lost.
         let mut document = Document::open(document)?;
         let table = document::table(&one.shown(environment), &figures);
         for (name, content) in [("machine", &machine::table()), (one.name, &table)] {
@@ -313,7 +315,7 @@ impl Measurement {
         step
     }
 
-    /// The command for somebody who types it.
+    /// Returns the command as you would type it.
     fn shown(&self, environment: &[(&'static str, &str)]) -> String {
         let is_full = environment.iter().any(|(name, _)| *name == FULL_VARIABLE);
         let prefix = match self.reads {
@@ -323,8 +325,8 @@ impl Measurement {
         format!("{prefix}{}", self.step(environment).shown())
     }
 
-    /// The figures that a run has printed, however it ended. A bad end is one of them, as those that it kept from being printed
-    /// are not there to be missed.
+    /// Returns the figures that a run has printed. A failure of the run is one of them, because it
+    /// may have prevented others from being printed.
     fn figures(&self, output: &Output) -> anyhow::Result<Vec<Figure>> {
         let Output {
             lines,
@@ -364,7 +366,7 @@ impl Measurement {
     }
 }
 
-/// How many tests have passed, and how many failed, from `test result: ok. 12 passed; 0 failed; ..`.
+/// Returns the numbers of passed and failed tests, from `test result: ok. 12 passed; 0 failed; ..`.
 fn counts(line: &str) -> Option<(u32, u32)> {
     let (_, rest) = line.split_once("test result: ")?;
     let (_, rest) = rest.split_once(". ")?;
@@ -373,7 +375,7 @@ fn counts(line: &str) -> Option<(u32, u32)> {
     Some((passed.parse().ok()?, failed.parse().ok()?))
 }
 
-/// The names of the tests that failed: the last list under `failures:`, which is indented.
+/// Returns the names of the tests that failed: the last list under `failures:`, which is indented.
 fn failed(lines: &[String]) -> Vec<&str> {
     let Some(start) = lines.iter().rposition(|line| line == "failures:") else {
         return Vec::new();
@@ -383,7 +385,7 @@ fn failed(lines: &[String]) -> Vec<&str> {
     names.collect()
 }
 
-/// The middle times of criterion, each also as a ratio to the first.
+/// Returns the median times of criterion, each also as a ratio to the first.
 fn criterion(lines: &[String]) -> Vec<Figure> {
     let times: Vec<_> = lines.iter().filter_map(|line| time(line)).collect();
     let Some((_, yardstick)) = times.first().copied() else {
@@ -398,7 +400,7 @@ fn criterion(lines: &[String]) -> Vec<Figure> {
     times.iter().map(figure).collect()
 }
 
-/// Name and nanoseconds of `parse    time:   [27.1 ns 27.4 ns 27.8 ns]`.
+/// Parses name and nanoseconds of `parse    time:   [27.1 ns 27.4 ns 27.8 ns]`.
 fn time(line: &str) -> Option<(&str, f64)> {
     let (name, rest) = line.split_once("time:")?;
     let mut words = rest.trim().trim_start_matches('[').split(' ');
@@ -459,14 +461,14 @@ mod tests {
         "test result: FAILED. 3 passed; 1 failed; 0 ignored",
     ];
 
-    /// What a measurement reads from these lines of a run of two seconds.
+    /// Returns the figures that a measurement reads from these lines of a run of two seconds.
     fn read(name: &str, lines: &[&str], code: i32) -> anyhow::Result<Vec<Figure>> {
         let named = |one: &&Measurement| one.name == name;
         let measurement = BENCHMARKS.iter().chain(&PROOFS).find(named).unwrap();
         measurement.figures(&Output {
             lines: lines.iter().map(ToString::to_string).collect(),
             elapsed: Duration::from_secs(2),
-            // As the system has it: the code of an exit stands in the second byte.
+            // Unix has the exit code in the second byte.
             status: ExitStatus::from_raw(code << 8),
         })
     }

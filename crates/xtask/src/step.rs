@@ -1,4 +1,4 @@
-//! One step after the other, each with a heading, its time, and a sentence if it fails.
+//! Runs one step after the other, each with a heading, its time, and an error message if it fails.
 
 use std::ffi::OsString;
 use std::io::{BufRead as _, BufReader};
@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use keys_testkit::process::Watch;
 
-/// What came of a command that was run.
+/// Result of a command.
 #[derive(Debug)]
 pub(crate) struct Output {
-    /// What it printed.
+    /// The lines that it printed.
     pub(crate) lines: Vec<String>,
     pub(crate) elapsed: Duration,
     pub(crate) status: ExitStatus,
@@ -37,31 +37,31 @@ impl Step {
         }
     }
 
-    /// Under another title.
+    /// Sets the title.
     pub(crate) fn name(mut self, title: &str) -> Self {
         title.clone_into(&mut self.title);
         self
     }
 
-    /// With more arguments.
+    /// Adds arguments.
     pub(crate) fn arguments<'a>(mut self, arguments: impl IntoIterator<Item = &'a str>) -> Self {
         self.arguments
             .extend(arguments.into_iter().map(OsString::from));
         self
     }
 
-    /// With this environment variable.
+    /// Adds an environment variable.
     pub(crate) fn environment(mut self, name: &'static str, value: &str) -> Self {
         self.environment.push((name, value.to_owned()));
         self
     }
 
-    /// What it is called.
+    /// Returns the title.
     pub(crate) fn title(&self) -> &str {
         &self.title
     }
 
-    /// The command, as one would type it.
+    /// Returns the command as you would type it.
     pub(crate) fn shown(&self) -> String {
         let mut words = vec!["cargo".to_owned()];
         words.extend(self.arguments.iter().map(|word| word.display().to_string()));
@@ -75,7 +75,7 @@ impl Step {
         Ok(())
     }
 
-    /// How it ended, if that was not well.
+    /// Describes how it ended, if it failed.
     pub(crate) fn ended(&self, status: ExitStatus, elapsed: Duration) -> String {
         format!(
             "{} after {}: `{}` ended with {status}",
@@ -85,7 +85,7 @@ impl Step {
         )
     }
 
-    /// Runs it and shows what it prints, as [`all`] does. However it ends, what it has printed is returned.
+    /// Runs it and shows its output, as [`all`] does. Returns the output even if it failed.
     pub(crate) fn read(&self) -> anyhow::Result<Output> {
         let mut lines = Vec::new();
         let (status, elapsed) = self.run_with(Stdio::piped(), |child| {
@@ -120,13 +120,13 @@ impl Step {
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(stdout)
-            // A group of its own, so that everything it starts can be ended with it.
+            // A process group of its own, so that all its processes can be ended with it.
             .process_group(0);
         if std::env::var_os("CARGO_BUILD_JOBS").is_none() {
             command.env("CARGO_BUILD_JOBS", jobs().to_string());
         }
         let mut child = command.spawn().with_context(|| shown.clone())?;
-        // If this process is interrupted or killed, the whole group goes with it.
+        // Ends the whole group if this process is interrupted or killed.
         let watch = Watch::over_group(child.id()).context("a shell cannot be started")?;
         meanwhile(&mut child).with_context(|| shown.clone())?;
         let status = child.wait().with_context(|| shown.clone())?;
@@ -140,7 +140,7 @@ pub(crate) fn all(steps: &[Step]) -> anyhow::Result<()> {
     steps.iter().try_for_each(Step::run)
 }
 
-/// Says what begins.
+/// Prints the heading of a step.
 pub(crate) fn heading(text: &str) {
     println!("\n== {text}");
 }
@@ -155,7 +155,7 @@ pub(crate) fn show(duration: Duration) -> String {
     }
 }
 
-/// Whether a program can be run and ends well.
+/// Returns whether a program can be run and succeeds.
 pub(crate) fn succeeds(program: &str, arguments: &[&str]) -> bool {
     let mut command = match program {
         "cargo" => cargo(),
@@ -169,10 +169,10 @@ pub(crate) fn succeeds(program: &str, arguments: &[&str]) -> bool {
     command.status().is_ok_and(|status| status.success())
 }
 
-/// The cargo that runs this program.
+/// Returns the cargo that runs this program.
 fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    // What cargo tells this program about this program would only confuse the builds below.
+    // Variables that cargo sets for this program would confuse the builds below.
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
         if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
@@ -182,7 +182,8 @@ fn cargo() -> Command {
     command
 }
 
-/// As many compilers as the machine has cores for, and memory: linking takes about 1.5 GB at its peak.
+/// Returns the number of compilers: limited by the cores of the machine, and by its memory, because
+/// linking takes about 1.5 GB at its peak.
 fn jobs() -> NonZeroUsize {
     const KILOBYTES_PER_JOB: usize = 1_500_000;
     let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);

@@ -1,4 +1,4 @@
-//! How plain the words of comments and documents are: rates of some words, and a ceiling for the worst of them.
+//! Rates of some words in comments and documents, and a ceiling for the ones to avoid.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,16 +7,16 @@ use anyhow::Context as _;
 
 use crate::lexer;
 
-/// Words and phrases that count as one, and what is known of them.
+/// Words and phrases that count together, and their goal.
 struct Term {
     name: &'static str,
     forms: &'static [&'static str],
     goal: Goal,
-    /// The most that there may be in the whole repository. Lower it when there are fewer, and never raise it.
+    /// The maximum in the whole repository. Lower it when there are fewer, and never raise it.
     ceiling: Option<usize>,
 }
 
-/// How often a term should come, in 10,000 words.
+/// Goal of a term, per 10,000 words.
 #[derive(Clone, Copy)]
 enum Goal {
     AtMost(f64),
@@ -75,7 +75,7 @@ const TERMS: [Term; 10] = [
     wanted("for example", &["for example"], 1.0),
 ];
 
-/// The words of a text, in lower case and in order. A genitive is the word that it is of.
+/// Returns the words of a text, in lower case and in order. A genitive counts as its noun.
 fn words(text: &str) -> impl Iterator<Item = String> {
     text.split(|c: char| !c.is_alphanumeric() && !matches!(c, '_' | '\'' | '\u{2019}'))
         .map(|word| word.split(['\'', '\u{2019}']).next().unwrap_or_default())
@@ -83,7 +83,7 @@ fn words(text: &str) -> impl Iterator<Item = String> {
         .map(str::to_lowercase)
 }
 
-/// The prose of a Markdown text: all but its blocks of code.
+/// Returns the prose of a Markdown text, without blocks of code.
 fn prose(markdown: &str) -> String {
     let mut is_code = false;
     let mut prose = String::new();
@@ -98,7 +98,8 @@ fn prose(markdown: &str) -> String {
     prose
 }
 
-/// The comments of a source file. Those that follow each other line by line are one text, which may have blocks of code.
+/// Returns the comments of a source file. Comments on consecutive lines are one text, which may
+/// contain blocks of code.
 fn comments(code: &str) -> String {
     let mut all = String::new();
     let mut block = String::new();
@@ -120,7 +121,7 @@ fn comments(code: &str) -> String {
     all
 }
 
-/// How often each of the [`TERMS`] comes, and among how many words.
+/// Counts of the [`TERMS`], and the number of all words.
 #[derive(Default)]
 struct Count {
     terms: [usize; TERMS.len()],
@@ -186,7 +187,7 @@ fn find(folder: &Path, files: &mut Vec<PathBuf>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Prints how often each term comes in 10,000 words of comments and documents.
+/// Prints how often each term occurs in 10,000 words of comments and documents.
 pub(crate) fn print() -> anyhow::Result<()> {
     let found = Count::read()?;
     println!("{} words in comments and documents\n", found.words);

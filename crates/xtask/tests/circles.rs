@@ -1,8 +1,8 @@
 //! The files of a crate form layers: no more than two of them import each other in a circle.
 //!
-//! Read from the sources themselves. A file imports another if a path of its code leads there: in a `use` declaration,
-//! or written out where it is used. A parent module counts as the file it is in, whether it defines things or
-//! only re-exports them; code under `#[cfg(test)]` does not count.
+//! Read from the sources themselves. A file imports another if a path in its code leads there, in a
+//! `use` declaration or written out where it is used. A parent module counts as the file it is in,
+//! both if it defines items and if it re-exports them. Code under `#[cfg(test)]` does not count.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -19,7 +19,7 @@ const FILES_MAX: usize = 2;
 /// A module, as the names that lead to it from the root of its crate.
 type Module = Vec<String>;
 
-/// The tokens without the items that are compiled only for tests.
+/// Returns the tokens without the items that are compiled only for tests.
 fn without_tests(tokens: &[Piece]) -> Vec<Piece> {
     const MARK: [&str; 7] = ["#", "[", "cfg", "(", "test", ")", "]"];
     let mut kept = Vec::new();
@@ -63,13 +63,13 @@ fn after_item(tokens: &[Piece], start: usize) -> usize {
     tokens.len()
 }
 
-/// A path that code names.
+/// A path in the code.
 #[derive(Debug, PartialEq, Eq)]
 struct Mention {
-    /// The module of the code, inside of its file too.
+    /// The module that contains it, modules inside a file included.
     within: Module,
     path: Vec<String>,
-    /// The name that a `use` declaration gives it, if it is one.
+    /// The name that a `use` declaration gives it. `None` outside of `use` declarations.
     import: Option<String>,
     line: usize,
 }
@@ -120,7 +120,7 @@ impl Source {
                     depth -= 1;
                     index += 1;
                 }
-                // `use<'a>` in a return type is no import.
+                // `use<'a>` in a return type is not an import.
                 "use" if text(index + 1) != "<" => {
                     let end = (index..tokens.len()).find(|&end| text(end) == ";");
                     let end = end.unwrap_or(tokens.len());
@@ -136,8 +136,8 @@ impl Source {
                 }
                 name if is_name(name) => {
                     let mut path = vec![name.to_owned()];
-                    // `$crate` is the crate of the macro, but its path is gone from where the macro is called.
-                    // `pub(in super::super)` says who may see an item, and imports nothing.
+                    // `$crate` is the crate of the macro, but its path is missing at the call.
+                    // `pub(in super::super)` is a visibility and not an import.
                     let before = |distance| index.checked_sub(distance).map_or("", text);
                     let is_visibility = [before(3), before(2), before(1)] == ["pub", "(", "in"];
                     let begins = !is_visibility && !matches!(before(1), "::" | "." | "$" | "'");
@@ -172,7 +172,7 @@ fn joined(module: &[String], name: &str) -> Module {
     module
 }
 
-/// All paths of a `use` declaration, each with the name it is given.
+/// Returns all paths of a `use` declaration, each with the name it is given.
 fn imports(tree: &[Piece]) -> Vec<(Vec<String>, String)> {
     let mut path: Vec<String> = Vec::new();
     let mut index = 0;
@@ -189,7 +189,7 @@ fn imports(tree: &[Piece]) -> Vec<(Vec<String>, String)> {
                     .into_iter()
                     .flat_map(imports)
                     .map(|(mut rest, name)| {
-                        // `a::{self}` is `a`; but `{self::a}` begins where the code is.
+                        // `a::{self}` is `a`, but `{self::a}` starts at the current module.
                         if rest == ["self"] && !path.is_empty() {
                             rest.clear();
                         }
@@ -208,7 +208,7 @@ fn imports(tree: &[Piece]) -> Vec<(Vec<String>, String)> {
     name.map(|name| (path, name)).into_iter().collect()
 }
 
-/// The parts of a group between its commas.
+/// Returns the parts of a group between its commas.
 fn branches(group: &[Piece]) -> Vec<&[Piece]> {
     let mut depth = 0;
     group
@@ -224,7 +224,7 @@ fn branches(group: &[Piece]) -> Vec<&[Piece]> {
         .collect()
 }
 
-/// The files of a crate, and why each imports which others.
+/// The files of a crate, and for each the files that it imports, with the import.
 type Graph = BTreeMap<String, BTreeMap<String, String>>;
 
 /// Reads a crate from the file at its root.
@@ -281,7 +281,8 @@ fn graph(sources: &BTreeMap<String, (Module, Source)>, files: &BTreeMap<Module, 
     graph
 }
 
-/// The innermost module on a path, and what of the path is left; `None` if it leads out of the crate.
+/// Returns the innermost module on a path, and the rest of the path. `None` if it leads out of the
+/// crate.
 fn resolve<'a>(
     path: &'a [String],
     within: &Module,
@@ -335,7 +336,7 @@ fn reached(graph: &Graph, start: &str) -> BTreeSet<String> {
     found
 }
 
-/// The sets of files of which each imports each other one, if only through others.
+/// Returns the sets of files in which each file imports each other one, directly or indirectly.
 fn circles(graph: &Graph) -> BTreeSet<BTreeSet<String>> {
     let reached: BTreeMap<&str, BTreeSet<String>> = graph
         .keys()
@@ -351,7 +352,7 @@ fn circles(graph: &Graph) -> BTreeSet<BTreeSet<String>> {
     circles
 }
 
-/// A circle with the imports that make it one.
+/// Describes a circle with the imports that form it.
 fn described(graph: &Graph, circle: &BTreeSet<String>) -> String {
     let imports = circle.iter().flat_map(|name| {
         let others = graph[name].iter();

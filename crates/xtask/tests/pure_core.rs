@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// What would make the core depend on when and where it runs.
+/// Names that would make the core depend on time, place or environment.
 const IMPURE: [&str; 16] = [
     "SystemTime",
     "Instant",
@@ -46,7 +46,7 @@ fn core_is_pure() {
     );
     for path in sources {
         let text = fs::read_to_string(&path).unwrap();
-        // Comments may speak of the world, and tests may live in it.
+        // Comments may contain these names, and tests may use them.
         let code = text.split("#[cfg(test)]\nmod tests").next().unwrap();
         for (index, line) in code.lines().enumerate() {
             let code = line.split("//").next().unwrap();
