@@ -4,8 +4,9 @@
 //! cargo run -p keys-testkit --example fault-proxy -- 127.0.0.1:6432 127.0.0.1:5432
 //! ```
 //!
-//! Each line of standard input is a fault, such as `delay 200ms`, `swallow to-client` or `pass`, for all connections; or for
-//! those on which a client has said something: `aim keys feed: half-open`. It ends with the input.
+//! Each line of standard input is a fault for all connections, such as `delay 200ms`,
+//! `swallow to-client` or `pass`. A fault for the connections on which a client has sent some text
+//! is written `aim keys feed: half-open`. The proxy ends with the input.
 
 use std::io::{Error, ErrorKind};
 
@@ -46,7 +47,8 @@ async fn main() -> Result<(), Error> {
     Ok(())
 }
 
-/// The lines of standard input, read by a thread of their own so that the proxy does not wait for them.
+/// The lines of standard input, read by a thread of their own so that the proxy does not wait for
+/// them.
 fn input() -> mpsc::UnboundedReceiver<String> {
     let (sender, lines) = mpsc::unbounded_channel();
     std::thread::spawn(move || {

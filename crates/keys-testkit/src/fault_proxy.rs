@@ -1,4 +1,5 @@
-//! A network that fails on request: a TCP proxy whose faults can be switched while connections live.
+//! A network that fails on request: a TCP proxy whose faults can be changed while connections are
+//! open.
 //!
 //! ```no_run
 //! # async fn example() {
@@ -8,7 +9,7 @@
 //! // Clients connect to `proxy.address()`.
 //! proxy.set(Fault::Cut).await;
 //! proxy.set(Fault::None).await;
-//! // Only the connections on which a client has said this, now and from now on.
+//! // Only the connections on which a client has sent this, now and from now on.
 //! proxy.aim("keys feed", Fault::Swallow(Direction::ToClient));
 //! # }
 //! ```
@@ -28,44 +29,44 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
-/// How much of what a client says first is remembered, to tell connections apart by it.
+/// Number of first bytes of a client that are kept, to identify connections by them.
 const REMEMBERED: usize = 4 * 1024;
 
-/// What is read at once, and how many times that may be on the way.
+/// Size of a read. Up to this many chunks are in transit.
 const CHUNK: usize = 16 * 1024;
 const CHUNKS_MAX: usize = 64;
 
-/// What is wrong with the network.
+/// A fault of the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Fault {
     /// Nothing.
     #[default]
     None,
-    /// Everything arrives later by this.
+    /// Delays all bytes.
     Delay(Duration),
-    /// Connections are closed, and new ones are refused.
+    /// Closes connections, and refuses new ones.
     Cut,
-    /// Bytes are taken and never handed on. A connection that has lost some stays silent in that direction, also when
-    /// this is over.
+    /// Drops bytes. A connection that has lost some stays silent in that direction, also after the
+    /// fault.
     Swallow(Direction),
-    /// Bytes are taken and handed on when this is over, as TCP does after packets were lost.
+    /// Keeps bytes and delivers them after the fault, as TCP does after lost packets.
     Hold(Direction),
-    /// The server is gone and the client has not heard: its connections stay open, new ones are accepted, and nothing is
-    /// ever answered, also not when this is over.
+    /// The server is gone without notice to the client: connections stay open, new ones are
+    /// accepted, and nothing is ever answered, also not after the fault.
     HalfOpen,
-    /// Bytes arrive one by one, with this pause before each.
+    /// Delivers bytes one by one, with this pause before each.
     Trickle(Duration),
 }
 
-/// Which bytes a fault is about.
+/// The bytes that a fault affects.
 ///
-/// That a client closes its connection is told to the server in any case: a test must not leave it with connections of
-/// which nobody knows.
+/// If a client closes its connection, the server is notified in any case, so that a test does not
+/// leave it with connections that no client uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
-    /// Those of the client.
+    /// Bytes from the client.
     ToServer,
-    /// Those of the server.
+    /// Bytes from the server.
     ToClient,
     /// All.
     Both,
@@ -77,7 +78,7 @@ impl Direction {
     }
 }
 
-/// A word that names no fault.
+/// Error returned when a text does not name a fault.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnknownFault(String);
 
@@ -130,7 +131,7 @@ fn duration(text: &str) -> Option<Duration> {
     Some(Duration::from_secs(seconds))
 }
 
-/// The proxy, which ends with this value, and all its connections with it.
+/// The proxy. It ends with this value, and all its connections with it.
 #[derive(Debug)]
 pub struct FaultProxy {
     address: SocketAddr,
@@ -141,7 +142,7 @@ pub struct FaultProxy {
 
 #[derive(Debug)]
 struct Network {
-    /// Where new connections lead.
+    /// Target of new connections.
     target: Mutex<String>,
     rules: watch::Sender<Rules>,
     open: AtomicUsize,
@@ -151,7 +152,7 @@ struct Network {
 #[derive(Debug, Clone, Default)]
 struct Rules {
     everybody: Fault,
-    /// What a client must have said, and what then happens to its connection.
+    /// Text that a client must have sent, and the fault of its connection.
     aimed: Option<(String, Fault)>,
 }
 
@@ -159,16 +160,17 @@ impl FaultProxy {
     /// Forwards to `HOST:PORT`, from a free port of 127.0.0.1.
     ///
     /// # Panics
-    /// When there is no free port.
+    /// If there is no free port.
     pub async fn start(target: &str) -> Self {
         let proxy = Self::listen("127.0.0.1:0", target).await;
         proxy.expect("there is a free port")
     }
 
-    /// Stands in front of the database at `postgres://USER@HOST:PORT/NAME`. Returns its URL by way of the proxy, too.
+    /// Forwards to the database at `postgres://USER@HOST:PORT/NAME`. Also returns the URL through
+    /// the proxy.
     ///
     /// # Panics
-    /// When the URL is none of these, or there is no free port.
+    /// If the URL has another form, or there is no free port.
     pub async fn in_front_of(database: &str) -> (Self, String) {
         let parts = database.split_once('@').and_then(|(user, rest)| {
             let (target, name) = rest.split_once('/')?;
@@ -183,7 +185,7 @@ impl FaultProxy {
     /// Forwards to `HOST:PORT`, from this address.
     ///
     /// # Errors
-    /// When it cannot be listened on.
+    /// If the address cannot be listened on.
     pub async fn listen(address: &str, target: &str) -> io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
@@ -208,16 +210,16 @@ impl FaultProxy {
         })
     }
 
-    /// Where it listens.
+    /// Returns the address it listens on.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// From now on this is wrong, for every connection that nothing else is [aimed](Self::aim) at.
+    /// Sets the fault of all connections that have no fault by [`aim`](Self::aim).
     ///
     /// # Panics
-    /// When it is no longer listening and the port has been taken by another.
+    /// If it is no longer listening and another process has taken the port.
     pub async fn set(&self, fault: Fault) {
         let rules = &self.network.rules;
         rules.send_modify(|rules| rules.everybody = fault);
@@ -227,24 +229,25 @@ impl FaultProxy {
         reached.expect("the port is still free");
     }
 
-    /// From now on this is wrong, for every connection on which a client has said `text` among the first things it said.
+    /// Sets the fault of all connections, now and later, on which a client has sent `text` in its
+    /// first bytes.
     pub fn aim(&self, text: &str, fault: Fault) {
         let aimed = Some((text.to_owned(), fault));
         self.network.rules.send_modify(|rules| rules.aimed = aimed);
     }
 
-    /// Forwards new connections to `HOST:PORT` from now on. Open connections stay where they are.
+    /// Forwards new connections to `HOST:PORT` from now on. Open connections are not affected.
     pub fn lead_to(&self, target: &str) {
         target.clone_into(&mut self.network.target.lock());
     }
 
-    /// Connections that are open now.
+    /// Returns the number of open connections.
     #[must_use]
     pub fn open(&self) -> usize {
         self.network.open.load(Ordering::Relaxed)
     }
 
-    /// Connections that were made so far.
+    /// Returns the number of connections made so far.
     #[must_use]
     pub fn opened(&self) -> usize {
         self.network.opened.load(Ordering::Relaxed)
@@ -264,7 +267,7 @@ async fn accept(
     is_listening: watch::Sender<bool>,
 ) {
     let mut rules = network.rules.subscribe();
-    // Dropped with this task, and all connections with it.
+    // Dropped with this task, which closes all connections.
     let mut connections = JoinSet::new();
     let mut listener = Some(listener);
     loop {
@@ -302,7 +305,7 @@ struct Wire {
 }
 
 impl Wire {
-    /// The client has said this.
+    /// Remembers the first bytes that the client sends.
     fn heard(&self, bytes: &[u8]) {
         let mut said = self.said.lock();
         if said.len() < REMEMBERED {
@@ -337,7 +340,7 @@ impl Wire {
     }
 }
 
-/// Counts a connection as long as it is open.
+/// Counts a connection while it is open.
 struct Open(Arc<Network>);
 
 impl Open {
@@ -363,7 +366,7 @@ async fn carry(mut client: TcpStream, network: Arc<Network>) {
     };
     wire.judge(&wire.network.rules.borrow());
     let connected = async {
-        // A client that connects while the server is away is none the wiser.
+        // A client that connects while the server is gone does not notice.
         if *wire.fault.borrow() == Fault::HalfOpen {
             return;
         }
@@ -371,7 +374,7 @@ async fn carry(mut client: TcpStream, network: Arc<Network>) {
         let Ok(mut server) = TcpStream::connect(target).await else {
             return;
         };
-        // Delays are this proxy's business alone.
+        // Nagle's algorithm would add delays of its own.
         let _ = (client.set_nodelay(true), server.set_nodelay(true));
         let (client_read, client_write) = client.split();
         let (server_read, server_write) = server.split();
@@ -393,10 +396,10 @@ async fn carry(mut client: TcpStream, network: Arc<Network>) {
     }
 }
 
-/// What was taken, and when. Nothing is the end.
+/// A chunk and the time of its arrival. An empty one is the end.
 struct Taken(Instant, Vec<u8>);
 
-/// Hands on in one direction until that is over.
+/// Forwards bytes in one direction until it ends.
 async fn pump(from: ReadHalf<'_>, to: WriteHalf<'_>, direction: Direction, wire: &Wire) {
     let (queue, arrivals) = mpsc::channel(CHUNKS_MAX);
     let take = async {
@@ -420,7 +423,7 @@ async fn take(
         let length = from.read(&mut buffer).await.unwrap_or(0);
         let bytes = buffer[..length].to_vec();
         if direction == Direction::ToServer {
-            // First, so that a fault aimed at what was just said applies to it.
+            // First, so that a fault aimed at this text applies to these bytes.
             wire.heard(&bytes);
         }
         let taken = Taken(Instant::now(), bytes);
@@ -480,7 +483,7 @@ async fn hand_on(
             }
         }
     }
-    // Nothing more will come, and nobody is to know.
+    // No more bytes arrive, and the peer must not notice the end.
     std::future::pending::<()>().await;
 }
 
@@ -491,7 +494,7 @@ mod tests {
     const SOON: Duration = Duration::from_secs(20);
     const A_MOMENT: Duration = Duration::from_millis(50);
 
-    /// A server that says everything twice, and tells how many connections it has lost.
+    /// A server that sends each byte twice, and counts the connections it has lost.
     struct Parrot {
         address: String,
         lost: watch::Receiver<usize>,
@@ -584,7 +587,7 @@ mod tests {
         assert!(start.elapsed() >= by * 2);
         client.hears("bb").await;
         assert!(start.elapsed() >= by * 5 / 2);
-        // One after the other would be four of them.
+        // Delays one after the other would add up to four of them.
         assert!(start.elapsed() < by * 7 / 2, "{:?}", start.elapsed());
     }
 
@@ -695,7 +698,7 @@ mod tests {
         let mut later = Client::of(&proxy).await;
         later.say("d").await;
         later.hears("dd").await;
-        // Of those that nobody answers, too.
+        // Connections that are never answered count, too.
         proxy.set(Fault::Cut).await;
         old.is_closed().await;
         new.is_closed().await;

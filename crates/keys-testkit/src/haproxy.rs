@@ -18,15 +18,15 @@ const HAPROXY: Program = Program {
     end: "TERM",
 };
 
-/// HAProxy, to be run.
+/// Starts HAProxy.
 #[derive(Debug)]
 pub struct HaProxy;
 
 impl HaProxy {
-    /// Starts one with the configuration that `config` gives for a free port of 127.0.0.1.
+    /// Starts HAProxy with the configuration that `config` returns for a free port of 127.0.0.1.
     ///
     /// # Panics
-    /// When it is not installed or does not start, saying what to do.
+    /// If it is not installed or does not start. The message says what to do.
     #[must_use]
     pub fn start(config: impl Fn(u16) -> String) -> Gateway {
         Gateway::start(&HAPROXY, None, |_, port| {
@@ -35,7 +35,7 @@ impl HaProxy {
     }
 }
 
-/// The installed one, if there is any.
+/// Returns the installed HAProxy, if there is one.
 #[must_use]
 pub fn find_installed() -> Option<Installed> {
     const ELSEWHERE: [&str; 3] = [

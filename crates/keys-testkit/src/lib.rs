@@ -1,21 +1,22 @@
-//! Fixtures for the tests of all crates. Not published, and never a normal dependency of a published crate.
+//! Fixtures for the tests of all crates. Not published, and never a normal dependency of a
+//! published crate.
 //!
 //! | Module | Holds |
 //! |---|---|
 //! | [`data`] | builders of test data with sane defaults |
-//! | [`clock`], [`rng`] | time and randomness that tests decide |
-//! | [`contract`] | what every [`KeyStore`](keys_service::KeyStore) is held to; see [`store_contract!`] |
+//! | [`clock`], [`rng`] | time and randomness that tests control |
+//! | [`contract`] | the contract of every [`KeyStore`](keys_service::KeyStore); see [`store_contract!`] |
 //! | [`fault_proxy`] | a network that fails on request |
 //! | [`gateway`] | throw-away gateways: [`nginx`], [`traefik`] and [`envoy`] |
 //! | [`haproxy`] | a throw-away HAProxy |
-//! | [`many`] | more keys than anybody would issue one by one |
+//! | [`many`] | large numbers of keys |
 //! | [`pgbouncer`] | a throw-away PgBouncer |
 //! | [`postgres`] | a throw-away PostgreSQL, a database per test |
 //! | [`redis`] | a throw-away Redis, which can be killed, stopped and flushed |
 //! | [`report`] | figures that proofs and benchmarks measure |
 //! | [`server`] | a running server, and requests to it |
 //! | [`wire`] | requests as bytes, for measuring |
-//! | [`process`] | processes that must not outlive whoever started them |
+//! | [`process`] | processes that must end with their parent |
 #![expect(
     clippy::missing_panics_doc,
     reason = "fixtures panic: that is how a test fails"

@@ -1,4 +1,4 @@
-//! More keys than anybody would issue one by one, for benchmarks: written into a database past the service.
+//! Large numbers of keys for benchmarks, written into a database without the service.
 
 use std::fmt::Write as _;
 
@@ -8,7 +8,7 @@ use crate::postgres::Database;
 use crate::rng;
 use crate::server::PEPPER;
 
-/// Keys that one account has.
+/// Number of keys of each account.
 pub const KEYS_PER_ACCOUNT: usize = 10;
 
 /// The plan of all accounts.
@@ -22,18 +22,18 @@ const NAME: &str = "Production Server";
 pub struct ManyKey {
     /// The whole key.
     pub secret: String,
-    /// What is stored of it, in hexadecimal.
+    /// The stored digest, in hexadecimal.
     digest: String,
 }
 
-/// The ring with the one pepper that the keys are kept under, as `p1`.
+/// Returns the ring with the only pepper of the keys, as `p1`.
 #[must_use]
 pub fn peppers() -> PepperRing {
     let pepper = Pepper::from_base64(PEPPER).expect("the pepper of tests is legal");
     PepperRing::new("p1".parse().expect("a legal id"), pepper)
 }
 
-/// So many keys, always the same.
+/// Returns `count` keys, always the same.
 #[must_use]
 pub fn keys(count: usize) -> Vec<ManyKey> {
     let (mut rng, peppers) = (rng::seeded(1), peppers());
@@ -56,14 +56,15 @@ fn hexadecimal(bytes: &[u8]) -> String {
     })
 }
 
-/// The identifier of the account with this number, as UUIDs are written. Accounts are numbered from 0.
+/// Returns the identifier of the account with this number, in the notation of UUIDs. Accounts are
+/// numbered from 0.
 #[must_use]
 pub fn account_id(number: usize) -> String {
     format!("0190a000-0000-7000-8000-{number:012x}")
 }
 
-/// Writes so many keys into a database that has the schema: `keys`, evenly among others that nobody has the secrets of.
-/// [`KEYS_PER_ACCOUNT`] of them each belong to one account.
+/// Writes `total` keys into a database that has the schema: `keys`, evenly spread among others
+/// whose secrets do not exist. Each account has [`KEYS_PER_ACCOUNT`] of them.
 pub fn fill_postgres(database: &Database, keys: &[ManyKey], total: usize) {
     /// An argument of a program has at most 128 KiB.
     const KEYS_PER_STATEMENT: usize = 1_000;
@@ -82,7 +83,7 @@ pub fn fill_postgres(database: &Database, keys: &[ManyKey], total: usize) {
     let id =
         |start: &str, number: &str| format!("('{start}' || lpad(to_hex({number}), 12, '0'))::uuid");
     let (account, key) = ("0190a000-0000-7000-8000-", "0190a000-0000-7000-9000-");
-    // `enable trigger all` does not say again which of them fire always, or for replicas only.
+    // `enable trigger all` does not restore which of them fire always, or for replicas only.
     sql("create unlogged table many_enabled as \
          select tgrelid::regclass as of, tgname as name, \
                 case tgenabled when 'A' then 'always' else 'replica' end as enabled \
@@ -110,7 +111,7 @@ pub fn fill_postgres(database: &Database, keys: &[ManyKey], total: usize) {
          end $$; \
          drop table many_enabled",
     );
-    // What the triggers would have counted.
+    // The counts that the triggers would have written.
     sql("insert into key_count (account_id, listed, unending) \
          select account_id, count(*), count(*) filter (where expires_at is null) \
          from api_key where kind = 2 and revoked_at is null group by account_id \
@@ -119,7 +120,7 @@ pub fn fill_postgres(database: &Database, keys: &[ManyKey], total: usize) {
     sql("checkpoint");
 }
 
-/// The statements that do the same in SQLite.
+/// Returns the statements that do the same in SQLite.
 #[must_use]
 pub fn fill_sqlite(keys: &[ManyKey], total: usize) -> String {
     let numbers = |count: usize| {
@@ -129,7 +130,7 @@ pub fn fill_sqlite(keys: &[ManyKey], total: usize) -> String {
     };
     let id = |start: &str, number: &str| format!("unhex('{start}' || printf('%012x', {number}))");
     let (account, key) = ("0190a000000070008000", "0190a000000070009000");
-    // What is read in the benchmarks is read without triggers.
+    // The benchmarks only read, so the triggers are not needed.
     let mut statements = format!(
         "begin; drop trigger api_key_no_replace; drop trigger if exists api_key_insert_noted; drop trigger if exists account_insert_noted;\n\
          create temporary table many (n integer primary key, digest blob);\n\

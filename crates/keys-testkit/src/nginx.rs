@@ -15,19 +15,20 @@ const NGINX: Program = Program {
         let [e, c, p] = ["-e", "-c", "-p"].map(Into::into);
         vec![e, "stderr".into(), c, config, p, folder.into()]
     },
-    // Killed, it would leave its workers behind.
+    // SIGKILL would leave its workers behind.
     end: "TERM",
 };
 
-/// nginx, to be run.
+/// Starts nginx.
 #[derive(Debug)]
 pub struct Nginx;
 
 impl Nginx {
-    /// Starts one with what `config` says for a free port of 127.0.0.1, to stand inside `http { .. }`.
+    /// Starts nginx with the configuration inside `http { .. }` that `config` returns for a free
+    /// port of 127.0.0.1.
     ///
     /// # Panics
-    /// When it is not installed or does not start, saying what to do.
+    /// If it is not installed or does not start. The message says what to do.
     #[must_use]
     pub fn start(config: impl Fn(u16) -> String) -> Gateway {
         Gateway::start(&NGINX, None, |folder, port| {
@@ -56,7 +57,8 @@ access_log off;
     )
 }
 
-/// The installed one, if there is any. Most systems keep it out of the way of users who are not root.
+/// Returns the installed nginx, if there is one. Most systems install it in folders that only the
+/// `PATH` of root contains.
 #[must_use]
 pub fn find_installed() -> Option<Installed> {
     const ELSEWHERE: [&str; 4] = [

@@ -11,20 +11,21 @@ const PGBOUNCER: Program = Program {
                      (`apt-get install pgbouncer`)",
     find: find_installed,
     arguments: |folder| vec![folder.join("pgbouncer.ini").into()],
-    // At once, with all connections.
+    // Ends at once, with all connections.
     end: "TERM",
 };
 
-/// PgBouncer, to be run.
+/// Starts PgBouncer.
 #[derive(Debug)]
 pub struct PgBouncer;
 
 impl PgBouncer {
-    /// Starts one in front of the PostgreSQL at `HOST:PORT`, on a free port of 127.0.0.1. `settings` are lines of its section
-    /// `[pgbouncer]`, such as `pool_mode = session`. Every client is let in as the superuser `postgres`.
+    /// Starts PgBouncer in front of the PostgreSQL at `HOST:PORT`, on a free port of 127.0.0.1.
+    /// `settings` are lines of its section `[pgbouncer]`, such as `pool_mode = session`. Every
+    /// client is accepted as the superuser `postgres`.
     ///
     /// # Panics
-    /// When it is not installed or does not start, saying what to do.
+    /// If it is not installed or does not start. The message says what to do.
     #[must_use]
     pub fn start(target: &str, settings: &str) -> Gateway {
         let (host, port) = target.rsplit_once(':').expect("HOST:PORT");
@@ -49,7 +50,7 @@ impl PgBouncer {
     }
 }
 
-/// The installed one, if there is any.
+/// Returns the installed PgBouncer, if there is one.
 #[must_use]
 pub fn find_installed() -> Option<Installed> {
     const ELSEWHERE: [&str; 3] = [

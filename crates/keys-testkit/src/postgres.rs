@@ -1,10 +1,11 @@
 //! A throw-away PostgreSQL.
 //!
-//! The cluster named by `KEYS_TEST_POSTGRES_URL` is used if there is one, as `cargo xtask test` sets it; otherwise
-//! each process starts one of its own when it first needs it. Each test makes itself a [`Database`] in it.
+//! If `KEYS_TEST_POSTGRES_URL` names a cluster, as `cargo xtask test` does, it is used. Otherwise
+//! each process starts one of its own at the first use. Each test creates a [`Database`] in it.
 //!
-//! A cluster lives in a temporary folder, listens on a free port of 127.0.0.1 and ends with the process that started
-//! it, even if that is killed: a small supervisor waits for the end of a pipe that only that process holds.
+//! A cluster has a temporary folder and a free port of 127.0.0.1, and ends with the process that
+//! started it, even if that is killed: a small supervisor waits for the end of a pipe that only
+//! that process holds.
 
 use std::ffi::OsStr;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
@@ -22,13 +23,13 @@ use crate::process::signal;
 /// The environment variable that names a cluster to use, as a superuser: `postgres://postgres@127.0.0.1:5432`.
 pub const URL_VARIABLE: &str = "KEYS_TEST_POSTGRES_URL";
 
-/// The oldest major version that is used: the first with `drop database .. with (force)` and `xid8`.
+/// The oldest supported major version: the first with `drop database .. with (force)` and `xid8`.
 pub const VERSION_MIN: u32 = 13;
 
 const HOW_TO_INSTALL: &str = "the PostgreSQL server, version 13 or later, is not installed: run `cargo xtask test`, \
                               which installs it, or install it yourself (`apt-get install postgresql`)";
 
-/// A database of its own for one test. Dropped with this value.
+/// A database for one test. It is dropped with this value.
 #[derive(Debug)]
 pub struct Database {
     cluster_url: String,
@@ -36,10 +37,10 @@ pub struct Database {
 }
 
 impl Database {
-    /// Makes an empty database.
+    /// Creates an empty database.
     ///
     /// # Panics
-    /// When there is no PostgreSQL and none can be started, saying what to do.
+    /// If there is no PostgreSQL and none can be started. The message says what to do.
     pub async fn create() -> Self {
         let created = tokio::task::spawn_blocking(Self::create_blocking).await;
         match created {
@@ -48,17 +49,18 @@ impl Database {
         }
     }
 
-    /// Makes an empty database, outside of any runtime.
+    /// Creates an empty database, outside of any runtime.
     ///
     /// # Panics
-    /// When there is no PostgreSQL and none can be started, saying what to do.
+    /// If there is no PostgreSQL and none can be started. The message says what to do.
     #[must_use]
     pub fn create_blocking() -> Self {
         let cluster_url = cluster_url();
-        // Other processes, and other machines, may use the same cluster. This is how std draws a random number.
+        // Other processes, and other machines, may use the same cluster. `RandomState` is the
+        // random number generator of std.
         let random = RandomState::new().build_hasher().finish();
         let name = format!("keys_test_{random:016x}");
-        // Nobody may be connected to a template while it is copied, and nobody can connect to `template0`.
+        // A template must have no connections while it is copied, and `template0` accepts none.
         psql(
             &url(&cluster_url, "postgres"),
             &format!("create database {name} template template0"),
@@ -66,22 +68,22 @@ impl Database {
         Self { cluster_url, name }
     }
 
-    /// Where to connect: `postgres://postgres@127.0.0.1:PORT/NAME`.
+    /// Returns `postgres://postgres@127.0.0.1:PORT/NAME`.
     #[must_use]
     pub fn url(&self) -> String {
         url(&self.cluster_url, &self.name)
     }
 
-    /// Runs SQL as a person at `psql` would, and returns what it prints: rows as lines, columns parted by `|`.
+    /// Runs SQL with `psql`, and returns its output: rows as lines, columns separated by `|`.
     ///
     /// # Panics
-    /// When the statement fails, with what the server said.
+    /// If the statement fails, with the error of the server.
     #[must_use]
     pub fn sql(&self, statement: &str) -> String {
         psql(&self.url(), statement)
     }
 
-    /// Everything in the database as text, schema and data.
+    /// Returns the whole database as text, schema and data.
     #[must_use]
     pub fn dump(&self) -> String {
         run(Command::new(tool("pg_dump"))
@@ -92,17 +94,17 @@ impl Database {
 
 impl Drop for Database {
     fn drop(&mut self) {
-        // Best effort, and no panic while panicking: the whole cluster goes away later anyhow.
+        // Best effort, and no panic while panicking: the whole cluster is removed later anyway.
         let statement = format!("drop database if exists {} with (force)", self.name);
         let _ = psql_command(&url(&self.cluster_url, "postgres"), &statement).output();
     }
 }
 
-/// A running cluster, which ends with this value or with the process.
+/// A running cluster. It ends with this value or with the process.
 #[derive(Debug)]
 pub struct Cluster {
     supervisor: Child,
-    /// What the supervisor says.
+    /// Output of the supervisor.
     said: BufReader<ChildStdout>,
     port: u16,
     url: String,
@@ -113,7 +115,7 @@ impl Cluster {
     /// Starts a cluster.
     ///
     /// # Errors
-    /// When the server is not installed or does not start, with its log.
+    /// If the server is not installed or does not start, with its log.
     pub fn start() -> Result<Self, String> {
         start_cluster("", None)
     }
@@ -126,12 +128,14 @@ impl Cluster {
         start_cluster(settings, None)
     }
 
-    /// Starts a streaming replica of this cluster, which replicates asynchronously until the primary is told otherwise.
+    /// Starts a streaming replica of this cluster. Replication is asynchronous until
+    /// [`replicate_synchronously`](Self::replicate_synchronously).
     ///
     /// # Errors
-    /// When it cannot be copied or does not start, with its log.
+    /// If the cluster cannot be copied or the replica does not start, with its log.
     pub fn standby(&self) -> Result<Self, String> {
-        // On the command line, because the copy has the settings of the primary, also after its promotion.
+        // On the command line, because the copy has the settings of the primary, also after its
+        // promotion.
         let settings = "-c cluster_name=standby -c synchronous_standby_names=''";
         start_cluster(settings, Some(self.port))
     }
@@ -142,16 +146,17 @@ impl Cluster {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// Where a database of it is: `postgres://postgres@127.0.0.1:PORT/NAME`.
+    /// Returns the URL of one of its databases: `postgres://postgres@127.0.0.1:PORT/NAME`.
     #[must_use]
     pub fn database_url(&self, database: &str) -> String {
         url(&self.url, database)
     }
 
-    /// Runs SQL in one of its databases and returns what `psql` prints: rows as lines, columns separated by `|`.
+    /// Runs SQL in one of its databases and returns the output of `psql`: rows as lines, columns
+    /// separated by `|`.
     ///
     /// # Panics
-    /// When the statement fails, with what the server said.
+    /// If the statement fails, with the error of the server.
     #[expect(clippy::must_use_candidate, reason = "most statements print nothing")]
     pub fn sql(&self, database: &str, statement: &str) -> String {
         psql(&self.database_url(database), statement)
@@ -160,7 +165,7 @@ impl Cluster {
     /// Makes each commit wait for a replica.
     ///
     /// # Panics
-    /// When no replica streams within ten seconds.
+    /// If no replica streams within ten seconds.
     pub fn replicate_synchronously(&self) {
         self.sql(
             "postgres",
@@ -174,10 +179,10 @@ impl Cluster {
         );
     }
 
-    /// Cuts this replica off from its primary: what the primary commits from now on does not arrive.
+    /// Cuts this replica off from its primary: later commits of the primary do not arrive.
     ///
     /// # Panics
-    /// When it goes on streaming for ten seconds.
+    /// If it still streams after ten seconds.
     pub fn detach(&self) {
         // Port 1 refuses connections.
         let statement = "alter system set primary_conninfo = 'host=127.0.0.1 port=1'";
@@ -193,13 +198,13 @@ impl Cluster {
     /// Makes this replica a primary. Returns when it accepts writes.
     ///
     /// # Panics
-    /// When it is not promoted within a minute.
+    /// If it is not promoted within a minute.
     pub fn promote(&self) {
         let promoted = self.sql("postgres", "select pg_promote(true, 60)");
         assert_eq!(promoted, "t\n", "the replica is promoted");
     }
 
-    /// Whether a query gives this answer within ten seconds.
+    /// Returns whether a query gives this answer within ten seconds.
     fn comes_true(&self, query: &str, answer: &str) -> bool {
         const TRIES: usize = 200;
         (0..TRIES).any(|_| {
@@ -208,18 +213,18 @@ impl Cluster {
         })
     }
 
-    /// Kills the postmaster and all its children (SIGKILL), as the out-of-memory killer or the loss of a machine would.
-    /// Returns when none of them is left.
+    /// Kills the postmaster and all its children (SIGKILL), as the out-of-memory killer or the loss
+    /// of a machine would. Returns when none of them is left.
     ///
     /// # Panics
-    /// When it is not running, or a process is still there after ten seconds.
+    /// If it is not running, or a process still exists after ten seconds.
     pub fn crash(&self) {
         const TRIES: usize = 500;
         let file = self.folder.join("data/postmaster.pid");
         let text = std::fs::read_to_string(&file).expect("the server is running");
         let postmaster = text.lines().next().and_then(|line| line.parse().ok());
         let postmaster: u32 = postmaster.expect("the first line is a process number");
-        // The postmaster first: it would start others in place of its children.
+        // The postmaster first, because it would restart its children.
         let family: Vec<u32> = [postmaster]
             .into_iter()
             .chain(children(postmaster))
@@ -234,14 +239,15 @@ impl Cluster {
                 .all(|process| parent_of_running(*process).is_none())
         });
         assert!(is_over, "the server is killed");
-        // Where nothing collects ended processes, as in some containers, the next start would take the postmaster for alive.
+        // If ended processes are not reaped, as in some containers, the next start would believe
+        // that the postmaster is running.
         std::fs::remove_file(file).expect("the server is over");
     }
 
     /// Starts the server again after [`crash`](Self::crash), on the same port and data.
     ///
     /// # Panics
-    /// When it does not start.
+    /// If it does not start.
     pub fn start_again(&mut self) {
         let pipe = self.supervisor.stdin.as_mut().expect("open until dropped");
         pipe.write_all(b"start\n").expect("the supervisor listens");
@@ -253,10 +259,10 @@ impl Cluster {
         assert_eq!(said, "ready\n", "the server starts again: {}", log());
     }
 
-    /// Copies a database into another cluster by `pg_dump | psql`, as operators move one.
+    /// Copies a database into another cluster by `pg_dump | psql`, as operators do.
     ///
     /// # Panics
-    /// When one of the programs fails, with what it said.
+    /// If one of the programs fails, with its error.
     pub fn dump_into(&self, other: &Self, database: &str) {
         let dump = run(Command::new(tool("pg_dump"))
             .arg("--dbname")
@@ -275,13 +281,13 @@ impl Cluster {
         assert!(status.success(), "the dump is restored: {status}");
     }
 
-    /// Where to connect as a superuser, without a database: `postgres://postgres@127.0.0.1:PORT`.
+    /// Returns the URL of a superuser, without a database: `postgres://postgres@127.0.0.1:PORT`.
     #[must_use]
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// Where its data and its log, `server.log`, are.
+    /// Returns the folder with its data and its log, `server.log`.
     #[must_use]
     pub fn folder(&self) -> &Path {
         &self.folder
@@ -295,9 +301,10 @@ impl Drop for Cluster {
     }
 }
 
-/// The cluster of this process, started when first needed.
+/// Returns the cluster of this process, started at the first use.
 fn cluster_url() -> String {
-    // Statics are never dropped: the pipe closes when the process ends, which is what the supervisor waits for.
+    // Statics are never dropped. The pipe closes when the process ends, and the supervisor waits
+    // for that.
     static OWN: OnceLock<Result<Cluster, String>> = OnceLock::new();
     if let Ok(url) = std::env::var(URL_VARIABLE) {
         return url;
@@ -312,7 +319,7 @@ fn url(cluster_url: &str, database: &str) -> String {
     format!("{}/{database}", cluster_url.trim_end_matches('/'))
 }
 
-/// The processes that this one has started and that still run.
+/// Returns the children of a process that are still running.
 fn children(parent: u32) -> Vec<u32> {
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     let processes = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
@@ -321,10 +328,10 @@ fn children(parent: u32) -> Vec<u32> {
         .collect()
 }
 
-/// The parent of a process; `None` if the process has ended.
+/// Returns the parent of a process. `None` if the process has ended.
 fn parent_of_running(process: u32) -> Option<u32> {
     let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-    // `PID (NAME) STATE PARENT ..`, where the name may hold anything.
+    // `PID (NAME) STATE PARENT ..`, where the name may contain any character.
     let mut words = stat.rsplit_once(')')?.1.split_whitespace();
     let state = words.next()?;
     let parent = words.next()?.parse().ok()?;
@@ -383,7 +390,7 @@ fn start_supervisor(
     let mut supervisor = command
         .spawn()
         .map_err(|error| format!("no shell can be started: {error}"))?;
-    // From here on it is the supervisor that removes the folder.
+    // From now on the supervisor removes the folder.
     let folder = folder.keep();
 
     let stdout = supervisor.stdout.take().ok_or("standard output is piped")?;
@@ -414,7 +421,7 @@ fn free_port() -> Result<u16, String> {
         .map_err(|error| format!("there is no free port: {error}"))
 }
 
-/// Whom the server runs as when tests run as root, since it refuses to run as root.
+/// The user of the server if tests run as root, because the server refuses to run as root.
 struct User {
     name: &'static str,
     uid: u32,
@@ -422,7 +429,7 @@ struct User {
     switch: Switch,
 }
 
-/// The commands that change the user, none of which every system has.
+/// The commands that change the user. No system is sure to have all of them.
 #[derive(Clone, Copy)]
 enum Switch {
     Setpriv,
@@ -431,7 +438,7 @@ enum Switch {
 }
 
 impl User {
-    /// A shell run as this user.
+    /// Returns a shell that runs as this user.
     fn command(&self) -> Command {
         let mut command;
         match self.switch {
@@ -473,7 +480,7 @@ impl User {
     }
 }
 
-/// `None` where the process is not root and needs no other user.
+/// Returns `None` if the process is not root and needs no other user.
 fn unprivileged_user() -> Result<Option<User>, String> {
     if number_of(&["-u"])? != 0 {
         return Ok(None);
@@ -501,7 +508,7 @@ fn unprivileged_user() -> Result<Option<User>, String> {
     )
 }
 
-/// A user or group number, as `id` says it.
+/// Parses a user or group number from the output of `id`.
 fn number_of(arguments: &[&str]) -> Result<u32, String> {
     let output = Command::new("id")
         .args(arguments)
@@ -513,10 +520,10 @@ fn number_of(arguments: &[&str]) -> Result<u32, String> {
         .map_err(|_| format!("`id {}` gives no number", arguments.join(" ")))
 }
 
-/// The server's programs.
+/// The programs of the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Binaries {
-    /// The folder they are in.
+    /// Their folder.
     pub folder: PathBuf,
     /// Their major version.
     pub version: u32,
@@ -541,7 +548,7 @@ pub fn find_binaries() -> Option<Binaries> {
     }))
 }
 
-/// As [`find_binaries`], if the client programs that tests need are here too.
+/// Like [`find_binaries`], but only if the client programs that tests need exist too.
 #[must_use]
 pub fn find_installed() -> Option<Binaries> {
     let runs = |name: &str| Command::new(tool(name)).arg("--version").output().is_ok();
@@ -551,7 +558,7 @@ pub fn find_installed() -> Option<Binaries> {
 fn newest(found: impl Iterator<Item = Binaries>) -> Option<Binaries> {
     found
         .filter(|binaries| binaries.version >= VERSION_MIN)
-        // The first of equals: `PATH` goes before the places that packages use.
+        // The first of equals, because `PATH` has priority over the folders of packages.
         .reduce(|best, next| {
             if next.version > best.version {
                 next
@@ -590,7 +597,7 @@ fn candidate_folders() -> Vec<PathBuf> {
     folders
 }
 
-/// The folders that match a pattern with at most one `*`.
+/// Returns the folders that match a pattern with at most one `*`.
 fn expand(pattern: &str) -> Vec<PathBuf> {
     let Some((before, after)) = pattern.split_once('*') else {
         return vec![pattern.into()];
@@ -612,7 +619,7 @@ fn is_executable(path: &Path) -> bool {
         .is_ok_and(|data| data.is_file() && data.permissions().mode() & ANY_EXECUTE != 0)
 }
 
-/// A client program: the one that belongs to the server, or whatever `PATH` has.
+/// Returns a client program: the one of the server's installation, or else the one in `PATH`.
 #[must_use]
 pub fn tool(name: &str) -> PathBuf {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
@@ -626,10 +633,11 @@ pub fn tool(name: &str) -> PathBuf {
         .unwrap_or_else(|| name.into())
 }
 
-/// Runs SQL in the database at a URL and returns what `psql` prints: rows as lines, columns separated by `|`.
+/// Runs SQL in the database at a URL and returns the output of `psql`: rows as lines, columns
+/// separated by `|`.
 ///
 /// # Panics
-/// When the statement fails, with what the server said.
+/// If the statement fails, with the error of the server.
 #[expect(clippy::must_use_candidate, reason = "most statements print nothing")]
 pub fn psql(url: &str, statement: &str) -> String {
     run(&mut psql_command(url, statement))

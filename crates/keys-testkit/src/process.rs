@@ -1,13 +1,13 @@
-//! Processes that must not outlive whoever started them.
+//! Processes that must end with their parent.
 
 use std::io::Write as _;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
 
-/// Ends a process, or a group of processes, when this process ends in whatever way, even if it is killed.
+/// Ends a process, or a group of processes, when this process ends, even if it is killed.
 ///
-/// A small shell waits for the end of a pipe that only this process holds. The target is asked to end (SIGTERM), and
-/// made to (SIGKILL) five seconds later. Dropping the watch does the same, and does not wait.
+/// A small shell waits for the end of a pipe that only this process holds. It sends SIGTERM to the
+/// target, and SIGKILL five seconds later. Dropping the watch does the same, and does not wait.
 #[derive(Debug)]
 #[must_use = "the watch ends when it is dropped, and ends the target"]
 pub struct Watch(Child);
@@ -16,7 +16,7 @@ impl Watch {
     /// Watches over one process.
     ///
     /// # Errors
-    /// When no shell can be started.
+    /// If no shell can be started.
     pub fn over_process(id: u32) -> std::io::Result<Self> {
         Self::over(&id.to_string())
     }
@@ -24,7 +24,7 @@ impl Watch {
     /// Watches over all processes of a group.
     ///
     /// # Errors
-    /// When no shell can be started.
+    /// If no shell can be started.
     pub fn over_group(id: u32) -> std::io::Result<Self> {
         Self::over(&format!("-{id}"))
     }
@@ -48,13 +48,14 @@ impl Watch {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .current_dir("/")
-            // Whoever ends this process's group must not end the watch with it.
+            // A signal to the group of this process must not end the watch too.
             .process_group(0)
             .spawn()
             .map(Self)
     }
 
-    /// Ends the watch and leaves the target alone. For when the target has ended and its number may be another's.
+    /// Ends the watch and leaves the target alone. Call it when the target has ended, because its
+    /// number may be reused.
     pub fn disarm(mut self) {
         if let Some(mut stdin) = self.0.stdin.take() {
             let _ = stdin.write_all(b"done\n");
@@ -65,7 +66,7 @@ impl Watch {
 
 /// Sends a signal, such as `TERM`, to a process.
 pub fn signal(name: &str, id: u32) {
-    // The shell has `kill` built in, also where there is no such program.
+    // The shell has `kill` built in, also on systems without such a program.
     let _ = Command::new("sh")
         .args([
             "-c",

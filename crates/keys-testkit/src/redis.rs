@@ -1,8 +1,8 @@
-//! A throw-away Redis, or Valkey, which speaks the same.
+//! A throw-away Redis, or Valkey, which has the same protocol.
 //!
-//! Each [`Redis`] is a server of its own on a free port of 127.0.0.1, with nothing on disk. It starts in a few
-//! hundredths of a second, can be killed, stopped and flushed, and ends with the process that started it, even if
-//! that is killed.
+//! Each [`Redis`] is a server of its own on a free port of 127.0.0.1, without files on disk. It
+//! starts in a few hundredths of a second, can be killed, stopped and flushed, and ends with the
+//! process that started it, even if that is killed.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -15,7 +15,7 @@ use crate::process::{Watch, signal};
 const HOW_TO_INSTALL: &str = "the Redis server is not installed: run `cargo xtask test`, which installs it, or install \
                               it yourself (`apt-get install redis-server`)";
 
-/// A running server, which ends with this value or with the process.
+/// A running server. It ends with this value or with the process.
 #[derive(Debug)]
 pub struct Redis {
     binary: PathBuf,
@@ -35,7 +35,7 @@ impl Redis {
     /// Starts a server.
     ///
     /// # Panics
-    /// When it is not installed or does not start, saying what to do.
+    /// If it is not installed or does not start. The message says what to do.
     #[must_use]
     pub fn start() -> Self {
         Self::start_with(&[])
@@ -44,7 +44,7 @@ impl Redis {
     /// Starts a server with more arguments, such as `--requirepass` and a password.
     ///
     /// # Panics
-    /// When it is not installed or does not start, saying what to do.
+    /// If it is not installed or does not start. The message says what to do.
     #[must_use]
     pub fn start_with(arguments: &[&str]) -> Self {
         const ATTEMPTS: usize = 3;
@@ -61,10 +61,10 @@ impl Redis {
         );
     }
 
-    /// Chooses a port and starts nothing on it yet; [`bring_up`](Self::bring_up) does.
+    /// Chooses a port without starting a server; [`bring_up`](Self::bring_up) starts it.
     ///
     /// # Panics
-    /// When the server is not installed, saying what to do.
+    /// If the server is not installed. The message says what to do.
     #[must_use]
     pub fn stopped() -> Self {
         Self::stopped_with(&[])
@@ -89,13 +89,13 @@ impl Redis {
         }
     }
 
-    /// Where to connect: `redis://127.0.0.1:PORT`.
+    /// Returns `redis://127.0.0.1:PORT`.
     #[must_use]
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    /// The port it listens on.
+    /// Returns the port it listens on.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port
@@ -104,7 +104,7 @@ impl Redis {
     /// Starts it, empty, on the same port as before.
     ///
     /// # Panics
-    /// When it runs already or does not start.
+    /// If it is running already or does not start.
     pub fn bring_up(&mut self) {
         assert!(self.running.is_none(), "Redis runs already");
         assert!(self.try_bring_up(), "Redis does not start: {}", self.said());
@@ -117,7 +117,8 @@ impl Redis {
         let watch = Watch::over_process(process.id()).expect("a shell can be started");
         let mut waited = Duration::ZERO;
         while waited < AT_MOST {
-            // Its own word, and not just any listener's: a server with a password answers that one is needed.
+            // The answer must come from Redis and not from another listener. A server with a
+            // password answers that one is needed.
             let answers = self.try_command("PING").is_some();
             if process.try_wait().expect("a child can be asked").is_some() {
                 break;
@@ -138,25 +139,27 @@ impl Redis {
     /// Kills it, as a machine that loses its power does.
     ///
     /// # Panics
-    /// When it does not run.
+    /// If it is not running.
     pub fn kill(&mut self) {
         assert!(self.end(), "Redis does not run");
     }
 
-    /// Stops it as a debugger does: its connections stay open and nothing is answered. See [`resume`](Self::resume).
+    /// Stops it as a debugger does: its connections stay open and nothing is answered. See
+    /// [`resume`](Self::resume).
     pub fn pause(&self) {
         signal("STOP", self.id());
     }
 
-    /// Lets it go on after [`pause`](Self::pause).
+    /// Continues after [`pause`](Self::pause).
     pub fn resume(&self) {
         signal("CONT", self.id());
     }
 
-    /// Runs one command, words parted by single spaces, and returns the first line of the answer, such as `+PONG`.
+    /// Runs one command, words separated by single spaces, and returns the first line of the
+    /// answer, such as `+PONG`.
     ///
     /// # Panics
-    /// When there is no answer.
+    /// If there is no answer.
     #[expect(
         clippy::must_use_candidate,
         reason = "most commands are for what they do"
@@ -169,7 +172,8 @@ impl Redis {
         const TIMEOUT: Duration = Duration::from_secs(10);
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
         stream.set_read_timeout(Some(TIMEOUT)).ok()?;
-        // Inline commands need no client, and so no `redis-cli`, which some systems have in another package.
+        // Inline commands need no client, and so no `redis-cli`, which is a separate package on
+        // some systems.
         stream.write_all(format!("{words}\r\n").as_bytes()).ok()?;
         let mut answer = String::new();
         BufReader::new(stream).read_line(&mut answer).ok()?;
@@ -196,7 +200,7 @@ impl Redis {
             .unwrap_or_else(|error| panic!("{error}; {HOW_TO_INSTALL}"))
     }
 
-    /// What the server says when it does not start.
+    /// Returns the output of a server that does not start.
     fn said(&self) -> String {
         let mut process = self.spawn(Stdio::piped());
         std::thread::sleep(Duration::from_secs(1));
@@ -227,12 +231,12 @@ impl Drop for Redis {
     }
 }
 
-/// The server's program.
+/// The program of the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Installed {
-    /// Where it is.
+    /// Its path.
     pub binary: PathBuf,
-    /// What it calls itself.
+    /// Its name and version.
     pub version: String,
 }
 
@@ -242,7 +246,7 @@ pub fn find_installed() -> Option<Installed> {
     let mut folders: Vec<PathBuf> = std::env::var_os("PATH")
         .map(|path| std::env::split_paths(&path).collect())
         .unwrap_or_default();
-    // Where packages put it, though not every user's `PATH` names them.
+    // Folders of packages that are not in the `PATH` of every user.
     folders.extend(["/usr/bin", "/usr/sbin", "/usr/local/bin"].map(PathBuf::from));
     let candidates = ["redis-server", "valkey-server"]
         .iter()

@@ -1,34 +1,36 @@
-//! Figures that a proof or a benchmark measured, printed so that `cargo xtask prove` and `cargo xtask bench` can gather them
-//! into a document.
+//! Figures that a proof or a benchmark measured, printed so that `cargo xtask prove` and
+//! `cargo xtask bench` can collect them into a document.
 
 use std::fmt::Display;
 
-/// Asks proofs for their full size, as `cargo xtask prove` does; without it they run for some seconds.
+/// The variable that makes proofs run in full, as `cargo xtask prove` sets it. Without it they run
+/// for some seconds.
 pub const FULL_VARIABLE: &str = "KEYS_TEST_FULL";
 
-/// What a line with a figure begins with.
+/// Start of a line with a figure.
 pub const MARK: &str = "figure";
 
-/// Whether proofs are asked for their full size.
+/// Returns whether proofs should run in full.
 #[must_use]
 pub fn is_full() -> bool {
     std::env::var_os(FULL_VARIABLE).is_some_and(|value| !value.is_empty())
 }
 
-/// Prints one figure: what was measured, what came out, what it should be, and whether it is.
+/// Prints one figure: its name, the measured value, the requirement, and whether it is held.
 ///
-/// The line is `figure`, the name, the measurement, the requirement, and `held` or `missed`, with tabs in between.
+/// The line is `figure`, the name, the value, the requirement, and `held` or `missed`, separated by
+/// tabs.
 pub fn figure(what: &str, measured: impl Display, required: impl Display, held: bool) {
     let held = if held { "held" } else { "missed" };
     println!("{MARK}\t{what}\t{measured}\t{required}\t{held}");
 }
 
-/// Prints one figure of which nothing is required.
+/// Prints one figure without a requirement.
 pub fn information(what: &str, measured: impl Display) {
     println!("{MARK}\t{what}\t{measured}\t\t");
 }
 
-/// Prints a ratio that may be `at_most` so large.
+/// Prints a ratio that must be `at_most` this large.
 pub fn ratio_at_most(what: &str, measured: f64, at_most: f64) {
     figure(
         what,
@@ -38,7 +40,7 @@ pub fn ratio_at_most(what: &str, measured: f64, at_most: f64) {
     );
 }
 
-/// Prints a ratio that is to be `at_least` so large.
+/// Prints a ratio that must be `at_least` this large.
 pub fn ratio_at_least(what: &str, measured: f64, at_least: f64) {
     figure(
         what,

