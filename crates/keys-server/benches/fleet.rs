@@ -1,6 +1,7 @@
-//! What many instances cost the database, and how quickly they hear of a revocation: real servers on one throw-away PostgreSQL.
+//! Cost of many instances for the database, and the time until they apply a revocation: real
+//! servers on one throw-away PostgreSQL.
 //!
-//! `KEYS_BENCH_INSTANCES` sets how many there are, 48 unless it says otherwise. Ends by itself after about six minutes.
+//! `KEYS_BENCH_INSTANCES` sets their number, 48 by default. Ends by itself after about six minutes.
 
 #![expect(
     clippy::cast_precision_loss,
@@ -19,16 +20,16 @@ use keys_testkit::server::Server;
 
 use support::{Client, at_rate, cpu_seconds, field, millis, percentile};
 
-/// Changes a second that are asked for.
+/// Requested changes a second.
 const RATE: u32 = 200;
 const LASTING: Duration = Duration::from_secs(10);
-/// Clients that share the rate, so that one slow answer makes no other late.
+/// Clients that share the rate, so that a slow answer does not delay the others.
 const CLIENTS: usize = 16;
-/// Connections that an instance may have, beside that of its feed.
+/// Maximum connections of an instance, beside that of its feed.
 const CONNECTIONS: u32 = 4;
 /// Accounts that the changes are spread over.
 const ACCOUNTS: usize = 32;
-/// Rows of the log while a transaction from before them is open.
+/// Rows of the log that are newer than an open transaction.
 const OLD_ROWS: usize = 6_000_000;
 const OLD_ROWS_AT_ONCE: usize = 500_000;
 
@@ -58,7 +59,7 @@ struct Fleet {
     cluster: Cluster,
 }
 
-/// What the feeds have done so far.
+/// Work of the feeds so far.
 #[derive(Clone, Copy)]
 struct Feeds {
     at: Instant,
@@ -67,11 +68,11 @@ struct Feeds {
     poll_millis: f64,
 }
 
-/// The same between two moments.
+/// Work of the feeds between two times.
 struct Cost {
     processors: f64,
     polls_a_second: f64,
-    /// Processor time of the feeds' backends for each poll: whatever else they do counts as well.
+    /// Processor time of the feeds' backends for each poll. It includes all their other work.
     cpu_millis_a_poll: f64,
     millis_a_poll: f64,
 }
@@ -97,7 +98,7 @@ impl Fleet {
         let numbers: Vec<_> = (1..instances).collect();
         for numbers in numbers.chunks(AT_ONCE) {
             let started = numbers.iter().map(|number| start(*number));
-            // All of them at once, on this one thread.
+            // All of them concurrently, on this one thread.
             let started = runtime.block_on(async {
                 let mut started: Vec<_> = started.map(Box::pin).collect();
                 let mut done = Vec::new();
@@ -171,7 +172,7 @@ impl Fleet {
         }
     }
 
-    /// Backends of each instance, the feed's among them.
+    /// Backends of each instance, the feed's included.
     fn connections(&self, of: &str) -> f64 {
         let count = self.sql(&format!(
             "select count(*) from pg_stat_activity where datname = 'keys' and application_name like '{of}%'"
@@ -179,9 +180,9 @@ impl Fleet {
         count.parse().expect("a number")
     }
 
-    /// Nothing is asked of anyone.
+    /// Measures instances without requests.
     fn idle(&self) {
-        /// Idle connections are given back some time after they were last used.
+        /// Idle connections are closed some time after their last use.
         const GIVEN_BACK_WITHIN: Duration = Duration::from_secs(90);
         let instances = f64::from(u32::try_from(self.servers.len()).expect("few"));
         let start = Instant::now();
@@ -242,9 +243,10 @@ impl Fleet {
         );
     }
 
-    /// Keys are revoked through so many instances, and some of them asked about at another one until it refuses them.
+    /// Revokes keys through some instances, and sends some of the keys to another instance until it
+    /// refuses them.
     fn revokes(&self, through: &str, count: usize) {
-        /// Every so many revocations of a client are watched.
+        /// Of this many revocations of a client, one is watched.
         const WATCHED: usize = 10;
         let per_client = usize::try_from(RATE).expect("few") * 10 / CLIENTS + 1;
         let made: Vec<Vec<(usize, String, String)>> = self.make(per_client);
@@ -327,7 +329,8 @@ impl Fleet {
         );
     }
 
-    /// Makes so many keys for each client: the place of the owner, identifier and secret of each.
+    /// Creates keys for each client. Returns the position of the owner, the identifier and the
+    /// secret of each.
     fn make(&self, per_client: usize) -> Vec<Vec<(usize, String, String)>> {
         let made = Mutex::new(Vec::new());
         std::thread::scope(|scope| {
@@ -348,7 +351,7 @@ impl Fleet {
         made.into_inner().expect("no panic")
     }
 
-    /// One instance with more clients than it may have connections.
+    /// Measures one instance with more clients than it may have connections.
     fn under_load(&self) {
         let most = Mutex::new(0.0_f64);
         std::thread::scope(|scope| {
@@ -379,7 +382,8 @@ impl Fleet {
         );
     }
 
-    /// Polls of one instance, with millions of rows since the beginning of a transaction that is open.
+    /// Measures polls of one instance, with millions of rows since the beginning of an open
+    /// transaction.
     fn old_transaction(&self) {
         let open = Open::start(&self.cluster);
         for _ in 0..OLD_ROWS / OLD_ROWS_AT_ONCE {
@@ -388,7 +392,7 @@ impl Fleet {
             ));
         }
         self.sql("analyze key_change");
-        // All of them have been applied.
+        // Long enough to apply all of them.
         std::thread::sleep(Duration::from_secs(5));
         let mut client = Client::new(&self.servers[0].url(""));
         let before = self.feeds();
@@ -422,7 +426,7 @@ fn show_information(what: &str, cost: &Cost) {
     );
 }
 
-/// Makes a key: its identifier and secret.
+/// Creates a key. Returns its identifier and secret.
 fn create(client: &mut Client, owner: &str) -> (String, String) {
     let answer = client.call("POST", "/api/api-keys", owner, Some(r#"{"name":"fleet"}"#));
     let answer = answer.expect("the server answers");
@@ -430,7 +434,7 @@ fn create(client: &mut Client, owner: &str) -> (String, String) {
     (field(&answer.body, "id"), field(&answer.body, "key"))
 }
 
-/// Asked by an operator: refusals count against no client address.
+/// Asked with an operator key, because refusals then count against no client address.
 fn is_accepted(client: &mut Client, operator: &str, secret: &str) -> bool {
     let question = format!(r#"{{"key":"{secret}"}}"#);
     let answer = client.call("POST", "/v1/keys/verify", operator, Some(&question));
@@ -439,7 +443,7 @@ fn is_accepted(client: &mut Client, operator: &str, secret: &str) -> bool {
     answer.body.contains(r#""valid":true"#)
 }
 
-/// A transaction that has begun and does not end before this does.
+/// A transaction that stays open until this is dropped.
 struct Open(Child);
 
 impl Open {

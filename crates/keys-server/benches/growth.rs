@@ -1,7 +1,8 @@
-//! What stays as quick as it was: accounts with very many keys, a change of very many accounts, a crash of the database, writes
-//! beside the same statements by `pgbench`, and large batches.
+//! Performance at large sizes: accounts with very many keys, a change of very many accounts, a
+//! crash of the database, writes beside the same statements by `pgbench`, and large batches.
 //!
-//! Ends by itself after about four minutes. Arguments name the parts to measure: `lists`, `writes`, `batches`, `accounts`, `crash`.
+//! Ends by itself after about four minutes. Arguments name the parts to measure: `lists`, `writes`,
+//! `batches`, `accounts`, `crash`.
 
 #![expect(
     clippy::cast_precision_loss,
@@ -66,7 +67,7 @@ fn main() {
     }
 }
 
-/// Whether a part is to be measured: all of them, or those that the arguments name.
+/// Returns whether a part should be measured: all of them, or those that the arguments name.
 fn is_wanted(part: &str) -> bool {
     let mut named = std::env::args()
         .skip(1)
@@ -124,7 +125,7 @@ struct Stage {
     owners: Vec<String>,
 }
 
-/// One answer: when it came, how long it took, and whether it was a 200.
+/// One answer: its time, its duration, and whether it was a 200.
 type Sample = (Instant, Duration, bool);
 
 impl Stage {
@@ -139,7 +140,7 @@ impl Stage {
         stage
     }
 
-    /// A key of a new account, named after its number.
+    /// Creates a key of a new account, named after its number.
     fn owner(&self, number: usize) -> String {
         let mut client = self.client();
         let mut make = |path: &str, body: &str| {
@@ -157,7 +158,7 @@ impl Stage {
         Client::new(&self.server.url(""))
     }
 
-    /// Keys of all accounts.
+    /// Returns keys of all accounts.
     fn keys(&self) -> Vec<String> {
         let made = Mutex::new(Vec::new());
         std::thread::scope(|scope| {
@@ -176,7 +177,7 @@ impl Stage {
         made.into_inner().expect("no panic")
     }
 
-    /// An account with very many keys beside one with few, in turns.
+    /// Measures an account with very many keys beside one with few, in turns.
     fn large_account(&self, what: &str, page_at_most: Option<Duration>, fill: impl Fn(&str)) {
         const ROUNDS: usize = 60;
         let [small, large] = [&self.owners[0], &self.owners[1]];
@@ -240,10 +241,10 @@ impl Stage {
         }
     }
 
-    /// Creates and revocations, beside the same statements by `pgbench`, in turns.
+    /// Measures creates and revocations beside the same statements by `pgbench`, in turns.
     fn writes(&self, cluster: &Cluster) {
         const ROUNDS: usize = 3;
-        /// What `pgbench` revokes: more than it will come to.
+        /// Keys for `pgbench` to revoke: more than it can.
         const SPARE: usize = 200_000;
         cluster.sql(
             "keys",
@@ -262,7 +263,7 @@ impl Stage {
             "select account_id from api_key where name like 'owner-%'",
         );
         let accounts: Vec<_> = accounts.lines().collect();
-        // As the service does it, without the identity of the caller, which it has in memory.
+        // As the service does it, without the look-up of the caller, which it has cached.
         let account = format!("(array['{}'])[:place]::uuid", accounts.join("','"));
         let create_script = format!(
             "\\set place random(1, {})\n\
@@ -314,7 +315,7 @@ impl Stage {
         }
     }
 
-    /// Creates a second, and what was made by each client: owner and identifier.
+    /// Returns creates a second, and the owner and identifier of each new key for each client.
     fn create_for_a_while(&self, clients: usize) -> (f64, Vec<Vec<(&str, String)>>) {
         let made = Mutex::new(Vec::new());
         let start = Instant::now();
@@ -356,7 +357,7 @@ impl Stage {
         count as f64 / start.elapsed().as_secs_f64()
     }
 
-    /// A thousand questions in one request.
+    /// Measures requests with a thousand keys.
     fn batches(&self, keys: &[String]) {
         const BATCHES: usize = 60;
         const SIZE: usize = 1_000;
@@ -397,7 +398,7 @@ impl Stage {
         );
     }
 
-    /// Very many accounts are changed by SQL, none of them in use.
+    /// Changes very many accounts by SQL, none of them in use.
     fn change_of_many_accounts(&self, cluster: &Cluster, keys: &[String]) {
         cluster.sql(
             "keys",
@@ -406,7 +407,7 @@ impl Stage {
                  select gen_random_uuid(), 'business', now() from generate_series(1, {MANY_ACCOUNTS})"
             ),
         );
-        // Until all of them are cached.
+        // Long enough to cache all of them.
         self.load(keys, |_| std::thread::sleep(Duration::from_secs(3)));
         let read = self.keys_read();
         let mut changed_at = None;
@@ -437,9 +438,9 @@ impl Stage {
         );
     }
 
-    /// PostgreSQL is killed and starts again under load.
+    /// Kills PostgreSQL and starts it again under load.
     fn crash(&self, cluster: &mut Cluster, keys: &[String]) {
-        // What the other parts have written would otherwise be replayed for a minute.
+        // Otherwise the writes of the other parts would be replayed for a minute.
         cluster.sql("postgres", "checkpoint");
         let (mut crashed_at, mut back_at) = (None, None);
         let mut samples = self.load(keys, |_| {
@@ -477,7 +478,7 @@ impl Stage {
         );
     }
 
-    /// Asks about keys at random from several clients while something is done.
+    /// Verifies random keys from several clients while `meanwhile` runs.
     fn load(&self, keys: &[String], meanwhile: impl FnOnce(&Self)) -> Vec<Sample> {
         let is_over = AtomicBool::new(false);
         let all = Mutex::new(Vec::new());
@@ -527,7 +528,7 @@ fn p99(samples: &mut [Sample], when: impl Fn(Instant) -> bool) -> Duration {
     percentile(&mut times, 99)
 }
 
-/// Makes a key: its identifier and secret.
+/// Creates a key. Returns its identifier and secret.
 fn create(client: &mut Client, owner: &str) -> (String, String) {
     let answer = client.call("POST", "/api/api-keys", owner, Some(r#"{"name":"growth"}"#));
     let answer = answer.expect("the server answers");
@@ -575,7 +576,7 @@ fn pgbench(cluster: &Cluster, script: &tempfile::NamedTempFile, clients: usize) 
     rate.unwrap_or_else(|| panic!("{stdout}{}", String::from_utf8_lossy(&output.stderr)))
 }
 
-/// Processor time that all threads of a process have had.
+/// Processor time of all threads of a process so far.
 fn cpu_nanos(process: u32) -> f64 {
     let tasks = std::fs::read_dir(format!("/proc/{process}/task"));
     let tasks = tasks.expect("the server is running");

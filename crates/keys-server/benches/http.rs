@@ -1,7 +1,9 @@
-//! What verification over HTTP costs, beside an actix handler that answers a constant and beside nginx with a static map.
+//! Cost of verification over HTTP, compared with an actix handler that answers a constant and with
+//! nginx with a static map.
 //!
-//! All of them run on one processor with one worker, and are asked from another one over the same number of connections, in turns
-//! of less than a second. Each figure is the median of what the rounds say, so that what else the machine does cancels out.
+//! All of them run on one processor with one worker. The client runs on another processor and uses
+//! the same number of connections for each, in turns of less than a second. Each figure is the
+//! median of the rounds, so that other load of the machine cancels out.
 
 use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
@@ -33,13 +35,14 @@ const CONTESTANTS: usize = 7;
 const ROUNDS: usize = 18;
 const TURN: Duration = Duration::from_millis(700);
 
-/// The longest time that any answer may take.
+/// Time limit of an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The first argument of the process that answers a constant.
 const CONSTANT: &str = "--answer-a-constant";
 
-/// The first argument of the process that answers it before an application, as verification is answered.
+/// The first argument of the process that answers it before an application, as verification is
+/// answered.
 const BARE_CONSTANT: &str = "--answer-a-constant-before-an-application";
 
 fn main() {
@@ -70,7 +73,7 @@ fn main() {
     stage.compare();
 }
 
-/// Keeps this process, and whatever it starts from now on, on one processor.
+/// Pins this process, and all processes that it starts from now on, to one processor.
 fn pin(processor: usize) -> bool {
     let id = std::process::id().to_string();
     let status = Command::new("taskset")
@@ -81,7 +84,7 @@ fn pin(processor: usize) -> bool {
     status.is_ok_and(|status| status.success())
 }
 
-/// As the server is set up, and nothing beside: the floor of what it can cost.
+/// Serves the constant with the set-up of the server and nothing else: the floor of its cost.
 #[actix_web::main]
 async fn answer_a_constant() -> std::io::Result<()> {
     async fn constant() -> HttpResponse {
@@ -102,7 +105,7 @@ async fn answer_a_constant_before_an_application() -> std::io::Result<()> {
     serve(|| map_config(fn_service(constant), |_: AppConfig| ())).await
 }
 
-/// As the server does it, with one worker. Says where.
+/// Serves as the server does, with one worker. Prints the address.
 async fn serve<I, S, B>(make: impl Fn() -> I + Send + Clone + 'static) -> std::io::Result<()>
 where
     I: IntoServiceFactory<S, Request>,
@@ -123,14 +126,14 @@ where
     server.run().await
 }
 
-/// Everything that is asked, running.
+/// All measured programs, running.
 struct Stage {
     constant: Constant,
     bare_constant: Constant,
     nginx: Gateway,
     server: Server,
     server_with_log: Server,
-    /// Of the Unix socket that the server listens on, too.
+    /// Also contains the Unix socket that the server listens on.
     sockets: TempDir,
     operator: String,
     keys: Vec<ManyKey>,
@@ -205,7 +208,7 @@ impl Stage {
         for round in 0..ROUNDS {
             let mut turns = [Turn::default(); CONTESTANTS];
             for place in 0..turns.len() {
-                // Nobody always follows the same one.
+                // No program always follows the same one.
                 let who = (round + place) % turns.len();
                 turns[who] = contestants[who].take_turn();
             }
@@ -266,7 +269,7 @@ fn show(rounds: &[[Turn; CONTESTANTS]]) {
     report::ratio_at_least(nginx_rate, rates(1, 3), 0.8);
 }
 
-/// All keys in a file, as people do it without a service.
+/// Returns all keys in a configuration file, the set-up without a service.
 fn map(port: u16, keys: &[ManyKey]) -> String {
     let mut config = String::from(
         "map_hash_max_size 65536;\nmap_hash_bucket_size 128;\nkeepalive_timeout 75s;\n\
@@ -322,13 +325,13 @@ fn address(url: &str) -> SocketAddr {
     bare.parse().expect("an address")
 }
 
-/// What is sent for each of the keys.
+/// Returns the request for each of the keys.
 fn requests(keys: &[ManyKey], write: impl Fn(&str) -> String) -> Vec<Vec<u8>> {
     let all = keys.iter().map(|key| write(&key.secret).into_bytes());
     all.collect()
 }
 
-/// What came out of one turn.
+/// Result of one turn.
 #[derive(Clone, Copy, Default)]
 struct Turn {
     /// Requests answered in a second.
@@ -337,7 +340,7 @@ struct Turn {
     cpu_micros: f64,
 }
 
-/// Somebody who is asked, over connections that stay open.
+/// A measured program, over connections that stay open.
 struct Contestant<'a> {
     place: Place,
     process: u32,
@@ -350,7 +353,7 @@ impl<'a> Contestant<'a> {
     fn new(place: Place, process: u32, requests: &'a [Vec<u8>]) -> Self {
         let connections = (0..CONNECTIONS).map(|_| Connection::open(&place));
         let mut connections: Vec<_> = connections.collect();
-        // All of them are answered once before anything is measured: after that nothing has to be looked up any more.
+        // Each key is verified once before anything is measured, so that later ones are cached.
         for requests in requests.chunks(CONNECTIONS) {
             for (connection, request) in connections.iter_mut().zip(requests) {
                 connection.send(request);
@@ -368,10 +371,10 @@ impl<'a> Contestant<'a> {
         }
     }
 
-    /// Keeps one request under way on each connection. None is sent before the last one of its connection was answered.
+    /// Keeps one request under way on each connection. The next one is sent after the answer.
     fn take_turn(&mut self) -> Turn {
         for connection in &mut self.connections {
-            // The others may have taken longer to get ready than an idle connection is kept.
+            // If the others took long to start, the server may have closed an idle connection.
             if connection.is_closed() {
                 *connection = Connection::open(&self.place);
             }
@@ -410,7 +413,7 @@ impl<'a> Contestant<'a> {
     }
 }
 
-/// Where a contestant is reached.
+/// Address of a measured program.
 enum Place {
     Tcp(SocketAddr),
     Unix(PathBuf),
@@ -450,7 +453,8 @@ impl Stream {
     }
 }
 
-/// Never waits in the kernel: if it did, each answer would have to wake it, at a price that depends on who is quicker.
+/// A connection that never blocks in the kernel. Otherwise each answer would have to wake it, at a
+/// cost that depends on timing.
 struct Connection {
     stream: Stream,
     buffer: Box<[u8; 4_096]>,
@@ -470,7 +474,7 @@ impl Connection {
         }
     }
 
-    /// Whether the server has closed it while nothing was under way.
+    /// Returns whether the server has closed it while it was idle.
     fn is_closed(&mut self) -> bool {
         let read = self.stream.read(&mut [0]);
         !read.is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
@@ -480,7 +484,7 @@ impl Connection {
         self.stream.write_all(request).expect("the server reads");
     }
 
-    /// Whether the answer has come, which must be a good one.
+    /// Returns whether the answer has arrived. It must be a 200.
     fn has_answer(&mut self) -> bool {
         match self.stream.read(&mut self.buffer[self.filled..]) {
             Ok(0) => panic!("the server closed the connection"),
@@ -528,7 +532,7 @@ fn is_complete(answer: &[u8]) -> bool {
     false
 }
 
-/// Processor time that all threads of a process have had so far.
+/// Processor time of all threads of a process so far.
 fn cpu_nanos(process: u32) -> f64 {
     let tasks = std::fs::read_dir(format!("/proc/{process}/task"));
     let Ok(tasks) = tasks else { return f64::NAN };

@@ -22,15 +22,16 @@ pub(crate) const OPERATOR_SCOPES: [&str; 5] = [
 #[expect(clippy::doc_markdown, reason = "the text is shown in a terminal")]
 /// Issues, lists, verifies and revokes API keys.
 ///
-/// Without a command it serves, on an embedded database under ./data unless configured otherwise. Settings come from
-/// the file named by --config or KEYS_CONFIG, then from the environment: KEYS_HTTP__LISTEN for `http.listen`.
+/// Without a command it serves, on an embedded database under ./data unless configured otherwise.
+/// Settings come from the file named by --config or KEYS_CONFIG, then from the environment:
+/// KEYS_HTTP__LISTEN for `http.listen`.
 ///
-/// Results go to standard output, everything else to standard error. The exit code is 0, 1 for a refusal or a
-/// failure, 2 for wrong usage.
+/// Results go to standard output, everything else to standard error. The exit code is 0 for
+/// success, 1 for a refusal or a failure, 2 for wrong usage.
 #[derive(Debug, Parser)]
 #[command(name = "keys-server", version, max_term_width = 100)]
 pub(crate) struct Arguments {
-    /// A file of settings, in TOML.
+    /// File with settings, in TOML.
     #[arg(long, env = "KEYS_CONFIG", global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
 
@@ -40,14 +41,14 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Serve HTTP until told to stop by SIGTERM or Ctrl-C. The default.
+    /// Serve HTTP until SIGTERM or Ctrl-C. The default.
     Serve,
     /// Bring the database's schema up to date.
     Migrate(MigrateArguments),
-    /// Operators' keys: what /v1 is used with.
+    /// Manage operator keys (for /v1).
     #[command(subcommand)]
     OperatorKey(OperatorKeyCommand),
-    /// Accounts, which hold keys.
+    /// Manage accounts.
     #[command(subcommand)]
     Account(AccountCommand),
     /// Keys.
@@ -62,11 +63,12 @@ pub(crate) enum Command {
 
 #[derive(Debug, Args)]
 pub(crate) struct MigrateArguments {
-    /// List stored rows that break a rule of this program, and change nothing. The exit code is 1 if there are some.
+    /// List stored rows that break a rule of this program, and change nothing. The exit code is 1
+    /// if there are some.
     #[arg(long, conflicts_with = "create")]
     pub check: bool,
-    /// Create an empty SQLite database even if other files show that there was one before, or setting
-    /// `database.create` is false. The pepper file stays.
+    /// Create an empty SQLite database even if other files show that there was one before, or
+    /// setting `database.create` is false. The pepper file is kept.
     #[arg(long)]
     pub create: bool,
     #[command(flatten)]
@@ -75,19 +77,19 @@ pub(crate) struct MigrateArguments {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum OperatorKeyCommand {
-    /// Make an operator's key and print it, once.
+    /// Create an operator key and print it, once.
     Create {
-        /// What it is called.
+        /// Name of the key.
         #[arg(long, value_parser = KeyName::from_name)]
         name: KeyName,
-        /// Address or CIDR network it may be used from. Repeat for more; without, any.
+        /// Address or CIDR network that may use the key. Repeat for more. Default: any.
         #[arg(long = "ip", value_name = "CIDR", value_parser = network)]
         ips: Vec<String>,
-        /// What it may manage. Repeat for more; without, everything: accounts:read, accounts:write, keys:read,
-        /// keys:write, keys:verify.
+        /// Scope of the key. Repeat for more. Default: all (accounts:read, accounts:write,
+        /// keys:read, keys:write, keys:verify).
         #[arg(long = "scope", value_name = "SCOPE", value_parser = operator_scope)]
         scopes: Vec<Scope>,
-        /// When it expires, as 2027-12-31T23:59:59Z. Without, never.
+        /// Expiry, as 2027-12-31T23:59:59Z. Default: never.
         #[arg(long, value_name = "TIME", value_parser = Timestamp::parse_rfc3339)]
         expires: Option<Timestamp>,
         #[command(flatten)]
@@ -99,10 +101,10 @@ pub(crate) enum OperatorKeyCommand {
 pub(crate) enum AccountCommand {
     /// Create an account and print its id.
     Create {
-        /// Its plan, one of `plans.*` in the settings.
+        /// Plan of the account, one of `plans.*` in the settings.
         #[arg(long)]
         plan: PlanName,
-        /// What your own system calls it. Unique.
+        /// Your own identifier of the account. Unique.
         #[arg(long, value_name = "ID")]
         external_id: Option<ExternalId>,
         #[command(flatten)]
@@ -110,21 +112,21 @@ pub(crate) enum AccountCommand {
     },
     /// List accounts, oldest first.
     List {
-        /// Only the account with this external id.
+        /// List only the account with this external id.
         #[arg(long, value_name = "ID", value_parser = ExternalId::from_stored)]
         external_id: Option<ExternalId>,
-        /// At most this many.
+        /// Maximum number of entries.
         #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
         limit: u32,
         #[command(flatten)]
         output: Output,
     },
-    /// Put an account on another plan. Takes effect on the next request.
+    /// Change the plan of an account. Applies from the next request on.
     SetPlan {
-        /// The account.
+        /// Id of the account.
         #[arg(long, value_name = "ID")]
         account: AccountId,
-        /// The plan.
+        /// Name of the plan.
         #[arg(long)]
         plan: PlanName,
         #[command(flatten)]
@@ -134,24 +136,24 @@ pub(crate) enum AccountCommand {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum KeyCommand {
-    /// Make a key for an account and print it, once.
+    /// Create a key of an account and print it, once.
     Create {
-        /// The account.
+        /// Id of the account.
         #[arg(long, value_name = "ID")]
         account: AccountId,
-        /// What it is called.
+        /// Name of the key.
         #[arg(long, value_parser = KeyName::from_name)]
         name: Option<KeyName>,
-        /// What it starts with. Without, as `http.flat.key_prefix` says.
+        /// Prefix of the key. Default: `http.flat.key_prefix`.
         #[arg(long)]
         prefix: Option<KeyPrefix>,
-        /// Address or CIDR network it may be used from. Repeat for more; without, any.
+        /// Address or CIDR network that may use the key. Repeat for more. Default: any.
         #[arg(long = "ip", value_name = "CIDR", value_parser = network)]
         ips: Vec<String>,
-        /// What it may be used for. Repeat for more.
+        /// Scope of the key. Repeat for more.
         #[arg(long = "scope", value_name = "SCOPE")]
         scopes: Vec<Scope>,
-        /// When it expires, as 2027-12-31T23:59:59Z. Without, never.
+        /// Expiry, as 2027-12-31T23:59:59Z. Default: never.
         #[arg(long, value_name = "TIME", value_parser = Timestamp::parse_rfc3339)]
         expires: Option<Timestamp>,
         #[command(flatten)]
@@ -161,15 +163,15 @@ pub(crate) enum KeyCommand {
     List {
         #[command(flatten)]
         owner: Owner,
-        /// At most this many.
+        /// Maximum number of entries.
         #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
         limit: u32,
         #[command(flatten)]
         output: Output,
     },
-    /// Revoke a key of any kind, for good.
+    /// Revoke a key of any kind. This cannot be undone.
     Revoke {
-        /// The key's id (not the key itself).
+        /// Id of the key (not the key itself).
         #[arg(value_parser = KeyIdParser)]
         id: KeyId,
         #[command(flatten)]
@@ -180,22 +182,22 @@ pub(crate) enum KeyCommand {
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 pub(crate) struct Owner {
-    /// The keys of this account.
+    /// List the keys of this account.
     #[arg(long, value_name = "ID")]
     pub account: Option<AccountId>,
-    /// Operators' keys.
+    /// List operator keys.
     #[arg(long)]
     pub operators: bool,
 }
 
 #[derive(Debug, Clone, Copy, Args)]
 pub(crate) struct Output {
-    /// Print everything there is to say, as JSON.
+    /// Print the whole result as JSON.
     #[arg(long)]
     pub json: bool,
 }
 
-/// One entry of an address list.
+/// Parses an entry of an address list.
 fn network(text: &str) -> Result<String, &'static str> {
     match AllowedNetworks::parse([text]) {
         Ok(_) => Ok(text.to_owned()),
@@ -203,14 +205,15 @@ fn network(text: &str) -> Result<String, &'static str> {
     }
 }
 
-/// One scope of an operator.
+/// Parses a scope of an operator.
 fn operator_scope(text: &str) -> Result<Scope, String> {
     let known = OPERATOR_SCOPES.contains(&text);
     let scope = text.parse().ok().filter(|_| known);
     scope.ok_or_else(|| format!("an operator's scopes are {}", OPERATOR_SCOPES.join(", ")))
 }
 
-/// Reads a key's id. Somebody may paste the key itself instead, which the usual message would repeat.
+/// Parses the id of a key. The usual error message would repeat the argument, which may be a key
+/// that was pasted by mistake.
 #[derive(Debug, Clone, Copy)]
 struct KeyIdParser;
 

@@ -1,4 +1,4 @@
-//! The commands other than serving.
+//! The commands except `serve`.
 
 use std::error::Error;
 
@@ -49,7 +49,8 @@ pub(crate) async fn run(command: Command, settings: &Settings) -> anyhow::Result
     }
 }
 
-/// Lists the stored rows that break a rule of this program, as they are found: there may be many.
+/// Lists the stored rows that break a rule of this program. They are printed as they are found,
+/// because there may be many.
 async fn check(output: Output, settings: &Settings) -> anyhow::Result<()> {
     let store = open::store(settings).await?;
     let mut written = Ok(());
@@ -71,7 +72,7 @@ async fn check(output: Output, settings: &Settings) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The scopes of an operator's key: those named, or all there are.
+/// Returns the scopes of an operator key: those named, or all.
 pub(crate) fn operator_scopes(named: &[Scope]) -> anyhow::Result<ScopeSet> {
     let named: Vec<_> = named.iter().map(Scope::as_str).collect();
     let scopes = if named.is_empty() {
@@ -248,7 +249,7 @@ fn networks(ips: &[String]) -> anyhow::Result<AllowedNetworks> {
     AllowedNetworks::parse(ips).context("--ip")
 }
 
-/// Says which argument it is that was refused.
+/// Names the argument that was refused.
 fn at_fault(argument: &'static str, error: impl Error + Send + Sync + 'static) -> anyhow::Error {
     anyhow::Error::new(error).context(argument)
 }
@@ -274,7 +275,7 @@ fn not_made(error: IssueError) -> anyhow::Error {
     error.context("the key was not made")
 }
 
-/// Prints the bare secret, or everything.
+/// Prints only the secret, or the whole result.
 fn print_issued(issued: &Issued, output: Output) -> anyhow::Result<()> {
     print(output, issued.secret.expose(), || {
         let mut value = output::key(&issued.key);

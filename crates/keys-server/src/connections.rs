@@ -1,8 +1,9 @@
-//! How many connections there may be, in total and from one client address.
+//! Maxima of open connections, in total and for each client address.
 //!
-//! Beyond a maximum, the connection that was answered least recently is closed to make room for the new one. It is told
-//! to close as at the stop: an idle connection closes at once, and a request under way is answered first, unless its client
-//! keeps it waiting. So a few more connections than the maximum may be open for a moment.
+//! Beyond a maximum, the connection that was answered least recently is closed to make room for the
+//! new one. It closes as at the stop: an idle connection at once, and one with a request under way
+//! after the answer, unless its client stalls. So a few more connections than the maximum may be
+//! open for a moment.
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;
@@ -19,14 +20,14 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 use tokio::time::{Sleep, sleep};
 
-/// The most connections by default. Idle ones were measured at 18 KiB each: this many take 290 MiB.
+/// The default maximum. Idle connections were measured at 18 KiB each, so this many take 290 MiB.
 const TOTAL_DEFAULT: usize = 16_384;
 
 /// Connections that may be closing beyond the maximum.
 const CLOSING_MAX: usize = 64;
 
-/// Files for anything but connections, threads and the database: standard streams, sockets that listen, signals,
-/// Redis, files of secrets.
+/// Files other than connections, threads and the database: standard streams, listening sockets,
+/// signals, Redis, files of secrets.
 const FILES_OTHER: usize = 64;
 
 /// Files of one thread that answers requests.
@@ -38,7 +39,8 @@ const FILES_DATABASE: usize = 4;
 /// A connection that was answered this recently is in use and stays.
 const IN_USE: Duration = Duration::from_millis(100);
 
-/// How long the client of a closing connection may take to send the rest of its request, or to read its answer.
+/// Time limit for the client of a closing connection to send the rest of its request, or to read
+/// its answer.
 const CLOSING_TIME: Duration = Duration::from_secs(1);
 
 /// Client addresses with the most connections among which one is chosen first to make room.
@@ -87,13 +89,13 @@ impl Limits {
         }
     }
 
-    /// How many connections may be closing, beyond the total.
+    /// Returns the number of connections that may be closing, beyond the total.
     fn closing(&self) -> usize {
         (self.total / 8).clamp(1, CLOSING_MAX)
     }
 }
 
-/// Why a connection was refused.
+/// Reason why a connection was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refused {
     /// There are too many connections.
@@ -115,7 +117,8 @@ impl Refused {
 #[derive(Debug)]
 pub(crate) struct Connections {
     limits: Limits,
-    /// Their connections count towards the total only, because they carry requests of many clients.
+    /// Peers whose connections count towards the total only, because they carry requests of many
+    /// clients.
     proxies: TrustedProxies,
     state: Mutex<State>,
     refused_total: [AtomicU64; 2],
@@ -127,7 +130,7 @@ struct State {
     open: usize,
     closing: usize,
     clients: HashMap<IpAddr, Client>,
-    /// The same clients, by how many connections they have.
+    /// The same clients, ordered by the number of their connections.
     heaviest: BTreeSet<(usize, IpAddr)>,
     next: u64,
     told_at: Option<Instant>,
@@ -139,11 +142,11 @@ struct Client {
     closing: usize,
 }
 
-/// What is known of a connection outside of its thread.
+/// State of a connection that other threads can see.
 #[derive(Debug)]
 pub(crate) struct Signal {
     accepted_at: Instant,
-    /// When it was last answered, in milliseconds since it was accepted.
+    /// Time of its last answer, in milliseconds since it was accepted.
     answered: AtomicU64,
     is_closing: AtomicBool,
     close: Notify,
@@ -154,7 +157,7 @@ impl Signal {
         self.accepted_at + Duration::from_millis(self.answered.load(Ordering::Relaxed))
     }
 
-    /// Returns when it was answered before.
+    /// Returns the time of the previous answer.
     fn note_answer(&self) -> u64 {
         let passed = self.accepted_at.elapsed().as_millis();
         let passed = u64::try_from(passed).unwrap_or(u64::MAX);
@@ -169,7 +172,7 @@ impl Signal {
     }
 }
 
-/// The place of an open connection, which is given back when this is dropped.
+/// The permit of an open connection. It is released when dropped.
 #[derive(Debug)]
 pub(crate) struct Permit {
     connections: Arc<Connections>,
@@ -219,7 +222,7 @@ impl Connections {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives a place to a new connection, if there is one or one can be made.
+    /// Gives a permit to a new connection, if one is free or can be freed.
     pub(crate) fn admit(self: &Arc<Self>, peer: Option<IpAddr>) -> Result<Permit, Refused> {
         let client = peer.and_then(|peer| self.client(peer));
         let mut state = self.state();
@@ -248,7 +251,8 @@ impl Connections {
         })
     }
 
-    /// The address that the connection counts for; for IPv6 its /64, which is what one client can draw addresses from.
+    /// Returns the address that the connection counts for. For IPv6 this is its /64, because one
+    /// client can choose any address in it.
     fn client(&self, peer: IpAddr) -> Option<IpAddr> {
         match Subject::of_address(Some(peer)) {
             Subject::Address(client) if !self.proxies.contains(peer.to_canonical()) => client,
@@ -266,7 +270,7 @@ impl Connections {
             && let Some(client) = state.clients.get(&address)
             && is_full(client)
         {
-            // A share of those that may be closing, so that one client cannot use them up.
+            // Only a share of those that may be closing, so that one client cannot use them up.
             if client.closing >= (closing_max / 4).max(1)
                 || state.closing >= closing_max
                 || !self.close(state, state.quietest([address]))
@@ -288,8 +292,8 @@ impl Connections {
         self.make_room_in(&mut self.state(), 0)
     }
 
-    /// Closes a connection of the client that has the most. A client with `own` connections takes none from a client that
-    /// has fewer.
+    /// Closes a connection of the client that has the most. A client with `own` connections takes
+    /// none from a client that has fewer.
     fn make_room_in(&self, state: &mut State, own: usize) -> bool {
         if state.closing >= self.limits.closing() {
             return false;
@@ -304,7 +308,7 @@ impl Connections {
         self.close(state, found)
     }
 
-    /// Tells a connection to close, if there is one.
+    /// Signals a connection to close, if there is one.
     fn close(&self, state: &mut State, found: Option<(IpAddr, Arc<Signal>)>) -> bool {
         let Some((address, signal)) = found else {
             return false;
@@ -340,24 +344,25 @@ impl Connections {
         }
     }
 
-    /// How many are open.
+    /// Returns the number of open connections.
     pub(crate) fn open(&self) -> usize {
         self.state().open
     }
 
-    /// How many were refused for that reason, since the start.
+    /// Returns the number of connections refused for that reason, since the start.
     pub(crate) fn refused_total(&self, refused: Refused) -> u64 {
         self.refused_total[refused as usize].load(Ordering::Relaxed)
     }
 
-    /// How many were closed to make room, since the start.
+    /// Returns the number of connections closed to make room, since the start.
     pub(crate) fn closed_total(&self) -> u64 {
         self.closed_total.load(Ordering::Relaxed)
     }
 }
 
 impl State {
-    /// The connection of these clients that was answered least recently. `None` if all of them are in use or closing.
+    /// Returns the connection of these clients that was answered least recently. `None` if all of
+    /// them are in use or closing.
     fn quietest(&self, clients: impl IntoIterator<Item = IpAddr>) -> Option<(IpAddr, Arc<Signal>)> {
         let (since, address, signal) = clients
             .into_iter()
@@ -393,7 +398,8 @@ impl State {
     }
 }
 
-/// A stream that notes when something was written to it. Once it is to close, its client is not waited for for long.
+/// A stream that records the time of each write. Once it should close, it waits for its client only
+/// for a limited time.
 #[derive(Debug)]
 pub(crate) struct Watched<T> {
     io: T,
@@ -410,7 +416,7 @@ impl<T> Watched<T> {
         }
     }
 
-    /// Whether the client has had its time since the connection was told to close.
+    /// Returns whether the time of the client is over since the connection was signalled to close.
     fn is_over(&mut self, context: &mut Context<'_>) -> bool {
         self.signal.is_closing.load(Ordering::Relaxed)
             && self
@@ -430,7 +436,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.is_over(context) {
-            // As if the client had ended: a request that is there whole is still answered.
+            // Like an end of the client's stream: a complete request is still answered.
             return Poll::Ready(Ok(()));
         }
         Pin::new(&mut this.io).poll_read(context, buffer)
@@ -444,7 +450,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<T> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        // Before the client can know of the answer.
+        // Before the client can receive the answer.
         let before = this.signal.note_answer();
         let written = Pin::new(&mut this.io).poll_write(context, bytes);
         if !matches!(written, Poll::Ready(Ok(1..))) {
@@ -497,7 +503,7 @@ mod tests {
         assert_eq!(total(Some(100_000), Some(1_048_576)), 100_000);
         assert_eq!(total(Some(100_000), Some(1024)), 848);
         assert_eq!(total(Some(10), Some(1024)), 10);
-        // Half of them where there are hardly any.
+        // Half of them if there are very few.
         assert_eq!(total(None, Some(64)), 32);
         assert_eq!(total(None, Some(0)), 1);
     }
@@ -535,7 +541,7 @@ mod tests {
         assert!(connections.state().clients.is_empty() && connections.state().heaviest.is_empty());
     }
 
-    /// As if it were answered an hour from now, so that the test may take its time.
+    /// Marks it as answered an hour from now, so that the test may take its time.
     fn keep_in_use(permit: &Permit) {
         permit.signal.answered.store(3_600_000, Ordering::Relaxed);
     }
@@ -583,7 +589,7 @@ mod tests {
         let _few = few.map(|peer| admit(&connections, peer).unwrap());
         std::thread::sleep(IN_USE);
         heavy.iter().for_each(keep_in_use);
-        // The one that was quiet longest.
+        // The one that was idle longest.
         let _own = admit(&connections, "198.51.100.2").unwrap();
         let closing = quiet
             .iter()

@@ -1,4 +1,5 @@
-//! The files of an embedded database: where they are, and whether a missing database may be created.
+//! The files of an embedded database: where they are, and whether a missing database may be
+//! created.
 
 use std::fs;
 use std::io;
@@ -9,13 +10,13 @@ use keys_store::DatabaseUrl;
 
 use crate::config::Settings;
 
-/// Files beside a database that stay when it is moved away. They are its name with these endings.
+/// Suffixes of files beside a database that stay when the database is moved away.
 const COMPANIONS: [&str; 4] = ["-feed.lock", "-feeds.lock", "-log.note", "-shm"];
 
-/// Whether the operator asked for a new database.
+/// Whether the operator has requested a new database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Creation {
-    /// A database is created on a first start only.
+    /// Creates a database on a first start only.
     FirstStart,
     /// `keys-server migrate --create`.
     Asked,
@@ -24,17 +25,18 @@ pub(crate) enum Creation {
 /// The files of an embedded database.
 pub(crate) struct Embedded {
     database: PathBuf,
-    /// A file that is there because there was a database before.
+    /// A file that exists only if there was a database before.
     trace: Option<PathBuf>,
     /// Whether the trace is only written once the database has its tables.
     is_trace_of_tables: bool,
-    /// Whether the database is missing or empty. Read after the trace, because another first start may be under way.
+    /// Whether the database is missing or empty. Read after the trace, because another first start
+    /// may be under way.
     is_missing: bool,
     may_create: bool,
 }
 
 impl Embedded {
-    /// Looks for the files. `None` for PostgreSQL.
+    /// Checks which files exist. Returns `None` for PostgreSQL.
     pub(crate) fn find(
         settings: &Settings,
         url: &DatabaseUrl,
@@ -58,7 +60,7 @@ impl Embedded {
         let trace = if is_trace_of_tables {
             Some(pepper)
         } else if settings.peppers.keys.is_empty() {
-            // Without database and pepper, there is nothing that a new database could be mistaken for.
+            // Without database and pepper, a new database cannot replace an old one by mistake.
             None
         } else {
             let companions = COMPANIONS.map(|ending| beside(&database, ending));
@@ -74,17 +76,17 @@ impl Embedded {
         }))
     }
 
-    /// Whether the database is made by this start, if it goes on.
+    /// Returns whether this start creates the database, if it goes on.
     pub(crate) fn is_missing(&self) -> bool {
         self.is_missing
     }
 
-    /// Whether the store may create the file.
+    /// Returns whether the store may create the file.
     pub(crate) fn may_create(&self) -> bool {
         self.may_create
     }
 
-    /// Refuses to create an empty database in the place of one that was there before.
+    /// Refuses to create an empty database in place of one that existed before.
     pub(crate) fn check_missing(&self) -> anyhow::Result<()> {
         if self.is_missing && !self.may_create {
             bail!(self.refusal("is missing"));
@@ -92,12 +94,12 @@ impl Embedded {
         Ok(())
     }
 
-    /// Whether a database without tables must not be given some.
+    /// Returns whether a database without tables must be refused.
     pub(crate) fn must_have_tables(&self) -> bool {
         self.is_trace_of_tables && !self.may_create
     }
 
-    /// The message for a database without tables.
+    /// Returns the message for a database without tables.
     pub(crate) fn refusal(&self, what: &str) -> String {
         let why = match &self.trace {
             Some(trace) => format!("although {} is there", trace.display()),
@@ -110,7 +112,7 @@ impl Embedded {
         )
     }
 
-    /// The pepper file beside the database, whatever links the settings name it by.
+    /// Returns the pepper file beside the database, with all links in the setting resolved.
     pub(crate) fn pepper_file(&self, url: &DatabaseUrl) -> anyhow::Result<PathBuf> {
         let pepper = pepper_beside(&self.database);
         let Some(named) = url.sqlite_path().map(pepper_beside) else {
@@ -137,12 +139,13 @@ fn beside(database: &Path, ending: &str) -> PathBuf {
     name.into()
 }
 
-/// Whether there is something of that name. In doubt there is, since a new file would then not be noticed.
+/// Returns whether a file of that name exists. If unknown, `true`, because a new file would
+/// otherwise go unnoticed.
 fn exists(path: &Path) -> bool {
     !matches!(fs::metadata(path), Err(error) if is_missing(&error))
 }
 
-/// The length of a file. 0 if it does not exist, and not 0 if that cannot be told.
+/// Returns the length of a file. 0 if it does not exist, and not 0 if the length is unknown.
 fn length(path: &Path) -> u64 {
     match fs::metadata(path) {
         Ok(metadata) if metadata.is_file() => metadata.len(),

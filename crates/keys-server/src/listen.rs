@@ -1,4 +1,4 @@
-//! Where the server listens, and the listening sockets.
+//! The endpoints of the server, and their listening sockets.
 
 use std::fmt;
 use std::io::{self, Read as _, Write as _};
@@ -22,7 +22,7 @@ use crate::unix_socket::{Bound, Listening, SocketPath};
 /// Connections that the system keeps for the server until it accepts them.
 pub(crate) const BACKLOG: u32 = 1024;
 
-/// The answer to a connection for which there is no place.
+/// The answer to a connection beyond a maximum.
 const REFUSAL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: 1\r\nconnection: close\r\n\r\n";
 
 /// An address that the server listens on.
@@ -56,7 +56,7 @@ impl fmt::Display for Endpoint {
 }
 
 impl Endpoint {
-    /// The network address, if it is one.
+    /// Returns the network address, if it is one.
     pub(crate) fn tcp(&self) -> Option<SocketAddr> {
         match self {
             Self::Tcp(address) => Some(*address),
@@ -64,7 +64,7 @@ impl Endpoint {
         }
     }
 
-    /// The path of the Unix socket, if it is one.
+    /// Returns the path of the Unix socket, if it is one.
     pub(crate) fn unix(&self) -> Option<&SocketPath> {
         match self {
             Self::Tcp(_) => None,
@@ -72,8 +72,8 @@ impl Endpoint {
         }
     }
 
-    /// Takes the address or the path, with `mode` as the permissions of a Unix socket. `all` are the endpoints that the server
-    /// listens on. Call it on a runtime.
+    /// Reserves the address or the path, with `mode` as the permissions of a Unix socket. `all` are
+    /// the endpoints that the server listens on. Call it on a runtime.
     pub(crate) fn claim(&self, mode: UnixMode, all: &[Self]) -> io::Result<Claim> {
         match self {
             Self::Tcp(address) => {
@@ -94,7 +94,8 @@ impl Endpoint {
         }
     }
 
-    /// Whether this is the IPv6 wildcard, which takes IPv4 as well, and another endpoint wants IPv4 on its port.
+    /// Returns whether this is the IPv6 wildcard, which takes IPv4 as well, and another endpoint
+    /// needs IPv4 on its port.
     fn leaves_ipv4_to_another(&self, all: &[Self]) -> bool {
         self.tcp().is_some_and(|own| {
             let wants_ipv4 = |other: SocketAddr| other.is_ipv4() && other.port() == own.port();
@@ -103,7 +104,7 @@ impl Endpoint {
     }
 }
 
-/// An endpoint that no other process can take. It is given back if this is dropped.
+/// An endpoint that is reserved by this process. It is released if this is dropped.
 #[derive(Debug)]
 pub(crate) enum Claim {
     Tcp(TcpListener),
@@ -120,16 +121,17 @@ impl Claim {
     }
 }
 
-/// A listening socket, which does not block.
+/// A non-blocking listening socket.
 ///
-/// It belongs to no runtime, and neither do the connections that it accepts, because other threads serve them.
+/// It belongs to no runtime, and neither do the connections that it accepts, because other threads
+/// serve them.
 #[derive(Debug)]
 pub(crate) enum Listener {
     Tcp(TcpListener),
     Unix(Listening),
 }
 
-/// A connection as it was accepted.
+/// An accepted connection.
 #[derive(Debug)]
 pub(crate) enum Accepted {
     Tcp(TcpStream, SocketAddr),
@@ -138,7 +140,7 @@ pub(crate) enum Accepted {
 }
 
 impl Accepted {
-    /// The address of the client, if it has one.
+    /// Returns the address of the client, if it has one.
     pub(crate) fn address(&self) -> Option<IpAddr> {
         match self {
             Self::Tcp(_, peer) => Some(peer.ip()),
@@ -146,9 +148,10 @@ impl Accepted {
         }
     }
 
-    /// Answers 503 and closes, without waiting for anything.
+    /// Answers 503 and closes, without waiting.
     pub(crate) fn refuse(self) {
-        // A socket that is closed with unread bytes resets the connection, and the client may lose the answer.
+        // A socket that is closed with unread bytes resets the connection, and the client may lose
+        // the answer.
         match self {
             Self::Tcp(mut stream, _) => {
                 let _ = stream.read(&mut [0; 4096]);
@@ -165,7 +168,7 @@ impl Accepted {
 }
 
 impl Listener {
-    /// Where it listens, with the port that the system chose.
+    /// Returns the endpoint, with the port that the system chose.
     pub(crate) fn endpoint(&self) -> io::Result<Endpoint> {
         match self {
             Self::Tcp(listener) => listener.local_addr().map(Endpoint::Tcp),
@@ -173,14 +176,16 @@ impl Listener {
         }
     }
 
-    /// Lets no further client connect, as far as the kind of socket allows that before it is closed.
+    /// Stops further clients from connecting, as far as the kind of socket allows that before it is
+    /// closed.
     pub(crate) fn withdraw(&self) {
         if let Self::Unix(listening) = self {
             listening.withdraw();
         }
     }
 
-    /// Waits until there may be a connection to accept. Returns `false` once the other end of `stop` is closed.
+    /// Waits until there may be a connection to accept. Returns `false` once the other end of
+    /// `stop` is closed.
     pub(crate) fn wait(&self, stop: &UnixStream) -> io::Result<bool> {
         let listener = match self {
             Self::Tcp(listener) => PollFd::new(listener, PollFlags::IN),
@@ -194,7 +199,7 @@ impl Listener {
         }
     }
 
-    /// Accepts a connection that is there, without waiting.
+    /// Accepts a waiting connection, without blocking.
     pub(crate) fn accept(&self) -> io::Result<Accepted> {
         match self {
             Self::Tcp(listener) => {
@@ -229,11 +234,13 @@ pub(crate) enum Stream {
 }
 
 impl Stream {
-    /// Makes an accepted connection one of the runtime of this thread. Returns the address of its peer, if that has one.
+    /// Registers an accepted connection with the runtime of this thread. Returns the address of its
+    /// peer, if that has one.
     pub(crate) fn register(accepted: Accepted) -> io::Result<(Self, Option<SocketAddr>)> {
         match accepted {
             Accepted::Tcp(stream, peer) => {
-                // Answers are written whole: to wait for more to send would only delay them.
+                // Answers are written in one piece, so waiting for more to send would only delay
+                // them.
                 let _ = stream.set_nodelay(true);
                 let stream = tokio::net::TcpStream::from_std(stream)?;
                 Ok((Self::Tcp(stream), Some(peer)))

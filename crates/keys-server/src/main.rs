@@ -25,7 +25,7 @@ use clap::Parser;
 use crate::arguments::{Arguments, Command};
 use crate::config::Settings;
 
-/// Requests are made of many small pieces, which the allocator of the system is slower to hand out.
+/// Requests need many small allocations, for which the system's allocator is slower.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -58,8 +58,8 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
     for warning in &settings.warnings {
         tracing::warn!("{warning}");
     }
-    // This runtime owns the connections to the database; the threads that answer requests have one each of their own,
-    // and a connection opened there would end with it.
+    // This runtime owns the connections to the database. Each thread that answers requests has a
+    // runtime of its own, and a connection opened there would end with it.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("keys")

@@ -17,11 +17,12 @@ pub(crate) struct Opened {
     pub service: KeyService,
     /// The database itself.
     pub store: Store,
-    /// Whether this start made an embedded database, or its pepper.
+    /// Whether this start created an embedded database, or its pepper.
     pub is_new_embedded: bool,
 }
 
-/// As [`open`], with limits counted where the settings say. Their connections live on the runtime this is called on.
+/// Like [`open`], with the rate limiter of the settings. Its connections live on the current
+/// runtime.
 pub(crate) async fn open_to_serve(settings: &Settings) -> anyhow::Result<Opened> {
     let limits = &settings.limits;
     let limiter = match &limits.redis_url {
@@ -37,8 +38,8 @@ pub(crate) async fn open_to_serve(settings: &Settings) -> anyhow::Result<Opened>
     open_with(settings, limiter).await
 }
 
-/// Opens the database, brings its schema up to date if that is wanted, and checks that no key lacks its pepper. Limits
-/// are counted inside the process, since nothing that a command does has any.
+/// Opens the database, migrates its schema if configured, and checks that no key lacks its pepper.
+/// Limits are counted inside the process, because commands do not use them.
 pub(crate) async fn open(settings: &Settings) -> anyhow::Result<Opened> {
     open_with(settings, None).await
 }
@@ -60,7 +61,7 @@ async fn open_with(settings: &Settings, limiter: Option<RedisLimiter>) -> anyhow
     match store.connections_short().await {
         Ok(Some(short)) => tracing::warn!("{short}"),
         Ok(None) => {}
-        // A role may be kept from the catalog; that is no reason not to start.
+        // A role may have no access to the catalog. That must not prevent the start.
         Err(error) => tracing::debug!(
             error = &error as &dyn std::error::Error,
             "the server does not say how many connections it has"
@@ -68,7 +69,8 @@ async fn open_with(settings: &Settings, limiter: Option<RedisLimiter>) -> anyhow
     }
     let (ring, is_new_embedded) = match source {
         PepperSource::Settings(ring) => (*ring, made_now),
-        // `migrate` makes a database without one, so that the file is missing does not say that it was lost.
+        // `migrate` creates a database without a pepper, so a missing file does not mean that it
+        // was lost.
         PepperSource::File(path) => {
             let keys_exist = !store.pepper_ids(SystemClock.now()).await?.is_empty();
             peppers::embedded(&path, keys_exist)?
@@ -97,7 +99,7 @@ async fn open_with(settings: &Settings, limiter: Option<RedisLimiter>) -> anyhow
     })
 }
 
-/// Opens the database and brings its schema up to date. Needs no pepper.
+/// Opens the database and migrates its schema. Needs no pepper.
 pub(crate) async fn migrate(settings: &Settings, creation: Creation) -> anyhow::Result<()> {
     let url = database_url(settings)?;
     let embedded = Embedded::find(settings, &url, creation)?;
@@ -112,7 +114,7 @@ pub(crate) async fn migrate(settings: &Settings, creation: Creation) -> anyhow::
     Ok(())
 }
 
-/// Opens the database as it is.
+/// Opens the database without changing it.
 pub(crate) async fn store(settings: &Settings) -> anyhow::Result<Store> {
     let url = database_url(settings)?;
     let embedded = Embedded::find(settings, &url, Creation::FirstStart)?;
@@ -158,7 +160,7 @@ async fn connect(
     Ok(store)
 }
 
-/// Whether the schema is there, be it the right one or not.
+/// Returns whether there is a schema, of any version.
 async fn has_tables(store: &Store) -> bool {
     match store.ready().await {
         Err(StoreError::Unexpected(error)) => !matches!(

@@ -9,7 +9,7 @@ use keys_service::{AccountEntry, KeyPage};
 use keys_store::RowFault;
 use serde_json::{Value, json};
 
-/// Writes one line. A reader that went away, as `head` does, is no failure.
+/// Writes one line. If the reader has closed the pipe, as `head` does, that is not an error.
 pub(crate) fn line(text: &str) -> io::Result<()> {
     match writeln!(io::stdout(), "{text}") {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
@@ -17,7 +17,7 @@ pub(crate) fn line(text: &str) -> io::Result<()> {
     }
 }
 
-/// One row at fault: as JSON, or as columns that tabs separate.
+/// Returns one invalid row: as JSON, or as columns separated by tabs.
 pub(crate) fn row_fault(fault: &RowFault, json: bool) -> String {
     let uuid = fault.uuid.map(|uuid| uuid.to_string());
     if json {
@@ -35,13 +35,13 @@ pub(crate) fn row_fault(fault: &RowFault, json: bool) -> String {
         fault.id.as_deref().unwrap_or("-"),
         uuid.as_deref().unwrap_or("-"),
         fault.column,
-        // Messages of parsers are not known to be free of what a terminal obeys.
+        // Messages of parsers may contain control characters, which a terminal would obey.
         &fault.why.escape_debug().to_string(),
     ]
     .join("\t")
 }
 
-/// An account with all there is to say.
+/// Returns an account with all its fields.
 pub(crate) fn account(account: &Account) -> Value {
     json!({
         "id": account.id.to_string(),
@@ -52,7 +52,8 @@ pub(crate) fn account(account: &Account) -> Value {
     })
 }
 
-/// An account as listed. One that cannot be read has its columns as they are stored, and a list of those at fault.
+/// Returns an account as listed. One that cannot be read has its columns as they are stored, and a
+/// list of the invalid ones.
 pub(crate) fn account_entry(entry: &AccountEntry) -> Value {
     match entry {
         Ok(readable) => account(readable),
@@ -67,7 +68,8 @@ pub(crate) fn account_entry(entry: &AccountEntry) -> Value {
     }
 }
 
-/// A key as listed. One that cannot be read is marked, and lacks what cannot be read.
+/// Returns a key as listed. One that cannot be read is marked, and lacks the fields that cannot be
+/// read.
 pub(crate) fn key_entry(listed: &ApiKey, page: &KeyPage) -> Value {
     let mut value = key(listed);
     if page.is_unreadable(listed.id) {
@@ -76,7 +78,7 @@ pub(crate) fn key_entry(listed: &ApiKey, page: &KeyPage) -> Value {
     value
 }
 
-/// A key with all there is to say of it but its secret.
+/// Returns a key with all its fields except its secret.
 pub(crate) fn key(key: &ApiKey) -> Value {
     json!({
         "id": key.id.to_string(),
@@ -92,10 +94,10 @@ pub(crate) fn key(key: &ApiKey) -> Value {
     })
 }
 
-/// Shown in place of what cannot be read.
+/// Text in place of a value that cannot be read.
 const UNREADABLE: &str = "(unreadable)";
 
-/// Accounts in aligned columns.
+/// Formats accounts in aligned columns.
 pub(crate) fn account_table(accounts: &[AccountEntry]) -> String {
     let rows = accounts.iter().map(|entry| match entry {
         Ok(account) => [
@@ -109,7 +111,7 @@ pub(crate) fn account_table(accounts: &[AccountEntry]) -> String {
             account.created_at.to_string(),
         ],
         Err(row) => {
-            // What is stored may hold control characters, which a terminal would obey.
+            // Stored values may contain control characters, which a terminal would obey.
             let shown = |column, text: Option<&String>| match text {
                 Some(_) if row.columns.contains(&column) => UNREADABLE.to_owned(),
                 Some(text) => text.escape_debug().to_string(),
@@ -132,7 +134,7 @@ fn yes_or_no(value: bool) -> String {
     if value { "yes" } else { "no" }.to_owned()
 }
 
-/// Keys in aligned columns.
+/// Formats keys in aligned columns.
 pub(crate) fn key_table(page: &KeyPage) -> String {
     let rows = page.keys.iter().map(|key| {
         let restricted = key.allowed_networks.to_strings().join(" ");
@@ -181,7 +183,7 @@ fn table<const N: usize>(header: [&str; N], rows: impl Iterator<Item = [String; 
         .set_content_arrangement(ContentArrangement::Disabled)
         .set_header(header);
     for row in rows {
-        // Names may be older than the rules for them, and a terminal would obey what they hide.
+        // Names may be older than the rules for them, and a terminal would obey hidden characters.
         table.add_row(row.map(|cell| escaped(&cell).into_owned()));
     }
     for column in table.column_iter_mut() {

@@ -1,4 +1,4 @@
-//! Where the peppers come from.
+//! Sources of the peppers.
 
 use std::fs;
 use std::io::{ErrorKind, Write as _};
@@ -13,13 +13,13 @@ use zeroize::Zeroizing;
 use crate::config::Peppers;
 use crate::secret;
 
-/// The longest file that is read as a pepper, in bytes: more than the longest pepper in base64.
+/// Maximum size of a pepper file in bytes: more than the longest pepper in base64.
 const FILE_MAX_LEN: u64 = 4_096;
 
-/// The identifier of the pepper that is made beside an embedded database.
+/// Identifier of the pepper that is created beside an embedded database.
 const EMBEDDED_ID: &str = "p1";
 
-/// The ring of configured peppers; `None` where none is configured.
+/// Returns the ring of configured peppers. `None` if none is configured.
 pub(crate) fn configured(peppers: &Peppers) -> anyhow::Result<Option<PepperRing>> {
     let Some(first) = peppers.keys.keys().next() else {
         return Ok(None);
@@ -55,9 +55,9 @@ fn read_file(path: &Path) -> anyhow::Result<Pepper> {
     Pepper::from_base64(&text).with_context(|| format!("{shown}"))
 }
 
-/// The ring of the pepper beside an embedded database, and whether it had to be made.
+/// Returns the ring of the pepper beside an embedded database, and whether it was created.
 ///
-/// Where `keys_exist`, a new pepper would make all of them useless, so that is refused.
+/// Refuses to create a pepper if `keys_exist`, because it would make all of them useless.
 pub(crate) fn embedded(path: &Path, keys_exist: bool) -> anyhow::Result<(PepperRing, bool)> {
     let id: PepperId = EMBEDDED_ID.parse()?;
     let missing = matches!(fs::metadata(path), Err(error) if error.kind() == ErrorKind::NotFound);
@@ -84,7 +84,7 @@ fn create(path: &Path) -> anyhow::Result<()> {
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     let mut file = options.open(path)?;
     file.write_all(text.as_bytes())?;
-    // Keys made in the next second are lost if the pepper is.
+    // If the pepper is lost, all keys created from now on are lost.
     file.sync_all()?;
     Ok(())
 }

@@ -1,8 +1,9 @@
 //! Keeps the memory of the process out of core dumps, because it holds keys and peppers.
 
-/// Turns core dumps off. On Linux other processes of the same user cannot attach to or read this one either.
+/// Turns core dumps off. On Linux, other processes of the same user cannot attach to this one or
+/// read its memory either.
 ///
-/// A failure is not fatal: it leaves what the system would do anyway.
+/// A failure is not fatal, because it only keeps the default of the system.
 pub(crate) fn turn_core_dumps_off() {
     #[cfg(unix)]
     {
@@ -13,7 +14,7 @@ pub(crate) fn turn_core_dumps_off() {
         };
         let _ = setrlimit(Resource::Core, none);
     }
-    // The limit does not hold where dumps are piped to a collector, such as that of systemd.
+    // The limit has no effect if dumps are piped to a collector, such as that of systemd.
     #[cfg(target_os = "linux")]
     {
         use rustix::process::{DumpableBehavior, set_dumpable_behavior};

@@ -1,4 +1,4 @@
-//! Secret settings: given as they are, or as `file:PATH`.
+//! Secret settings: the value itself, or `file:PATH`.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -7,16 +7,16 @@ use std::path::Path;
 use anyhow::{Context as _, bail};
 use zeroize::Zeroizing;
 
-/// In front of the path of a file that holds the secret.
+/// Prefix of the path of a file that holds the secret.
 const FILE_SCHEME: &str = "file:";
 
-/// The longest file that is read, in bytes: more than the longest pepper or URL.
+/// Maximum size of such a file in bytes: more than the longest pepper or URL.
 const FILE_MAX_LEN: usize = 4_096;
 
-/// A secret, and what is to be said about where it came from.
+/// A secret, and a warning about its source.
 pub(crate) struct Resolved {
     pub value: Zeroizing<String>,
-    /// Without anything secret.
+    /// Contains no part of the secret.
     pub warning: Option<String>,
 }
 
@@ -43,7 +43,7 @@ pub(crate) fn resolve(setting: &str, configured: &str) -> anyhow::Result<Resolve
     Ok(Resolved { value, warning })
 }
 
-/// Reads a file of limited length. The second part says what is wrong with its mode.
+/// Reads a file of limited length. The second part of the result is a warning about its mode.
 fn read(path: &Path) -> anyhow::Result<(Zeroizing<String>, Option<&'static str>)> {
     let file = File::open(path).context("cannot be opened")?;
     let warning = readable_by_others(&file).then_some(

@@ -1,4 +1,4 @@
-//! Serving HTTP until told to stop.
+//! Serves HTTP until the signal to stop.
 
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -23,7 +23,7 @@ use crate::stop::{Request, Signals};
 use crate::workers::{self, Ended, Workers};
 use crate::{telemetry, welcome};
 
-/// How long the last flush of uses may take.
+/// Time limit of the last flush of uses.
 const LAST_FLUSH: Duration = Duration::from_secs(2);
 
 const REFUSED: &str = "keys_http_connections_refused_total";
@@ -32,10 +32,10 @@ const REFUSED_DESCRIPTION: &str = "Connections that were refused, because there 
 const HEADS_REFUSED: &str = "keys_http_heads_refused_total";
 const HEADS_REFUSED_DESCRIPTION: &str = "Heads of requests that were refused, because they were malformed, too long or not complete in time.";
 
-/// What can be read again without a restart.
+/// Settings that can be reloaded without a restart.
 #[derive(Debug)]
 pub(crate) struct Reload {
-    /// The file that the settings came from, if any.
+    /// The settings file, if any.
     pub settings: Option<PathBuf>,
     pub telemetry: telemetry::Handle,
 }
@@ -59,9 +59,10 @@ impl Reload {
     }
 }
 
-/// Opens everything and serves. Returns when all has been drained and written.
+/// Opens everything and serves. Returns when the drain is over and everything is written.
 pub(crate) fn run(runtime: &Runtime, settings: &Settings, reload: &Reload) -> anyhow::Result<()> {
-    // Asked first: what a first start prints would be lost for good if it failed after it had made the database.
+    // Reserved first. If it failed after the database was created, the output of a first start
+    // would be lost.
     {
         let _guard = runtime.enter();
         drop(claim(&settings.http)?);
@@ -115,7 +116,8 @@ pub(crate) fn run(runtime: &Runtime, settings: &Settings, reload: &Reload) -> an
                 env!("CARGO_PKG_VERSION")
             ));
         }
-        // Before the first request is answered, so that it is complete for a program that waits for the answer.
+        // Before the first request is answered, so that the output is complete for a program that
+        // waits for the answer.
         if is_new_embedded {
             let database = embedded_path(&settings.database.url);
             welcome::print(&service, &endpoints, http, database.as_deref()).await?;
@@ -130,7 +132,7 @@ pub(crate) fn run(runtime: &Runtime, settings: &Settings, reload: &Reload) -> an
         server.run(http.drain, &mut signals, reload, &store).await
     });
     let is_lost = runtime.block_on(is_lost(&store));
-    // Before the maintenance ends, which may be writing some of them right now.
+    // Before the maintenance ends, because it may be writing some of them at this moment.
     if !is_lost {
         flush(runtime, &service);
     }
@@ -150,8 +152,8 @@ async fn is_lost(store: &Store) -> bool {
     }
 }
 
-/// Raises the limit on open files as far as the process may, since each connection is one. systemd and shells often set
-/// 1,024. Returns the limit, or `None` if there is none.
+/// Raises the limit on open files to the hard limit, because each connection needs one. systemd and
+/// shells often set 1,024. Returns the limit, or `None` if there is none.
 fn raise_open_files() -> Option<u64> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
@@ -182,7 +184,7 @@ fn listen(http: &Http) -> anyhow::Result<Vec<Listener>> {
         .collect()
 }
 
-/// Takes all endpoints at once, because two of them may be in each other's way.
+/// Reserves all endpoints at once, because two of them may conflict.
 fn claim(http: &Http) -> anyhow::Result<Vec<Claim>> {
     let claim = |endpoint: &Endpoint| {
         let claim = endpoint.claim(http.unix_mode, &http.listen);
@@ -214,7 +216,7 @@ impl Server {
                     Request::Reload => reload.apply(),
                     request => break request,
                 },
-                // Nothing that is answered from then on would be true.
+                // Answers from now on could be wrong.
                 lost = store.lost() => {
                     tracing::error!("stopping, because the database is lost: {lost}");
                     break Request::Now;
@@ -245,10 +247,10 @@ impl Server {
     }
 }
 
-/// Maintains the service for ever: a fault in the program must not silently end it.
+/// Maintains the service for ever. A panic must not silently end it.
 async fn maintain(service: KeyService) {
     const PAUSE: Duration = Duration::from_secs(1);
-    // Ends its task with itself.
+    // Aborts its task when dropped.
     let mut tasks = JoinSet::new();
     loop {
         let service = service.clone();

@@ -1,4 +1,4 @@
-//! Signals: which of them stop the server, and how.
+//! Signals that stop the server.
 
 use std::fs::File;
 use std::io::{self, IsTerminal as _};
@@ -11,13 +11,14 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 pub(crate) enum Request {
     /// Stop after the drain.
     Drain,
-    /// Stop without the drain: a person at a terminal waits for the prompt.
+    /// Stop without the drain, because a person at a terminal waits for the prompt.
     Now,
-    /// Read again what can be read again.
+    /// Reload the settings that can be reloaded.
     Reload,
 }
 
-/// The signals that the server handles. While this value exists none of them ends the process by itself.
+/// The signals that the server handles. While this value exists none of them terminates the
+/// process.
 #[derive(Debug)]
 pub(crate) struct Signals {
     terminate: Signal,
@@ -30,7 +31,7 @@ pub(crate) struct Signals {
 impl Signals {
     /// Starts to handle signals. Call it on the runtime.
     pub(crate) fn handle() -> io::Result<Self> {
-        // Before the handlers are installed: they replace what `nohup` has set.
+        // Before the handlers are installed, because they replace the setting of `nohup`.
         let terminal = Terminal::at_start();
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
@@ -55,9 +56,10 @@ impl Signals {
         }
     }
 
-    /// Waits for a signal that asks to stop at once while the server stops already.
+    /// Waits for a signal that requests an immediate stop during a stop.
     ///
-    /// A hangup does not: an interactive shell passes on that of its terminal, and then the system sends it again.
+    /// A hangup does not count: an interactive shell forwards that of its terminal, and then the
+    /// system sends it again.
     pub(crate) async fn stop_at_once(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
@@ -77,14 +79,15 @@ impl Signals {
     }
 }
 
-/// The terminal that the process was started from.
+/// The terminal in which the process was started.
 #[derive(Debug, Clone, Copy)]
 struct Terminal {
-    /// A standard stream was a terminal.
+    /// Whether a standard stream was a terminal.
     was_attached: bool,
-    /// The process had a controlling terminal.
+    /// Whether the process had a controlling terminal.
     was_controlling: bool,
-    /// SIGHUP was ignored, as `nohup` does for processes that are to outlive their terminal.
+    /// Whether SIGHUP was ignored, as `nohup` does for processes that should outlive their
+    /// terminal.
     is_outlived: bool,
 }
 
@@ -97,7 +100,7 @@ impl Terminal {
         }
     }
 
-    /// Whether a person sits before the process.
+    /// Returns whether the process runs in a terminal.
     fn is_attached() -> bool {
         io::stdin().is_terminal() || io::stdout().is_terminal() || io::stderr().is_terminal()
     }
@@ -106,9 +109,9 @@ impl Terminal {
         File::open("/dev/tty").is_ok()
     }
 
-    /// Whether a SIGHUP came because the terminal was closed.
+    /// Returns whether a SIGHUP was sent because the terminal was closed.
     async fn is_gone(self) -> bool {
-        // A shell that ends passes the signal on before its terminal is closed.
+        // A shell that ends forwards the signal before its terminal is closed.
         const CLOSED_WITHIN: Duration = Duration::from_millis(500);
         if self.is_outlived || !(self.was_attached || self.was_controlling) {
             return false;

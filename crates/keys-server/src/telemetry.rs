@@ -1,7 +1,8 @@
 //! Logs, on standard error.
 //!
-//! Writing the log never blocks the program. Threads put their lines into a bounded queue, and one thread of its own writes
-//! them. While the reader of standard error is stalled, lines are dropped and counted.
+//! Writing the log never blocks the program. Threads put their lines into a bounded queue, and a
+//! dedicated thread writes them. While the reader of standard error is stalled, lines are dropped
+//! and counted.
 
 mod layer;
 mod queue;
@@ -21,13 +22,13 @@ use layer::Sampling;
 use queue::Queue;
 use sampler::Sampler;
 
-/// How long the end of the program waits for a reader that takes no more lines.
+/// Time that the end of the program waits for a reader that accepts no more lines.
 const LAST_LINES: Duration = Duration::from_millis(500);
 
 /// The log of this process, once it has started.
 static QUEUE: OnceLock<Arc<Queue>> = OnceLock::new();
 
-/// The running log: changes its filter, and says how much it has dropped. Cheap to clone.
+/// The running log: changes its filter, and counts dropped lines. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Handle {
     filter: reload::Handle<EnvFilter, Registry>,
@@ -35,7 +36,8 @@ pub(crate) struct Handle {
 }
 
 impl Handle {
-    /// Replaces the filter, for example by `info,keys_http=debug`. On an error the old filter stays.
+    /// Replaces the filter, for example by `info,keys_http=debug`. On an error the old filter
+    /// stays.
     pub(crate) fn reload_filter(&self, filter: &str) -> anyhow::Result<()> {
         let filter = parse_filter(filter)?;
         self.filter
@@ -43,7 +45,7 @@ impl Handle {
             .context("the log filter could not be replaced")
     }
 
-    /// Lines that were not written since the start.
+    /// Returns the lines that were not written since the start.
     pub(crate) fn dropped_total(&self) -> u64 {
         self.queue.dropped_total()
     }
@@ -59,7 +61,7 @@ pub(crate) fn start(log: &Log) -> anyhow::Result<Handle> {
     let lines = Arc::clone(&queue);
     let layer = fmt::layer()
         .with_writer(move || queue::Line(Arc::clone(&lines)))
-        // It would write errors to standard error by itself, and wait there.
+        // It would write errors to standard error directly, and block.
         .log_internal_errors(false);
     let layer = match log.format {
         LogFormat::Text => layer.with_ansi(io::stderr().is_terminal()).boxed(),
@@ -83,10 +85,10 @@ fn parse_filter(filter: &str) -> anyhow::Result<EnvFilter> {
     EnvFilter::try_new(filter).with_context(|| format!("setting `log.filter`: {filter:?}"))
 }
 
-/// Writes one line to standard error, in the order of the log. Failures are ignored: neither a full disk under the log nor
-/// a reader that went away may end the program.
+/// Writes one line to standard error, in the order of the log. Failures are ignored, because
+/// neither a full disk under the log nor a closed reader may end the program.
 pub(crate) fn say(text: &str) {
-    // Errors may repeat names, and a terminal would obey what they hide.
+    // Errors may repeat names, and a terminal would obey hidden characters.
     let lines: Vec<_> = text.lines().map(keys_core::name::escaped).collect();
     let text = lines.join("\n");
     match QUEUE.get() {
@@ -95,16 +97,18 @@ pub(crate) fn say(text: &str) {
     }
 }
 
-/// Waits until all lines are written, or until the reader has taken none for a while.
+/// Waits until all lines are written, or until the reader has accepted none for a while.
 pub(crate) fn finish() {
     if let Some(queue) = QUEUE.get() {
         queue.finish(LAST_LINES);
     }
 }
 
-/// Logs a panic in one line, without a backtrace: with `RUST_BACKTRACE=1` one request that panics would cost 100 KB of log.
+/// Logs a panic in one line, without a backtrace: with `RUST_BACKTRACE=1` one request that panics
+/// would cost 100 KB of log.
 ///
-/// The message is shown only if it is a literal of the program. A formatted one may repeat what a client sent.
+/// The message is shown only if it is a literal of the program. A formatted one may repeat what a
+/// client sent.
 fn log_panic(panic: &std::panic::PanicHookInfo<'_>) {
     let thread = std::thread::current();
     let thread = thread.name().unwrap_or("unnamed");

@@ -1,4 +1,4 @@
-//! Unix sockets that the server listens on: the file, and who owns it.
+//! Unix sockets that the server listens on: the file, and its owner.
 
 use std::fmt;
 use std::fs::{self, File, Metadata, OpenOptions, Permissions, TryLockError};
@@ -18,10 +18,10 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::net::{bind, connect, listen, socket_with};
 
-/// The longest path that Linux takes: `sun_path` has 108 bytes, and the last one is zero.
+/// Maximum length of a path on Linux: `sun_path` has 108 bytes, and the last one is zero.
 const PATH_BYTES_MAX: usize = 107;
 
-/// How long another server may take to begin or end listening on the same path.
+/// Time limit for another server to start or stop listening on the same path.
 const LOCKED_WITHIN: Duration = Duration::from_secs(2);
 
 /// The path of a Unix socket: absolute, and short enough.
@@ -45,7 +45,7 @@ impl FromStr for SocketPath {
                 "must name a file after `unix:`, such as unix:/run/keys/keys.sock, not the folder {text:?}"
             ));
         }
-        // Without repeated slashes, so that a path that is named twice is noticed.
+        // Without repeated slashes, so that the same path in two spellings is noticed.
         let path: PathBuf = path.components().collect();
         let length = path.as_os_str().len();
         if length > PATH_BYTES_MAX {
@@ -72,7 +72,7 @@ impl FromStr for UnixMode {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        // No number that TOML makes of an octal one passes: 0o600 to 0o777 are 384 to 511.
+        // An octal number of TOML never passes: 0o600 to 0o777 are 384 to 511.
         let mode = match text.len() {
             3 | 4 if text.bytes().all(|byte| byte.is_ascii_digit()) => {
                 u32::from_str_radix(text, 8).ok()
@@ -88,15 +88,16 @@ impl FromStr for UnixMode {
     }
 }
 
-/// A socket that is bound to its path and does not listen yet. Its file is removed with it. Until it listens, other servers
-/// must not take it for a dead one, so it holds the lock of the path.
+/// A socket that is bound to its path and does not listen yet. Its file is removed with it. It
+/// holds the lock of the path, because until it listens other servers would mistake it for a dead
+/// one.
 #[derive(Debug)]
 pub(crate) struct Bound {
     socket: OwnedFd,
     file: SocketFile,
 }
 
-/// A listening Unix socket, which does not block.
+/// A non-blocking listening Unix socket.
 #[derive(Debug)]
 pub(crate) struct Listening {
     pub(crate) socket: UnixListener,
@@ -104,20 +105,22 @@ pub(crate) struct Listening {
 }
 
 impl Bound {
-    /// Takes the path, with these permissions. Of what may be there only the socket of a process that has ended is replaced.
+    /// Reserves the path, with these permissions. Replaces only the socket of a process that has
+    /// ended.
     pub(crate) fn new(path: &SocketPath, mode: UnixMode) -> io::Result<Self> {
         let path = &path.0;
         let lock = Lock::take(path)?;
         remove_dead(path)?;
         let socket = socket()?;
         bind(&socket, &SocketAddrUnix::new(path)?)?;
-        // No client can connect before it listens, so none does while other permissions are in force.
+        // No client can connect before it listens, so none does while other permissions are in
+        // force.
         let file = SocketFile::of(path, lock)?;
         fs::set_permissions(path, Permissions::from_mode(mode.0))?;
         Ok(Self { socket, file })
     }
 
-    /// Listens, with at most so many connections that wait to be accepted.
+    /// Listens, with at most `backlog` connections that wait to be accepted.
     pub(crate) fn listen(mut self, backlog: u32) -> io::Result<Listening> {
         listen(&self.socket, i32::try_from(backlog).unwrap_or(i32::MAX))?;
         self.file.lock = None;
@@ -133,13 +136,13 @@ impl Listening {
         SocketPath(self.file.path.clone())
     }
 
-    /// Removes the file, so that no further client finds the socket. Those that have connected stay.
+    /// Removes the file, so that no further client finds the socket. Connected clients stay.
     pub(crate) fn withdraw(&self) {
         self.file.remove();
     }
 }
 
-/// The file of a socket, removed with this value if it is still the same one.
+/// The file of a socket. Removed with this value if it is still the same file.
 #[derive(Debug)]
 struct SocketFile {
     path: PathBuf,
@@ -165,7 +168,7 @@ impl SocketFile {
     }
 
     fn remove(&self) {
-        // Without it only the chance is lost to notice a server that replaces the file at this moment.
+        // Without the lock, a server that replaces the file at this moment may go unnoticed.
         let _lock = self.lock.is_none().then(|| Lock::take(&self.path));
         let found = fs::symlink_metadata(&self.path);
         if found.is_ok_and(|found| self.is_ours(&found)) {
@@ -190,7 +193,8 @@ fn socket() -> io::Result<OwnedFd> {
     )?)
 }
 
-/// Keeps other servers from changing the socket at a path. Other users cannot hold it, because they cannot open its file.
+/// Keeps other servers from changing the socket at a path. Other users cannot hold it, because they
+/// cannot open its file.
 #[derive(Debug)]
 struct Lock {
     path: PathBuf,
@@ -208,7 +212,7 @@ impl Lock {
         loop {
             let file = open_lock(&path)?;
             match file.try_lock() {
-                // If its last owner has removed it meanwhile, it locks nothing.
+                // If its last owner has removed the file meanwhile, the lock protects nothing.
                 Ok(()) if is_at(&file, &path)? => return Ok(Self { path, _file: file }),
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) if start.elapsed() < LOCKED_WITHIN => {
@@ -252,14 +256,14 @@ fn open_lock(path: &Path) -> io::Result<File> {
     })
 }
 
-/// Whether the open file is the one at the path.
+/// Returns whether the open file is the one at the path.
 fn is_at(file: &File, path: &Path) -> io::Result<bool> {
     let file = file.metadata()?;
     let found = fs::symlink_metadata(path);
     Ok(found.is_ok_and(|found| (found.dev(), found.ino()) == (file.dev(), file.ino())))
 }
 
-/// Removes the socket of a process that has ended. Anything else that is there is an error.
+/// Removes the socket of a process that has ended. Any other file there is an error.
 fn remove_dead(path: &Path) -> io::Result<()> {
     let found = match fs::symlink_metadata(path) {
         Ok(found) => found,
@@ -316,7 +320,7 @@ mod tests {
         assert!(refused.contains("process that listens on it"), "{refused}");
         drop(first);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
-        // One that never listens leaves nothing either, and makes no other wait.
+        // One that never listens leaves no file, and does not make others wait.
         drop(Bound::new(&path, mode).unwrap());
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     }

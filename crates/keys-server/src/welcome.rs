@@ -1,4 +1,5 @@
-//! What a first start on an embedded database tells: the first operator key, and commands to try.
+//! The output of a first start on an embedded database: the first operator key, and commands to
+//! try.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, IsTerminal as _, Write as _};
@@ -14,13 +15,14 @@ use crate::config::Http;
 use crate::listen::Endpoint;
 use crate::{output, telemetry};
 
-/// Where the first operator key is written if standard output is no terminal, beside the database.
+/// Name of the file with the first operator key, beside the database, if standard output is not a
+/// terminal.
 const KEY_FILE: &str = "first-operator-key";
 
-/// Makes the first operator key and tells it, with commands that work when pasted.
+/// Creates the first operator key and prints it, with commands that work when pasted.
 ///
-/// The key is printed to a terminal only. What is printed elsewhere stays in logs, so there the key goes into a file that only
-/// its owner can read.
+/// The key is printed to a terminal only. Other output stays in logs, so there the key is written
+/// to a file that only its owner can read.
 pub(crate) async fn print(
     service: &KeyService,
     endpoints: &[Endpoint],
@@ -43,7 +45,7 @@ pub(crate) async fn print(
             .context("printing the first operator key");
         return revoke_if_lost(service, &issued, told).await;
     }
-    // Made before the key, which would be lost if it could not be written.
+    // Created before the key, which would be lost if it could not be written.
     let (mut file, path) = create_key_file(database)?;
     let issued = match service.issue_operator_key(&Actor::system(), draft).await {
         Ok(issued) => issued,
@@ -59,7 +61,7 @@ pub(crate) async fn print(
     );
     let key = format!("\"$(cat {})\"", shell_quoted(&shown));
     telemetry::say(&format!("the first operator key is in the file {shown}"));
-    // The commands are no loss on a full disk.
+    // On a full disk the commands may be lost.
     let _ = output::line(&text(&told, &key, (&curl, &url), http));
     Ok(())
 }
@@ -79,8 +81,8 @@ async fn hand_over(
     revoke_if_lost(service, issued, written).await
 }
 
-/// Revokes the key if `told` is a failure, because no operator has it then. A later start says how to make another one, which it
-/// does only if there is no operator key.
+/// Revokes the key if `told` is a failure, because no operator has it then. A later start says how
+/// to create another one, but only if there is no operator key.
 async fn revoke_if_lost(
     service: &KeyService,
     issued: &Issued,
@@ -103,11 +105,11 @@ async fn revoke_if_lost(
     })
 }
 
-/// Creates a file that no one else can read, under a name that is free.
+/// Creates a file with a free name that only its owner can read.
 fn create_key_file(database: Option<&Path>) -> anyhow::Result<(File, PathBuf)> {
     const NAMES_MAX: u32 = 100;
     let folder = database.and_then(Path::parent).unwrap_or(Path::new(""));
-    // What is printed is pasted elsewhere.
+    // The path may be pasted in another folder.
     let folder = if folder.as_os_str().is_empty() {
         std::env::current_dir()?
     } else {
@@ -143,7 +145,7 @@ fn write_key(file: &mut File, key: &str) -> io::Result<()> {
     file.sync_all()
 }
 
-/// A word of a shell, whatever is in it.
+/// Quotes a text as one word of a shell.
 fn shell_quoted(text: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
     if text.chars().all(is_plain) {
@@ -153,7 +155,7 @@ fn shell_quoted(text: &str) -> String {
     }
 }
 
-/// Says what to do where there is no operator key yet.
+/// Says what to do if there is no operator key yet.
 pub(crate) async fn hint(service: &KeyService, embedded: bool) -> anyhow::Result<()> {
     let operators = service.list_keys(KeyOwner::Operators, 0, 1).await?;
     if operators.total == 0 {
@@ -169,10 +171,11 @@ pub(crate) async fn hint(service: &KeyService, embedded: bool) -> anyhow::Result
     Ok(())
 }
 
-/// The first address as a client on this machine writes it: one that listens everywhere is reached at localhost.
+/// Returns the first address as a client on this machine writes it: localhost for a wildcard
+/// address.
 fn reachable(endpoints: &[Endpoint]) -> String {
     let Some(address) = endpoints.iter().find_map(Endpoint::tcp) else {
-        // Over the Unix socket, where the name says nothing.
+        // Over the Unix socket, where any name will do.
         return "http://localhost".to_owned();
     };
     if address.ip().is_unspecified() {
@@ -182,7 +185,7 @@ fn reachable(endpoints: &[Endpoint]) -> String {
     }
 }
 
-/// The start of a command that asks the server.
+/// Returns the start of a curl command to the server.
 fn curl(endpoints: &[Endpoint]) -> String {
     let is_tcp = endpoints.iter().any(|endpoint| endpoint.tcp().is_some());
     match endpoints.iter().find_map(Endpoint::unix) {
@@ -272,7 +275,7 @@ mod tests {
         let (service, issued) = service_with_key().await;
         let folder = tempfile::tempdir().unwrap();
         let (_, path) = create_key_file(Some(&folder.path().join("keys.db"))).unwrap();
-        // As on a full disk.
+        // Simulates a full disk.
         let mut full = File::options().write(true).open("/dev/full").unwrap();
         let error = hand_over(&service, &issued, &mut full, &path)
             .await

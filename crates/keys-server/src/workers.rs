@@ -24,25 +24,26 @@ use tokio::task::JoinSet;
 use crate::connections::{Connections, Permit, Signal, Watched};
 use crate::listen::{Accepted, BACKLOG, Listener, Stream, is_closed_within};
 
-/// How long a connection may take until the head of its first request is complete. Longer than [`Guarded`] gives a head, so
-/// that it is the one to refuse and count what has begun.
+/// Time limit for the head of the first request of a connection. Longer than the limit of
+/// [`Guarded`], so that [`Guarded`] refuses and counts heads that have begun.
 const CLIENT_REQUEST_TIMEOUT: Duration = Duration::from_secs(6);
 
-/// How long an idle connection is kept: longer than the usual 60 s of load balancers, or they would find it closed.
+/// Time after which an idle connection is closed: longer than the usual 60 s of load balancers,
+/// which would otherwise find it closed.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
 
-/// How long a closing connection may take to say that it has read everything.
+/// Time limit for the client of a closing connection to confirm that it has read everything.
 const CLIENT_DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long idle connections are still read from after the last one was accepted, so that a request that has arrived
-/// is not lost.
+/// Time for which idle connections are still read after the last one was accepted, so that no
+/// request that has arrived is lost.
 const READ_ON: Duration = Duration::from_millis(100);
 
-/// How long requests under way may take after that. With the default drain and the last flush the whole stop stays
-/// below the ten seconds after which container runtimes kill a process.
+/// Time limit for requests under way after that. With the default drain and the last flush the
+/// whole stop stays below the ten seconds after which container runtimes kill a process.
 const UNDER_WAY: Duration = Duration::from_secs(4);
 
-/// Pause after a connection could not be accepted, such as for want of file descriptors.
+/// Pause after a connection could not be accepted, for example because of too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The running threads.
@@ -53,15 +54,15 @@ pub(crate) struct Workers {
     places: Arc<Connections>,
 }
 
-/// The way to one worker.
+/// Channel to one worker.
 #[derive(Debug)]
 struct Hand {
     connections: mpsc::UnboundedSender<(Accepted, Permit)>,
-    /// How many connections it has.
+    /// Number of its connections.
     open: Arc<AtomicUsize>,
 }
 
-/// Ends once every worker has.
+/// Ends once every worker has ended.
 #[derive(Debug)]
 pub(crate) struct Ended(mpsc::UnboundedReceiver<()>);
 
@@ -72,7 +73,7 @@ impl Ended {
 }
 
 impl Workers {
-    /// Starts that many threads, each with an application of its own, and waits until they can answer.
+    /// Starts the threads, each with an application of its own, and waits until they can answer.
     pub(crate) async fn start(
         count: usize,
         api: &Api,
@@ -121,7 +122,7 @@ impl Workers {
         Ok((workers, Ended(ended)))
     }
 
-    /// Hands a connection to the worker that has the fewest.
+    /// Hands a connection to the worker with the fewest connections.
     fn hand_over(&self, mut connection: (Accepted, Permit)) {
         let start = self.next.fetch_add(1, Ordering::Relaxed);
         let turn = |number: usize| &self.hands[(start + number) % self.hands.len()];
@@ -136,7 +137,8 @@ impl Workers {
         }
     }
 
-    /// Accepts connections until the other end of `stop` is closed, then those that have already arrived.
+    /// Accepts connections until the other end of `stop` is closed, then those that have already
+    /// arrived.
     fn accept(&self, listener: &Listener, stop: &UnixStream) {
         loop {
             let mut goes_on = listener.wait(stop).unwrap_or_else(|error| {
@@ -146,20 +148,22 @@ impl Workers {
             let mut is_told = false;
             loop {
                 if !goes_on {
-                    // Before the last look, so that no client connects after it.
+                    // Before the queue is emptied for the last time, so that no client connects
+                    // after it.
                     listener.withdraw();
                 }
                 let Err(error) = self.accept_all(listener) else {
                     break;
                 };
-                // Told once for each time that it begins, not ten times a second.
+                // Logged once each time that it begins, not ten times a second.
                 if !std::mem::replace(&mut is_told, true) {
                     tracing::error!(%error, "connections cannot be accepted at the moment");
                 }
                 if !goes_on {
                     break;
                 }
-                // Nearly always, no more files can be opened: an idle connection that is closed gives one back.
+                // The usual reason is that no more files can be opened. Closing an idle connection
+                // frees one.
                 self.places.make_room();
                 goes_on = !is_closed_within(stop, ACCEPT_PAUSE);
             }
@@ -169,9 +173,9 @@ impl Workers {
         }
     }
 
-    /// Accepts all connections that are there, within reason.
+    /// Accepts all waiting connections, up to a maximum.
     fn accept_all(&self, listener: &Listener) -> io::Result<()> {
-        /// More than the system keeps, so that a flood of connections cannot put off the stop.
+        /// More than the system queues, so that a flood of connections cannot delay the stop.
         const ACCEPTED_MAX: u32 = 4 * BACKLOG;
         for _ in 0..ACCEPTED_MAX {
             match listener.accept() {
@@ -184,7 +188,7 @@ impl Workers {
                 }
                 Err(error) => match error.kind() {
                     io::ErrorKind::WouldBlock => return Ok(()),
-                    // The client is gone already; the next one may be there.
+                    // The client is gone already; the next one may be waiting.
                     io::ErrorKind::ConnectionAborted
                     | io::ErrorKind::ConnectionReset
                     | io::ErrorKind::ConnectionRefused
@@ -210,7 +214,7 @@ pub(crate) fn accept(listeners: Vec<Listener>, workers: Workers) -> io::Result<U
     Ok(stop)
 }
 
-/// Waits until the stop has begun, or the side that would begin it is gone.
+/// Waits until the stop has begun, or its sender is dropped.
 async fn begun(closing: &mut watch::Receiver<bool>) {
     let _ = closing.wait_for(|is_closing| *is_closing).await;
 }
@@ -220,12 +224,12 @@ struct Worker {
     api: Api,
     queue: mpsc::UnboundedReceiver<(Accepted, Permit)>,
     open: Arc<AtomicUsize>,
-    /// Told once it can answer.
+    /// Notified once it can answer.
     ready: oneshot::Sender<()>,
     _is_alive: mpsc::UnboundedSender<()>,
 }
 
-/// Counts a connection down when it ends, however it ends.
+/// Decrements the number of connections when dropped.
 struct Open(Arc<AtomicUsize>);
 
 impl Drop for Open {
@@ -243,10 +247,12 @@ impl Worker {
         runtime.block_on(self.serve())
     }
 
-    /// Serves connections until there are no more to come, and those until they end or time is up.
+    /// Serves connections until no more arrive, and the open ones until they end or the time is
+    /// over.
     async fn serve(mut self) -> anyhow::Result<()> {
         let (closing, is_closing) = watch::channel(false);
-        // The signal of the connection that the service is about to be called with. It asks for it at once.
+        // The signal of the connection with which the service is about to be called. The service
+        // takes it at once.
         let next_signal = Rc::new(RefCell::new(None::<Arc<Signal>>));
         let asked_signal = Rc::clone(&next_signal);
         let api = self.api.clone();
@@ -277,7 +283,7 @@ impl Worker {
         let service = service.new_service(()).await;
         let service =
             Rc::new(service.map_err(|()| anyhow::anyhow!("the application cannot be made"))?);
-        // Gone only if the start was given up.
+        // The receiver is dropped only if the start was given up.
         let _ = self.ready.send(());
         let mut connections = JoinSet::new();
         loop {
@@ -302,7 +308,7 @@ impl Worker {
                     )
                 });
                 if is_ready.await.is_ok() {
-                    // Whatever went wrong is between the client and the connection.
+                    // Errors of one connection concern only its client.
                     next_signal.replace(Some(Arc::clone(permit.signal())));
                     let _ = service.call((stream, peer)).await;
                 }
@@ -322,7 +328,7 @@ impl Worker {
     }
 }
 
-/// Makes an accepted connection one of this thread.
+/// Registers an accepted connection with this thread.
 fn register(
     accepted: Accepted,
     signal: &Arc<Signal>,

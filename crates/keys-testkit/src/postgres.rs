@@ -20,7 +20,8 @@ use std::time::Duration;
 
 use crate::process::signal;
 
-/// The environment variable that names a cluster to use, as a superuser: `postgres://postgres@127.0.0.1:5432`.
+/// The environment variable that names a cluster to use, as a superuser:
+/// `postgres://postgres@127.0.0.1:5432`.
 pub const URL_VARIABLE: &str = "KEYS_TEST_POSTGRES_URL";
 
 /// The oldest supported major version: the first with `drop database .. with (force)` and `xid8`.

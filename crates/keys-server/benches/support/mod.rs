@@ -1,11 +1,12 @@
-//! What the benchmarks of many servers and of large sizes share: a client that blocks, times, processor time and settings.
+//! Shared parts of the benchmarks of many servers and of large sizes: a blocking client, times,
+//! processor time and settings.
 #![allow(dead_code, reason = "each benchmark uses a part")]
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-/// Settings under which no limit of a plan gets in the way.
+/// Settings with plan limits that are never reached.
 pub(crate) const UNLIMITED: &str = "\
 [plans.pro]
 keys = true
@@ -16,7 +17,7 @@ list = { requests = 4000000000, period_seconds = 1 }
 delete = { requests = 4000000000, period_seconds = 1 }
 ";
 
-/// The longest time that any answer may take.
+/// Time limit of an answer.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// One connection to a server. Opened again when the server has closed it.
@@ -33,7 +34,7 @@ pub(crate) struct Answer {
 }
 
 impl Client {
-    /// `url` is what `Server::url("")` says.
+    /// Connects to `url`, the result of `Server::url("")`.
     pub(crate) fn new(url: &str) -> Self {
         let address = url.strip_prefix("http://").expect("a plain URL").to_owned();
         Self {
@@ -110,7 +111,7 @@ fn find(text: &[u8], what: &[u8]) -> Option<usize> {
     text.windows(what.len()).position(|window| window == what)
 }
 
-/// The text of a JSON field, of which there is one.
+/// Returns the text of a JSON field that occurs once.
 pub(crate) fn field(json: &str, name: &str) -> String {
     let start = format!("\"{name}\":\"");
     let rest = json.split(&start).nth(1);
@@ -120,7 +121,7 @@ pub(crate) fn field(json: &str, name: &str) -> String {
         .to_owned()
 }
 
-/// The value below which so many percent of all lie.
+/// Returns the value below which this percentage of all values is.
 pub(crate) fn percentile(values: &mut [Duration], percent: usize) -> Duration {
     values.sort_unstable();
     let place = (values.len() * percent).div_ceil(100).saturating_sub(1);
@@ -131,15 +132,16 @@ pub(crate) fn millis(duration: Duration) -> String {
     format!("{:.2} ms", duration.as_secs_f64() * 1e3)
 }
 
-/// Processor time that processes have had, in seconds: their own and the kernel's for them.
+/// Processor time of processes in seconds: their own, and that of the kernel on their behalf.
 pub(crate) fn cpu_seconds(processes: &[u32]) -> f64 {
-    // `_SC_CLK_TCK`, which Linux has at 100 on every architecture that it shows this file on.
+    // `_SC_CLK_TCK` is 100 on every Linux architecture that has this file.
     const TICKS_PER_SECOND: f64 = 100.0;
     let ticks: u32 = processes
         .iter()
         .filter_map(|process| {
             let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-            // Behind the name, which may hold anything: state, parent, .., and at the 12th and 13th place the two times.
+            // After the name, which may contain any character: state, parent, .., and at positions
+            // 12 and 13 the two times.
             let words: Vec<_> = stat.rsplit_once(')')?.1.split_whitespace().collect();
             let ticks = |place: usize| words.get(place)?.parse::<u32>().ok();
             Some(ticks(11)? + ticks(12)?)
@@ -148,7 +150,8 @@ pub(crate) fn cpu_seconds(processes: &[u32]) -> f64 {
     f64::from(ticks) / TICKS_PER_SECOND
 }
 
-/// Runs `each` so many times a second for as long as `lasting`, on time: what is late is not left out. Returns how long each took.
+/// Calls `each` at this rate for as long as `lasting`. Calls that are late are not skipped. Returns
+/// the duration of each.
 pub(crate) fn at_rate(
     a_second: u32,
     lasting: Duration,

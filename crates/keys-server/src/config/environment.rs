@@ -5,18 +5,18 @@ use anyhow::bail;
 use super::secrets::SECRETS;
 use super::value::Value;
 
-/// In front of every setting in the environment.
+/// Prefix of every setting in the environment.
 const PREFIX: &str = "KEYS_";
 
-/// Between the levels of a setting in the environment.
+/// Separator between the levels of a setting in the environment.
 const SEPARATOR: &str = "__";
 
 /// The variables of the process.
 #[derive(Default)]
 pub(super) struct Variables {
-    /// Those that start with `KEYS_`.
+    /// Variables that start with `KEYS_`.
     pub(super) ours: Vec<(String, String)>,
-    /// The names of those of other programs that are not empty.
+    /// Names of variables of other programs that are not empty.
     pub(super) foreign: Vec<String>,
 }
 
@@ -42,14 +42,14 @@ impl Variables {
     }
 }
 
-/// Reads the settings among `variables`, none of which may be misspelt. `defaults` has all settings
-/// that are known by name.
+/// Reads the settings among `variables`, and refuses misspelt ones. `defaults` has all known
+/// settings.
 pub(super) fn read(
     mut variables: Vec<(String, String)>,
     defaults: &Value,
 ) -> anyhow::Result<Value> {
     check_spelling(&variables, defaults)?;
-    // The name of a table is before the names of what is in it.
+    // The name of a table sorts before the names inside it.
     variables.sort();
     let mut settings = Value::empty();
     for (name, value) in variables {
@@ -61,7 +61,7 @@ pub(super) fn read(
         if !setting.contains(SEPARATOR) {
             continue;
         }
-        // Files of variables have Windows line ends, and secrets come with a line feed.
+        // Files of variables have Windows line ends, and secrets end in a line feed.
         let value = value.trim();
         if value.chars().any(char::is_control) {
             bail!("environment variable {name} contains a line end or another control character");
@@ -75,8 +75,8 @@ pub(super) fn read(
     Ok(settings)
 }
 
-/// Refuses what is a setting but for its underscores: left alone, `KEYS_DATABASE_URL` would start a
-/// production server on a fresh embedded database.
+/// Refuses variables that differ from a setting only in their underscores. If it were ignored,
+/// `KEYS_DATABASE_URL` would start a production server on a fresh embedded database.
 fn check_spelling(variables: &[(String, String)], defaults: &Value) -> anyhow::Result<()> {
     const PEPPERS: &str = "KEYS_PEPPERS__KEYS__";
     let mut settings = vec!["KEYS_PEPPERS__CURRENT".to_owned(), format!("{PEPPERS}P1")];

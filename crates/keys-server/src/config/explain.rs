@@ -1,4 +1,4 @@
-//! Faults of settings, in words that name the setting and say what to write.
+//! Errors of settings, in messages that name the setting and say what to write.
 
 use std::fmt;
 use std::path::Path;
@@ -8,7 +8,7 @@ use serde::de::{Error, Expected, Unexpected};
 
 use super::secrets::SECRETS;
 
-/// Error returned when a setting is unknown, missing or not what it must be.
+/// Error returned when a setting is unknown, missing or not valid.
 #[derive(Debug)]
 pub(super) struct Fault {
     /// The names of the tables around it and its own, innermost first.
@@ -28,18 +28,18 @@ enum Kind {
         expected: String,
         found: String,
     },
-    /// The sentence that follows the name of the setting.
+    /// Rest of the sentence after the name of the setting.
     Other(String),
 }
 
 impl Fault {
-    /// The same fault in the table `name`.
+    /// Returns the same error in the table `name`.
     pub(super) fn within(mut self, name: String) -> Self {
         self.names.push(name);
         self
     }
 
-    /// The same fault where `name` itself is at fault.
+    /// Returns the same error for `name` itself.
     pub(super) fn of_name(self, name: &str) -> Self {
         match self.kind {
             Kind::Other(_) => self.within(name.to_owned()),
@@ -47,7 +47,7 @@ impl Fault {
         }
     }
 
-    /// The fault as it is shown. The value of a setting that may hold a secret is left out.
+    /// Returns the error message. The value of a setting that may hold a secret is left out.
     pub(super) fn explain(&self, file: Option<&Path>) -> anyhow::Error {
         let whence = file.map_or_else(
             || "the environment".to_owned(),
@@ -130,7 +130,7 @@ impl From<Kind> for Fault {
     }
 }
 
-/// What a setting must be, in the words of an operator instead of those of serde.
+/// Returns the expected kind of value, in the words of an operator instead of those of serde.
 fn wanted(expected: &str) -> String {
     match expected {
         "u8" | "u16" | "u64" | "usize" => "a whole number of at least 0".to_owned(),
@@ -151,7 +151,7 @@ fn shown(found: &Unexpected<'_>) -> String {
         Unexpected::Bool(value) => value.to_string(),
         Unexpected::Unsigned(value) => value.to_string(),
         Unexpected::Signed(value) => value.to_string(),
-        // With its point: 10.0 is no whole number either.
+        // With its point: 10.0 is not a whole number either.
         Unexpected::Float(value) => format!("{value:?}"),
         Unexpected::Str(text) => format!("{text:?}"),
         Unexpected::Other(text) => (*text).to_owned(),
@@ -161,7 +161,7 @@ fn shown(found: &Unexpected<'_>) -> String {
     }
 }
 
-/// Whether a setting holds a secret, is within one that does, or is a table around one: a secret
+/// Returns whether a setting holds a secret, or is a table inside or around one, because a secret
 /// may be written there by mistake.
 fn may_be_secret(setting: &str) -> bool {
     let is_within = |inner: &str, outer: &str| {

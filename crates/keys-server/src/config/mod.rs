@@ -34,7 +34,8 @@ pub(crate) struct Settings {
     pub peppers: Peppers,
     pub log: Log,
     pub plans: PlanSettings,
-    /// Settings that were probably meant otherwise. They are logged once the log has started.
+    /// Warnings about settings that are probably mistakes. They are logged once the log has
+    /// started.
     #[serde(skip)]
     pub warnings: Vec<String>,
 }
@@ -77,7 +78,7 @@ fn read(path: &Path) -> anyhow::Result<Value> {
         .with_context(|| format!("settings file {} (--config or KEYS_CONFIG)", path.display()))?;
     let table = File::from_str(&text, FileFormat::Toml).collect();
     let table = table.map_err(|error| {
-        // The first line says where. The others quote the text, which may be that of a pepper.
+        // The first line has the position. The others quote the text, which may contain a pepper.
         let error = error.to_string();
         let place = error.lines().next().unwrap_or_default();
         anyhow::anyhow!("{}: {place}", path.display())
@@ -235,7 +236,7 @@ mod tests {
         assert_eq!(http.trusted_proxies, trusted);
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("keys.toml");
-        // A number of TOML is not what it looks like: 0o660 is 432.
+        // TOML reads an octal number as its value: 0o660 is 432.
         for (mode, is_right) in [("\"0666\"", true), ("\"660\"", true), ("0o660", false)] {
             std::fs::write(&path, format!("[http]\nunix_mode = {mode}\n")).unwrap();
             assert_eq!(load_file(Some(&path), &[]).is_ok(), is_right, "{mode}");
@@ -576,7 +577,7 @@ mod tests {
             let message = refusal(&[(name, "/run/secrets/x")]);
             assert!(message.contains(meant), "{name}: {message}");
         }
-        // A setting that is no secret takes no file.
+        // A setting that is not a secret accepts no file.
         for (name, meant) in [
             ("KEYS_LOG__FORMAT_FILE", "write KEYS_LOG__FORMAT"),
             ("KEYS_HTTP__LISTEN_FILE", "write KEYS_HTTP__LISTEN"),
@@ -665,7 +666,7 @@ mod tests {
         assert_eq!(settings.peppers.current.unwrap().as_str(), "p2");
     }
 
-    /// The cells of the table of settings in the documentation.
+    /// Returns the cells of the table of settings in the documentation.
     fn documented() -> Vec<[&'static str; 3]> {
         const OPERATIONS: &str = include_str!("../../../../docs/operations.md");
         let (_, table) = OPERATIONS
@@ -679,12 +680,12 @@ mod tests {
         .collect()
     }
 
-    /// The words in backticks.
+    /// Returns the words in backticks.
     fn quoted(cell: &str) -> impl Iterator<Item = &str> {
         cell.split('`').skip(1).step_by(2)
     }
 
-    /// Whether a name in the table, such as `plans.<name>.*`, stands for a setting.
+    /// Returns whether a name in the table, such as `plans.<name>.*`, describes a setting.
     fn stands_for(name: &str, path: &[&str]) -> bool {
         let names: Vec<_> = name.split('.').filter(|name| *name != "*").collect();
         let mut pairs = names.iter().zip(path);

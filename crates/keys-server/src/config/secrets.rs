@@ -1,6 +1,6 @@
-//! Which settings hold a secret.
+//! The settings that hold a secret.
 
-/// The settings that hold a secret or, with `file:`, the path of a file that does. The peppers do,
+/// Settings that hold a secret or, with `file:`, the path of a file with a secret. The peppers do,
 /// too.
 pub(super) const SECRETS: [[&str; 2]; 3] = [
     ["database", "url"],

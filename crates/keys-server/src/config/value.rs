@@ -18,10 +18,10 @@ pub(super) enum Value {
     Bool(bool),
     Integer(i64),
     Float(f64),
-    /// Also a date or a time, as TOML writes it. No setting is one.
+    /// Also a date or a time of TOML. No setting has such a value.
     Text(String),
     /// The text of an environment variable. The setting decides whether it is read as a number, a
-    /// boolean, a list or a text, so that `007` stays `007` where a text is wanted.
+    /// boolean, a list or a text, so that `007` stays `007` in a text.
     Variable(String),
 }
 
@@ -30,7 +30,8 @@ impl Value {
         Self::Table(BTreeMap::new())
     }
 
-    /// Puts `over` on top of these settings. Tables are merged, and anything else is replaced.
+    /// Overrides these settings by those of `over`. Tables are merged, and anything else is
+    /// replaced.
     pub(super) fn merge(&mut self, over: Self) {
         match (self, over) {
             (Self::Table(below), Self::Table(over)) => {
@@ -61,7 +62,7 @@ impl Value {
         member.set(rest, value)
     }
 
-    /// The text at a path of names, if there is one.
+    /// Returns the text at a path of names, if there is one.
     pub(super) fn text_mut(&mut self, path: &[&str]) -> Option<&mut String> {
         match (self, path.split_first()) {
             (Self::Text(text) | Self::Variable(text), None) => Some(text),
@@ -70,7 +71,7 @@ impl Value {
         }
     }
 
-    /// The value at a path of names.
+    /// Returns the value at a path of names.
     #[cfg(test)]
     pub(super) fn get(&self, path: &[&str]) -> Option<&Self> {
         match (self, path.split_first()) {
@@ -80,12 +81,12 @@ impl Value {
         }
     }
 
-    /// Whether a table has a member of that name.
+    /// Returns whether a table has a field of that name.
     pub(super) fn has(&self, name: &str) -> bool {
         matches!(self, Self::Table(members) if members.contains_key(name))
     }
 
-    /// The paths of all values that are not tables.
+    /// Returns the paths of all values that are not tables.
     pub(super) fn paths(&self) -> Vec<Vec<&str>> {
         let Self::Table(members) = self else {
             return vec![Vec::new()];
@@ -136,8 +137,8 @@ impl IntoDeserializer<'_, Fault> for Value {
     }
 }
 
-/// Hands a variable that is a whole number over as one, and leaves all others to the visitor, which
-/// refuses them.
+/// Passes a variable that is a whole number to the visitor as a number. All others are passed as
+/// texts, which the visitor refuses.
 macro_rules! integers {
     ($($method:ident)*) => {
         $(
@@ -154,8 +155,8 @@ macro_rules! integers {
     };
 }
 
-/// Converts nothing: a visitor gets what the file says, and the text of a variable as what the
-/// setting is.
+/// Converts nothing: a visitor gets the value in the file, and the text of a variable as the type
+/// of the setting.
 impl<'de> Deserializer<'de> for Value {
     type Error = Fault;
 
@@ -228,7 +229,7 @@ impl<'de> Deserializer<'de> for Value {
     }
 }
 
-/// The members of a table, which add their names to the faults of their values.
+/// The fields of a table. They add their names to the errors of their values.
 struct Members {
     rest: IntoIter<String, Value>,
     value: Option<(String, Value)>,

@@ -1,4 +1,4 @@
-//! Decides for each event whether it is written at once, counted, or left out.
+//! Decides for each event whether it is written at once, counted, or dropped.
 
 use std::fmt::{self, Write as _};
 use std::sync::Arc;
@@ -11,11 +11,11 @@ use tracing_subscriber::layer::Context;
 
 use super::sampler::{About, Sampler};
 
-/// Where the HTTP surfaces write one event for each request.
+/// Target of the events of the HTTP surfaces, one for each request.
 const ACCESS_LOG: &str = "keys_http::access_log";
 
-/// Routes that are answered without a credential. How much is logged of the others' successes is up to credentials, and
-/// their limits.
+/// Routes that are answered without a credential. On other routes, the rate limits of credentials
+/// bound the number of logged successes.
 const OPEN_ROUTES: [&str; 3] = ["/livez", "/readyz", "/metrics"];
 
 /// Characters of a message that are repeated in the line with the count.
@@ -52,7 +52,7 @@ impl<S: Subscriber> Layer<S> for Sampling {
             self.sampler.count_malformed();
             return false;
         }
-        // Finer levels are asked for on purpose. A line with a count is not counted again.
+        // Finer levels are enabled on purpose. A line with a count is not counted again.
         if *metadata.level() > Level::INFO || metadata.fields().field("repeated").is_some() {
             return true;
         }
@@ -82,14 +82,14 @@ impl<S: Subscriber> Layer<S> for Sampling {
     }
 }
 
-/// Whether events of this kind may repeat parts of a request, whatever the filter says: at its debug level actix-http repeats
-/// headers that it cannot read, and a key may have got into any header by mistake.
+/// Returns whether events of this kind may repeat parts of a request, with any filter. At its debug
+/// level actix-http repeats headers that it cannot read, and a key may be in any header by mistake.
 fn repeats_requests(metadata: &Metadata<'_>) -> bool {
     *metadata.level() > Level::INFO && metadata.target().starts_with("actix_http")
 }
 
-/// Whether this is an error of actix-http about what a client sent, or about a client that went away, or the refusal of a
-/// head before it.
+/// Returns whether this is an error of actix-http about the bytes of a client or a closed
+/// connection, or the refusal of a head before it.
 fn is_fault_of_a_client(metadata: &Metadata<'_>) -> bool {
     const TARGETS: [&str; 3] = [
         "actix_http::h1::dispatcher",
@@ -99,7 +99,7 @@ fn is_fault_of_a_client(metadata: &Metadata<'_>) -> bool {
     TARGETS.contains(&metadata.target())
 }
 
-/// What makes two answers alike.
+/// Key by which answers are counted together.
 #[derive(Default)]
 struct Kind {
     route: String,

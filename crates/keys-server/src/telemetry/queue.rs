@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 
 use super::sampler::{Sampler, WINDOW};
 
-/// Bytes of lines that wait to be written. About 6,000 lines; what comes on top is dropped.
+/// Maximum bytes of lines that wait to be written, about 6,000 lines. Further lines are dropped.
 pub(super) const BYTES_MAX: usize = 1024 * 1024;
 
-/// Room that an idle buffer keeps.
+/// Capacity that an idle buffer keeps.
 const IDLE_BYTES_MAX: usize = 64 * 1024;
 
-/// Between two attempts to write where standard error is in non-blocking mode.
+/// Interval between two attempts to write if standard error is in non-blocking mode.
 const RETRY: Duration = Duration::from_millis(10);
 
 /// Lines that wait for the writer.
@@ -33,17 +33,17 @@ pub(super) struct Queue {
 struct State {
     bytes: Vec<u8>,
     is_writing: bool,
-    /// Set while the sampler wants a look once a second.
+    /// Set while the sampler needs to be called once a second.
     wants_ticks: bool,
     is_ending: bool,
-    /// Dropped since the log last said so.
+    /// Dropped lines that the log has not reported yet.
     untold: u64,
     /// Counts successful writes.
     written: u64,
 }
 
 impl Queue {
-    /// Adds complete lines, or drops them if there is no room. Never blocks for longer than it takes to copy them.
+    /// Adds complete lines, or drops them if there is no room. Blocks only for copying them.
     pub(super) fn push(&self, lines: &[u8]) {
         let mut state = self.lock();
         if state.bytes.len() + lines.len() > BYTES_MAX {
@@ -58,7 +58,7 @@ impl Queue {
         }
     }
 
-    /// Makes the writer look after the sampler once a second, until it says that there is nothing left.
+    /// Makes the writer call the sampler once a second, until it has nothing left.
     pub(super) fn want_ticks(&self) {
         let mut state = self.lock();
         if !state.wants_ticks {
@@ -72,7 +72,8 @@ impl Queue {
         self.dropped_total.load(Ordering::Relaxed)
     }
 
-    /// Waits until everything is written, or until nothing has been for as long as `patience`.
+    /// Waits until everything is written, or until nothing has been written for as long as
+    /// `patience`.
     pub(super) fn finish(&self, patience: Duration) {
         let mut state = self.lock();
         state.is_ending = true;
@@ -102,7 +103,7 @@ impl Queue {
         self.dropped_total.fetch_add(lines, Ordering::Relaxed);
     }
 
-    /// Takes what there is to write into `batch`, and says what else is to be done.
+    /// Moves the waiting lines into `batch`, and returns what else to do.
     fn take(&self, batch: &mut Vec<u8>, next_tick: Instant) -> Todo {
         let mut state = self.lock();
         loop {
@@ -129,7 +130,8 @@ impl Queue {
         }
     }
 
-    /// Notes how a write ended. Returns how many dropped lines the log has to tell of.
+    /// Records the result of a write. Returns the number of dropped lines that the log has to
+    /// report.
     fn wrote(&self, lost: u64) -> u64 {
         let mut state = self.lock();
         state.is_writing = false;
@@ -206,7 +208,7 @@ fn write(output: &mut impl Write, lines: &[u8]) -> u64 {
             Ok(length) => left = &left[length..],
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(RETRY),
-            // The reader went away or the disk is full. The next batch tries again.
+            // The reader has closed the pipe or the disk is full. The next batch tries again.
             Err(_) => return count_lines(left),
         }
     }

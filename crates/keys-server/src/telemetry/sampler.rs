@@ -11,13 +11,14 @@ use tracing::callsite::Identifier;
 
 use super::queue::Queue;
 
-/// Over which events of one kind are counted.
+/// Window in which events of one kind are counted.
 pub(super) const WINDOW: Duration = Duration::from_secs(1);
 
 /// Events of one kind that are written in a window. The rest of the window is one line.
 const EVENTS_MAX: u64 = 10;
 
-/// Kinds that are told apart. The program has some hundred; further ones of a call site share one count.
+/// Maximum number of kinds. The program has some hundred; beyond that, kinds of a call site share
+/// one count.
 const KINDS_MAX: usize = 4_096;
 
 /// Counts events by kind.
@@ -26,7 +27,7 @@ pub(super) struct Sampler {
     queue: Arc<Queue>,
     hasher: RandomState,
     windows: Mutex<HashMap<(Identifier, u64), Window>>,
-    /// Connections that sent something that is not HTTP, and were not told of yet.
+    /// Connections that sent something that is not HTTP and were not reported yet.
     malformed: AtomicU64,
 }
 
@@ -44,10 +45,10 @@ struct HeldBack {
     count: u64,
 }
 
-/// What the line with the count says.
+/// Content of the line with the count.
 #[derive(Debug, Clone)]
 pub(super) enum About {
-    /// Requests that were answered alike.
+    /// Requests with the same kind of answer.
     Answers { route: String, status: u64 },
     /// Any other event.
     Other { level: Level, message: String },
@@ -63,7 +64,8 @@ impl Sampler {
         }
     }
 
-    /// Whether an event of this kind is written. `about` is asked once for each window in which some are held back.
+    /// Returns whether an event of this kind is written. `about` is called once for each window in
+    /// which some are held back.
     pub(super) fn admits(
         &self,
         callsite: Identifier,
@@ -110,12 +112,12 @@ impl Sampler {
         self.queue.want_ticks();
     }
 
-    /// Tells of windows that are over. Returns whether there are more to come.
+    /// Reports windows that are over. Returns whether there are more to come.
     pub(super) fn tell(&self) -> bool {
         self.tell_before(Instant::now())
     }
 
-    /// Tells of all windows.
+    /// Reports all windows.
     pub(super) fn tell_all(&self) {
         self.tell_before(Instant::now() + WINDOW);
     }

@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-/// The database, and how it is used.
+/// Settings of the database.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Database {

@@ -29,7 +29,7 @@ pub(crate) struct Http {
     /// Permissions of the files of Unix sockets.
     #[serde(deserialize_with = "unix_mode")]
     pub unix_mode: UnixMode,
-    /// `None` follows from the limit on open files.
+    /// Defaults to a number derived from the limit on open files if `None`.
     #[serde(deserialize_with = "connections")]
     pub connections_max: Option<usize>,
     /// `None` if one address may use all connections.
@@ -48,13 +48,12 @@ pub(crate) struct Http {
     pub metrics: Surface,
 }
 
-/// One of the two contracts, and where it is served.
+/// One of the two contracts, and its path.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Mount {
     pub enabled: bool,
-    /// Without a slash at the end. The surface that is served there checks whether the path can be
-    /// served.
+    /// Without a slash at the end. The surface at this path checks whether it is valid.
     #[serde(deserialize_with = "path")]
     pub path: String,
     #[serde(deserialize_with = "super::single::parsed")]
@@ -63,7 +62,7 @@ pub(crate) struct Mount {
     pub cap: bool,
 }
 
-/// A surface that is served at fixed paths.
+/// A surface with fixed paths.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Surface {
@@ -71,8 +70,8 @@ pub(crate) struct Surface {
 }
 
 impl Http {
-    /// Checks that of two paths neither is within the other, because the one that is found first
-    /// would hide the other.
+    /// Checks that no path is inside another, because the one that is found first would hide the
+    /// other.
     pub(crate) fn check(&self) -> anyhow::Result<()> {
         const FIXED: [(&str, &str); 4] = [
             ("/v1", "that of management and verification"),
@@ -111,7 +110,7 @@ fn endpoints<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Endpoint>
     let mut endpoints = Vec::new();
     for text in list(deserializer)? {
         let endpoint: Endpoint = text.parse().map_err(D::Error::custom)?;
-        // Port 0 is another one each time.
+        // Port 0 is a different port each time.
         let is_chosen = endpoint.tcp().is_some_and(|address| address.port() == 0);
         if endpoints.contains(&endpoint) && !is_chosen {
             return Err(D::Error::custom(format_args!("has {text:?} twice")));
@@ -126,8 +125,8 @@ fn endpoints<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Endpoint>
     Ok(endpoints)
 }
 
-/// Reads a list, which may be written without brackets if it has one element. Returns the elements
-/// that are not blank.
+/// Reads a list. A list with one element may be written without brackets. Returns the elements that
+/// are not blank.
 fn list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     struct Elements;
     impl<'de> Visitor<'de> for Elements {
@@ -145,7 +144,7 @@ fn list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Er
             Vec::deserialize(SeqAccessDeserializer::new(list))
         }
     }
-    // Asked for as a list, because that is what a variable is read as then.
+    // Requested as a list, because a variable is then parsed as a list.
     let elements = deserializer.deserialize_seq(Elements)?;
     let trimmed = elements.iter().map(|element| element.trim().to_owned());
     Ok(trimmed.filter(|element| !element.is_empty()).collect())
@@ -164,14 +163,14 @@ fn unix_mode<'de, D: Deserializer<'de>>(deserializer: D) -> Result<UnixMode, D::
 
 /// Reads a maximum of connections. Returns `None` for 0.
 fn connections<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<usize>, D::Error> {
-    /// 18 GB of memory while they are idle.
+    /// That many idle connections take 18 GB of memory.
     const CONNECTIONS_MAX: usize = 1_000_000;
     let max = single::at_most(deserializer, CONNECTIONS_MAX)?;
     Ok((max > 0).then_some(max))
 }
 
 fn proxies<'de, D: Deserializer<'de>>(deserializer: D) -> Result<TrustedProxies, D::Error> {
-    /// In place of a network: every peer of a Unix socket.
+    /// Used in place of a network: every peer of a Unix socket.
     const UNIX: &str = "unix";
     let mut networks = Vec::new();
     let mut trusts_unix_peers = false;

@@ -5,7 +5,7 @@ use zeroize::Zeroizing;
 
 use super::single;
 
-/// Where limits are counted.
+/// Settings of rate limits.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Limits {
@@ -18,7 +18,7 @@ pub(crate) struct Limits {
     pub key_prefix: KeyPrefix,
 }
 
-/// The URL may hold a password, so no error repeats it.
+/// The URL may contain a password, so no error repeats it.
 fn redis_url<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<RedisUrl>, D::Error> {
     match Zeroizing::<String>::deserialize(deserializer)?.trim() {
         "" => Ok(None),

@@ -1,4 +1,4 @@
-//! One struct for each section of the settings, read directly from what was configured.
+//! One struct for each section of the settings, deserialized directly.
 
 mod cache;
 mod database;

@@ -12,7 +12,7 @@ use super::single::{self, Name};
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Peppers {
-    /// The pepper of new keys. `None` is the only one there is.
+    /// The pepper of new keys. May be `None` if there is only one.
     #[serde(default, deserialize_with = "current")]
     pub current: Option<PepperId>,
     #[serde(default, deserialize_with = "keys")]
@@ -20,7 +20,7 @@ pub(crate) struct Peppers {
 }
 
 impl Peppers {
-    /// Checks that the pepper of new keys is one of those that are configured.
+    /// Checks that the pepper of new keys is configured.
     pub(crate) fn check(&self) -> anyhow::Result<()> {
         match &self.current {
             Some(id) if !self.keys.contains_key(id) => {

@@ -1,5 +1,5 @@
-//! Reading single values. The error of each function is the rest of a sentence that begins with the name of the
-//! setting.
+//! Readers of single values. The error of each function is the rest of a sentence that begins with
+//! the name of the setting.
 
 use std::fmt;
 use std::str::FromStr;

@@ -9,7 +9,7 @@ use super::single;
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Verification {
-    /// How long verification goes on without the database.
+    /// Time for which verification continues without the database.
     #[serde(rename = "grace_seconds", deserialize_with = "grace")]
     pub grace: Duration,
 }
