@@ -1,5 +1,5 @@
-//! Two hundred keys of every kind go through every route, rightly and wrongly, and are then looked for in everything
-//! that the service writes down or says.
+//! Sends two hundred keys of every kind through every route, rightly and wrongly, and then searches
+//! for them in all output and all stored data of the service.
 
 #![expect(
     clippy::unwrap_used,
@@ -40,13 +40,13 @@ const BINARY: &str = env!("CARGO_BIN_EXE_keys-server");
 /// The password in the URL of the database.
 const PASSWORD: &str = "qW3rTyUi0pAsDfGh";
 
-/// How many keys are made under each format of the log.
+/// Number of keys for each format of the log.
 const KEYS_PER_FORMAT: usize = 100;
 
-/// How long keys live that are to expire.
+/// Life of keys that should expire.
 const SHORT_LIFE: Duration = Duration::from_secs(3);
 
-/// How many requests are under way at once.
+/// Number of concurrent requests.
 const AT_ONCE: usize = 8;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,19 +62,19 @@ enum Kind {
     Session,
 }
 
-/// A key, and what it takes to use and revoke it.
+/// A key, and the values needed to use and revoke it.
 #[derive(Debug, Clone)]
 struct Key {
     secret: String,
     kind: Kind,
-    /// Sessions do not say theirs.
+    /// `None` for sessions, whose answers have no id.
     id: Option<String>,
-    /// Who may revoke it: a session of its account.
+    /// A session of its account, which may revoke it.
     holder: String,
     expires: bool,
 }
 
-/// Something that the service said, and the one secret it may say there.
+/// A text from the service, and the one secret it may contain.
 struct Said {
     label: String,
     bytes: Vec<u8>,
@@ -101,7 +101,7 @@ impl Said {
     }
 }
 
-/// The server. Its whole log is far too much to be shown when a test fails.
+/// The server. Its whole log is too long to be shown when a test fails.
 struct Quiet(Option<Server>);
 
 impl Deref for Quiet {
@@ -130,18 +130,18 @@ impl Drop for Quiet {
             eprintln!("{line}");
         }
         let _ = std::fs::remove_dir_all(server.folder().parent().unwrap());
-        // It would show everything. The process itself ends with this one.
+        // Dropping it would print everything. The process itself ends with this one.
         std::mem::forget(server);
     }
 }
 
-/// What must not be found, and what was found of it.
+/// Secrets that must not be found, and the ones that were found.
 struct Watch {
     search: Search,
-    /// What each secret is.
+    /// Descriptions of the secrets.
     secrets: Vec<String>,
     leaks: Mutex<BTreeSet<String>>,
-    /// Every status there was.
+    /// All statuses of answers.
     statuses: Mutex<BTreeSet<u16>>,
 }
 
@@ -195,7 +195,7 @@ impl Watch {
         answer.status
     }
 
-    /// The first few of all leaks.
+    /// Panics with the first few leaks, if there are any.
     fn assert_nothing_found(&self) {
         let leaks = self.leaks.lock().unwrap();
         let shown: Vec<_> = leaks.iter().take(20).collect();
@@ -207,7 +207,8 @@ impl Watch {
     }
 }
 
-/// The settings: everything is logged, and no limit is in the way but that of the plan `tight`.
+/// Returns settings under which everything is logged, and only the plan `tight` has limits that are
+/// reached.
 fn settings(format: &str) -> String {
     let limits = |requests: u32| {
         ["create", "list", "delete"].map(|operation| {
@@ -224,7 +225,7 @@ fn settings(format: &str) -> String {
     )
 }
 
-/// Random enough to be found by accident nowhere, and as long as a key.
+/// Random enough to be unique, and as long as a key.
 fn new_idempotency_key() -> String {
     let prefix: KeyPrefix = "idem".parse().unwrap();
     let key = SecretKey::generate(&prefix, &mut getrandom::SysRng).unwrap();
@@ -235,7 +236,7 @@ fn in_a_moment() -> String {
     SystemClock.now().saturating_add(SHORT_LIFE).to_string()
 }
 
-/// Makes keys of every kind by every way there is.
+/// Creates keys of every kind in every way.
 struct Issuer<'a> {
     server: &'a Server,
     keys: Vec<Key>,
@@ -244,7 +245,7 @@ struct Issuer<'a> {
 }
 
 impl Issuer<'_> {
-    /// Runs a command and returns its one line of output.
+    /// Runs a command and returns its only line of output.
     fn command(&mut self, arguments: &[&str]) -> String {
         let Output {
             status,
@@ -351,7 +352,7 @@ impl Issuer<'_> {
         .await
     }
 
-    /// A hundred keys, with those of `welcome` among them.
+    /// Returns a hundred keys, including those of `welcome`.
     async fn all(&mut self, welcome: Option<String>) -> World {
         let server = self.server;
         let operators = 6;
@@ -393,7 +394,7 @@ impl Issuer<'_> {
             ];
             self.made_by_command(Kind::Account, holder, &arguments);
         }
-        // What is left is shared by the three surfaces that make keys.
+        // The three surfaces that create keys share the rest.
         for number in 0.. {
             if self.keys.len() == KEYS_PER_FORMAT - 1 {
                 break;
@@ -448,7 +449,7 @@ impl Issuer<'_> {
     }
 }
 
-/// Who is who among the keys.
+/// The keys with special roles.
 struct World {
     operator: String,
     /// A session that stays valid.
@@ -459,7 +460,7 @@ struct World {
     tight_key: String,
 }
 
-/// Runs `work` on all keys, some at a time.
+/// Runs `work` on all keys, some of them concurrently.
 async fn with_all<F: Future<Output = ()> + Send + 'static>(
     keys: &[Key],
     work: impl Fn(usize, Key) -> F,
@@ -476,13 +477,15 @@ async fn with_all<F: Future<Output = ()> + Send + 'static>(
     }
 }
 
-/// Every key on every route, asked about, mistyped, and in a quarter of the wrong places.
+/// Sends every key to every route, verifies it, mistypes it, and puts it into a quarter of the
+/// wrong places.
 async fn use_and_misuse(server: &Arc<Quiet>, watch: &Arc<Watch>, keys: &[Key], world: &World) {
     let credentials = (world.operator.clone(), world.holder.clone());
     with_all(keys, |number, Key { secret, .. }| {
         let (server, watch) = (Arc::clone(server), Arc::clone(watch));
         let (operator, holder) = credentials.clone();
-        // Which quarter changes every dozen keys: what keys are like repeats within one.
+        // The quarter changes every dozen keys, because the properties of keys repeat within a
+        // dozen.
         let is_its_turn = move |place: usize| (place + number + number / 12).is_multiple_of(4);
         async move {
             for (label, call) in misuse::every_route(&server) {
@@ -522,7 +525,7 @@ async fn use_and_misuse(server: &Arc<Quiet>, watch: &Arc<Watch>, keys: &[Key], w
     .await;
 }
 
-/// Limits, caps, plans and accounts that are switched off.
+/// Reaches limits and caps, and uses plans without keys and disabled accounts.
 async fn be_refused(server: &Server, watch: &Watch, keys: &[Key], world: &World) {
     let operator = world.operator.as_str();
     for _ in 0..5 {
@@ -580,10 +583,10 @@ async fn be_refused(server: &Server, watch: &Watch, keys: &[Key], world: &World)
     }
 }
 
-/// Revokes what can be revoked, by every way there is, and waits for what expires; then tries it all again.
+/// Revokes keys in every way, waits for others to expire, and then uses them all again.
 async fn revoke_and_use(server: &Server, watch: &Watch, keys: &[Key], world: &World) {
     let mut by_command = 0;
-    // Sessions last, because they hold other keys.
+    // Sessions last, because they manage other keys.
     let is_session = |key: &&Key| key.kind == Kind::Session;
     let (sessions, others): (Vec<_>, Vec<_>) = keys.iter().partition(is_session);
     for (number, key) in others.into_iter().chain(sessions).enumerate() {
@@ -630,20 +633,21 @@ async fn revoke_and_use(server: &Server, watch: &Watch, keys: &[Key], world: &Wo
     }
 }
 
-/// Some keys while the database is away.
+/// Uses some keys while the database is unavailable.
 async fn use_without_database(server: &Server, watch: &Watch, keys: &[Key], postgres: &Talkative) {
     postgres.reachable(false);
     for key in keys.iter().step_by(5) {
         for (label, call) in misuse::every_surface(server) {
             let status = watch.send((label, call.bearer(&key.secret))).await;
-            // Some are in memory, and good for a moment or refused anyhow.
+            // Some are cached, and valid for a moment or refused anyway.
             assert!([200, 401, 403, 503].contains(&status), "{status}");
         }
     }
     postgres.reachable(true);
 }
 
-/// Looks at every file of the embedded database. The pepper belongs in its own, so there only keys are looked for.
+/// Searches every file of the embedded database. The pepper belongs in its own file, so there only
+/// keys are searched for.
 fn look_at_files(watch: &Watch, keys: &Watch, data: &Path) {
     let mut names = BTreeSet::new();
     for entry in std::fs::read_dir(data).unwrap() {
@@ -663,7 +667,7 @@ fn look_at_files(watch: &Watch, keys: &Watch, data: &Path) {
     );
 }
 
-/// Asserts that a text is what it is taken for: it says something of every key, if not the key.
+/// Asserts that the text is complete: it contains something of every key, though not the key.
 fn assert_mentions_all(text: &str, keys: &[Key]) {
     let is_part_of_word = |character: char| character.is_ascii_alphanumeric() || character == '_';
     let words: HashSet<&str> = text
@@ -679,10 +683,10 @@ fn assert_mentions_all(text: &str, keys: &[Key]) {
 struct Canary {
     postgres: Option<Talkative>,
     server: Quiet,
-    /// What the first start printed.
+    /// Output of the first start.
     welcome: String,
     keys: Vec<Key>,
-    /// Whatever else must not be found.
+    /// Other secrets that must not be found.
     others: Vec<(&'static str, Vec<u8>)>,
 }
 
@@ -718,7 +722,7 @@ impl Canary {
         self.server.start_again().await;
     }
 
-    /// Makes another hundred keys, uses them up, and looks at every answer.
+    /// Creates another hundred keys, uses them up, and searches every answer.
     async fn live_through(mut self) -> Self {
         let mut issuer = Issuer {
             server: &self.server,
@@ -757,7 +761,7 @@ impl Canary {
             use_without_database(&self.server, &watch, &keys, postgres).await;
             expected.insert(503);
         }
-        // On a machine that is busy with other things some wait too long for the database and are told so.
+        // On a busy machine some requests wait too long for the database and get 503.
         let mut statuses: BTreeSet<_> = watch.statuses.lock().unwrap().iter().copied().collect();
         if self.postgres.is_none() {
             statuses.remove(&503);
@@ -767,13 +771,13 @@ impl Canary {
         self
     }
 
-    /// Stops the server and looks at everything that was written down.
+    /// Stops the server and searches all stored data.
     fn look_at_everything(mut self) {
         let watch = Watch::new(&self.keys, &self.others);
         let watch_keys = Watch::new(&self.keys, &[]);
         let data = self.server.folder().join("data");
         if self.postgres.is_none() {
-            // With what is not in the main file yet.
+            // Includes pages that are not in the main file yet.
             look_at_files(&watch, &watch_keys, &data);
             assert!(data.join("keys.db-wal").exists());
         }
@@ -850,7 +854,7 @@ fn search_finds_a_key_in_every_encoding_at_every_alignment() {
                 let written = encoding.write(haystack.as_bytes());
                 let written = [b"noise ".as_slice(), &written, b" noise"].concat();
                 let found = search.find(&written);
-                // Base62 in base64 never has one of the characters in which the two alphabets differ.
+                // Base62 in base64 never contains the characters in which the two alphabets differ.
                 assert!(
                     found.iter().any(|found| found.encoding == encoding),
                     "{encoding:?} {before}"
@@ -879,7 +883,7 @@ fn search_finds_every_window_of_a_key_and_nothing_shorter() {
             let part = format!("noise {}~ noise", &window[1..]);
             assert!(search.find(part.as_bytes()).is_empty());
         }
-        // What is shown of a key for ever is no part of it in this sense.
+        // The shown prefix of a key is public, so it does not count.
         assert!(
             search
                 .find(format!("{}.. noise", &key[..12]).as_bytes())

@@ -1,5 +1,5 @@
-//! Every command, on SQLite and on PostgreSQL: results on standard output, everything else on standard error, exit
-//! codes, and errors that name the setting or argument at fault.
+//! Every command, on SQLite and on PostgreSQL: results on standard output, everything else on
+//! standard error, exit codes, and errors that name the setting or argument at fault.
 
 #![expect(
     clippy::unwrap_used,
@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 
 use support::program::{BINARY, Place, Program, Ran};
 
-/// Makes of each function two tests of its name, one for each database.
+/// Turns each function into two tests of its name, one for each database.
 macro_rules! on_both_databases {
     ($($name:ident),+ $(,)?) => {
         mod on_sqlite {
@@ -60,10 +60,10 @@ on_both_databases![
     wrong_usage_names_the_argument_at_fault,
 ];
 
-/// An id that nothing has.
+/// An id that does not exist.
 const UNKNOWN_ID: &str = "AAAAAAAAAAAAAAAAAAAAAA";
 
-/// Another pepper than that of the fixture.
+/// A pepper other than that of the fixture.
 const OTHER_PEPPER: &str = "YW5vdGhlciBwZXBwZXIsIGFsc28gZm9yIHRoZSB0ZXN0cw==";
 
 /// A password that no error and no log may repeat.
@@ -78,7 +78,7 @@ impl Program {
         self.line(&["key", "create", "--account", account])
     }
 
-    /// What an account's list of keys says, or that of the operators.
+    /// Returns the list of an account's keys, or that of the operator keys.
     fn keys(&self, owner: &[&str]) -> Vec<Value> {
         let arguments = [&["key", "list", "--json"], owner].concat();
         let ran = self.run(&arguments).succeeded();
@@ -94,7 +94,7 @@ fn migrate_prints_no_result_and_may_be_repeated(place: Place) {
         assert_eq!(ran.stdout, "");
         assert_eq!(ran.stderr, "the database is up to date\n");
     }
-    // What it made is used by the next command, which makes what else is needed.
+    // The next command uses its result, and creates everything else it needs.
     program.key(&program.account("pro"));
 }
 
@@ -224,11 +224,11 @@ fn account_create_prints_the_bare_id(place: Place) {
     assert_eq!(accounts.json()[0]["id"], id);
 }
 
-/// Asserts that `table` has these columns, each of them starting in one place, and returns its cells.
+/// Asserts that `table` has these columns, all aligned, and returns its cells.
 fn cells<const N: usize>(table: &str, columns: [&str; N]) -> Vec<[String; N]> {
     let lines: Vec<&str> = table.lines().collect();
     let mut starts = columns.map(|column| lines[0].find(column).unwrap());
-    // "ID" is also the end of another name.
+    // "ID" is also the end of another column name.
     starts[0] = 0;
     assert!(starts.is_sorted(), "{table}");
     for line in &lines {
@@ -309,7 +309,7 @@ fn keys_are_listed_in_aligned_columns_without_their_secrets(place: Place) {
         .stdout;
     let rows = cells(&table, COLUMNS);
     let shown = |secret: &str| format!("{}..", &secret[..12]);
-    // The newest first.
+    // Newest first.
     let (first, second) = (shown(&rich), shown(&plain));
     assert_eq!(
         rows[0][1..6],
@@ -402,7 +402,7 @@ fn a_key_that_is_revoked_cannot_be_revoked_again(place: Place) {
     assert_eq!(json.json(), json!({"id": ids[1], "revoked": true}));
     assert!(program.keys(&["--account", &account]).is_empty());
 
-    // An operator's key goes the same way.
+    // An operator key is revoked in the same way.
     program.line(&["operator-key", "create", "--name", "ops"]);
     let operator = program.keys(&["--operators"])[0]["id"].clone();
     program.line(&["key", "revoke", operator.as_str().unwrap()]);
@@ -482,7 +482,7 @@ fn refusals_name_the_argument_at_fault(place: Place) {
             "{ran:#?}"
         );
     }
-    // Nothing of it was done.
+    // Nothing was created.
     assert_eq!(program.keys(&["--account", &pro]).len(), 10);
     assert!(program.keys(&["--operators"]).is_empty());
 }
@@ -668,7 +668,7 @@ fn postgres_without_a_pepper_is_refused_and_the_setting_named() {
     assert!(!program.folder().join("data").exists());
 }
 
-/// A command line for everything that works with keys, serving among it.
+/// Returns a command line for everything that works with keys, `serve` included.
 fn every_use_of_keys() -> Vec<Vec<&'static str>> {
     [
         "",
@@ -695,7 +695,7 @@ fn bad_peppers_are_refused_by_name_and_never_shown(place: Place) {
     let long = format!("file:{}", folder.join("long").display());
     let zeros = "A".repeat(43) + "=";
     for (pepper, secret, word) in [
-        // 31 bytes; the example of the documentation; 32 times the same byte; no base64.
+        // 31 bytes; the example of the documentation; 32 times the same byte; not base64.
         (
             "MTIzNDU2Nzg5MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMQ==",
             "MTIzNDU2",
@@ -724,7 +724,7 @@ fn bad_peppers_are_refused_by_name_and_never_shown(place: Place) {
             assert!(!ran.stderr.contains(secret), "{ran:#?}");
         }
     }
-    // Two, and nobody says which is for new keys.
+    // Two, and none is set as the current one.
     Program::new(place)
         .with("KEYS_PEPPERS__KEYS__P1", PEPPER)
         .with("KEYS_PEPPERS__KEYS__P2", OTHER_PEPPER)
@@ -744,7 +744,7 @@ fn a_lost_pepper_id_is_refused_and_named(place: Place) {
             &["pepper p1", "peppers.keys.p1", "KEYS_PEPPERS__KEYS__P1"],
         );
     }
-    // Both, and old and new keys are there together.
+    // With both, old and new keys are found.
     let program = program
         .with("KEYS_PEPPERS__KEYS__P1", PEPPER)
         .with("KEYS_PEPPERS__CURRENT", "p2");
@@ -752,7 +752,7 @@ fn a_lost_pepper_id_is_refused_and_named(place: Place) {
     let names: Vec<_> = program.keys(&["--operators"]);
     assert_eq!(names[0]["name"], "new");
     assert_eq!(names[1]["name"], "old");
-    // The old one is needed no longer than its keys live.
+    // The old one is needed only while its keys can be used.
     program.line(&["key", "revoke", names[1]["id"].as_str().unwrap()]);
     let program = program.without("KEYS_PEPPERS__KEYS__P1");
     assert_eq!(program.keys(&["--operators"]).len(), 1);
@@ -811,7 +811,7 @@ async fn server_goes_on_with_a_newer_schema_that_allows_it_and_says_so_once() {
         server.stop();
         server.start_again().await;
     }
-    // Two starts on it, and one server that was running when it came.
+    // Two starts on it, and one server that was running at the time of the migration.
     let said = "migrated by a newer program";
     assert_eq!(server.stderr().matches(said).count(), 3);
 
@@ -868,7 +868,7 @@ fn trace_logs_hold_no_secret_and_leave_results_alone(place: Place) {
         .with("KEYS_LOG__FILTER", "trace")
         .with("KEYS_PEPPERS__KEYS__P1", PEPPER);
     if place == Place::Postgres {
-        // The server asks for none, and takes any.
+        // The server asks for no password, and accepts any.
         let url = program.database().url();
         let url = url.replace("postgres@", &format!("postgres:{PASSWORD}@"));
         program = program.with("KEYS_DATABASE__URL", &url);
@@ -950,7 +950,7 @@ fn version_is_printed_alone() {
 
 #[test]
 fn completions_are_printed_for_every_shell_without_any_setting() {
-    // Not even settings that are wrong get in the way.
+    // Invalid settings do not prevent it.
     let program = Program::new(Place::Sqlite).with("KEYS_HTTP__LISTEN", "nowhere");
     for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
         let script = program.run(&["completions", shell]).succeeded().stdout;
@@ -997,7 +997,7 @@ async fn first_operator_key_is_in_a_file_for_its_owner_and_in_no_log() {
             server.stderr()
         );
     }
-    // Not even when nobody has an operator's key any more.
+    // Also when no usable operator key is left.
     let ran = server.command(["key", "list", "--operators", "--json"]);
     let listed: Value = serde_json::from_slice(&ran.stdout).unwrap();
     assert_eq!(listed.as_array().unwrap().len(), 1);
@@ -1029,7 +1029,7 @@ async fn first_start_after_migrate_makes_the_first_operator_key() {
 fn first_operator_key_is_not_lost_where_nothing_can_be_printed() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::create_dir(folder.path().join("data")).unwrap();
-    // An earlier one is left alone.
+    // An existing file is not overwritten.
     std::fs::write(folder.path().join("data/first-operator-key"), "earlier").unwrap();
     let full = || {
         std::fs::File::options()
@@ -1088,7 +1088,7 @@ async fn no_start_on_postgres_prints_an_operator_key() {
     assert_eq!(answer.status, 200, "{}", answer.body);
 }
 
-/// The permissions of a file or folder.
+/// Returns the permissions of a file or folder.
 fn mode(path: &Path) -> u32 {
     path.metadata().unwrap().permissions().mode() & 0o777
 }

@@ -1,5 +1,5 @@
-//! Rolling restarts of three real servers behind nginx and HAProxy, configured by the files in `docs/rolling`. Clients go on
-//! asking, and no request may fail.
+//! Rolling restarts of three real servers behind nginx and HAProxy, configured by the files in
+//! `docs/rolling`. Clients send requests all the time, and none may fail.
 //!
 //! One rolling restart by default. In full, 200,000 requests through each proxy:
 //!
@@ -42,19 +42,21 @@ const SERVERS: [&str; 3] = ["10.0.0.21:8080", "10.0.0.22:8080", "10.0.0.23:8080"
 /// Clients of each proxy, of each kind.
 const CLIENTS: u64 = 4;
 
-/// Requests through each proxy in the full form.
+/// Minimum requests through each proxy in full.
 const REQUESTS_MIN: u64 = 200_000;
 
-/// Rolling restarts in the full form, if the requests take no more.
+/// Minimum rolling restarts in full.
 const ROUNDS_MIN: u32 = 5;
 
-/// How long a restarted server is ready before the next one is stopped, as docs/operations.md says.
+/// Time for which a restarted server is ready before the next one is stopped, as docs/operations.md
+/// says.
 const BETWEEN: Duration = Duration::from_secs(2);
 
-/// Longer than any proxy waits for a server. A client that gets no answer for so long has lost its request.
+/// Longer than any proxy waits for a server. A client without an answer by then has lost its
+/// request.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(30);
 
-/// Failures that are shown; there may be many of one cause.
+/// Maximum number of failures that are shown, because one cause may have many.
 const SHOWN_MAX: usize = 10;
 
 struct Fleet {
@@ -72,7 +74,7 @@ impl Fleet {
         let mut addresses = Vec::new();
         for _ in SERVERS {
             let address = restartable_address();
-            // With the drain of the default settings, which tests otherwise do without.
+            // With the default drain, which other tests set to 0.
             let server = Server::builder(env!("CARGO_BIN_EXE_keys-server"))
                 .postgres(&database.url())
                 .env("KEYS_HTTP__LISTEN", &address)
@@ -103,7 +105,7 @@ impl Fleet {
         }
     }
 
-    /// A configuration of the documents, with the addresses of these servers.
+    /// Returns a configuration of the documents, with the addresses of these servers.
     fn configured(&self, text: &str, port: u16) -> String {
         let own = format!("127.0.0.1:{port}");
         let own = [(LISTENS, own.as_str())].into_iter();
@@ -127,7 +129,7 @@ impl Fleet {
             assert!(status.success(), "{status}");
             server.start_again().await;
             sleep(BETWEEN).await;
-            // Others do not do its work for it: the proxies have taken it back.
+            // Wait until the proxies use it again, so that others do not do its work.
             let served = verdicts(server).await;
             assert!(served > 0.0, "no requests after the restart");
         }
@@ -135,8 +137,8 @@ impl Fleet {
     }
 }
 
-/// An address that stays free while its server is restarted: outgoing connections, of which there are many, take their ports from
-/// the system's range, 32768 and above.
+/// Returns an address that stays free while its server is restarted. The many outgoing connections
+/// take their ports from the system's range, 32768 and above.
 fn restartable_address() -> String {
     const FIRST: u16 = 20_000;
     const COUNT: u16 = 10_000;
@@ -147,7 +149,7 @@ fn restartable_address() -> String {
     format!("127.0.0.1:{}", port.unwrap())
 }
 
-/// How many verdicts a server has given since its start.
+/// Returns the number of verdicts of a server since its start.
 async fn verdicts(server: &Server) -> f64 {
     let answer = server.get("/metrics").send().await;
     let lines = answer.body.lines();
@@ -168,7 +170,7 @@ struct Load {
     clients: JoinSet<Tally>,
 }
 
-/// What came of the requests of a client.
+/// Results of the requests of a client.
 #[derive(Debug, Default)]
 struct Tally {
     kept: u64,
@@ -213,7 +215,7 @@ impl Load {
         }
     }
 
-    /// Waits for the clients and prints the figures. Returns what failed.
+    /// Waits for the clients and prints the figures. Returns the failures.
     async fn end(mut self) -> String {
         let mut all = Tally::default();
         while let Some(tally) = self.clients.join_next().await {
@@ -255,7 +257,8 @@ impl Load {
     }
 }
 
-/// A verification, which is a POST and therefore not repeated by proxies, and a gateway's question.
+/// Returns a verification, which is a POST and therefore not repeated by proxies, and a gateway's
+/// request.
 fn requests(fleet: &Fleet) -> [Vec<u8>; 2] {
     let question = json!({ "key": fleet.key }).to_string();
     [
@@ -311,14 +314,15 @@ impl Client {
                 }
             }
             self.asked.fetch_add(1, Relaxed);
-            // Of different lengths, so that connections of the proxy to the servers are idle for different times.
+            // Of different lengths, so that connections of the proxy to the servers are idle for
+            // different times.
             let most = if report::is_full() { 5 } else { 40 };
             sleep(Duration::from_millis(number.wrapping_mul(7_919) % most)).await;
         }
         tally
     }
 
-    /// Asks once, on the kept connection if there is one, and never again.
+    /// Sends a request once, on the kept connection if there is one, and never repeats it.
     async fn ask(
         &self,
         kept: &mut Option<TcpStream>,
@@ -365,7 +369,7 @@ async fn read(stream: &mut TcpStream) -> io::Result<String> {
     }
 }
 
-/// A header of an answer.
+/// Returns a header of an answer.
 fn header<'a>(answer: &'a str, name: &str) -> Option<&'a str> {
     let mut lines = answer.lines().take_while(|line| !line.is_empty());
     lines.find_map(|line| {
@@ -374,7 +378,7 @@ fn header<'a>(answer: &'a str, name: &str) -> Option<&'a str> {
     })
 }
 
-/// Whether this is what one of the requests is answered while nothing is wrong.
+/// Returns whether this is the expected answer to one of the requests.
 fn is_right(answer: &str) -> bool {
     answer.starts_with("HTTP/1.1 200 ")
         && (answer.contains(r#""code":"valid""#) || header(answer, "x-key-id").is_some())

@@ -1,4 +1,5 @@
-//! The embedded database by other names, replaced, removed and restored: the real program on real files.
+//! The embedded database under other names, replaced, removed and restored: the real program on
+//! real files.
 
 #![expect(
     clippy::unwrap_used,
@@ -51,7 +52,7 @@ fn names_in(folder: &Path) -> Vec<String> {
     names
 }
 
-/// A server that was found not to be serving any more.
+/// A server that no longer serves.
 struct Ended {
     code: Option<i32>,
     stderr: String,
@@ -83,7 +84,7 @@ async fn new_account(server: &Server, operator: &str) -> String {
     account.text("/id")
 }
 
-/// A key of a new account, and its id.
+/// Returns a key of a new account, and its id.
 async fn new_key(server: &Server, operator: &str) -> (String, String) {
     let account = new_account(server, operator).await;
     let key = server
@@ -157,7 +158,7 @@ async fn server_ends_with_an_error_when_its_file_is_replaced_or_removed() {
         let backup = server.folder().join("backup.db");
         back_up(&path, &backup);
         lose(&path, &backup);
-        // Whatever is asked now is not acknowledged, unless the server is gone already.
+        // Requests from now on are not acknowledged, unless the server is gone already.
         let url = server.url("/v1/accounts");
         let asked = reqwest::Client::new()
             .post(url)
@@ -197,12 +198,12 @@ async fn server_whose_file_was_replaced_accepts_nothing_that_was_revoked_in_the_
     let revoked = server.command(["key", "revoke", &id]);
     assert!(revoked.status.success(), "{revoked:?}");
     assert_eq!(ends_by_itself(&mut server).code, Some(1));
-    // The log that the command wrote is still there, and the next start goes on with the new file.
+    // The log that the command wrote still exists, and the next start continues with the new file.
     server.start_again().await;
     assert!(!passes(&server, &key).await);
 }
 
-/// The commands that need a database.
+/// Commands that need a database.
 const COMMANDS: [&[&str]; 4] = [
     &[],
     &["serve"],
@@ -330,7 +331,7 @@ fn commands_use_the_pepper_beside_the_file_whatever_link_leads_to_it() {
     symlink("data/pepper", at("pepper")).unwrap();
     by_link.line(&["key", "create", "--account", &account]);
 
-    // Another pepper may be the one that the keys were made with.
+    // The keys may have been created under another pepper.
     fs::remove_file(at("pepper")).unwrap();
     fs::write(at("pepper"), PEPPER).unwrap();
     by_link
@@ -355,7 +356,7 @@ fn file_with_a_second_name_is_refused_by_either() {
     }
 }
 
-/// The block of commands that follows this heading in the document.
+/// Returns the block of commands that follows this heading in the document.
 fn documented(heading: &str, number: usize) -> &'static str {
     let (_, section) = DOCUMENT.split_once(heading).unwrap();
     section.split("```").nth(2 * number + 1).unwrap()
@@ -392,7 +393,7 @@ fn backup_is_restored_as_documented_and_what_was_revoked_since_stays_revoked() {
     assert!(ran.status.success(), "{ran:?}");
     assert_eq!(listed(), ids[..2], "a backup revives what was revoked");
 
-    // The document gives these statements to the shell of SQLite.
+    // The document passes these statements to the shell of SQLite.
     let commands = documented(heading, 1);
     let (_, statements) = commands.split_once("sqlite3 data/keys.db \"").unwrap();
     let (statements, _) = statements.split_once('"').unwrap();
@@ -402,7 +403,8 @@ fn backup_is_restored_as_documented_and_what_was_revoked_since_stays_revoked() {
     assert_eq!(listed(), ids[1..2]);
 }
 
-/// A server whose folder `data` is a file system of its own, of 2 MiB. For that it runs in namespaces of its own.
+/// Returns a server whose folder `data` is a file system of its own, of 2 MiB. It runs in
+/// namespaces of its own for that.
 async fn on_a_small_disk() -> Server {
     const MOUNT: &str = "mkdir data && mount -t tmpfs -o size=2m keys data && exec \"$0\" \"$@\"";
     let mut builder = Server::builder("unshare");
@@ -432,11 +434,11 @@ fn fill(folder: &Path) -> PathBuf {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn full_disk_refuses_changes_with_503_and_verification_goes_on() {
-    /// Longer than `/readyz` gives the same answer.
+    /// Longer than `/readyz` caches its answer.
     const ANSWER_AGE_MAX: Duration = Duration::from_millis(300);
     let server = on_a_small_disk().await;
     let process = server.process_id();
-    // As the server sees it.
+    // The path as the server sees it.
     let folder = server.folder();
     let folder = folder.strip_prefix("/").unwrap().join("data");
     let data = Path::new(&format!("/proc/{process}/root")).join(folder);
@@ -491,7 +493,7 @@ async fn full_disk_refuses_changes_with_503_and_verification_goes_on() {
     assert_eq!(ready.status, 200, "{}", ready.body);
     assert_eq!(ready.json()["writable"], false, "{}", ready.body);
 
-    // Nothing was half done, and the first attempt after there is space is right.
+    // No change was half done, and the first attempt succeeds once there is space.
     fs::remove_file(filler).unwrap();
     for (key, id) in [(&used, &used_id), (&unused, &unused_id)] {
         let revoked = server.delete(&own(id)).bearer(key).send().await;

@@ -1,4 +1,5 @@
-//! Repeating requests under `Idempotency-Key` whose server was killed: the real program, SIGKILL.
+//! Repeats requests under `Idempotency-Key` after their server was killed: the real program,
+//! SIGKILL.
 
 #![expect(
     clippy::unwrap_used,
@@ -17,10 +18,10 @@ use reqwest::Client;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_keys-server");
 
-/// Clients that create accounts at the same time.
+/// Clients that create accounts concurrently.
 const CLIENTS: usize = 16;
 
-/// How long a repetition may take. An attempt that is not taken over would be waited for 30 s.
+/// Time limit of a repetition. If the attempt were not taken over, it would wait 30 s.
 const REPEATED_WITHIN: Duration = Duration::from_secs(5);
 
 /// Creates an account under this `Idempotency-Key`. `None` if there was no answer.
@@ -40,7 +41,8 @@ async fn create(client: &Client, url: &str, operator: &str, key: &str) -> Option
     Some((status, answer.text().await.ok()?))
 }
 
-/// The names of requests that were not answered when the server was killed under load, and the answers of the others.
+/// Kills the server under load. Returns the names of requests without an answer, and the answers of
+/// the others.
 async fn kill_under_load(
     server: &mut Server,
     operator: &str,
@@ -83,7 +85,7 @@ async fn kill_under_load(
     (lost, made)
 }
 
-/// All lost answers are repeated at the same time, at once, and each makes exactly one account.
+/// Repeats all lost requests concurrently. Each creates exactly one account.
 async fn lost_answers_are_repeated(mut server: Server, rounds: usize) {
     let operator = server.operator_key("test");
     let mut all = BTreeSet::new();
@@ -93,7 +95,7 @@ async fn lost_answers_are_repeated(mut server: Server, rounds: usize) {
         server.start_again().await;
         let url = server.url("/v1/accounts");
         let http = Client::new();
-        // All at the same time: each of them takes over from the same process.
+        // All concurrently: each of them takes over from the same process.
         let start = Instant::now();
         let repeated = lost.into_iter().map(|key| {
             let (http, url, operator) = (http.clone(), url.clone(), operator.clone());
@@ -129,7 +131,7 @@ async fn answers_lost_by_a_killed_server_on_postgres_are_repeated_at_once() {
     lost_answers_are_repeated(server, 3).await;
 }
 
-/// What holds up the creation of keys on PostgreSQL for a while.
+/// Delays the creation of keys on PostgreSQL for a while.
 fn hold_accounts(database: &Arc<Database>, seconds: u32) -> std::thread::JoinHandle<()> {
     let database = Arc::clone(database);
     std::thread::spawn(move || {
@@ -166,7 +168,7 @@ async fn attempt_is_taken_over_when_its_process_ends_and_not_before() {
     while database.sql("select count(*) from idempotency where sealed is null") == "0\n" {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    // However slow it is, also while its process cannot do anything.
+    // However slow it is, even if its process is stopped.
     signal("STOP", first.process_id());
     let http = Client::new();
     for _ in 0..5 {
@@ -189,7 +191,7 @@ async fn attempt_is_taken_over_when_its_process_ends_and_not_before() {
     let start = Instant::now();
     let answer = loop {
         let answer = create(&http, &second_url, &operator, "slow").await.unwrap();
-        // The server of PostgreSQL notices a moment later that the process is gone.
+        // PostgreSQL notices a moment later that the process is gone.
         if answer.0 != 409 || start.elapsed() > REPEATED_WITHIN {
             break answer;
         }

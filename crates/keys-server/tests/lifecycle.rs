@@ -1,4 +1,4 @@
-//! Starting, serving through trouble, and stopping: the real program, from outside.
+//! Starting, serving during faults, and stopping: the real program, from outside.
 
 #![expect(
     clippy::unwrap_used,
@@ -24,10 +24,10 @@ use serde_json::{Value, json};
 use support::program::{BINARY, Place, Program};
 use support::wire::Wire;
 
-/// How long a stop may take, whatever is going on.
+/// Time limit of a stop under all circumstances.
 const STOPPED_WITHIN: Duration = Duration::from_secs(10);
 
-/// As a network that drops every packet.
+/// A network that drops every packet.
 const SILENT: Fault = Fault::Hold(Direction::Both);
 
 /// An account on the Pro plan and its first key.
@@ -61,7 +61,7 @@ impl Customer {
     }
 }
 
-/// Sends a signal, and waits until the server has ended well, which is to be in time.
+/// Sends a signal, and waits until the server has ended successfully and in time.
 fn stop_by(server: &mut Server, name: &str) -> Duration {
     let start = Instant::now();
     signal(name, server.process_id());
@@ -81,7 +81,7 @@ fn stop_by(server: &mut Server, name: &str) -> Duration {
 async fn server_with_nothing_to_do_stops_at_once_on_either_signal() {
     for name in ["TERM", "INT"] {
         let mut server = Server::builder(BINARY).start().await;
-        // The client that waited for the server keeps its connection; here it shall not matter.
+        // The client that waited for the server keeps its connection, which must not matter here.
         let mut wire = Wire::connect(&server.url("")).await.unwrap();
         wire.send("GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
             .await;
@@ -100,7 +100,7 @@ async fn idle_connections_do_not_keep_the_server_from_stopping() {
         wire.send("GET /livez HTTP/1.1\r\nHost: x\r\n\r\n").await;
         assert!(wire.read_until("}").await.starts_with("HTTP/1.1 200 "));
         kept.push(wire);
-        // And one that never says anything.
+        // And one that never sends anything.
         kept.push(Wire::connect(&server.url("")).await.unwrap());
     }
     stop_by(&mut server, "TERM");
@@ -132,7 +132,7 @@ async fn request_under_way_is_finished_after_sigterm() {
         assert!(start.elapsed() < STOPPED_WITHIN);
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    // New connections are not served any more, at the latest a moment later.
+    // New connections are no longer served, at most a moment later.
     tokio::time::sleep(Duration::from_millis(500)).await;
     if let Ok(mut late) = Wire::connect(&url).await {
         late.send("GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
@@ -206,7 +206,7 @@ fn port_in_use_is_refused_by_name_and_costs_the_first_start_nothing() {
     );
 }
 
-/// A port of which no address is taken.
+/// Returns a port that is free on every address.
 fn free_port() -> u16 {
     let listener = TcpListener::bind(("::", 0)).unwrap();
     listener.local_addr().unwrap().port()
@@ -249,7 +249,7 @@ async fn both_wildcards_are_listened_on_in_any_order() {
 
 #[test]
 fn start_without_its_database_ends_in_time_and_names_the_setting() {
-    // One that is not there, and one that never answers.
+    // One that refuses connections, and one that never answers.
     let silent = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let silent = silent
         .local_addr()
@@ -265,9 +265,10 @@ fn start_without_its_database_ends_in_time_and_names_the_setting() {
     }
 }
 
-/// `/readyz` says that the database is missing, in JSON, and `/livez` that the process is up; no key is called wrong.
+/// `/readyz` says in JSON that the database is missing, and `/livez` that the process is up. No key
+/// is called wrong.
 async fn assert_without_database(server: &Server, customer: &Customer) {
-    // What it said a moment ago is said again for a while.
+    // Its answer is cached for a while.
     let start = Instant::now();
     let ready = loop {
         let ready = server.get("/readyz").send().await;
@@ -297,14 +298,14 @@ async fn assert_recovered(server: &Server, customer: &Customer) {
         assert!(start.elapsed() < RECOVERED_WITHIN, "{}", server.stderr());
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    // Every connection of the pool, not just one.
+    // Every connection of the pool, not only one.
     for _ in 0..30 {
         let answer = customer.list(server).await;
         assert_eq!(answer.status, 200, "{}", answer.body);
     }
 }
 
-/// A server whose PostgreSQL is on the other side of a network.
+/// Returns a server whose PostgreSQL is on the other side of a network.
 async fn behind_a_network(database: &Database) -> (Server, FaultProxy) {
     let (proxy, url) = FaultProxy::in_front_of(&database.url()).await;
     let server = Server::builder(BINARY)
@@ -355,7 +356,7 @@ async fn database_that_falls_silent_is_given_up_in_time() {
     let (mut server, proxy) = behind_a_network(&database).await;
     let customer = Customer::new(&server).await;
     proxy.set(SILENT).await;
-    // What `/readyz` said a moment ago is said again for a while.
+    // The answer of `/readyz` is cached for a while.
     tokio::time::sleep(Duration::from_millis(500)).await;
     let start = Instant::now();
     let waiting = async {
@@ -376,16 +377,16 @@ async fn database_that_falls_silent_is_given_up_in_time() {
     assert!(took < GIVEN_UP_WITHIN, "{took:?}");
     proxy.set(Fault::None).await;
     assert_recovered(&server, &customer).await;
-    // Nor does it keep the server from stopping.
+    // It does not keep the server from stopping either.
     proxy.set(SILENT).await;
     stop_by(&mut server, "TERM");
 }
 
-/// Ends the connections of feeds: the next ones look at the state of the server at once.
+/// Ends the connections of feeds. The next ones read the state of the server at once.
 const END_FEEDS: &str = "select pg_terminate_backend(pid) from pg_stat_activity \
                          where application_name = 'keys feed' and datname = current_database()";
 
-/// Waits until `/readyz` says this of following changes, with 200 at all times.
+/// Waits until `/readyz` has these fields about following changes, with 200 at all times.
 async fn until_readyz(server: &Server, is_said: impl Fn(&Value) -> bool) -> Value {
     let start = Instant::now();
     loop {
@@ -423,7 +424,7 @@ async fn asynchronous_replication_is_logged_once_and_shown_until_it_ends() {
     while ["", &first].contains(&&*primary.sql("postgres", feed)) {
         assert!(start.elapsed() < STOPPED_WITHIN, "no other feed");
     }
-    // Each new feed finds it out for itself.
+    // Each new feed detects it by itself.
     tokio::time::sleep(Duration::from_secs(1)).await;
     until_readyz(&server, is_asynchronous).await;
     assert_eq!(server.stderr().matches(LOGGED).count(), 1);
@@ -464,7 +465,7 @@ async fn instances_that_start_at_once_on_an_empty_postgres_all_serve() {
     let url = database.url();
     let start = || Server::builder(BINARY).postgres(&url).start();
     let (one, two, three) = tokio::join!(start(), start(), start());
-    // What one of them issues, the others know.
+    // A key that one of them issues is known to the others.
     let customer = Customer::new(&one).await;
     for server in [&one, &two, &three] {
         let answer = customer.list(server).await;
@@ -474,13 +475,13 @@ async fn instances_that_start_at_once_on_an_empty_postgres_all_serve() {
     assert_eq!(database.sql(count), "t\n");
 }
 
-/// The commands that the first start prints.
+/// Returns the commands that the first start prints.
 fn printed_commands(stdout: &str) -> &str {
     let (_, commands) = stdout.split_once("paste these into a shell.\n").unwrap();
     commands
 }
 
-/// Runs commands as somebody does who pastes them into a shell, and returns what they print.
+/// Runs commands as if they were pasted into a shell, and returns their output.
 fn paste(commands: &str) -> Vec<String> {
     let mut shell = Command::new("bash")
         .stdin(Stdio::piped())
@@ -501,7 +502,7 @@ fn paste(commands: &str) -> Vec<String> {
     stdout.lines().map(str::to_owned).collect()
 }
 
-/// Asserts what each of the pasted commands answers.
+/// Asserts the answers to the pasted commands.
 fn assert_answers(lines: &[String]) {
     let json = |line: usize| -> Value {
         serde_json::from_str(&lines[line]).unwrap_or_else(|error| panic!("{error}: {lines:#?}"))
@@ -584,7 +585,8 @@ async fn commands_printed_by_the_first_start_work_when_pasted() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn printed_commands_work_on_postgres_with_the_key_of_the_command() {
-    // PostgreSQL prints nothing, so what an embedded start prints is used with another key and address.
+    // PostgreSQL prints nothing, so this uses the output of an embedded start with another key and
+    // address.
     let embedded = Server::builder(BINARY).start().await;
     let database = Database::create().await;
     let server = Server::builder(BINARY)

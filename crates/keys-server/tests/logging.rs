@@ -1,4 +1,5 @@
-//! The log: it never holds up the service, and clients without a credential cannot make it grow without limit.
+//! The log never blocks the service, and clients without a credential cannot make it grow without
+//! limit.
 
 #![expect(
     clippy::unwrap_used,
@@ -24,13 +25,13 @@ use tempfile::TempDir;
 
 use support::program::BINARY;
 
-/// How long a stop may take, whatever is going on.
+/// Time limit of a stop under all circumstances.
 const STOPPED_WITHIN: Duration = Duration::from_secs(10);
 
-/// How long an answer may take.
+/// Time limit of an answer.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(5);
 
-/// One line for each verification, and the longest form of it.
+/// Settings with one line for each verification, in its longest form.
 const TALKATIVE: [(&str, &str); 2] = [("KEYS_LOG__FILTER", "debug"), ("KEYS_LOG__FORMAT", "json")];
 
 /// A server whose standard error is a pipe to this process.
@@ -78,7 +79,7 @@ impl Piped {
         stream
     }
 
-    /// Sends the bytes on a connection of their own, and reads all that comes back.
+    /// Sends the bytes on a connection of their own, and returns the whole answer.
     fn send(&self, bytes: &[u8]) -> String {
         let mut stream = self.connect();
         stream.write_all(bytes).unwrap();
@@ -91,7 +92,7 @@ impl Piped {
         self.send(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes())
     }
 
-    /// The counter's value in `/metrics`.
+    /// Returns the value of a counter in `/metrics`.
     fn counter(&self, name: &str) -> u64 {
         let metrics = self.get("/metrics");
         let line = metrics
@@ -112,7 +113,8 @@ impl Piped {
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
     }
 
-    /// Makes the server write more lines than the pipe and the queue have room for, and checks that all is answered.
+    /// Makes the server write more lines than the pipe and the queue can hold, and checks that all
+    /// requests are answered.
     fn overflow_log(&self) {
         let account = self.command(&["account", "create", "--plan", "pro"]);
         let key = self.command(&["key", "create", "--account", &account]);
@@ -135,7 +137,7 @@ impl Piped {
         }
     }
 
-    /// Asks the server to stop, and waits until it has, which is to be well and in time.
+    /// Sends SIGTERM, and waits until the server has ended successfully and in time.
     fn stop(&mut self) {
         let start = Instant::now();
         signal("TERM", self.process.id());
@@ -314,7 +316,7 @@ fn request_that_panics_costs_one_line_without_a_backtrace() {
         log.read_to_string(&mut text).unwrap();
         text
     });
-    // A header name of 64 KiB was known to panic in the HTTP library.
+    // A header name of 64 KiB made the HTTP library panic.
     let head = format!("GET /livez HTTP/1.1\r\n{}: x\r\n\r\n", "a".repeat(65_536));
     for _ in 0..20 {
         let mut stream = server.connect();

@@ -1,4 +1,5 @@
-//! Three real servers on one PostgreSQL and one Redis, asked ten times as often as the quota allows.
+//! Three real servers on one PostgreSQL and one Redis, with ten times as many requests as the quota
+//! allows.
 //!
 //! A few seconds long by default. The whole minute:
 //!
@@ -27,17 +28,18 @@ const SERVERS: u32 = 3;
 const QUOTA: u32 = 60;
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// Connections to each server. One that waits does not keep the others from asking.
+/// Connections to each server. One that waits does not block the others.
 const CONNECTIONS: u32 = 4;
 
-/// What the death of Redis may cost a request.
+/// Maximum increase of the p99 by the death of Redis.
 const P99_RISE_MAX: Duration = Duration::from_millis(5);
 
 struct Fleet {
     servers: Vec<Arc<Server>>,
     operator: String,
-    /// Answers of 503, which the full form takes from nobody: servers that a busy machine keeps from following changes, and
-    /// from their database, do not know whether a key is still good.
+    /// Number of answers of 503, which the full form does not tolerate. Servers that a busy machine
+    /// keeps from following changes, and from their database, do not know whether a key is still
+    /// valid.
     unavailable: Arc<AtomicU32>,
     redis: Redis,
     _database: Database,
@@ -84,7 +86,7 @@ impl Fleet {
         }
     }
 
-    /// A key of a new account, and so with buckets of its own.
+    /// Creates a key of a new account, and so with new buckets.
     async fn new_key(&self) -> String {
         let post = async |path: &str, body: &Value| {
             let call = self.servers[0].post(path).bearer(&self.operator).json(body);
@@ -97,7 +99,8 @@ impl Fleet {
         post(&path, &json!({})).await.text("/key")
     }
 
-    /// Asks all servers together ten times as often as the quota allows until `meanwhile` is done.
+    /// Sends ten times as many requests as the quota allows to all servers until `meanwhile` is
+    /// done.
     async fn ask(&mut self, key: &str, meanwhile: impl AsyncFnOnce(&mut Redis)) -> Vec<Sample> {
         const TIMES_THE_QUOTA: u32 = 10;
         let every = PERIOD * SERVERS * CONNECTIONS / (QUOTA * TIMES_THE_QUOTA);
@@ -125,7 +128,7 @@ impl Fleet {
                             unavailable.fetch_add(1, Relaxed);
                             continue;
                         }
-                        // Whatever happens to Redis, there is a verdict.
+                        // There is a verdict in every state of Redis.
                         assert_eq!(answer.status, 200, "{answer:?}");
                         let verdict: Value = serde_json::from_str(answer.body).unwrap();
                         let code = verdict["code"].as_str().unwrap();
@@ -154,7 +157,7 @@ impl Fleet {
 }
 
 impl Fleet {
-    /// How many requests were decided without Redis so far.
+    /// Returns the number of requests that were decided without Redis so far.
     async fn undecided(&self) -> f64 {
         let mut undecided = 0.0;
         for server in &self.servers {
@@ -163,7 +166,7 @@ impl Fleet {
         undecided
     }
 
-    /// Asks for that long, with everything saved up at the start, and tells what came of the quota.
+    /// Sends requests for that long, with a full bucket at the start, and checks the quota.
     async fn ask_and_check(
         &mut self,
         key: &str,
@@ -191,9 +194,10 @@ fn millis(time: Duration) -> String {
     format!("{:.2} ms", time.as_secs_f64() * 1_000.0)
 }
 
-/// Whether it was the quota, and what was saved up at the start: within one percent of it and never more than one above it. Those
-/// `undecided` by Redis may be accepted on top, as an instance by itself knows no better: on the busy machine of the short form
-/// an answer takes longer than 20 ms now and then. The full form tolerates none.
+/// Returns whether the quota and the initial burst were granted: within one percent and never more
+/// than one above. The `undecided` requests may be accepted in addition, because an instance alone
+/// cannot know better: on the busy machine of the short form an answer takes longer than 20 ms at
+/// times. The full form tolerates none.
 fn check_quota(when: &str, samples: &[Sample], undecided: f64) -> bool {
     const TOLERANCE: f64 = 0.01;
     let accepted: Vec<Sample> = samples.iter().filter(|one| one.allowed).copied().collect();
@@ -201,7 +205,8 @@ fn check_quota(when: &str, samples: &[Sample], undecided: f64) -> bool {
     let count = f64::from(u32::try_from(accepted.len()).unwrap());
     let arrived = |time: Duration| time.as_secs_f64() * f64::from(QUOTA) / PERIOD.as_secs_f64();
     let (first, last) = (accepted[0], accepted[accepted.len() - 1]);
-    // Requests arrive from the first that is taken on. Whenever one is refused, all that have arrived are taken.
+    // Requests become available from the first that is taken. At each refusal, all available ones
+    // have been taken.
     let last_refused = refused().map(|one| one.sent).max().unwrap();
     let quota = f64::from(QUOTA);
     let at_most = quota + arrived(last.answered.saturating_sub(first.sent));
@@ -222,7 +227,7 @@ fn check_quota(when: &str, samples: &[Sample], undecided: f64) -> bool {
         off <= TOLERANCE,
     );
 
-    // From the first refusal on nothing is saved up, but for pauses of a busy machine.
+    // From the first refusal on none are saved up, except for pauses of a busy machine.
     let burst_ended = refused().map(|one| one.answered).min().unwrap();
     let after_burst = accepted.partition_point(|one| one.sent < burst_ended);
     let after_burst = &accepted[after_burst..];
@@ -241,7 +246,7 @@ fn check_quota(when: &str, samples: &[Sample], undecided: f64) -> bool {
         most_above = most_above.max(count.saturating_sub(QUOTA + saved));
     }
     let is_quota = off <= TOLERANCE;
-    // The short form accepts few, and other tests may run at the same time.
+    // The short form accepts few, and runs beside other tests.
     let tolerated = if report::is_full() { 0.0 } else { undecided };
     let is_even = f64::from(most_above) <= 1.0 + tolerated;
     report::figure(
@@ -253,7 +258,7 @@ fn check_quota(when: &str, samples: &[Sample], undecided: f64) -> bool {
     (is_quota || off * at_least <= tolerated) && is_even
 }
 
-/// One of the figures of a server.
+/// Returns a metric of a server.
 async fn figure_of(server: &Server, figure: &str) -> f64 {
     let answer = server.get("/metrics").send().await;
     let lines = answer.body.lines();
@@ -262,7 +267,7 @@ async fn figure_of(server: &Server, figure: &str) -> f64 {
     value.parse().unwrap()
 }
 
-/// Waits until every server says that this is who counts.
+/// Waits until every server reports this state of its limiter.
 async fn until_counted(servers: &[Arc<Server>], state: &str) {
     const AT_MOST: Duration = Duration::from_secs(10);
     let figure = format!(r#"keys_limiter{{state="{state}"}}"#);
@@ -276,7 +281,8 @@ async fn until_counted(servers: &[Arc<Server>], state: &str) {
     println!("all say {state} after {:?}", start.elapsed());
 }
 
-/// Undisturbed, in trouble, and after it. Returns the p99 of the first two, and whether the quota held.
+/// Runs undisturbed, during the fault, and after it. Returns the p99 of the first two, and whether
+/// the quota held.
 async fn round(fleet: &mut Fleet, lasting: Duration) -> (Duration, Duration, bool) {
     let (servers, key) = (fleet.servers.clone(), fleet.new_key().await);
     until_counted(&servers, "shared").await;
@@ -315,7 +321,7 @@ async fn three_servers_hold_one_quota_and_survive_their_redis() {
     let lasting = Duration::from_secs(if report::is_full() { 60 } else { 3 });
     let mut fleet = Fleet::start().await;
     let (before, during, held) = round(&mut fleet, lasting).await;
-    // Any other answer than 503 would have failed before, and in the full form that too.
+    // Any answer other than 503 would have failed before, and so would 503 in full.
     let unavailable = fleet.unavailable.load(Relaxed);
     report::figure(
         "limits: answers other than a verdict",
@@ -336,7 +342,7 @@ async fn three_servers_hold_one_quota_and_survive_their_redis() {
         rise <= P99_RISE_MAX,
     );
     assert!(held, "see the figures");
-    // Times are compared only where they were asked for: other tests run at the same time as this one.
+    // Times are compared only in full, because the short form runs beside other tests.
     assert!(!report::is_full() || rise <= P99_RISE_MAX, "{rise:?}");
     for server in &fleet.servers {
         let said = server.stderr();
@@ -345,7 +351,8 @@ async fn three_servers_hold_one_quota_and_survive_their_redis() {
     }
 }
 
-/// When something will be, in seconds, as far as can be known from outside: not before the one and not after the other.
+/// Bounds of a time in seconds, as far as it can be known from outside: not before the first and
+/// not after the second.
 #[derive(Debug, Clone, Copy)]
 struct At(f64, f64);
 
@@ -355,7 +362,7 @@ impl At {
     }
 }
 
-/// What an answer says in its headers.
+/// Rate limits in the headers of an answer.
 #[derive(Debug)]
 struct Headers {
     allowed: bool,
@@ -382,7 +389,7 @@ impl Headers {
     }
 }
 
-/// Whether a header is within a second of how far it was to that moment.
+/// Returns whether a header is within a second of the time left until that moment.
 #[track_caller]
 fn is_right(said: f64, at: At, asked: At) {
     const WITHIN: f64 = 1.0;
@@ -393,7 +400,7 @@ fn is_right(said: f64, at: At, asked: At) {
     );
 }
 
-/// Questions about one key, and when they are asked.
+/// Requests about one key, with their times.
 struct Asking {
     connections: Vec<Wire>,
     unavailable: Arc<AtomicU32>,
@@ -402,7 +409,7 @@ struct Asking {
 }
 
 impl Asking {
-    /// Asks about a new key.
+    /// Starts with a new key.
     async fn start(fleet: &Fleet) -> Self {
         let key = fleet.new_key().await;
         let mut connections = Vec::new();
@@ -417,7 +424,8 @@ impl Asking {
         }
     }
 
-    /// Asks one server, and says when. In the short form it is asked again if it could not say; nothing was counted then.
+    /// Sends a request to one server, and returns its time. In the short form it is repeated after
+    /// a 503, which counted nothing.
     async fn ask(&mut self, server: usize) -> (Headers, At) {
         const UNAVAILABLE_MAX: u32 = 50;
         loop {
@@ -441,13 +449,14 @@ const HEADERS_QUOTA: u32 = 6;
 const HEADERS_PERIOD: Duration = Duration::from_secs(12);
 const HEADERS_INTERVAL: f64 = 2.0;
 
-/// Since when a request is allowed again, if the bucket is full at that time.
+/// Returns the time from which a request is allowed again, if the bucket is full at that time.
 fn next_at(full_at: At) -> At {
     full_at.plus(HEADERS_INTERVAL - HEADERS_PERIOD.as_secs_f64())
 }
 
-/// Uses up the quota of a new key, and waits until it is allowed once more. Returns when its bucket is full, as far as each server
-/// has seen. Nothing if the machine was so busy that Redis has not decided everything, or that there was time for another request.
+/// Uses up the quota of a new key, and waits until it is allowed once more. Returns when its bucket
+/// is full, as far as each server knows. `None` if the machine was so busy that Redis has not
+/// decided everything, or that there was time for another request.
 async fn use_up(fleet: &Fleet) -> Option<(Asking, [At; SERVERS as usize])> {
     until_counted(&fleet.servers, "shared").await;
     let undecided = fleet.undecided().await;
@@ -461,7 +470,7 @@ async fn use_up(fleet: &Fleet) -> Option<(Asking, [At; SERVERS as usize])> {
         return None;
     }
 
-    // All together have one bucket, whichever is asked.
+    // All servers share one bucket.
     let (allowed, refused) = heard.split_at(HEADERS_QUOTA as usize);
     let mut full_at = allowed[0].1;
     for (number, (headers, asked)) in (1..).zip(allowed) {
@@ -478,7 +487,7 @@ async fn use_up(fleet: &Fleet) -> Option<(Asking, [At; SERVERS as usize])> {
         wait = headers.retry_after.unwrap();
         is_right(wait, next_at(full_at), *asked);
     }
-    // To wait as long as was said is enough.
+    // Waiting for the announced time is enough.
     sleep(Duration::from_secs_f64(wait)).await;
     let (headers, asked) = asking.ask(0).await;
     if fleet.undecided().await > undecided {
@@ -505,7 +514,7 @@ async fn headers_of_every_server_are_right_within_a_second() {
         attempts += 1;
     };
 
-    // Without Redis each goes on from what it last saw.
+    // Without Redis each continues from the last state it knows.
     fleet.redis.kill();
     for (server, mut full_at) in seen.into_iter().enumerate() {
         let (headers, asked) = asking.ask(server).await;

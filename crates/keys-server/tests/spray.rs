@@ -1,4 +1,5 @@
-//! A million keys that nobody has, each well-formed and asked about once, against a server that has something else to do.
+//! Sends a million unknown keys, each well-formed and sent once, to a server that serves valid keys
+//! at the same time.
 //!
 //! Ten thousand by default. All of them, one database after the other:
 //!
@@ -6,11 +7,12 @@
 //! KEYS_TEST_FULL=1 cargo test --release -p keys-server --test spray -- --nocapture --test-threads 1
 //! ```
 //!
-//! # What is compared
-//! Client, server and database share the machine, so whatever keeps its processors busy makes everybody wait. What it costs
-//! that keys are *unknown* is told by a comparison with as many questions in the same time, from as many connections, by the same
-//! routes, about keys that the server knows. What the same connections do when they ask about known keys as fast as they
-//! can, and how long answers take when nothing else is asked, is printed too.
+//! # Comparison
+//! Client, server and database share the machine, so any load on its processors delays all
+//! requests. To isolate the cost of *unknown* keys, they are compared with as many requests in the
+//! same time, from as many connections, by the same routes, with keys that the server has cached.
+//! The rate of the same connections with known keys at full speed, and the latency without other
+//! load, are printed too.
 
 #![expect(
     clippy::unwrap_used,
@@ -33,34 +35,34 @@ use serde_json::{Value, json};
 
 const MIB: f64 = 1024.0 * 1024.0;
 
-/// What the server's memory may grow by.
+/// Maximum growth of the server's memory.
 const GROWTH_MAX: f64 = 32.0 * MIB;
 
-/// What the spray may make of the p99 of everybody else.
+/// Maximum ratio of the p99 of valid traffic beside the spray.
 const P99_RATIO_MAX: f64 = 2.0;
 
-/// Reads that the server has under way at once, at most.
+/// Maximum concurrent reads of the server.
 const READS_MAX: f64 = 4.0;
 
-/// Connections that unknown keys come from. Each waits for its answers.
+/// Connections that send unknown keys. Each waits for its answers.
 const SPRAYING: u32 = 16;
 
-/// Questions of one round of a connection: so many gateways', so many backends', and one for many keys at once.
+/// Requests of one round of a connection: as a gateway, as a backend, and for many keys at once.
 const ROUND: (usize, usize, usize) = (25, 25, 50);
 
 const KEYS_PER_ROUND: u32 = 100;
 
-/// Connections of valid traffic, each of which asks every so often.
+/// Connections of valid traffic, each with a fixed interval.
 const VALID_CONNECTIONS: usize = 4;
 const VALID_EVERY: Duration = Duration::from_millis(5);
 
-/// How often a valid key is asked about that the server has not heard of before.
+/// Interval of requests with a valid key that is not cached.
 const COLD_EVERY: Duration = Duration::from_millis(100);
 
-/// How often the server is asked for its figures.
+/// Interval of reading the server's metrics.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// How much is done.
+/// Amount of work.
 struct Size {
     unknown: u32,
     known: usize,
@@ -88,11 +90,12 @@ impl Size {
     }
 }
 
-/// How often a question is asked, at most, of which nothing came but 503.
+/// Maximum attempts of a request that is answered 503.
 const ATTEMPTS_MAX: u32 = 10;
 
-/// Asks until there is an answer, and returns what is read from it and how long it took. 503 stands in the full form. In
-/// the short one other tests may keep the machine so busy that a server is late: it is counted, and asked again.
+/// Sends a request until there is an answer. Returns the parsed answer and its latency. In full,
+/// 503 is not repeated. In the short form other tests may keep the machine so busy that a server is
+/// late, so it is counted and repeated.
 async fn ask_until_answered<T>(
     connection: &mut Wire,
     request: &[u8],
@@ -120,7 +123,7 @@ struct World {
     known: Vec<String>,
     /// Keys that were never used.
     cold: Vec<String>,
-    /// Answers of 503, after which the same was asked again.
+    /// Number of answers of 503 that were repeated.
     unavailable: Arc<AtomicU32>,
 }
 
@@ -128,7 +131,7 @@ impl World {
     async fn start(database: Option<Arc<Database>>, size: &Size) -> Self {
         let builder = Server::builder(env!("CARGO_BIN_EXE_keys-server"))
             .env("KEYS_LOG__FILTER", "warn")
-            // A gateway's clients have addresses of their own, and a spray has many.
+            // The clients of a gateway have addresses of their own, and a spray has many.
             .env("KEYS_HTTP__TRUSTED_PROXIES", "127.0.0.1/32")
             .env("KEYS_PLANS__PRO__KEYS_MAX", "100000");
         let builder = match &database {
@@ -173,7 +176,7 @@ impl World {
         Figures::read(&mut connection).await
     }
 
-    /// So much of `/proc/PID/status`, in bytes.
+    /// Returns a value of `/proc/PID/status`, in bytes.
     fn memory(&self, figure: &str) -> f64 {
         let path = format!("/proc/{}/status", self.server.process_id());
         let status = std::fs::read_to_string(path).unwrap();
@@ -182,7 +185,7 @@ impl World {
         kib.trim_end_matches(" kB").parse::<f64>().unwrap() * 1024.0
     }
 
-    /// Forgets the largest that the memory has been.
+    /// Resets the peak of the memory.
     fn reset_peak(&self) {
         const PEAK: &str = "5";
         let path = format!("/proc/{}/clear_refs", self.server.process_id());
@@ -190,7 +193,7 @@ impl World {
     }
 }
 
-/// What the server says of itself.
+/// Metrics of the server.
 #[derive(Debug, Clone, Copy)]
 struct Figures {
     reads: f64,
@@ -222,7 +225,7 @@ impl Figures {
     }
 }
 
-/// How long answers took.
+/// Latencies of answers.
 struct Times(Vec<Duration>);
 
 impl Times {
@@ -231,7 +234,7 @@ impl Times {
         Self(times)
     }
 
-    /// The time that so many hundredths of all stay below.
+    /// Returns the value below which this percentage of all is.
     fn percentile(&self, hundredths: usize) -> Duration {
         self.0[(self.0.len() - 1) * hundredths / 100]
     }
@@ -257,8 +260,8 @@ impl std::fmt::Display for Times {
     }
 }
 
-/// Something that goes on beside the test until it is told to stop, on a thread of its own: what it measures does not wait
-/// for what the test does.
+/// A measurement on a thread of its own, beside the test, until it is stopped. It does not wait for
+/// the work of the test.
 struct Beside<T> {
     stop: Arc<AtomicBool>,
     thread: thread::JoinHandle<T>,
@@ -294,7 +297,7 @@ impl<T: Send + 'static> Beside<T> {
     }
 }
 
-/// What is said of every valid key.
+/// Asserts the verdict on every valid key.
 fn is_accepted(answer: Answer<'_>) {
     assert_eq!(answer.status, 200, "{answer:?}");
 }
@@ -334,7 +337,7 @@ fn valid_traffic(world: &World) -> Beside<Times> {
     })
 }
 
-/// Valid keys that the server does not have in memory, each once. All of them are accepted.
+/// Valid keys that are not cached, each once. All of them are accepted.
 fn cold_traffic(world: &World) -> Beside<Times> {
     let (url, cold) = (world.server.url(""), world.cold.clone());
     let unavailable = Arc::clone(&world.unavailable);
@@ -356,7 +359,7 @@ fn cold_traffic(world: &World) -> Beside<Times> {
     })
 }
 
-/// The most that the server has said of each of its figures.
+/// Maxima of the server's metrics.
 fn looks(world: &World) -> Beside<(f64, f64)> {
     let url = world.server.url("");
     Beside::on_a_runtime(async move |stop| {
@@ -372,9 +375,9 @@ fn looks(world: &World) -> Beside<(f64, f64)> {
     })
 }
 
-/// Looks of PostgreSQL itself: the most reads of keys that it was busy with at once.
+/// Observes PostgreSQL itself: the maximum number of concurrent reads of keys.
 fn looks_of_postgres(database: Arc<Database>) -> Beside<(f64, u32)> {
-    // Within one statement, as starting a client costs more than many looks.
+    // Within one statement, because starting a client costs more than many samples.
     const LOOKS: &str = "\
         create function pg_temp.busiest() returns text language plpgsql as $$
         declare most int := 0; busy int;
@@ -401,17 +404,17 @@ fn looks_of_postgres(database: Arc<Database>) -> Beside<(f64, u32)> {
     })
 }
 
-/// Which keys a load asks about.
+/// The keys of a load.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Load {
-    /// Those that the server knows, over and over.
+    /// Cached keys, over and over.
     Known,
-    /// Such as nobody has, none of them twice.
+    /// Keys that do not exist, none of them twice.
     Unknown,
 }
 
 impl Load {
-    /// What backends are told.
+    /// Returns the code in the answer to backends.
     fn code(self) -> &'static str {
         match self {
             Self::Known => r#""code":"valid""#,
@@ -419,12 +422,12 @@ impl Load {
         }
     }
 
-    /// What gateways are told beside the status.
+    /// Returns `X-Denial` in the answer to gateways.
     fn denial(self) -> Option<&'static str> {
         (self == Self::Unknown).then_some("not_found")
     }
 
-    /// What gateways are told.
+    /// Returns the status of the answer to gateways.
     fn status(self) -> u16 {
         match self {
             Self::Known => 200,
@@ -433,7 +436,7 @@ impl Load {
     }
 }
 
-/// The keys of one connection.
+/// Returns the keys of one connection.
 fn keys(world: &World, load: Load, connection: u32) -> Box<dyn FnMut() -> String + Send> {
     match load {
         Load::Known => {
@@ -454,7 +457,8 @@ fn keys(world: &World, load: Load, connection: u32) -> Box<dyn FnMut() -> String
     }
 }
 
-/// Asks about at least so many keys from all [`SPRAYING`] connections, and returns how many a second it were.
+/// Sends at least this many keys from all [`SPRAYING`] connections, and returns the rate per
+/// second.
 async fn ask(world: &World, load: Load, count: u32, pace: Pace) -> f64 {
     let start = Instant::now();
     let rounds = Arc::new(AtomicU32::new(0));
@@ -491,16 +495,16 @@ async fn ask(world: &World, load: Load, count: u32, pace: Pace) -> f64 {
     f64::from(rounds_wanted * KEYS_PER_ROUND) / start.elapsed().as_secs_f64()
 }
 
-/// How fast a load asks.
+/// Rate of a load.
 #[derive(Debug, Clone, Copy)]
 enum Pace {
-    /// Each connection asks as soon as it has its answer.
+    /// Each connection sends as soon as it has its answer.
     Unbridled,
-    /// All together about so many keys in a second.
+    /// Keys a second for all connections together.
     KeysPerSecond(f64),
 }
 
-/// When a connection may ask.
+/// Schedule of a connection.
 struct Turns(Option<tokio::time::Interval>);
 
 impl Turns {
@@ -533,7 +537,7 @@ async fn ask_round(
 ) {
     let (gateways, backends, at_once) = ROUND;
     for number in 0..gateways {
-        // Nobody fails twice from the same address: each has a bucket of its own.
+        // No address fails twice, so each has a full bucket.
         let number = round * KEYS_PER_ROUND + u32::try_from(number).unwrap();
         let client = Ipv4Addr::from_bits(Ipv4Addr::new(10, 0, 0, 0).to_bits() + number);
         let request = wire::forward_auth("", &next(), client);
@@ -565,14 +569,14 @@ async fn ask_round(
     .await;
 }
 
-/// Valid traffic with nothing beside it.
+/// Valid traffic without other load.
 async fn alone(world: &World, lasting: Duration) -> Times {
     let valid = valid_traffic(world);
     tokio::time::sleep(lasting).await;
     valid.stop().await
 }
 
-/// Valid traffic beside questions about known keys, for about that long.
+/// Valid traffic beside requests with known keys, for about that long.
 async fn beside_known(world: &World, lasting: Duration, pace: Pace) -> Times {
     const STEP: u32 = 5_000;
     let valid = valid_traffic(world);
@@ -590,7 +594,7 @@ async fn spray(place: &str, database: Option<Arc<Database>>) {
     let world = World::start(database, &size).await;
     let name = |what: &str| format!("spray, {place}: {what}");
 
-    // Ordinary traffic by every route, until the server has all the memory that it needs for that.
+    // Ordinary traffic by every route, until the server has allocated the memory for that.
     let idle = alone(&world, size.quiet).await;
     beside_known(&world, size.quiet, Pace::Unbridled).await;
     let unbridled = beside_known(&world, size.quiet, Pace::Unbridled).await;
@@ -633,7 +637,8 @@ async fn spray(place: &str, database: Option<Arc<Database>>) {
             busiest <= READS_MAX,
         );
         assert!(busiest <= READS_MAX, "{busiest}");
-        // Reads are found by their text: one that was rewritten would not be. The short form may be over too soon.
+        // Reads are found by the text of their statement, so this fails if the statement is
+        // rewritten. The short form may be over too soon.
         assert!(
             !report::is_full() || busiest >= 1.0,
             "no read was ever seen"
@@ -650,7 +655,7 @@ async fn spray(place: &str, database: Option<Arc<Database>>) {
     );
     assert!(peak <= GROWTH_MAX, "{peak} over {memory}");
 
-    // Whoever was known still is.
+    // Known keys are still cached.
     assert!(after.cached >= before.cached, "{after:?}, {before:?}");
     report::information(
         &name("keys read again afterwards, which the spray has pushed out"),
@@ -678,7 +683,7 @@ async fn spray(place: &str, database: Option<Arc<Database>>) {
         &name("p99 of valid traffic over that with nothing beside it"),
         format_args!("{:.2}x", ratio_to(&idle)),
     );
-    // In the full form it would have failed at the first.
+    // In full it would have failed at the first.
     report::information(
         &name("answers of 503, asked again"),
         world.unavailable.load(Relaxed),
@@ -689,7 +694,7 @@ async fn spray(place: &str, database: Option<Arc<Database>>) {
         ratio,
         P99_RATIO_MAX,
     );
-    // In the short form other tests run at the same time as this one.
+    // The short form runs beside other tests.
     assert!(!report::is_full() || ratio <= P99_RATIO_MAX, "{ratio}");
 }
 

@@ -1,4 +1,4 @@
-//! What a client may do with a connection: every request has the limits that the first has.
+//! Limits of a connection: every request has the limits that the first has.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use crate::wire::Wire;
 
 const LIVEZ: &str = "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n";
 
-/// A connection on which one request was answered.
+/// Returns a connection on which one request was answered.
 async fn used(server: &Server) -> Wire {
     let mut wire = Wire::connect(&server.url("")).await.unwrap();
     wire.send(LIVEZ).await;
@@ -20,7 +20,7 @@ async fn used(server: &Server) -> Wire {
     wire
 }
 
-/// How long a connection stays open while `piece` is sent twice a second after `first`.
+/// Returns how long a connection stays open while `piece` is sent twice a second after `first`.
 async fn closed_after(server: &Server, first: &str, piece: &str, at_most: Duration) -> Duration {
     let address = server.url("").replace("http://", "");
     let stream = TcpStream::connect(address).await.unwrap();
@@ -46,7 +46,7 @@ async fn closed_after(server: &Server, first: &str, piece: &str, at_most: Durati
 
 #[tokio::test(flavor = "multi_thread")]
 async fn request_that_is_never_finished_is_given_up_also_after_the_first() {
-    /// 5 s for a head and 15 s for a body, and something for a busy machine.
+    /// 5 s for a head and 15 s for a body, and some time for a busy machine.
     const HEAD: Duration = Duration::from_secs(9);
     const BODY: Duration = Duration::from_secs(20);
     let server = Server::builder(BINARY).start().await;
@@ -70,14 +70,14 @@ async fn request_that_is_never_finished_is_given_up_also_after_the_first() {
             "{took:?} {first:?}"
         );
     }
-    // A connection that is idle between two requests is not cut off.
+    // A connection that is idle between two requests is not closed.
     let mut idle = used(&server).await;
     tokio::time::sleep(Duration::from_secs(7)).await;
     idle.send(LIVEZ).await;
     assert!(idle.read_until("}").await.starts_with("HTTP/1.1 200 "));
 }
 
-/// Waits for all at once.
+/// Waits for all concurrently.
 async fn futures<T>(all: impl Iterator<Item = impl Future<Output = T>>) -> Vec<T> {
     let mut pending: Vec<_> = all.map(Box::pin).map(Some).collect();
     let mut done: Vec<Option<T>> = pending.iter().map(|_| None).collect();
@@ -115,7 +115,7 @@ async fn body_of_a_refused_request_is_not_taken_without_end() {
         }
     };
     timeout(Duration::from_secs(20), send).await.unwrap();
-    // What the server reads, and what the buffers of two sockets hold.
+    // The amount that the server reads, and the buffers of two sockets.
     assert!(taken < 40_000_000, "{taken}");
 }
 
@@ -146,7 +146,8 @@ async fn malformed_heads_are_refused_and_panic_nowhere() {
         let expected = format!("HTTP/1.1 {status} ");
         assert!(answer.starts_with(&expected), "{answer:?} to {}", &text[..40]);
     }
-    // A long head is none within a body either, where one reader could see the end of a chunked body and another not.
+    // A long head inside a body is refused too, because two readers could disagree about the end of
+    // a chunked body.
     let chunked = "POST /nowhere HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n";
     let next = format!("GET /livez HTTP/1.1\r\nHost: x\r\n{long}: y\r\n\r\n");
     let cover = "POST / HTTP/1.1\r\nContent-Length: 900000\r\n\r\n";

@@ -1,4 +1,4 @@
-//! Connections to the real program, over raw sockets: how it stops, and what it allows a client.
+//! Connections to the real program, over raw sockets: its stop, and the limits of clients.
 
 #![expect(
     clippy::unwrap_used,

@@ -1,4 +1,4 @@
-//! How many connections there may be, in total and from one client address.
+//! Maxima of connections, in total and for each client address.
 
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
@@ -14,15 +14,15 @@ use crate::BINARY;
 
 const LIVEZ: &str = "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n";
 
-/// A request whose body is not there yet.
+/// A request whose body is incomplete.
 const UNFINISHED: &str = "POST /v1/keys/verify HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n\
     Content-Length: 10\r\n\r\n";
 
-/// Addresses of two clients. The fixture itself asks from 127.0.0.1.
+/// Addresses of two clients. The fixture itself uses 127.0.0.1.
 const GREEDY: &str = "127.0.0.3";
 const OTHER: &str = "127.0.0.2";
 
-/// Longer than a connection counts as in use after it was answered.
+/// Longer than the time for which a connection counts as in use after an answer.
 const QUIET: Duration = Duration::from_millis(300);
 
 fn server(total: usize, per_address: usize) -> ServerBuilder {
@@ -45,21 +45,22 @@ impl Client {
         Self(socket.connect(address).await.unwrap())
     }
 
-    /// A connection on which one request was answered.
+    /// Returns a connection on which one request was answered.
     async fn kept(server: &Server, from: &str) -> Self {
         let mut client = Self::connect(server, from).await;
         assert_eq!(client.ask(LIVEZ).await, 200);
         client
     }
 
-    /// A connection with a request that is under way.
+    /// Returns a connection with a request under way.
     async fn busy(server: &Server, from: &str) -> Self {
         let mut client = Self::kept(server, from).await;
         client.0.write_all(UNFINISHED.as_bytes()).await.unwrap();
         client
     }
 
-    /// Sends a request. Returns the status of the answer, 0 if the connection is closed without one.
+    /// Sends a request. Returns the status of the answer, or 0 if the connection is closed without
+    /// one.
     async fn ask(&mut self, request: &str) -> u16 {
         let _ = self.0.write_all(request.as_bytes()).await;
         let answer = self.answer().await;
@@ -69,7 +70,7 @@ impl Client {
             .unwrap_or(0)
     }
 
-    /// What the server says next.
+    /// Returns the next answer.
     async fn answer(&mut self) -> String {
         let mut bytes = [0; 4096];
         let read = timeout(Duration::from_secs(15), self.0.read(&mut bytes));
@@ -77,7 +78,7 @@ impl Client {
         String::from_utf8_lossy(&bytes[..count]).into_owned()
     }
 
-    /// Whether the server has closed it.
+    /// Returns whether the server has closed it.
     async fn is_closed(&mut self) -> bool {
         let mut bytes = [0; 64];
         let read = timeout(Duration::from_secs(2), self.0.read(&mut bytes));
@@ -85,7 +86,8 @@ impl Client {
     }
 }
 
-/// Asks on new connections from an address until one is admitted, as clients do that hear `Retry-After: 1`.
+/// Tries new connections from an address until one is accepted, as clients do after
+/// `Retry-After: 1`.
 async fn gets_in(server: &Server, from: &str) -> Client {
     for _ in 0..20 {
         let mut client = Client::connect(server, from).await;
@@ -113,7 +115,8 @@ async fn address_at_its_maximum_is_refused_and_others_get_in() {
         busy.push(Client::busy(&server, GREEDY).await);
     }
     tokio::time::sleep(QUIET).await;
-    // One request under way is told to be the last on its connection; it still has its place.
+    // A request under way is answered as the last one on its connection, which still holds its
+    // permit.
     let mut last = Client::kept(&server, GREEDY).await;
     let mut refused = Client::connect(&server, GREEDY).await;
     let answer = refused.answer().await;
@@ -130,12 +133,12 @@ async fn address_at_its_maximum_is_refused_and_others_get_in() {
     assert_eq!(metric(&server, total).await, 0);
     assert!(metric(&server, "keys_http_connections ").await >= 9);
     assert!(server.stderr().contains("http.connections_per_address_max"));
-    // Requests under way were not cut.
+    // Requests under way were not interrupted.
     for client in &mut busy {
         assert_eq!(client.ask("0123456789").await, 401);
     }
     assert_eq!(last.ask(LIVEZ).await, 200);
-    // Places are given back.
+    // Permits are released.
     drop((busy, last));
     let mut again = Vec::new();
     for _ in 0..8 {
@@ -177,7 +180,7 @@ async fn total_is_kept_at_the_expense_of_the_client_with_the_most() {
         let _ = client.0.write_all(UNFINISHED.as_bytes()).await;
         greedy.push(client);
     }
-    // A kept connection goes on, and a new one takes a place of the client that has the most.
+    // A kept connection still works, and a new one takes the permit of the client with the most.
     assert_eq!(other.ask(LIVEZ).await, 200);
     let mut new = gets_in(&server, OTHER).await;
     for client in [&mut new, &mut other] {
@@ -191,9 +194,9 @@ async fn total_is_kept_at_the_expense_of_the_client_with_the_most() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bodies_that_do_not_arrive_hold_the_places_of_closing_connections_for_a_moment_only() {
-    // Five may be closing at a time.
+    // Up to five may be closing.
     let server = server(40, 20).start().await;
-    // Without a key, the body would not be waited for.
+    // Without a key, the server would not wait for the body.
     let key = format!("Authorization: Bearer {}\r\n", server.operator_key("test"));
     let unfinished = UNFINISHED.replace("Content-Length", &(key + "Content-Length"));
     let mut slow = Vec::new();
@@ -215,7 +218,7 @@ async fn bodies_that_do_not_arrive_hold_the_places_of_closing_connections_for_a_
     for client in &mut new {
         assert_eq!(client.ask(LIVEZ).await, 200);
     }
-    // The others are still waited for.
+    // The server still waits for the others.
     let mut last = slow.pop().unwrap();
     assert_eq!(last.ask("0123456789").await, 400);
     assert!(!last.is_closed().await);
@@ -237,7 +240,7 @@ async fn trusted_proxy_may_have_any_number_of_connections() {
     }
 }
 
-/// A program that runs the server with that many open files at most, as a hard limit.
+/// Returns a program that runs the server with at most this many open files, as a hard limit.
 fn with_open_files(folder: &tempfile::TempDir, files: usize) -> std::path::PathBuf {
     let path = folder.path().join("few-files");
     let script = format!("#!/bin/sh\nulimit -n {files}\nexec {BINARY} \"$@\"\n");
@@ -254,7 +257,7 @@ async fn idle_and_slow_connections_of_one_client_lock_no_other_out() {
     let mut greedy = Vec::new();
     for number in 0..300 {
         let mut client = Client::connect(&server, GREEDY).await;
-        // Silent ones, the first byte of a head, and requests without their bodies.
+        // Silent connections, the first byte of a head, and requests without their bodies.
         let said = ["", "G", UNFINISHED][number % 3];
         let _ = client.0.write_all(said.as_bytes()).await;
         greedy.push(client);
@@ -324,7 +327,7 @@ async fn server_that_can_open_no_file_waits_and_makes_room_and_stops() {
     for _ in 0..3 {
         waiting.push(Client::connect(&server, GREEDY).await);
     }
-    // Idle connections give theirs to the new ones; then there are none.
+    // Idle connections make room for the new ones until none is left.
     tokio::time::sleep(Duration::from_secs(1)).await;
     let before = processor_time(process);
     tokio::time::sleep(Duration::from_secs(2)).await;
@@ -333,12 +336,12 @@ async fn server_that_can_open_no_file_waits_and_makes_room_and_stops() {
     assert!(server.stderr().contains("cannot be accepted"));
     limit(maximum);
     for mut client in waiting {
-        // Those that were told to make room are closed; their clients try again.
+        // Connections that were closed to make room; their clients try again.
         let _ = client.ask(LIVEZ).await;
     }
     gets_in(&server, GREEDY).await;
     drop(busy);
-    // So few that also what is closed makes no room.
+    // So few that closing connections makes no room either.
     limit(Some(3));
     let _waiting = Client::connect(&server, GREEDY).await;
     tokio::time::sleep(Duration::from_secs(1)).await;

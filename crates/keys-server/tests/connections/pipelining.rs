@@ -23,7 +23,7 @@ const ANSWER: &str = "HTTP/1.1 ";
 async fn pipelined_requests_are_answered_in_order_and_each_as_it_asked() {
     let server = Server::builder(BINARY).start().await;
     let mut wire = Wire::connect(&server.url("")).await.unwrap();
-    // The probe of the database takes longer than the next request, which wants no body.
+    // The readiness probe takes longer than the next request, which has no body.
     let head = LIVEZ.replace("GET", "HEAD");
     let body = "POST /v1/keys/verify HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n\
         Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n";
@@ -45,12 +45,13 @@ async fn pipelined_requests_are_answered_in_order_and_each_as_it_asked() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn client_that_pipelines_and_never_reads_costs_little() {
-    /// Until the buffers of the system are full. The server gives up such a connection after 30 s.
+    /// Time until the buffers of the system are full. The server gives up such a connection after
+    /// 30 s.
     const AT_REST_WITHIN: Duration = Duration::from_secs(15);
     let server = Server::builder(BINARY).start().await;
     let process = server.process_id();
     let address = server.url("").replace("http://", "").parse().unwrap();
-    // Heads that are as short as they may be, and answers that are long.
+    // Heads that are as short as possible, and long answers.
     let text = "GET /metrics HTTP/1.1\r\nHost:\r\n\r\n".repeat(20_000);
     let memory = memory_kib(process);
     let mut clients = Vec::new();
@@ -78,7 +79,7 @@ async fn client_that_pipelines_and_never_reads_costs_little() {
     assert!(grown < 8 * 1024, "{grown} KiB");
 }
 
-/// Memory of a process that is in use.
+/// Resident memory of a process.
 fn memory_kib(process: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
@@ -97,7 +98,7 @@ async fn no_request_is_answered_after_the_one_that_closes_the_connection() {
     wire.read_until("}").await;
     signal("TERM", server.process_id());
     until_stopping(&server).await;
-    // Longer than what is read at once, so that there is something left to read when the connection ends.
+    // Longer than one read, so that unread bytes are left when the connection ends.
     wire.send(READYZ.to_owned() + &LIVEZ.repeat(1000)).await;
     let said = wire.read_to_end().await;
     assert!(said.starts_with("HTTP/1.1 503 "), "{said}");

@@ -1,4 +1,4 @@
-//! Signals that come from elsewhere than a service manager: terminals, log rotation, containers.
+//! Signals from sources other than a service manager: terminals, log rotation, containers.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Write as _};
@@ -20,7 +20,7 @@ fn write_filter(path: &std::path::Path, filter: &str) {
     std::fs::write(path, format!("[log]\nfilter = \"{filter}\"\n")).unwrap();
 }
 
-/// Asks for `path` until the log holds `text`, or not for a while.
+/// Requests `path` until the log contains `text`. Returns `false` if it does not for a while.
 async fn is_logged(server: &Server, text: &str) -> bool {
     let start = Instant::now();
     while start.elapsed() < Duration::from_secs(3) {
@@ -51,7 +51,7 @@ async fn hangup_reads_the_filter_of_the_log_again_and_ends_nothing() {
         "{}",
         server.stderr()
     );
-    // What cannot be read changes nothing.
+    // An invalid file changes nothing.
     std::fs::write(&settings, "[log]\nfilter = 1\n[nonsense]\n").unwrap();
     signal("HUP", server.process_id());
     assert!(
@@ -66,7 +66,7 @@ async fn hangup_reads_the_filter_of_the_log_again_and_ends_nothing() {
     assert!(server.stop().success());
 }
 
-/// A server started by another program, which becomes it.
+/// A server started through `exec` by another program.
 #[tokio::test(flavor = "multi_thread")]
 async fn server_under_nohup_outlives_a_hangup() {
     let mut server = Server::builder("nohup")
@@ -130,7 +130,8 @@ impl OnTerminal {
             .write(true)
             .open(name.to_str().unwrap())
             .unwrap();
-        // `setsid --ctty` makes the standard input the controlling terminal; the shell may take it away afterwards.
+        // `setsid --ctty` makes the standard input the controlling terminal. The shell may redirect
+        // it afterwards.
         let redirect = if is_attached {
             ""
         } else {
@@ -143,7 +144,7 @@ impl OnTerminal {
             .current_dir(folder.path())
             .env("KEYS_HTTP__LISTEN", format!("127.0.0.1:{port}"))
             .env("KEYS_HTTP__DRAIN_SECONDS", "2")
-            // Little enough for the terminal to hold, since this test does not read it.
+            // Little enough for the buffer of the terminal, which this test does not read.
             .env("KEYS_LOG__FILTER", "error")
             .stdin(side.try_clone().unwrap())
             .stdout(side.try_clone().unwrap())
@@ -231,9 +232,9 @@ fn terminal_that_is_closed_stops_the_server_with_a_drain() {
     for is_attached in [true, false] {
         let mut server = OnTerminal::start(is_attached);
         let start = Instant::now();
-        // As when its window is closed.
+        // Closes the terminal, as closing its window does.
         drop(server.terminal.take());
-        // As from a shell between them, which passes the signal on as well.
+        // Like a shell between them, which forwards the signal as well.
         std::thread::sleep(Duration::from_millis(500));
         signal("HUP", server.process.id());
         let status = server.wait();
@@ -247,7 +248,7 @@ fn server_starts_and_serves_where_standard_error_cannot_be_written_to() {
     for stream in ["2>/dev/full", "2>&-", "2>/dev/full >/dev/full", "2>&- <&-"] {
         let folder = tempfile::tempdir().unwrap();
         let port = free_port();
-        // With a key there is nothing to print that must not be lost.
+        // With a key there is no output that must not be lost.
         let script = format!(
             "\"$0\" operator-key create --name first >/dev/null || exit 9; exec \"$0\" serve {stream}"
         );

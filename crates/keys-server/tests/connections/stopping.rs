@@ -1,4 +1,4 @@
-//! The drain: what is served between the signal and the stop.
+//! The drain: serving between the signal and the stop.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,7 +18,7 @@ async fn server(drain_seconds: u64) -> Server {
     server.start().await
 }
 
-/// Waits until the server has said that it stops.
+/// Waits until the log of the server says that it stops.
 pub(crate) async fn until_stopping(server: &Server) {
     const HEARD_WITHIN: Duration = Duration::from_secs(5);
     let start = Instant::now();
@@ -28,7 +28,7 @@ pub(crate) async fn until_stopping(server: &Server) {
     }
 }
 
-/// The answer to a request on a connection of its own.
+/// Returns the answer to a request on a connection of its own.
 async fn ask(url: &str, request: &str) -> String {
     let mut wire = Wire::connect(url).await.unwrap();
     wire.send(request).await;
@@ -89,7 +89,7 @@ async fn second_signal_ends_the_drain() {
     }
 }
 
-/// Clients that ask over new and over kept connections until the end of the drain is near.
+/// Clients send requests over new and kept connections until the end of the drain is near.
 #[tokio::test(flavor = "multi_thread")]
 async fn request_that_arrives_before_the_end_of_the_drain_is_answered() {
     const DRAIN: Duration = Duration::from_secs(2);
@@ -97,7 +97,7 @@ async fn request_that_arrives_before_the_end_of_the_drain_is_answered() {
     const BEFORE_THE_END: Duration = Duration::from_millis(100);
     let mut server = server(DRAIN.as_secs()).await;
     let url = server.url("");
-    // Connections that were opened before, and that nothing is said on until shortly before the end.
+    // Connections that were opened before, and that stay silent until shortly before the end.
     let mut kept = Vec::new();
     for _ in 0..50 {
         let mut wire = Wire::connect(&url).await.unwrap();
@@ -121,7 +121,7 @@ async fn request_that_arrives_before_the_end_of_the_drain_is_answered() {
         })
         .collect();
     tokio::time::sleep(Duration::from_millis(200)).await;
-    // Not later than the moment that the server counts from.
+    // Not later than the time from which the server counts.
     let start = Instant::now();
     signal("TERM", server.process_id());
     tokio::time::sleep(DRAIN.saturating_sub(BEFORE_THE_END + start.elapsed())).await;

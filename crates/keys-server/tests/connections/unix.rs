@@ -1,4 +1,4 @@
-//! Unix sockets: the file, what is served over one, and where its clients are.
+//! Unix sockets: the file, serving over it, and the addresses of its clients.
 
 use std::fs;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _, symlink};
@@ -17,32 +17,32 @@ use tokio::time::timeout;
 
 use crate::BINARY;
 
-/// How long anything may take that is waited for.
+/// Time limit of every wait.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 const LIVEZ: &str = "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n";
 const READYZ: &str = "GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n";
 
-/// A folder for a socket, and the path of the socket.
+/// Returns a folder for a socket, and the path of the socket.
 fn place() -> (TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("keys.sock");
     (folder, path)
 }
 
-/// A server that listens on the socket, and on TCP as the testkit asks there whether it is ready.
+/// Returns a server that listens on the socket, and on TCP for the readiness check of the testkit.
 fn builder(path: &Path) -> ServerBuilder {
     let listen = format!("127.0.0.1:0,unix:{}", path.display());
     Server::builder(BINARY).env("KEYS_HTTP__LISTEN", listen)
 }
 
-/// The identity of a file.
+/// Returns the identity of a file.
 fn identity(path: &Path) -> (u64, u64) {
     let found = fs::symlink_metadata(path).unwrap();
     (found.dev(), found.ino())
 }
 
-/// Sends a request and reads its answer, of which all bodies here are JSON objects or empty.
+/// Sends a request and reads its answer. All bodies here are JSON objects or empty.
 async fn exchange(stream: &mut UnixStream, request: &str) -> String {
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut said = Vec::new();
@@ -67,7 +67,7 @@ async fn exchange(stream: &mut UnixStream, request: &str) -> String {
     timeout(PATIENCE, read).await.unwrap()
 }
 
-/// The answer to a request on a connection of its own.
+/// Returns the answer to a request on a connection of its own.
 async fn ask(path: &Path, request: &str) -> std::io::Result<String> {
     let mut stream = UnixStream::connect(path).await?;
     Ok(exchange(&mut stream, request).await)
@@ -115,7 +115,7 @@ async fn connection_is_kept_and_serves_one_request_after_another() {
             assert!(!answer.contains("connection: close"), "{answer}");
         }
     }
-    // The limits of a connection hold here too.
+    // The limits of a connection apply here too.
     let start = Instant::now();
     let unfinished = exchange(&mut stream, "GET /livez HTTP/1.1\r\nHo").await;
     assert_eq!(status(&unfinished), 408, "{unfinished}");
@@ -154,7 +154,7 @@ async fn live_socket_is_refused_and_left_alone() {
     assert_eq!(status(&ask(&path, LIVEZ).await.unwrap()), 200);
     assert!(server.stop().success());
 
-    // Nothing accepts connections here, and the queue is full.
+    // No process accepts connections here, and the queue is full.
     let listener = UnixListener::bind(&path).unwrap();
     rustix::net::listen(&listener, 0).unwrap();
     let _waiting = std::os::unix::net::UnixStream::connect(&path).unwrap();
@@ -232,7 +232,7 @@ async fn other_kinds_of_files_and_missing_folders_are_refused_and_left_alone() {
     assert!(said.contains(&path.display().to_string()), "{said}");
     assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
 
-    // A link, even to a dead socket or to nothing.
+    // A link, even to a dead socket or to a missing file.
     let dead = folder.path().join("dead.sock");
     drop(UnixListener::bind(&dead).unwrap());
     for target in [dead.as_path(), Path::new("/nowhere/keys.sock")] {
@@ -283,7 +283,7 @@ async fn drain_serves_new_and_kept_connections_and_loses_none() {
     assert!(ready.ends_with(r#"{"status":"draining"}"#), "{ready}");
     let last = exchange(&mut kept, LIVEZ).await;
     assert!(last.contains("connection: close"), "{last}");
-    // Until no client can connect any more: each that could is answered.
+    // Until no client can connect any more. Each that could gets an answer.
     let mut answered = 0;
     loop {
         assert!(start.elapsed() < PATIENCE);
@@ -302,7 +302,7 @@ async fn drain_serves_new_and_kept_connections_and_loses_none() {
     assert!(server.wait().success());
 }
 
-/// The program on the socket alone, in a folder.
+/// Returns the program on the socket alone, in a folder.
 fn bare(path: &Path, folder: &Path) -> Command {
     let mut command = Command::new(BINARY);
     command
@@ -315,7 +315,7 @@ fn bare(path: &Path, folder: &Path) -> Command {
     command
 }
 
-/// The first answer over the socket.
+/// Returns the first answer over the socket.
 async fn until_served(path: &Path) -> String {
     let start = Instant::now();
     loop {
@@ -346,7 +346,7 @@ async fn first_start_tells_commands_that_use_the_socket() {
     assert!(!rest.contains("curl "), "{said}");
 }
 
-/// The secret of a key that may be used from these addresses.
+/// Returns the secret of a key that may be used from these addresses.
 async fn key(server: &Server, operator: &str, allowed_ips: &[&str]) -> String {
     let post = |path: &str, body: Value| server.post(path).bearer(operator).json(&body);
     let account = post("/v1/accounts", json!({ "plan": "pro" })).send().await;
@@ -361,7 +361,7 @@ async fn key(server: &Server, operator: &str, allowed_ips: &[&str]) -> String {
     issued["key"].as_str().unwrap().to_owned()
 }
 
-/// The status of `/v1/auth` over the socket, for a key and with lines of headers.
+/// Returns the status of `/v1/auth` over the socket, for a key and with header lines.
 async fn judged(path: &Path, key: &str, headers: &str) -> u16 {
     let request =
         format!("GET /v1/auth HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n{headers}\r\n");
@@ -371,7 +371,7 @@ async fn judged(path: &Path, key: &str, headers: &str) -> u16 {
 #[tokio::test(flavor = "multi_thread")]
 async fn client_of_a_unix_socket_has_no_address() {
     let (_folder, path) = place();
-    // Trust in an address is no trust in a Unix socket.
+    // Trusting an address does not trust a Unix socket.
     let builder = builder(&path).env("KEYS_HTTP__TRUSTED_PROXIES", "127.0.0.1,0.0.0.0/0,::/0");
     let server = builder.start().await;
     let operator = server.operator_key("test");
@@ -463,7 +463,8 @@ async fn failures_over_an_untrusted_unix_socket_share_one_bucket() {
     }
 }
 
-/// Everything that the server says on a new connection. The request may come too late for a server that refuses at once.
+/// Returns the whole output of the server on a new connection. The request may arrive too late at a
+/// server that refuses at once.
 async fn heard(path: &Path, request: &str) -> String {
     let mut stream = UnixStream::connect(path).await.unwrap();
     let _ = stream.write_all(request.as_bytes()).await;
@@ -481,7 +482,7 @@ async fn client_beyond_the_maximum_is_answered_503_until_another_one_has_gone() 
     let (_folder, path) = place();
     let builder = builder(&path).env("KEYS_HTTP__CONNECTIONS_MAX", MAX.to_string());
     let server = builder.start().await;
-    // The one on TCP that asked whether the server is ready is idle by then, and makes room.
+    // The TCP connection of the readiness check is idle by then, and makes room.
     tokio::time::sleep(Duration::from_millis(300)).await;
     let mut kept = Vec::new();
     for _ in 0..MAX {
@@ -489,7 +490,7 @@ async fn client_beyond_the_maximum_is_answered_503_until_another_one_has_gone() 
         assert_eq!(status(&exchange(&mut stream, LIVEZ).await), 200);
         kept.push(stream);
     }
-    // One that speaks first, and one that waits to be spoken to.
+    // One that sends first, and one that waits for the server.
     for request in [CLOSING, ""] {
         let answer = heard(&path, request).await;
         assert_eq!(status(&answer), 503, "{answer}");
@@ -499,7 +500,8 @@ async fn client_beyond_the_maximum_is_answered_503_until_another_one_has_gone() 
     }
     let said = server.stderr();
     assert!(said.contains("`http.connections_max`"), "{said}");
-    // Nothing is taken from a peer without an address, idle as it is, since it may be a gateway with many clients.
+    // No connection of a peer without an address is closed, even if it is idle, because the peer
+    // may be a gateway with many clients.
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert_eq!(status(&heard(&path, CLOSING).await), 503);
     for stream in &mut kept {

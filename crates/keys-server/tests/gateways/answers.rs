@@ -1,10 +1,11 @@
-//! What clients get.
+//! Answers that clients get.
 
 use std::fmt;
 
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 
-/// An answer of the gateway; its body is what the application saw, if it came to that.
+/// An answer of the gateway. If the request reached the application, the body is the request as the
+/// application saw it.
 pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) headers: HeaderMap,
@@ -12,7 +13,7 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    /// From what came over a connection so far, if that is all of it.
+    /// Parses the bytes received so far. `None` if the answer is incomplete.
     pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
         let text = String::from_utf8_lossy(bytes);
         let (head, body) = text.split_once("\r\n\r\n")?;
@@ -32,7 +33,7 @@ impl Answer {
         })
     }
 
-    /// Insists on a status.
+    /// Asserts the status.
     #[track_caller]
     pub(crate) fn expect(self, status: u16) -> Self {
         assert_eq!(self.status, status, "{self:?}");
@@ -43,7 +44,8 @@ impl Answer {
         Some(self.headers.get(name)?.to_str().unwrap())
     }
 
-    /// All values of a header that the application saw, under each name that some application takes for it.
+    /// Returns all values of a header that the application saw, under each name that some
+    /// application reads as that header.
     pub(crate) fn seen(&self, name: &str) -> Vec<&str> {
         let lines = self.body.lines().skip(1);
         let pairs = lines.filter_map(|line| line.split_once(':'));
@@ -58,7 +60,7 @@ impl Answer {
             .collect()
     }
 
-    /// The path that the application saw.
+    /// Returns the path that the application saw.
     pub(crate) fn seen_path(&self) -> &str {
         self.body.split(' ').nth(1).unwrap()
     }

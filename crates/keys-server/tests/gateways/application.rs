@@ -6,8 +6,8 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// An application that answers with the request as it arrived: its head, then its body, then its trailers; if those are long, then
-/// with a [digest] of them.
+/// An application that answers with the request as it arrived: its head, then its body, then its
+/// trailers. If those are long, it answers with a [digest] of them.
 pub(crate) struct Application {
     pub(crate) address: SocketAddr,
     reached: Arc<AtomicUsize>,
@@ -20,7 +20,8 @@ impl Application {
         // As most applications do, it keeps connections open.
         let address = serve(usize::MAX, move |request| {
             counted.fetch_add(1, Ordering::Relaxed);
-            // Traefik, as other proxies in Go, may cut off a long answer that begins before it has seen the end of the request.
+            // Traefik, like other proxies in Go, may cut off a long answer that begins before the
+            // end of the request.
             let rest = match request.rest.len() {
                 0..=1_000 => request.rest,
                 _ => digest(&request.rest).into_bytes(),
@@ -37,13 +38,13 @@ impl Application {
         Self { address, reached }
     }
 
-    /// How many requests have reached it.
+    /// Returns the number of requests that have reached it.
     pub(crate) fn reached(&self) -> usize {
         self.reached.load(Ordering::Relaxed)
     }
 }
 
-/// Differs for different bytes.
+/// Returns a digest that differs for different bytes.
 pub(crate) fn digest(bytes: &[u8]) -> String {
     let mut hasher = DefaultHasher::new();
     bytes.hash(&mut hasher);
@@ -57,7 +58,8 @@ pub(crate) struct Request {
     pub(crate) rest: Vec<u8>,
 }
 
-/// Answers so many requests of each connection with some bytes, on a free port, until the process ends.
+/// Answers a number of requests of each connection with some bytes, on a free port, until the
+/// process ends.
 pub(crate) fn serve(
     requests_max: usize,
     answer: impl Fn(Request) -> Vec<u8> + Send + Sync + 'static,
@@ -73,7 +75,7 @@ pub(crate) fn serve(
                 for _ in 0..requests_max {
                     let request = read(&mut reader);
                     let answered = request.and_then(|one| (&stream).write_all(&answer(one)));
-                    // A client that goes away is none of its business.
+                    // A client that goes away is not an error.
                     if answered.is_err() {
                         break;
                     }

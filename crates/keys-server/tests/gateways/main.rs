@@ -1,4 +1,5 @@
-//! The configurations in `docs/gateways`, as they stand, in real gateways in front of a real server. All are held to the same.
+//! The unchanged configurations in `docs/gateways`, in real gateways in front of a real server. All
+//! run the same scenarios.
 
 #![expect(
     clippy::unwrap_used,
@@ -17,27 +18,27 @@ use std::net::SocketAddr;
 
 use keys_testkit::gateway::Gateway;
 
-/// A gateway, and in what it differs from the others.
+/// A gateway, and its differences from the others.
 #[derive(Clone, Copy)]
 struct Kind {
     /// Runs its documented configuration in front of keys-server and an application.
     start: fn(Addresses) -> Gateway,
-    /// Its answer while keys-server cannot be reached: the status, and how long to wait if it says that.
+    /// Its answer while keys-server cannot be reached: the status, and `Retry-After` if it has one.
     unreachable: (u16, Option<&'static str>),
-    /// Passes a header on that has no value.
+    /// Whether it forwards a header without a value.
     passes_empty_headers: bool,
-    /// Passes all `X-API-Key` of a request to keys-server.
+    /// Whether it forwards all `X-API-Key` of a request to keys-server.
     shows_every_api_key: fn() -> bool,
 }
 
-/// What a gateway stands between.
+/// Addresses around a gateway.
 #[derive(Clone, Copy)]
 struct Addresses {
     keys: SocketAddr,
     application: SocketAddr,
 }
 
-/// A configuration with other addresses in place of the documented ones, and otherwise as it stands.
+/// Returns a configuration with the documented addresses replaced, and otherwise unchanged.
 fn replace_addresses<const N: usize>(config: &str, addresses: [(&str, String); N]) -> String {
     let mut config = config.to_owned();
     for (documented, real) in addresses {

@@ -17,7 +17,7 @@ const NGINX: Kind = Kind {
     start: |addresses| start(CONFIG, addresses),
     unreachable: (503, Some("1")),
     passes_empty_headers: false,
-    // Some systems still have older ones.
+    // Some systems still have older versions.
     shows_every_api_key: || {
         let found = nginx::find_installed().unwrap();
         Version::parse(&found.version).unwrap() >= Version(1, 23, 0)
@@ -48,7 +48,8 @@ async fn server_that_does_not_answer_lets_nobody_through() {
     scenarios::server_that_does_not_answer_lets_nobody_through(NGINX).await;
 }
 
-/// Either of two defences is enough: this is the one that is left if somebody finds a path that is not refused and should be.
+/// Either of two defences is enough. This one is left if a path is not refused although it should
+/// be.
 #[tokio::test(flavor = "multi_thread")]
 async fn application_sees_the_path_that_was_judged_even_if_none_is_refused() {
     let lenient = Kind {
@@ -62,7 +63,7 @@ async fn application_sees_the_path_that_was_judged_even_if_none_is_refused() {
     scenarios::path_without_a_trick_passes_as_it_is(lenient).await;
 }
 
-/// The client chooses its `Host`, and this nginx puts it into `Forwarded` as it is.
+/// The client chooses its `Host`, and this nginx puts it into `Forwarded` unchanged.
 #[tokio::test(flavor = "multi_thread")]
 async fn host_within_quotes_cannot_choose_the_address() {
     let quoting = Kind {

@@ -1,4 +1,4 @@
-//! What every gateway is held to.
+//! Scenarios that every gateway must pass.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::application::{Application, digest, serve};
 use crate::world::{CLIENT, World, client, send};
 use crate::{Addresses, Kind};
 
-/// Makes a test of each scenario for one gateway.
+/// Creates a test of each scenario for one gateway.
 macro_rules! hold_to_all {
     ($kind:expr) => {
         $crate::scenarios::hold_to_all! {
@@ -46,13 +46,13 @@ macro_rules! hold_to_all {
 }
 pub(crate) use hold_to_all;
 
-/// Well-formed, and nobody's.
+/// A well-formed key that does not exist.
 const NOBODYS_KEY: &str = "sk_live_000000000000000000000000003vSKjy";
 
-/// Somebody else's address, which clients claim.
+/// An address that clients claim, and that is not theirs.
 const CLAIMED: &str = "203.0.113.9";
 
-/// What says who it is, and what some applications take for it.
+/// Identity headers, and the aliases that some applications read as the same header.
 const IDENTITY: [&str; 17] = [
     "X-Key-Id",
     "X-Account-Id",
@@ -73,7 +73,7 @@ const IDENTITY: [&str; 17] = [
     "X^Plan",
 ];
 
-/// A request with all of those, each twice.
+/// Adds each of these headers twice.
 fn forge(request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
     let names = IDENTITY.iter().chain(&IDENTITY);
     names.fold(request, |request, name| request.header(*name, "forged"))
@@ -133,7 +133,7 @@ pub(crate) async fn application_sees_who_it_is_and_nothing_forged(kind: Kind) {
         assert!(!answer.body.contains(&key), "{answer:?}");
         has_nothing_forged(&answer);
     }
-    // Of whom there is less to say.
+    // An account and a key with fewer properties.
     let (id, key) = world.key(&world.account(None).await, &json!({})).await;
     let answer = forge(world.get("/").bearer_auth(&key));
     let answer = world.expect(answer, 200).await;
@@ -170,7 +170,8 @@ pub(crate) async fn nobody_takes_away_what_says_who_it_is(kind: Kind) {
     let world = World::open(kind).await;
     let account = world.account(Some("17")).await;
     let (id, key) = world.key(&account, &json!({})).await;
-    // Headers that `Connection` names are for the next hop alone: a proxy that removes them late removes its own.
+    // `Connection` names headers for the next hop only. A proxy that removes them late removes its
+    // own.
     let answer = world
         .raw(&format!(
             "GET / HTTP/1.1\nHost: localhost\nAuthorization: Bearer {key}\nX-Key-Id: forged\n\
@@ -183,7 +184,7 @@ pub(crate) async fn nobody_takes_away_what_says_who_it_is(kind: Kind) {
     assert_eq!(answer.seen("x-account-external-id"), ["17"]);
     assert_eq!(answer.seen("x-plan"), ["pro"]);
     has_nothing_forged(&answer);
-    // Nor does anybody add to it after the fact.
+    // They cannot be added later either.
     let answer = world
         .raw(&format!(
             "POST / HTTP/1.1\nHost: localhost\nAuthorization: Bearer {key}\nTE: trailers\nTrailer: X-Key-Id, X_Plan\n\
@@ -216,7 +217,7 @@ pub(crate) async fn nobody_chooses_an_address(kind: Kind) {
     ] {
         let claim = |key: &str| {
             let request = world.get("/").bearer_auth(key);
-            // Twice, as one of several is easily missed.
+            // Twice, because one of several is easily missed.
             request.header(name, value).header(name, value)
         };
         let answer = world.expect(claim(&elsewhere), 403).await;
@@ -238,7 +239,7 @@ pub(crate) async fn nobody_chooses_what_is_asked(kind: Kind) {
     let world = World::open(kind).await;
     let key = world.key_with(&["orders:read"]).await;
     let plain = world.key_with(&[]).await;
-    // What the application is asked is its own business, also where it looks like a question to keys-server.
+    // The query belongs to the application, also if it looks like a query to keys-server.
     for query in [
         "scope=nope",
         "scope=",
@@ -270,7 +271,7 @@ pub(crate) async fn nobody_chooses_what_is_asked(kind: Kind) {
         let request = world.get("/orders").header(name, value);
         world.expect(request, 401).await;
     }
-    // Costs 1 each, whatever was said above and is said here.
+    // The cost is 1 each, whatever the client wrote.
     for _ in 0..3 {
         let request = world.get("/orders?cost=99").bearer_auth(&key);
         world.expect(request, 200).await;
@@ -310,22 +311,23 @@ pub(crate) async fn no_spelling_of_a_path_gets_round_a_scope(kind: Kind) {
         "/health/x",
         "http://localhost/orders",
         "http://localhost/health/../orders",
-        // To applications that do not tell upper case from lower.
+        // For applications that ignore case.
         "/ORDERS",
         "/Orders/1",
         "/%4frders",
-        // To those that take what follows a semicolon for a parameter, before or after they decode.
+        // For applications that read a semicolon as the start of a parameter, before or after they
+        // decode.
         "/x/..;/orders",
         "/x/..;y=z/orders",
         "/;/orders",
         "/x/..%3b/orders",
         "/x/..%3B/orders",
-        // To those that take a backslash for a slash.
+        // For applications that read a backslash as a slash.
         "/x/..%5corders",
         "/x/..%5Corders",
         "/x/..\\orders",
         "/\\orders",
-        // To those that decode twice.
+        // For applications that decode twice.
         "/%256frders",
         "/x/%252e%252e/orders",
         "/x/..%252forders",
@@ -334,7 +336,7 @@ pub(crate) async fn no_spelling_of_a_path_gets_round_a_scope(kind: Kind) {
         let request = |line: &str| {
             format!("GET {path} HTTP/1.1\nHost: localhost\nConnection: close\n{line}\n")
         };
-        // The one that is what it looks like.
+        // The only path that is not ambiguous.
         if path.starts_with("/health?") {
             let answer = world.raw(&request("")).await.expect(200);
             assert_eq!(answer.seen_path(), path);
@@ -399,7 +401,7 @@ pub(crate) async fn application_sees_the_path_that_was_judged(kind: Kind) {
 pub(crate) async fn path_without_a_trick_passes_as_it_is(kind: Kind) {
     let world = World::open(kind).await;
     let key = world.key_with(&["orders:read"]).await;
-    // A query may say whatever it likes.
+    // A query may contain anything.
     let query = "x=%2e%2e%2F/../orders//%25%5c+%C3%B6&y=%3b";
     for path in [
         "/",
@@ -414,7 +416,7 @@ pub(crate) async fn path_without_a_trick_passes_as_it_is(kind: Kind) {
         "/ORDERS/1/",
     ] {
         for path in [path.to_owned(), format!("{path}?{query}")] {
-            // Has a limit, and asks for no more of it than there is.
+            // Has a limit, and stays below it.
             if path.starts_with("/ORDERS/1/?") {
                 continue;
             }
@@ -433,7 +435,7 @@ pub(crate) async fn two_different_keys_are_none(kind: Kind) {
     let request = world.get("/").bearer_auth(&one);
     world.expect(request.header("X-API-Key", &other), 401).await;
     let request = world.get("/").header("X-API-Key", &one);
-    // A known quirk: the first of them is the one.
+    // A known quirk: only the first of them is used.
     let status = if (kind.shows_every_api_key)() {
         401
     } else {
@@ -441,7 +443,7 @@ pub(crate) async fn two_different_keys_are_none(kind: Kind) {
     };
     let request = request.header("X-API-Key", &other);
     world.expect(request, status).await;
-    // Some refuse it themselves, as no HTTP.
+    // Some gateways refuse it themselves, as invalid HTTP.
     for (one, other) in [(&one, &other), (&other, &one)] {
         let request = format!(
             "GET / HTTP/1.1\nHost: localhost\nAuthorization: Bearer {one}\nAuthorization: Bearer {other}\n\
@@ -455,7 +457,7 @@ pub(crate) async fn two_different_keys_are_none(kind: Kind) {
 pub(crate) async fn every_method_passes_with_its_body(kind: Kind) {
     let world = World::open(kind).await;
     let key = world.key_with(&["orders:read"]).await;
-    // More than fits into any gateway's memory for heads, and different everywhere.
+    // More than any gateway holds in memory for heads, and different everywhere.
     let long = (0..60_000).fold(String::new(), |text, n| text + &format!("{n:05x}"));
     for method in ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "REPORT"] {
         for body in ["", "a body", &long] {
@@ -513,7 +515,7 @@ pub(crate) async fn refusals_come_out_as_what_they_are(kind: Kind) {
     let state = limited.header("ratelimit").unwrap();
     assert!(state.starts_with(r#""requests";r=0;t="#), "{state}");
     assert_eq!(limited.header("x-denial"), None);
-    // Elsewhere nothing is counted.
+    // On other routes nothing is counted.
     world.expect(world.get("/").bearer_auth(&key), 200).await;
 
     let path = format!("/v1/accounts/{account}");
@@ -539,7 +541,7 @@ pub(crate) async fn revoked_key_is_refused_at_once(kind: Kind) {
     let revoked = world.server.delete(&revoke).bearer(session).send().await;
     assert_eq!(revoked.status, 200, "{revoked:?}");
     let answer = world.expect(world.get("/").bearer_auth(&key), 401).await;
-    // Nothing tells it from a key that never was.
+    // The answer is the same as for a key that never existed.
     let stranger = world.get("/").bearer_auth(NOBODYS_KEY);
     let stranger = world.expect(stranger, 401).await;
     assert_eq!(answer.body, stranger.body);
@@ -566,7 +568,8 @@ pub(crate) async fn without_the_server_nobody_passes_and_nobody_is_blamed(kind: 
     world.expect(world.get("/health"), 200).await;
 }
 
-/// For gateways that give the server up after a few seconds. The others wait much longer than a test should.
+/// For gateways that give up on the server after a few seconds. The others wait much longer than a
+/// test should.
 pub(crate) async fn server_that_does_not_answer_lets_nobody_through(kind: Kind) {
     let application = Application::start();
     let gateway = (kind.start)(Addresses {
@@ -585,7 +588,7 @@ pub(crate) async fn server_that_does_not_answer_lets_nobody_through(kind: Kind) 
 }
 
 pub(crate) async fn whatever_is_not_a_yes_is_a_no(kind: Kind) {
-    // In place of keys-server, something that answers as it is told to.
+    // In place of keys-server, a program with configurable answers.
     let keys = serve(1, |request| {
         let head = String::from_utf8_lossy(&request.head).to_ascii_lowercase();
         let told = head
@@ -638,7 +641,7 @@ pub(crate) async fn address_that_failed_too_often_is_told_to_wait(kind: Kind) {
     }
     assert_eq!(answer.status, 429);
     assert_eq!(answer.header("retry-after"), Some("1"));
-    // Which is nothing to others: they do not share an address with it.
+    // Other clients are not affected, because they have other addresses.
     let neighbour = client(Ipv4Addr::new(127, 0, 0, 3));
     send(neighbour.get(world.url("/"))).await.expect(401);
 }

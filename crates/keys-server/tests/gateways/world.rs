@@ -13,7 +13,7 @@ use crate::answers::Answer;
 use crate::application::Application;
 use crate::{Addresses, Kind};
 
-/// Where clients are, which is not where gateways are: those are trusted proxies.
+/// Address of clients. It differs from that of gateways, because those are trusted proxies.
 pub(crate) const CLIENT: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 
 /// Longer than any gateway takes, also on a busy machine.
@@ -27,10 +27,10 @@ pub(crate) struct World {
     operator: String,
 }
 
-/// A client at an address.
+/// Returns a client at an address.
 pub(crate) fn client(address: Ipv4Addr) -> reqwest::Client {
     if let Err(error) = TcpListener::bind((address, 0)) {
-        // Linux has them all.
+        // Linux has all of them.
         panic!("{address} is missing, try `ifconfig lo0 alias {address}`: {error}");
     }
     let client = reqwest::Client::builder()
@@ -47,7 +47,7 @@ impl World {
         Self::open_with(server, kind.start).await
     }
 
-    /// With other settings of the server.
+    /// Starts with other settings of the server.
     pub(crate) async fn open_with(
         server: ServerBuilder,
         start: impl FnOnce(Addresses) -> Gateway,
@@ -62,7 +62,7 @@ impl World {
             keys,
             application: application.address,
         });
-        // For this machine alone: not on any other of its addresses.
+        // It must not listen on any other address of the machine.
         let elsewhere = TcpStream::connect((CLIENT, gateway.port())).await;
         assert!(elsewhere.is_err(), "the gateway listens everywhere");
         Self {
@@ -87,7 +87,7 @@ impl World {
         account["id"].as_str().unwrap().to_owned()
     }
 
-    /// Id and secret of a new key.
+    /// Returns id and secret of a new key.
     pub(crate) async fn key(&self, account: &str, draft: &Value) -> (String, String) {
         let path = format!("/v1/accounts/{account}/keys");
         let issued = self.manage("POST", &path, draft).await;
@@ -95,7 +95,7 @@ impl World {
         (text("id"), text("key"))
     }
 
-    /// The secret of a key of an account of its own, with scopes.
+    /// Returns the secret of a key of a new account, with scopes.
     pub(crate) async fn key_with(&self, scopes: &[&str]) -> String {
         let account = self.account(None).await;
         self.key(&account, &json!({ "scopes": scopes })).await.1
@@ -113,12 +113,12 @@ impl World {
         self.call("GET", path)
     }
 
-    /// Sends it, and insists on the status.
+    /// Sends a request, and asserts the status.
     pub(crate) async fn expect(&self, request: reqwest::RequestBuilder, status: u16) -> Answer {
         send(request).await.expect(status)
     }
 
-    /// Sends a request as it stands, as no client library would. Its lines end with `\n` here.
+    /// Sends a request unchanged, as no client library would. Its lines end with `\n` here.
     pub(crate) async fn raw(&self, request: &str) -> Answer {
         let exchange = async {
             let socket = TcpSocket::new_v4()?;
@@ -128,7 +128,8 @@ impl World {
             let request = request.replace('\n', "\r\n");
             stream.write_all(request.as_bytes()).await?;
             let mut answer = Vec::new();
-            // Not to the end of the connection, which some gateways keep open for a while after an error.
+            // Not to the end of the connection, because some gateways keep it open for a while
+            // after an error.
             loop {
                 if let Some(answer) = Answer::parse(&answer) {
                     return Ok(answer);
@@ -144,7 +145,7 @@ impl World {
     }
 }
 
-/// Sends it.
+/// Sends a request.
 pub(crate) async fn send(request: reqwest::RequestBuilder) -> Answer {
     let response = request.send().await.unwrap();
     Answer {

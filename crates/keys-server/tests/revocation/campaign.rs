@@ -1,5 +1,5 @@
-//! Keys that are revoked one after the other while their database crashes, moves or fails over, and the answers of every server
-//! about each of them.
+//! Revokes keys one after the other while their database crashes, moves or fails over, and collects
+//! the answers of every server about each of them.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
@@ -17,26 +17,26 @@ use crate::fleet::{Control, LISTENER, Question, SERVERS, server};
 use crate::trial::Verdict;
 use crate::{BOUND, Millis, Times, dice, end_the_line, millis, now};
 
-/// Revocations under way at once.
+/// Concurrent revocations.
 const REVOKERS: usize = 12;
 
-/// Connections on which one server is asked about the keys.
+/// Connections that verify the keys on one server.
 const ASKERS: usize = 6;
 
 /// Every third revocation waits for all servers.
 const GLOBAL_EVERY: usize = 3;
 
-/// How long each key is asked about after the bound of the last revocation.
+/// Time for which each key is verified after the bound of the last revocation.
 const AFTERWARDS: Duration = millis(500);
 
-/// Servers that have not given a verdict on every key by then never will.
+/// Time limit for a server to give a verdict on every key.
 const PATIENCE: Duration = Duration::from_mins(2);
 
-/// Three servers, each with a way of its own to the database.
+/// Three servers, each with its own way to the database.
 pub(crate) struct Trio {
-    // Stopped before the proxies go.
+    // Stopped before the proxies.
     pub(crate) servers: Vec<Server>,
-    /// Empty where the servers connect to the database themselves.
+    /// Empty if the servers connect to the database themselves.
     proxies: Vec<FaultProxy>,
     pub(crate) operator: String,
 }
@@ -77,7 +77,8 @@ impl Trio {
         self.proxies[server].set(Fault::Cut).await;
     }
 
-    /// Cuts the connection by which one server follows changes, and no other. The next one may be made at once.
+    /// Cuts the connection by which one server follows changes, and no other. A new one is accepted
+    /// at once.
     pub(crate) async fn cut_listener(&self, server: usize) {
         self.proxies[server].aim(LISTENER, Fault::Cut);
         tokio::time::sleep(millis(50)).await;
@@ -91,7 +92,7 @@ impl Trio {
         }
     }
 
-    /// Leads the new connections of one server to the database at `HOST:PORT`.
+    /// Directs new connections of one server to the database at `HOST:PORT`.
     pub(crate) fn lead(&self, server: usize, address: &str) {
         self.proxies[server].lead_to(address);
     }
@@ -111,17 +112,18 @@ impl Trio {
     }
 }
 
-/// How many keys are revoked, and how fast.
+/// Number and rate of revocations.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Size {
     pub(crate) keys: usize,
-    /// From one revocation to the next.
+    /// Interval between revocations.
     pub(crate) every: Duration,
-    /// From one question to the next on each connection.
+    /// Interval between requests on each connection.
     pub(crate) asking: Duration,
-    /// How far from the one that is revoked next keys are asked about. The others are asked about at the end.
+    /// Distance from the next key to revoke within which keys are verified. The others are verified
+    /// at the end.
     pub(crate) window: usize,
-    /// How long the faults and the revocations may take.
+    /// Time limit of the faults and the revocations.
     pub(crate) at_most: Duration,
 }
 
@@ -137,22 +139,22 @@ struct Revocation {
 /// The answers of one server about one key.
 #[derive(Debug, Default)]
 struct Answers {
-    /// It accepted the key before anything was asked to revoke it.
+    /// Whether it accepted the key before a revocation was requested.
     was_known: bool,
-    /// When the last request with a verdict was sent.
+    /// Time at which the last request with a verdict was sent.
     asked: Duration,
-    /// When the first refusal was read.
+    /// Time at which the first refusal was read.
     refused: Option<Duration>,
-    /// When requests were sent that were accepted after the revocation was first asked for.
+    /// Send times of requests that were accepted after the revocation was first requested.
     accepted: Vec<Duration>,
-    /// Requests sent after a refusal was read, and accepted.
+    /// Number of requests sent after a refusal was read, and accepted.
     again: usize,
 }
 
-/// A key and all that is known of it.
+/// A key and all observations of it.
 struct Watched {
     key: Key,
-    /// When a revocation was first asked for.
+    /// Time at which a revocation was first requested.
     first_sent: Option<Duration>,
     revocation: Option<Revocation>,
     answers: [Answers; SERVERS],
@@ -166,22 +168,25 @@ pub(crate) struct Campaign {
     watched: Vec<Mutex<Watched>>,
     next: AtomicUsize,
     acknowledged: AtomicUsize,
-    /// The servers that are asked to revoke: one bit each.
+    /// Bit set of the servers that revoke.
     revoking: AtomicU8,
-    /// When each acknowledgement was read, and from which server.
+    /// Time of each acknowledgement, and the server that sent it.
     acknowledgements: Mutex<Vec<(usize, Duration)>>,
-    /// When the keys need not be asked about any more; `None` while revocations are under way.
+    /// Time after which the keys need no more verification. `None` while revocations are under way.
     until: Mutex<Option<Duration>>,
     is_over: AtomicBool,
     control: Control,
 }
 
-/// Keys whose acknowledged revocation the new primary did not have when it was promoted, and from when on servers followed it.
+/// Keys whose acknowledged revocation the new primary lacked when it was promoted, and the time
+/// from which servers followed it.
 #[derive(Debug, Default)]
 pub(crate) struct Circumstances {
-    /// Identifiers of these keys. They are held only against servers that acknowledged the revocation or had refused the key.
+    /// Identifiers of these keys. They count only for servers that acknowledged the revocation or
+    /// had refused the key.
     pub(crate) lost: HashSet<String>,
-    /// When each server was seen to follow the new primary, where it may have followed another one until then.
+    /// Time at which each server was seen to follow the new primary, if it may have followed
+    /// another one until then.
     pub(crate) followed: Option<[Duration; SERVERS]>,
 }
 
@@ -189,7 +194,8 @@ pub(crate) struct Circumstances {
 pub(crate) struct Outcome {
     /// Acceptances that broke the promise.
     broken: Vec<String>,
-    /// Lost revocations, and how many of them some server accepted after the bound that had never heard of them.
+    /// Number of lost revocations, and of those that some server accepted after the bound without
+    /// ever having read them.
     lost: usize,
     lost_accepted: usize,
     global: usize,
@@ -198,7 +204,7 @@ pub(crate) struct Outcome {
 }
 
 impl Campaign {
-    /// Makes the keys and has every server accept each of them.
+    /// Creates the keys and makes every server accept each of them.
     pub(crate) async fn prepare(trio: &Trio, size: Size) -> Arc<Self> {
         let url = trio.servers[0].url("");
         let keys = customers::keys(&url, &trio.operator, size.keys).await;
@@ -238,7 +244,8 @@ impl Campaign {
         self.watched[index].lock().unwrap().answers[server].was_known
     }
 
-    /// Revokes all keys while `faults` happens, and asks every server about every key until the bound of the last one is over.
+    /// Revokes all keys while `faults` runs, and verifies every key on every server until the bound
+    /// of the last one is over.
     pub(crate) async fn run(self: &Arc<Self>, faults: impl Future<Output = ()>) {
         let mut asking = JoinSet::new();
         for server in 0..SERVERS {
@@ -282,31 +289,31 @@ impl Campaign {
         }
     }
 
-    /// Revokes no more keys than have been begun with. The others stay good.
+    /// Starts no further revocations. The other keys stay valid.
     pub(crate) fn revoke_no_more(&self) {
         self.next.fetch_max(self.size.keys, Ordering::Relaxed);
     }
 
-    /// Notes that a server has acknowledged a change just now.
+    /// Records that a server has just acknowledged a change.
     pub(crate) fn acknowledged_by(&self, server: usize) {
         let mut acknowledgements = self.acknowledgements.lock().unwrap();
         acknowledgements.push((server, now()));
     }
 
-    /// When a server first acknowledged a change at or after this time.
+    /// Returns when a server first acknowledged a change at or after this time.
     pub(crate) fn first_acknowledgement(&self, server: usize, since: Duration) -> Option<Duration> {
         let acknowledgements = self.acknowledgements.lock().unwrap();
         let of_server = acknowledgements.iter().filter(|one| one.0 == server);
         of_server.map(|one| one.1).filter(|at| *at >= since).min()
     }
 
-    /// Has only these servers revoke keys.
+    /// Lets only these servers revoke keys.
     pub(crate) fn revoke_on(&self, servers: &[usize]) {
         let bits = servers.iter().map(|server| 1 << server).sum();
         self.revoking.store(bits, Ordering::Relaxed);
     }
 
-    /// The identifiers of all keys whose revocation has been acknowledged so far.
+    /// Returns the identifiers of all keys whose revocation has been acknowledged so far.
     pub(crate) fn acknowledged(&self) -> HashSet<String> {
         let watched = self.watched.iter().map(|watched| watched.lock().unwrap());
         watched
@@ -346,7 +353,8 @@ impl Campaign {
             let answer = wire.ask(&request).await;
             match answer.status {
                 200 | 204 => break (on, sent),
-                // Made by an attempt whose answer was 503. That one may still be waiting for the others.
+                // Revoked by an attempt whose answer was 503. That attempt may still be waiting for
+                // the others.
                 404 if is_in_doubt => {
                     is_global = false;
                     break (on, sent);
@@ -365,7 +373,7 @@ impl Campaign {
             is_global,
         });
         self.acknowledged.fetch_add(1, Ordering::Relaxed);
-        // The moment after the answer is the most interesting one.
+        // The moment after the answer is the most critical one.
         for server in 0..SERVERS {
             if server == on || is_global {
                 let mut wire = Wire::connect(&self.urls[server]).await;
@@ -379,7 +387,8 @@ impl Campaign {
         watched.first_sent.get_or_insert(sent);
     }
 
-    /// Asks one server about every `ASKERS`th key, over and over, until it has given a verdict on each after the end.
+    /// Verifies every `ASKERS`th key on one server, over and over, until it has given a verdict on
+    /// each after the end.
     async fn ask_about(&self, server: usize, asker: usize) {
         let mut wire = Wire::connect(&self.urls[server]).await;
         loop {
@@ -406,7 +415,7 @@ impl Campaign {
         }
     }
 
-    /// Asks one server about one key and notes the answer.
+    /// Verifies one key on one server and records the answer.
     async fn ask(&self, wire: &mut Wire, index: usize, server: usize) {
         let question = {
             let watched = self.watched[index].lock().unwrap();
@@ -437,7 +446,7 @@ impl Campaign {
         answers.asked = answers.asked.max(sent);
     }
 
-    /// Asks one server about keys that stay good.
+    /// Verifies keys on one server that stay valid.
     async fn control(&self, server: usize) {
         const PAUSE: Duration = millis(15);
         let mut wire = Wire::connect(&self.urls[server]).await;
@@ -475,7 +484,7 @@ impl Campaign {
         outcome
     }
 
-    /// Prints what came out, and fails if a promise was broken.
+    /// Prints the result, and fails if a promise was broken.
     pub(crate) fn report(&self, what: &str, circumstances: &Circumstances) {
         let mut outcome = self.judge(circumstances);
         let figure = |name: &str, measured: &dyn std::fmt::Display, held: bool| {
@@ -525,7 +534,7 @@ impl Campaign {
     }
 }
 
-/// Adds what one key says.
+/// Adds the observations of one key.
 fn judge(watched: &Watched, circumstances: &Circumstances, outcome: &mut Outcome) {
     let id = &watched.key.id;
     let Some(revocation) = watched.revocation else {
@@ -573,7 +582,7 @@ fn judge(watched: &Watched, circumstances: &Circumstances, outcome: &mut Outcome
             }
             continue;
         };
-        // It had read it as revoked if it had refused it, and that is judged above.
+        // If it had refused the key, it had read the revocation. That case is checked above.
         if is_lost && server != on {
             is_accepted = true;
             continue;

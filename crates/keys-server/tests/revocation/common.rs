@@ -11,7 +11,7 @@ pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_keys-server");
 /// The published bound.
 pub(crate) const BOUND: Duration = Duration::from_secs(2);
 
-/// The time on the one clock of everything here.
+/// Returns the time on the one clock that all measurements share.
 pub(crate) fn now() -> Duration {
     static START: LazyLock<Instant> = LazyLock::new(Instant::now);
     START.elapsed()
@@ -21,22 +21,23 @@ pub(crate) const fn millis(count: u64) -> Duration {
     Duration::from_millis(count)
 }
 
-/// A figure is a line of its own, and the test's name may stand where it would begin.
+/// Ends the current line, because a figure needs a line of its own, and the test's name may be at
+/// its start.
 pub(crate) fn end_the_line() {
     println!();
 }
 
-/// A number below this, at random.
+/// Returns a random number below this.
 pub(crate) fn dice(below: u64) -> u64 {
     RandomState::new().build_hasher().finish() % below
 }
 
-/// A time from one to another, at random.
+/// Returns a random time between the two.
 pub(crate) fn between(shortest: u64, longest: u64) -> Duration {
     millis(shortest + dice(longest - shortest))
 }
 
-/// Times, to be summed up.
+/// Times to be summarized.
 #[derive(Debug, Default)]
 pub(crate) struct Times(pub(crate) Vec<Duration>);
 
@@ -62,7 +63,7 @@ impl Times {
     }
 }
 
-/// Shows a time in milliseconds.
+/// Displays a time in milliseconds.
 pub(crate) struct Millis(pub(crate) Duration);
 
 impl fmt::Display for Millis {

@@ -1,4 +1,4 @@
-//! Keys to be revoked, and who revokes them.
+//! Keys to be revoked, and the keys that revoke them.
 
 use std::sync::Arc;
 
@@ -6,7 +6,8 @@ use keys_testkit::wire::{Wire, request, request_with};
 use serde_json::Value;
 use tokio::task::JoinSet;
 
-/// A plan whose limits never get in the way, and free failures: everything here comes from one address.
+/// A plan with limits that are never reached, and unlimited failures, because all requests come
+/// from one address.
 pub(crate) const PLAN: &str = "\
 [http]
 unauthenticated = { requests = 1000000, period_seconds = 10 }
@@ -23,7 +24,7 @@ verify = { requests = 1000000, period_seconds = 10 }
 /// Keys of one account.
 const KEYS_PER_ACCOUNT: usize = 50;
 
-/// Who makes them at the same time.
+/// Concurrent creators.
 const MAKERS: usize = 8;
 
 /// A key.
@@ -36,7 +37,7 @@ pub(crate) struct Key {
 }
 
 impl Key {
-    /// Asks whether it may pass.
+    /// Returns a request that verifies it.
     pub(crate) fn auth(&self) -> Vec<u8> {
         request("GET", "/v1/auth", &self.secret)
     }
@@ -47,7 +48,7 @@ impl Key {
     }
 }
 
-/// Makes so many keys. Neighbours in the list are of different accounts.
+/// Creates keys. Neighbours in the list belong to different accounts.
 pub(crate) async fn keys(url: &str, operator: &str, count: usize) -> Vec<Key> {
     let accounts = count.div_ceil(KEYS_PER_ACCOUNT).max(MAKERS.min(count));
     let mut makers = JoinSet::new();
@@ -85,7 +86,7 @@ pub(crate) async fn keys(url: &str, operator: &str, count: usize) -> Vec<Key> {
 
 async fn make(wire: &mut Wire, path: &str, operator: &str, body: &str) -> Value {
     let request = request_with("POST", path, operator, body);
-    // A machine that is busy with other tests may be late now and then.
+    // A machine that is busy with other tests may be late at times.
     for _ in 0..5 {
         let answer = wire.ask(&request).await;
         if answer.status == 201 {

@@ -1,5 +1,5 @@
-//! The database is away, in every way that a network knows: 503 in time and never 401, without a pile-up, and all is well
-//! within a second of its return.
+//! Takes the database away in every way that a network knows. Answers are 503 in time and never
+//! 401, requests do not pile up, and everything works again within a second of its return.
 
 use std::time::Duration;
 
@@ -14,22 +14,23 @@ use crate::customers::{self, Key};
 use crate::fleet::server;
 use crate::{BOUND, Millis, Times, end_the_line, millis, now};
 
-/// Well-formed, and nobody's.
+/// A well-formed key that does not exist.
 const NOBODYS_KEY: &str = "sk_live_000000000000000000000000003vSKjy";
 
-/// Requests at a time.
+/// Concurrent requests.
 const CROWD: usize = 200;
 
-/// Connections that a server may have to its database: its pool, and its listener.
+/// Maximum connections of a server to its database: its pool, and its listener.
 const CONNECTIONS_MAX: usize = 10 + 1;
 
-/// What a crowd that gets no answer may cost: far less than it would if its requests were kept.
+/// Maximum growth of memory for requests without an answer: far less than if they were kept.
 const GROWTH_MAX_KB: usize = 64 * 1024;
 
-/// What is promised of an answer, and of the recovery.
+/// Promised time of an answer, and of the recovery.
 const PROMISED: Duration = Duration::from_secs(1);
 
-/// Other tests run at the same time as the short form, so it only wants to see that there is an end.
+/// Returns the enforced time. The short form runs beside other tests, so it only checks that there
+/// is an end.
 fn enforced() -> Duration {
     PROMISED * if is_full() { 1 } else { 3 }
 }
@@ -38,9 +39,9 @@ struct World {
     server: Server,
     proxy: FaultProxy,
     operator: String,
-    /// Asked about before the database went away.
+    /// Keys verified before the database went away.
     known: Vec<Key>,
-    /// Never asked about.
+    /// Keys that were never verified.
     new: Vec<Key>,
     _database: Database,
 }
@@ -72,7 +73,7 @@ impl World {
         Wire::connect(&self.server.url("")).await
     }
 
-    /// What a crowd asks: every way to ask about keys that are known, new, and nobody's.
+    /// Returns the requests of a crowd: every way to verify keys that are cached, new, and unknown.
     fn questions(&self) -> Vec<Vec<u8>> {
         let verify = |body: &str, path: &str| request_with("POST", path, &self.operator, body);
         let mut questions = Vec::new();
@@ -94,7 +95,8 @@ impl World {
         questions
     }
 
-    /// All of them at once, several times. How long each answer took, every one of which was 503.
+    /// Sends all of them concurrently, several times. Returns the time of each answer, all of which
+    /// are 503.
     async fn turned_away(&self) -> Times {
         let turns = if is_full() { 10 } else { 2 };
         let mut crowd = JoinSet::new();
@@ -117,7 +119,8 @@ impl World {
         Times(crowd.join_all().await.into_iter().flatten().collect())
     }
 
-    /// Waits until every key is accepted again, while a crowd asks. How long that took.
+    /// Waits until every key is accepted again, while a crowd sends requests. Returns the time it
+    /// took.
     async fn recovered(&self, since: Duration) -> Duration {
         const GIVEN_UP: Duration = Duration::from_secs(30);
         let mut crowd = JoinSet::new();
@@ -139,7 +142,7 @@ impl World {
         last.saturating_sub(since)
     }
 
-    /// Waits until changes are followed again. How long that took.
+    /// Waits until changes are followed again. Returns the time it took.
     async fn followed(&self, since: Duration) -> Duration {
         let mut wire = self.wire().await;
         loop {
@@ -151,7 +154,7 @@ impl World {
         }
     }
 
-    /// What the server's process holds: memory in kB, and open files.
+    /// Returns the resources of the server's process: memory in kB, and open files.
     fn held(&self) -> (usize, usize) {
         let folder = format!("/proc/{}", self.server.process_id());
         let status = std::fs::read_to_string(format!("{folder}/status")).unwrap();
@@ -162,7 +165,8 @@ impl World {
     }
 }
 
-/// Asks about a key that the server knows, until it no longer trusts what it knows. When it was last accepted.
+/// Verifies a cached key until the server no longer trusts its cache. Returns when it was last
+/// accepted.
 async fn last_accepted(mut wire: Wire, question: Vec<u8>) -> Duration {
     const PAUSE: Duration = millis(10);
     let mut last = now();
@@ -192,7 +196,7 @@ async fn survives(what: &str, fault: Fault) {
         trusted < BOUND,
     );
     assert!(trusted < BOUND, "{trusted:?}");
-    // Out of lease, every one of them.
+    // After the lease of all of them.
     tokio::time::sleep(BOUND.saturating_sub(trusted)).await;
 
     let before = world.held();
@@ -234,7 +238,7 @@ async fn survives(what: &str, fault: Fault) {
         growth <= GROWTH_MAX_KB && open <= CONNECTIONS_MAX,
         "{growth} kB, {open}"
     );
-    // The crowd's own connections are closed by now; what is left belongs to whoever recovered.
+    // The connections of the crowd are closed by now. The remaining ones belong to the recovery.
     assert!(
         after.1 <= before.1 + CROWD + CONNECTIONS_MAX,
         "{before:?} {after:?}"

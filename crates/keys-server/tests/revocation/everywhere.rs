@@ -1,5 +1,5 @@
-//! Three servers: what one revokes the others refuse, within milliseconds while they hear of it, and within two seconds
-//! whatever happens to the channel.
+//! Three servers: a key revoked on one is refused by the others, within milliseconds while
+//! notifications arrive, and within two seconds under all circumstances.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,13 +13,14 @@ use crate::fleet::{Fleet, LISTENER, Network, Pace, Round, SERVERS};
 use crate::trial::Tally;
 use crate::{BOUND, Millis, between, dice, end_the_line, millis};
 
-/// What the 99th of a hundred revocations may take to get about while the channel is up.
+/// Maximum propagation of the 99th of a hundred revocations while the channel is up.
 const LATENESS_P99_MAX: Duration = millis(50);
 
-/// With `wait=global`: the bound, what is added for the clocks of others, and what the change itself takes on a busy machine.
+/// Maximum with `wait=global`: the bound, the allowance for the clocks of others, and the time of
+/// the change itself on a busy machine.
 const WAIT_MAX: Duration = millis(5_000);
 
-/// The sizes of a round: a short one by default.
+/// Returns the sizes of a round, a short one by default.
 fn round(full: usize) -> Round {
     if is_full() {
         Round {
@@ -46,7 +47,7 @@ fn round(full: usize) -> Round {
     }
 }
 
-/// Runs a round, prints what came out, and fails if a promise was broken.
+/// Runs a round, prints the result, and fails if a promise was broken.
 async fn prove(what: &str, fleet: &Arc<Fleet>, round: Round) -> Tally {
     let (mut tally, control) = fleet.run(round).await;
     end_the_line();
@@ -102,7 +103,7 @@ async fn revocation_is_everywhere_in_milliseconds_while_the_channel_is_up() {
     let fleet = Arc::new(Fleet::start(Network::Sound).await);
     let mut round = round(2_000);
     if is_full() {
-        // What is of interest is over long before the bound.
+        // The interesting part is over long before the bound.
         round.pace.otherwise = millis(100);
         round.pace.at_the_bound = millis(50);
     }
@@ -115,9 +116,9 @@ async fn revocation_is_everywhere_in_milliseconds_while_the_channel_is_up() {
         "at most 50 ms",
         held,
     );
-    // Times are judged only where they were asked for: other tests run at the same time as this one.
+    // Times are checked only in full, because the short form runs beside other tests.
     assert!(held || !is_full(), "{p99:?}");
-    // None, unless the machine was too busy to listen.
+    // None, unless the machine was too busy for the listeners.
     information("channel up: outages noticed", fleet.deaf());
 }
 
@@ -154,7 +155,7 @@ async fn revocation_is_everywhere_in_two_seconds_while_listeners_are_killed() {
     assert!(killed > 0);
 }
 
-/// Swallows what listeners say or hear, each for itself, at random, mostly; for ever.
+/// Drops bytes to or from listeners, each by itself, at random, most of the time, for ever.
 fn swallow(fleet: &Arc<Fleet>) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     for server in 0..SERVERS {
@@ -182,7 +183,8 @@ async fn revocation_is_everywhere_in_two_seconds_while_listeners_hear_nothing() 
     swallowing.shutdown().await;
     let deaf = fleet.deaf();
     information("listeners hear nothing: outages noticed", deaf);
-    // Without notifications keys live on for a while, or this would show nothing. The short form may be over before that.
+    // Without notifications keys stay accepted for a while, or this test shows nothing. The short
+    // form may be over before that.
     let latest = tally.lateness.max();
     assert!(
         !is_full() || (deaf > 0 && latest > BOUND / 4),
@@ -199,7 +201,7 @@ async fn revocation_that_waits_for_all_is_everywhere_when_it_is_answered() {
     };
     let mut tally = prove("wait=global", &fleet, global(200)).await;
     let (p50, max) = (tally.took.part(50), tally.took.max());
-    // Where all are well nobody waits for the bound.
+    // If all are healthy no request waits for the bound.
     let held = p50 < BOUND / 4;
     figure(
         "wait=global: answered after, p50",

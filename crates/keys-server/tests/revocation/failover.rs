@@ -1,5 +1,5 @@
-//! The database crashes, moves to another cluster or fails over while keys are revoked: two seconds hold on every server, and a
-//! revocation that waited for all is everywhere.
+//! The database crashes, moves to another cluster or fails over while keys are revoked. Every
+//! server keeps the two seconds, and a revocation that waited for all is applied everywhere.
 
 use std::collections::HashSet;
 use std::io::Write as _;
@@ -18,7 +18,7 @@ use crate::{millis, now};
 /// The database of the servers.
 const DATABASE: &str = "keys";
 
-/// A fault that is not over by then is a failure.
+/// Time limit of a fault.
 const AT_MOST: Duration = Duration::from_mins(2);
 
 fn size() -> Size {
@@ -41,14 +41,14 @@ fn size() -> Size {
     }
 }
 
-/// A cluster with an empty database.
+/// Returns a cluster with an empty database.
 fn cluster() -> Cluster {
     let cluster = Cluster::start().unwrap();
     cluster.sql("postgres", &format!("create database {DATABASE}"));
     cluster
 }
 
-/// The identifiers, as the interface shows them, of the keys that this cluster has as revoked.
+/// Returns the identifiers, in their external form, of the keys that this cluster has as revoked.
 fn revoked(cluster: &Cluster) -> HashSet<String> {
     let statement = "select rtrim(translate(encode(uuid_send(id), 'base64'), '+/', '-_'), '=') \
                      from api_key where revoked_at is not null";
@@ -71,7 +71,7 @@ fn has_all(what: &str, campaign: &Campaign, cluster: &Cluster) {
     assert_eq!(missing, 0, "acknowledged revocations are lost");
 }
 
-/// Has a cluster be far ahead in its transaction numbers, as clusters in use are.
+/// Advances the transaction numbers of a cluster, as in clusters in use.
 fn use_up_transactions(cluster: &Cluster) {
     let procedure = "create procedure use_up(count int) language plpgsql as \
                      $$ begin for i in 1..count loop perform pg_current_xact_id(); commit; end loop; end $$";
@@ -93,7 +93,7 @@ async fn revocation_is_everywhere_in_two_seconds_after_a_move_to_another_cluster
             old.dump_into(&new, DATABASE);
             old.crash();
         });
-        // One server comes back first and revokes before the others have heard of the move.
+        // One server comes back first and revokes before the others have noticed the move.
         campaign.revoke_on(&[1]);
         for server in 0..SERVERS {
             trio.lead(server, &new.address());
@@ -142,7 +142,7 @@ async fn servers_keep_their_word_when_an_asynchronous_replica_takes_over() {
     let faults = async {
         campaign.reaches(20).await;
         block_in_place(|| standby.detach());
-        // What is acknowledged from now on is lost.
+        // Changes that are acknowledged from now on are lost.
         campaign.reaches(45).await;
         block_in_place(|| primary.crash());
         let acknowledged = campaign.acknowledged();
@@ -174,7 +174,8 @@ async fn servers_that_follow_the_new_primary_keep_the_bound_while_the_old_one_st
         for server in 0..SERVERS {
             trio.lead(server, &standby.address());
         }
-        // The first keeps its other connections to the old primary. The last knows nothing for a while.
+        // The first keeps its other connections to the old primary. The last one notices nothing
+        // for a while.
         trio.cut_listener(0).await;
         followed[0] = follows(&standby, 1).await;
         trio.cut(1).await;
@@ -244,9 +245,9 @@ async fn revocation_is_everywhere_in_two_seconds_beside_an_old_transaction() {
     let rows = if is_full() { 1_000_000 } else { 100_000 };
     let database = cluster();
     let trio = Trio::start(&database.database_url(DATABASE)).await;
-    // In another database of the cluster, as that is enough.
+    // In another database of the cluster, which is enough.
     let open = OpenTransaction::begin(&database);
-    // Of accounts that no server knows.
+    // Of accounts that no server has cached.
     let changes = format!(
         "insert into key_change (kind, ref) select 2, gen_random_uuid() from generate_series(1, {rows})"
     );
@@ -262,7 +263,7 @@ async fn revocation_is_everywhere_in_two_seconds_beside_an_old_transaction() {
     has_all(WHAT, &campaign, &database);
 }
 
-/// Waits until so many servers follow the changes of this cluster. Returns when they did.
+/// Waits until that many servers follow the changes of this cluster. Returns when they did.
 async fn follows(cluster: &Cluster, servers: usize) -> Duration {
     let statement = format!(
         "select count(*) from pg_stat_activity where datname = '{DATABASE}' and application_name = '{LISTENER}'"
@@ -277,7 +278,7 @@ async fn follows(cluster: &Cluster, servers: usize) -> Duration {
     panic!("{servers} servers do not follow the new primary");
 }
 
-/// Says how many acknowledged revocations the new primary does not have in the end.
+/// Prints the number of acknowledged revocations that the new primary does not have in the end.
 fn tells_of_the_rest(what: &str, campaign: &Campaign, cluster: &Cluster) {
     let missing = campaign
         .acknowledged()
@@ -289,7 +290,7 @@ fn tells_of_the_rest(what: &str, campaign: &Campaign, cluster: &Cluster) {
     );
 }
 
-/// A transaction with a number of its own, open until it is ended.
+/// An open transaction with a number of its own.
 struct OpenTransaction(Child);
 
 impl OpenTransaction {

@@ -1,4 +1,5 @@
-//! Three servers on one PostgreSQL and one Redis, and keys that are revoked while all of them are asked about them.
+//! Three servers on one PostgreSQL and one Redis, and keys that are revoked while they are verified
+//! on all of them.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -18,16 +19,17 @@ use crate::{BINARY, BOUND, between, dice, millis, now};
 
 pub(crate) const SERVERS: usize = 3;
 
-/// What the connection that follows changes calls itself, as does no other.
+/// Application name of the connection that follows changes. No other connection has it.
 pub(crate) const LISTENER: &str = "keys feed";
 
-/// How long a key is asked about after the bound.
+/// Time for which a key is verified after the bound.
 const AFTERWARDS: Duration = millis(200);
 
-/// How long before and after a moment of interest it is asked about closely.
+/// Time before and after a critical moment in which it is verified more often.
 const CLOSELY: Duration = millis(60);
 
-/// How long a server that still accepts a key after the answer is asked closely, so that it is not taken for quicker than it is.
+/// Time for which a server that still accepts a key after the answer is asked more often, so that
+/// it is not measured as faster than it is.
 const SPREADING: Duration = millis(500);
 
 /// Whether the servers reach their database over a network that can fail.
@@ -39,7 +41,7 @@ pub(crate) enum Network {
 
 /// The servers.
 pub(crate) struct Fleet {
-    // Stopped before what they need goes.
+    // Stopped before their dependencies.
     servers: Vec<Server>,
     proxies: Vec<FaultProxy>,
     operator: String,
@@ -47,7 +49,7 @@ pub(crate) struct Fleet {
     _redis: Redis,
 }
 
-/// How often a key is asked about.
+/// Intervals between verifications of a key.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Pace {
     /// Around its revocation.
@@ -57,7 +59,7 @@ pub(crate) struct Pace {
     pub(crate) otherwise: Duration,
 }
 
-/// What is done to the keys.
+/// Parameters of a round.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Round {
     pub(crate) revokes: usize,
@@ -69,7 +71,7 @@ pub(crate) struct Round {
 }
 
 impl Round {
-    /// How long after the answer the other servers may accept.
+    /// Returns how long after the answer the other servers may accept.
     fn elsewhere(&self) -> Duration {
         if self.is_global {
             Duration::ZERO
@@ -87,7 +89,7 @@ pub(crate) struct Control {
     pub(crate) unavailable: AtomicUsize,
 }
 
-/// A server that says little and limits nothing.
+/// Returns a server with a short log and without limits.
 pub(crate) fn server(database_url: &str) -> ServerBuilder {
     Server::builder(BINARY)
         .postgres(database_url)
@@ -126,19 +128,19 @@ impl Fleet {
         Arc::clone(&self.database)
     }
 
-    /// The network of one server's listener fails like this, and nobody else's.
+    /// Sets a fault of the network of one server's listener, and no other.
     pub(crate) fn listener(&self, server: usize, fault: Fault) {
         self.proxies[server].aim(LISTENER, fault);
     }
 
-    /// How often servers have found that they hear nothing.
+    /// Returns how often servers have noticed that they miss notifications.
     pub(crate) fn deaf(&self) -> usize {
         let said = self.servers.iter().map(Server::stderr);
         said.map(|said| said.matches("changes cannot be followed").count())
             .sum()
     }
 
-    /// Revokes so many keys, each on a server chosen at random, and sees what all of them say of it.
+    /// Revokes keys, each on a server chosen at random, and collects the answers of all servers.
     pub(crate) async fn run(self: &Arc<Self>, round: Round) -> (Tally, Control) {
         let keys = customers::keys(&self.servers[0].url(""), &self.operator, round.revokes).await;
         let managers: Vec<_> = keys.iter().map(|key| Arc::clone(&key.manager)).collect();
@@ -171,7 +173,7 @@ impl Fleet {
         (tally, Arc::into_inner(control).unwrap())
     }
 
-    /// Asks one server about keys that are good, for ever.
+    /// Verifies valid keys on one server, for ever.
     async fn control(&self, server: usize, managers: &[Arc<str>], control: &Control) {
         const PAUSE: Duration = millis(10);
         let mut wire = Wire::connect(&self.servers[server].url("")).await;
@@ -196,7 +198,7 @@ struct Lane {
     round: Round,
 }
 
-/// How far a revocation is.
+/// Progress of a revocation.
 #[derive(Debug, Clone, Copy)]
 enum Stage {
     Before,
@@ -204,14 +206,14 @@ enum Stage {
     Answered(Duration),
 }
 
-/// A question about a key, which the surfaces let one ask in several ways.
+/// A request about a key. The surfaces have several.
 pub(crate) struct Question {
     request: Vec<u8>,
     read: fn(u16, &str, Option<&str>) -> Verdict,
 }
 
 impl Question {
-    /// One of three ways to ask about a key.
+    /// Returns one of three kinds of requests about a key.
     pub(crate) fn about(key: &Key, operator: &str, way: u64) -> Self {
         match way {
             0 => by_gateway(key.auth()),
@@ -220,7 +222,7 @@ impl Question {
         }
     }
 
-    /// Asks and reads the verdict.
+    /// Sends it and reads the verdict.
     pub(crate) async fn ask(&self, wire: &mut Wire) -> Verdict {
         let answer = wire.ask(&self.request).await;
         let denial = answer.header("x-denial");
@@ -260,7 +262,7 @@ impl Lane {
             while known.load(Ordering::Relaxed) < SERVERS {
                 tokio::time::sleep(millis(1)).await;
             }
-            // A new one each time: servers give up those on which nothing was ever asked.
+            // A new one each time, because servers close connections that are never used.
             let mut wire = Wire::connect(&self.urls[revoked_on]).await;
             tokio::time::sleep(between(5, 40)).await;
             let (sent, answered) = loop {
@@ -270,7 +272,7 @@ impl Lane {
                 let answered = now();
                 match answer.status {
                     200 | 204 => break (sent, answered),
-                    // The machine is too busy, which is another matter.
+                    // The machine is too busy, which this test does not measure.
                     503 => tokio::time::sleep(millis(50)).await,
                     status => panic!("{status}: {}", answer.body),
                 }
@@ -293,7 +295,7 @@ impl Lane {
     }
 }
 
-/// Asks one server about a key until some time after it was revoked.
+/// Verifies a key on one server until some time after it was revoked.
 async fn ask(
     wire: &mut Wire,
     question: &Question,
@@ -342,7 +344,7 @@ async fn ask(
                 }
             }
         };
-        // The very moment of the answer is the most interesting of all.
+        // The exact moment of the answer is the most critical one.
         let _ = tokio::time::timeout(pause, stage.changed()).await;
     }
 }

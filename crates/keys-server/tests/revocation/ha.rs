@@ -1,6 +1,6 @@
-//! PostgreSQL on three nodes under Patroni: its primary is killed, stopped, cut off and replaced on purpose while three servers
-//! create, revoke and verify keys. Nothing acknowledged is lost, no revoked key is accepted after the bound, and writes go on
-//! within a second of each promotion.
+//! PostgreSQL on three nodes under Patroni: its primary is killed, stopped, cut off and replaced on
+//! purpose while three servers create, revoke and verify keys. No acknowledged change is lost, no
+//! revoked key is accepted after the bound, and writes succeed within a second of each promotion.
 //!
 //! Needs root for the network namespaces, and the packages that `cargo xtask prove ha` installs.
 
@@ -24,13 +24,13 @@ use crate::{Millis, Times, end_the_line, millis, now};
 const ROLE: &str = "keys";
 const PASSWORD: &str = "hunter2";
 
-/// From the promotion to the first write that each server acknowledges.
+/// Time limit from the promotion to the first acknowledged write of each server.
 const WRITES_WITHIN: Duration = Duration::from_secs(1);
 
 /// Clients of each server that only create keys.
 const WRITERS: usize = 3;
 
-/// How the primary is lost.
+/// Ways to lose the primary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Loss {
     Killed,
@@ -41,7 +41,7 @@ enum Loss {
 
 const LOSSES: [Loss; 4] = [Loss::Killed, Loss::Stopped, Loss::CutOff, Loss::Planned];
 
-/// How often it is lost.
+/// Returns the number of failovers.
 fn failovers() -> usize {
     if is_full() { 20 } else { LOSSES.len() }
 }
@@ -70,14 +70,14 @@ async fn nothing_is_lost_in_failovers_under_patroni_with_a_multi_host_url() {
     prove("multi-host URL", patroni, &url).await;
 }
 
-/// What one failover took.
+/// Times of one failover.
 struct Failover {
     loss: Loss,
     /// From the loss to the first commit on the new primary that waits for no replica.
     promoted: Duration,
     /// From the loss to the first commit on the new primary that a replica has, too.
     writable: Duration,
-    /// From then to when every server had acknowledged a write.
+    /// From then to the first acknowledged write of every server.
     resumed: Duration,
 }
 
@@ -144,7 +144,7 @@ async fn prove(what: &str, mut patroni: Patroni, url: &str) {
     assert!(slowest <= WRITES_WITHIN, "writes go on after {slowest:?}");
 }
 
-/// The identifiers, as the interface shows them, of keys in the database.
+/// Returns the identifiers, in their external form, of keys in the database.
 fn stored(database: &str, condition: &str) -> HashSet<String> {
     let statement = format!(
         "select rtrim(translate(encode(uuid_send(id), 'base64'), '+/', '-_'), '=') from api_key where {condition}"
@@ -207,7 +207,8 @@ fn tell(what: &str, done: &mut [Failover]) {
     );
 }
 
-/// Takes the primary away, waits for another one and until every server writes to it, and makes the cluster whole again.
+/// Takes the primary away, waits for another one and until every server writes to it, and repairs
+/// the cluster.
 async fn fail_over(
     patroni: &mut Patroni,
     probes: &Probes,
@@ -229,7 +230,7 @@ async fn fail_over(
         if let Some(times) = probes.taken_over(leader, lost) {
             break times;
         }
-        // Patroni may not be ready for it, as its operators know.
+        // Patroni may not be ready for it, as operators know.
         if let Some(switching) = &mut switching
             && switching
                 .try_wait()
@@ -270,7 +271,7 @@ async fn fail_over(
     }
     block_in_place(|| match loss {
         Loss::Killed => patroni.start_node(leader),
-        // It must not go on where it stopped: killed first, as a fence does.
+        // It must not continue after the stop, so it is killed first, as fencing does.
         Loss::Stopped => {
             patroni.kill(leader);
             patroni.start_node(leader);
@@ -286,7 +287,7 @@ async fn fail_over(
     }
 }
 
-/// Since when a node accepts writes, as long as it does.
+/// Times since which a node accepts writes, while it does.
 #[derive(Debug, Clone, Copy, Default)]
 struct Accepting {
     /// Commits that wait for no replica.
@@ -295,7 +296,7 @@ struct Accepting {
     writable: Option<Duration>,
 }
 
-/// A connection to each node itself, on which something is written all the time.
+/// A connection to each node itself, with continuous writes.
 struct Probes {
     accepting: Arc<[Mutex<Accepting>; NODES]>,
     _tasks: JoinSet<()>,
@@ -322,7 +323,8 @@ impl Probes {
         }
     }
 
-    /// When another node than this one accepted writes of either kind, if it does now and began to after `since`.
+    /// Returns when a node other than this one accepted writes of either kind, if it does now and
+    /// began to after `since`.
     fn taken_over(&self, from: usize, since: Duration) -> Option<(Duration, Duration)> {
         let others = self.accepting.iter().enumerate();
         let others = others.filter(|(node, _)| *node != from);
@@ -370,7 +372,7 @@ async fn probe(url: &str, accepting: &Mutex<Accepting>) -> Option<()> {
     None
 }
 
-/// Creates keys on every server, for ever. The identifiers of those that were acknowledged.
+/// Creates keys on every server, for ever. Returns the identifiers of those that were acknowledged.
 fn write(trio: &Trio, campaign: &Arc<Campaign>) -> (JoinSet<()>, Arc<Mutex<HashSet<String>>>) {
     let created: Arc<Mutex<HashSet<String>>> = Arc::default();
     let mut writing = JoinSet::new();
@@ -382,7 +384,7 @@ fn write(trio: &Trio, campaign: &Arc<Campaign>) -> (JoinSet<()>, Arc<Mutex<HashS
             writing.spawn(async move {
                 let mut account = None;
                 loop {
-                    // A client with a time limit, as clients have.
+                    // With a time limit, as clients have.
                     let write = create(&url, &operator, &mut account, &created);
                     if let Ok(true) = tokio::time::timeout(millis(1_000), write).await {
                         campaign.acknowledged_by(server);
@@ -395,14 +397,15 @@ fn write(trio: &Trio, campaign: &Arc<Campaign>) -> (JoinSet<()>, Arc<Mutex<HashS
     (writing, created)
 }
 
-/// Creates one key, and its account first if there is none yet. Whether it was acknowledged.
+/// Creates one key, and its account first if there is none yet. Returns whether it was
+/// acknowledged.
 async fn create(
     url: &str,
     operator: &str,
     account: &mut Option<(String, usize)>,
     created: &Mutex<HashSet<String>>,
 ) -> bool {
-    /// Of an account, whose plan allows 1,000.
+    /// Keys of an account, whose plan allows 1,000.
     const KEYS_MAX: usize = 900;
     let mut wire = Wire::connect(url).await;
     let (path, body) = match account {

@@ -1,5 +1,6 @@
-//! Failovers of PostgreSQL under Patroni. Takes ten minutes for each way to connect, needs root and the packages that
-//! `cargo xtask prove ha` installs, and so is not one of the tests of the workspace: it runs when it is named.
+//! Failovers of PostgreSQL under Patroni. They take ten minutes for each way to connect, need root
+//! and the packages that `cargo xtask prove ha` installs. So they are not among the tests of the
+//! workspace and run only by name.
 //!
 //! ```sh
 //! KEYS_TEST_FULL=1 cargo test --release -p keys-server --bench ha -- --nocapture --test-threads 1 ha::

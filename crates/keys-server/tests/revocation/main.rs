@@ -1,12 +1,14 @@
-//! Revoked keys against the clock: real servers, and one client that stamps every request and every answer.
+//! Measures revocations against the clock: real servers, and one client that stamps every request
+//! and every answer.
 //!
-//! The promise is that no server accepts a key any more when its revocation was answered, and no other server when two
-//! seconds have passed since. When a server made up its mind is not to be seen from outside, only that it was after the
-//! request was sent. So an acceptance breaks the promise for certain if its request was sent after the bound, which is counted
-//! from when the client had read the revocation's answer; and only those are counted. How long a revocation takes to get about
-//! is told by when the last request that was accepted was sent.
+//! The promise is that the server that answers a revocation no longer accepts the key, and no other
+//! server does two seconds later. The time of a server's decision is not visible from outside, only
+//! that it was after the request was sent. So an acceptance certainly breaks the promise if its
+//! request was sent after the bound, counted from when the client had read the revocation's answer,
+//! and only such acceptances are counted. The propagation of a revocation is measured by the time
+//! at which the last accepted request was sent.
 //!
-//! Some seconds long by default. The full size:
+//! Some seconds long by default. In full:
 //!
 //! ```sh
 //! KEYS_TEST_FULL=1 cargo test --release -p keys-server --test revocation -- --nocapture --test-threads 1

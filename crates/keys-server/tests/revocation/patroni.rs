@@ -1,5 +1,5 @@
-//! Three nodes with PostgreSQL under Patroni and etcd, each in a network namespace of its own, configured by the files in
-//! `docs/ha`.
+//! Three nodes with PostgreSQL under Patroni and etcd, each in a network namespace of its own,
+//! configured by the files in `docs/ha`.
 
 use std::fs::File;
 use std::os::unix::process::CommandExt as _;
@@ -19,7 +19,7 @@ pub(crate) const NODES: usize = 3;
 /// The documented addresses are `10.0.0.11` to `10.0.0.13`.
 const DOCUMENTED_NETWORK: &str = "10.0.0.";
 
-/// The user that everything runs as, which comes with the package of PostgreSQL.
+/// The user of all processes. The package of PostgreSQL creates it.
 const USER: &str = "postgres";
 
 /// The superuser's password, as documented.
@@ -32,11 +32,12 @@ struct Node {
     cable: String,
     folder: PathBuf,
     etcd: Child,
-    /// Runs the first process of a process namespace, whose end is the end of all others in it.
+    /// Runs the first process of a process namespace. When it ends, all others in the namespace
+    /// end.
     patroni: Option<Child>,
 }
 
-/// The nodes, which end with this value or with the process.
+/// The nodes. They end with this value or with the process.
 pub(crate) struct Patroni {
     nodes: Vec<Node>,
     network: String,
@@ -52,14 +53,15 @@ pub(crate) struct Member {
     pub(crate) role: String,
     pub(crate) state: String,
     pub(crate) timeline: Option<u64>,
-    /// Bytes that it has not received yet. `None` for the leader, and where Patroni does not know.
+    /// Bytes that it has not received yet. `None` for the leader, and if Patroni does not know.
     pub(crate) lag: Option<u64>,
 }
 
 impl Patroni {
     /// Starts the nodes and waits until one leads and the others follow.
     pub(crate) async fn start() -> Self {
-        // Namespaces go on for a moment when they are deleted, so the next cluster of this process has other names.
+        // Deleted namespaces continue for a moment, so the next cluster of this process has other
+        // names.
         static CLUSTERS: AtomicU8 = AtomicU8::new(0);
         let id = Command::new("id").arg("-u").output().unwrap();
         assert_eq!(
@@ -82,7 +84,7 @@ impl Patroni {
             .tempdir_in(place);
         let folder = folder.unwrap();
         let namespaces = [1, 2, 3].map(|number| format!("{bridge}n{number}"));
-        // First, so that nothing is left behind whatever happens next.
+        // First, so that it cleans up in all cases.
         let cleaner = clean_up_at_the_end(&namespaces, &bridge);
         let run = |command: &str| run(command.split(' '));
         run(&format!("ip link add {bridge} type bridge"));
@@ -144,17 +146,17 @@ impl Patroni {
         cluster
     }
 
-    /// The address of a node, without a port.
+    /// Returns the address of a node, without a port.
     pub(crate) fn address(&self, node: usize) -> String {
         format!("{}1{}", self.network, node + 1)
     }
 
-    /// How to connect to the PostgreSQL of one node as a superuser, in a URL up to the name of a database.
+    /// Returns the URL of the PostgreSQL of one node for a superuser, up to the name of a database.
     pub(crate) fn superuser_url(&self, node: usize) -> String {
         format!("postgres://postgres:{PASSWORD}@{}:5432", self.address(node))
     }
 
-    /// The documented configuration of HAProxy for these nodes, on another port.
+    /// Returns the documented configuration of HAProxy for these nodes, on another port.
     pub(crate) fn haproxy(&self, port: u16) -> String {
         include_str!("../../../../docs/ha/haproxy.cfg")
             .replace("127.0.0.1:5000", &format!("127.0.0.1:{port}"))
@@ -180,14 +182,15 @@ impl Patroni {
         let first = std::fs::read_to_string(children).unwrap();
         signal("KILL", first.trim().parse().expect("a process"));
         patroni.wait().unwrap();
-        // Process numbers begin anew, and the one in this file may be that of another process then.
+        // Process numbers start again, so the one in this file may later be that of another
+        // process.
         let _ = std::fs::remove_file(node.folder.join("data/postmaster.pid"));
     }
 
     /// Stops Patroni and all processes of PostgreSQL on a node (SIGSTOP).
     pub(crate) fn stop(&self, node: usize) {
         let node = &self.nodes[node];
-        // Twice, since some may have started others meanwhile.
+        // Twice, because some may have started others meanwhile.
         for _ in 0..2 {
             let pids = Command::new("ip")
                 .args(["netns", "pids", &node.namespace])
@@ -202,7 +205,7 @@ impl Patroni {
         }
     }
 
-    /// Pulls the network cable of a node.
+    /// Unplugs the network cable of a node.
     pub(crate) fn cut(&self, node: usize) {
         run(["ip", "link", "set", &self.nodes[node].cable, "down"]);
     }
@@ -212,20 +215,20 @@ impl Patroni {
         run(["ip", "link", "set", &self.nodes[node].cable, "up"]);
     }
 
-    /// Asks for a planned change of the primary by `patronictl`, which ends when it is done.
+    /// Requests a planned change of the primary by `patronictl`, which ends when it is done.
     pub(crate) fn switch_over(&self, from: usize, to: usize) -> Child {
         let config = self.nodes[to].folder.join("patroni.yaml");
         let mut patronictl = Command::new("patronictl");
         patronictl.arg("-c").arg(config);
         patronictl.args(["switchover", "--force", "--primary", &name(from)]);
         patronictl.args(["--candidate", &name(to)]);
-        // The locale of the tests may be unknown to Python.
+        // Python may not know the locale of the tests.
         patronictl.env("LC_ALL", "C.UTF-8").env("LANG", "C.UTF-8");
         patronictl.stdin(Stdio::null()).stdout(Stdio::null());
         patronictl.spawn().unwrap()
     }
 
-    /// The members, as a node describes them. None if it or its etcd is not well.
+    /// Returns the members, as a node describes them. Empty if it or its etcd is not healthy.
     async fn members(&self, client: &reqwest::Client, node: usize) -> Vec<Member> {
         let get = async |port: u16, path: &str| {
             let url = format!("http://{}:{port}/{path}", self.address(node));
@@ -237,13 +240,14 @@ impl Patroni {
         }
     }
 
-    /// Waits until all nodes have been well for a while, in the view of each. Returns the leader and the one that may take over
-    /// from it. A node that does not come back by itself is copied anew from the leader, as its operators would do.
+    /// Waits until all nodes have been healthy for a while, in the view of each. Returns the leader
+    /// and the standby that may take over from it. A node that does not recover by itself is copied
+    /// again from the leader, as operators would do.
     pub(crate) async fn is_healthy(&self) -> (usize, usize) {
         const AT_MOST: Duration = Duration::from_mins(4);
-        /// How long a node may take to come back by itself.
+        /// Time for a node to recover by itself.
         const BY_ITSELF: Duration = Duration::from_secs(45);
-        /// Longer than an election of etcd, which a node brings about that was cut off.
+        /// Longer than an election of etcd, which a node causes that was cut off.
         const FOR: Duration = Duration::from_secs(3);
         let client = reqwest::Client::builder().no_proxy().timeout(millis(1_000));
         let client = client.build().unwrap();
@@ -279,7 +283,7 @@ impl Patroni {
         }
     }
 
-    /// Has members that do not run copied from the leader by `patronictl reinit`.
+    /// Copies members that do not run from the leader by `patronictl reinit`.
     fn copy_anew(&self, views: &[Vec<Member>]) {
         let Some(view) = views.iter().find(|view| !view.is_empty()) else {
             return;
@@ -299,7 +303,8 @@ impl Patroni {
         }
     }
 
-    /// The end of what Patroni and PostgreSQL have said on each node, without what clients did wrong.
+    /// Returns the end of the logs of Patroni and PostgreSQL on each node, without errors of
+    /// clients.
     pub(crate) fn said(&self) -> String {
         const LINES: usize = 60;
         let is_of_interest = |line: &&str| {
@@ -336,12 +341,13 @@ impl Drop for Patroni {
     }
 }
 
-/// The name of a node.
+/// Returns the name of a node.
 pub(crate) fn name(node: usize) -> String {
     format!("node{}", node + 1)
 }
 
-/// One of the documented files for a node with this number, in this network, with its data in this folder.
+/// Returns one of the documented files for a node with this number, in this network, with its data
+/// in this folder.
 fn settings(documented: &str, number: usize, network: &str, folder: &Path) -> String {
     let own = format!("{DOCUMENTED_NETWORK}1{number}");
     let lines = documented.lines().map(|line| {
@@ -366,7 +372,7 @@ fn settings(documented: &str, number: usize, network: &str, folder: &Path) -> St
         .replace("/usr/lib/postgresql/15/bin", binaries)
 }
 
-/// A program in a network namespace, as a user who is not root, with a log in its folder.
+/// Returns a program in a network namespace, as a user who is not root, with a log in its folder.
 fn unprivileged(namespace: &str, within: &[&str], folder: &Path, program: &str) -> Command {
     let log = File::create(folder.join(format!("{program}.log"))).unwrap();
     let mut command = Command::new("ip");
@@ -387,7 +393,7 @@ fn unprivileged(namespace: &str, within: &[&str], folder: &Path, program: &str) 
         .stdin(Stdio::null())
         .stdout(log.try_clone().unwrap())
         .stderr(log)
-        // A Ctrl-C is for the tests; the cleaner ends these.
+        // A Ctrl-C is for the tests. The cleaner ends these.
         .process_group(0);
     command
 }
@@ -441,7 +447,8 @@ fn members(text: &str) -> Vec<Member> {
     members.collect()
 }
 
-/// The leader and its synchronous standby if all nodes are well: they run on one timeline, and no replica is far behind.
+/// Returns the leader and its synchronous standby if all nodes are healthy: they run on one
+/// timeline, and no replica is far behind.
 fn healthy(members: &[Member]) -> Option<(usize, usize)> {
     const LAG_MAX: u64 = 1 << 20;
     let number = |role: &str| {

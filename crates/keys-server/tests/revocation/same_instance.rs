@@ -1,4 +1,5 @@
-//! One server under load: whoever has read that a key is revoked is the last to see it accepted.
+//! One server under load: a client that has read the answer to a revocation never sees the key
+//! accepted again.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -14,35 +15,35 @@ use crate::customers::{self, Key};
 use crate::fleet::server;
 use crate::{Times, end_the_line, millis, now};
 
-/// Verifications a second that the full form asks for.
+/// Minimum verifications a second in full.
 const RATE_MIN: usize = 10_000;
 
-/// Keys at a time, and connections that ask about each.
+/// Keys at a time, and connections that verify each.
 const LANES: usize = 6;
 const ASKING: usize = 2;
 
-/// Questions that a connection sends in one go.
+/// Returns the number of requests that a connection sends in one write.
 fn at_once() -> usize {
     if is_full() { 8 } else { 4 }
 }
 
-/// How often each connection asks in one go after the answer.
+/// Writes of each connection after the answer.
 const AFTERWARDS: usize = 2;
 
 #[derive(Debug, Default)]
 struct Seen {
-    /// Of requests sent before the revocation's answer had been read.
+    /// Accepted requests that were sent before the revocation's answer had been read.
     accepted_before: usize,
     refused_before: usize,
-    /// Of requests sent after it.
+    /// Accepted requests that were sent after it.
     accepted_after: usize,
     refused_after: usize,
-    /// The machine was too busy to say.
+    /// Requests that a busy machine answered 503.
     unavailable: usize,
     took: Times,
 }
 
-/// Asks about a key until it has been revoked and a little longer.
+/// Verifies a key until some time after it has been revoked.
 async fn ask(
     wire: &mut Wire,
     questions: &[u8],
@@ -54,7 +55,7 @@ async fn ask(
     let (mut is_known, mut afterwards) = (false, 0);
     while afterwards < AFTERWARDS {
         let sent = now();
-        // Looked at after the stamp, which would otherwise be of a request sent later than it says.
+        // Read after the time stamp. Otherwise the request could be sent later than its stamp says.
         let is_after = answered.borrow().is_some_and(|at| sent >= at);
         wire.send(questions).await;
         for _ in 0..at_once() {
@@ -80,7 +81,7 @@ async fn ask(
     seen
 }
 
-/// Revokes a key that both connections ask about all the time.
+/// Revokes a key that both connections verify all the time.
 async fn revoke(
     key: &Key,
     asking: &mut [Wire; ASKING],
@@ -100,7 +101,7 @@ async fn revoke(
             let at = now();
             match answer.status {
                 200 | 204 => break (sent, at),
-                // The machine is too busy, which is another matter.
+                // The machine is too busy, which this test does not measure.
                 503 => tokio::time::sleep(millis(50)).await,
                 status => panic!("{status}: {}", answer.body),
             }
@@ -116,7 +117,7 @@ async fn revoke(
     );
     one.add(two);
     one.took.0.push(took);
-    // What was never accepted, or never asked about again, would show nothing.
+    // A key that was never accepted, or never verified again, would show nothing.
     assert!(one.accepted_before > 0 && one.refused_after + one.accepted_after > 0);
     one
 }

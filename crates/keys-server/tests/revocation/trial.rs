@@ -1,15 +1,15 @@
-//! What became of one revoked key, and what that says.
+//! Observations of one revoked key, and their evaluation.
 
 use std::time::Duration;
 
 use crate::Times;
 
-/// What a server said about a key.
+/// Verdict of a server on a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
     Accepted,
     Refused,
-    /// It could not say.
+    /// The server answered 503.
     Unavailable,
 }
 
@@ -23,7 +23,7 @@ pub(crate) struct Sample {
     pub(crate) verdict: Verdict,
 }
 
-/// One key, asked about at every server before, while and after it was revoked on one of them.
+/// One key, verified on every server before, while and after it was revoked on one of them.
 #[derive(Debug)]
 pub(crate) struct Trial {
     /// The server that revoked it.
@@ -34,33 +34,34 @@ pub(crate) struct Trial {
     pub(crate) samples: Vec<Vec<Sample>>,
 }
 
-/// What all trials together say.
+/// Sums over all trials.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     pub(crate) revokes: usize,
     pub(crate) verifications: usize,
-    /// While the revocation had not been answered.
+    /// Acceptances while the revocation had not been answered.
     pub(crate) accepted_before: usize,
-    /// Of requests sent when it had been, which other servers may do for a while.
+    /// Acceptances of requests sent after the answer, which other servers may give for a while.
     pub(crate) accepted_after: usize,
     pub(crate) refused: usize,
     pub(crate) unavailable: usize,
-    /// What broke the promise.
+    /// Observations that broke the promise.
     pub(crate) broken: Vec<String>,
-    /// From the answer to when the last request that another server accepted was sent; nothing where none was.
+    /// From the answer to the send time of the last request that another server accepted. Zero if
+    /// there was none.
     pub(crate) lateness: Times,
-    /// The same to when that request was answered. The server made up its mind in between.
+    /// The same to the answer of that request. The server decided in between.
     pub(crate) lateness_answered: Times,
-    /// What each revocation took.
+    /// Duration of each revocation.
     pub(crate) took: Times,
-    /// From one question about a key to the next at the same server, just after its revocation: nothing is measured more
-    /// sharply than that.
+    /// Interval between requests about a key to the same server, just after its revocation. It
+    /// bounds the precision of all measurements.
     pub(crate) resolution: Times,
 }
 
 impl Trial {
-    /// The promise, broken: an acceptance of a request that was sent when no server may accept any more. `elsewhere` is
-    /// how long after the answer the other servers may.
+    /// Returns violations of the promise: acceptances of requests that were sent when no server may
+    /// accept any more. `elsewhere` is the time after the answer in which the other servers may.
     fn broken(&self, elsewhere: Duration) -> Vec<String> {
         let mut broken = Vec::new();
         for (server, samples) in self.samples.iter().enumerate() {
@@ -91,8 +92,8 @@ impl Trial {
         broken
     }
 
-    /// A trial that could not have failed shows nothing: each server must have accepted the key before, and have been asked
-    /// after the bound.
+    /// Returns whether the trial could have failed: each server must have accepted the key before,
+    /// and have been asked after the bound.
     fn is_telling(&self, elsewhere: Duration) -> bool {
         self.samples.iter().all(|samples| {
             let accepted = |one: &Sample| one.verdict == Verdict::Accepted;
@@ -106,7 +107,8 @@ impl Trial {
         })
     }
 
-    /// From the answer to that moment of the last request that another server accepted.
+    /// Returns the time from the answer to this moment of the last request that another server
+    /// accepted.
     fn lateness(&self, moment: impl Fn(&Sample) -> Duration) -> Duration {
         let elsewhere = self.samples.iter().enumerate();
         elsewhere
@@ -120,7 +122,7 @@ impl Trial {
 }
 
 impl Tally {
-    /// Adds a trial. The other servers have `elsewhere` long after the answer.
+    /// Adds a trial. The other servers may accept for `elsewhere` after the answer.
     pub(crate) fn add(&mut self, trial: &Trial, elsewhere: Duration) {
         const CLOSELY: Duration = Duration::from_millis(50);
         assert!(trial.is_telling(elsewhere), "{trial:#?}");
@@ -154,7 +156,8 @@ mod tests {
     use super::*;
     use crate::{BOUND, millis};
 
-    /// Revoked on the first server at 1,000 ms; each server says these at these times, within a millisecond.
+    /// Returns a trial with a revocation on the first server at 1,000 ms, and these verdicts at
+    /// these times, each within a millisecond.
     fn trial(samples: [&[(u64, Verdict)]; 2]) -> Trial {
         let samples = samples.map(|samples| {
             let samples = samples.iter().map(|(at, verdict)| Sample {
@@ -192,13 +195,14 @@ mod tests {
 
     #[test]
     fn acceptance_after_the_bound_is_seen() {
-        // At the very moment of the answer, where it was given; a bound later, elsewhere.
+        // On the server that answered, from the exact moment of the answer; on the others, a bound
+        // later.
         let here = trial([&[(900, Accepted), (1_000, Accepted)], REFUSES]);
         assert_eq!(here.broken(BOUND).len(), 1);
         let elsewhere = trial([REFUSES, &[(900, Accepted), (3_000, Accepted)]]);
         assert_eq!(elsewhere.broken(BOUND).len(), 1);
         assert_eq!(elsewhere.broken(BOUND * 2).len(), 0);
-        // Whoever waited for all has no patience with the others either.
+        // With `wait=global`, the other servers have no extra time.
         let waited = trial([REFUSES, &[(900, Accepted), (1_000, Accepted)]]);
         assert_eq!(waited.broken(Duration::ZERO).len(), 1);
     }

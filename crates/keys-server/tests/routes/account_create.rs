@@ -39,7 +39,7 @@ async fn documented_credential_is_nobodys(place: Place) {
         );
 }
 
-/// The documented body, byte for byte, but for the expiry.
+/// Returns the documented body, byte for byte, except for the expiry.
 fn documented(expires_at: &str) -> String {
     format!(
         r#"{{
@@ -171,7 +171,7 @@ async fn unusable_expiry_is_refused(place: Place) {
         (json!("2020-01-01T00:00:00Z"), "must be in the future"),
         (json!("1969-12-31T23:59:59Z"), "must be in the future"),
         (json!("0000-01-01T00:00:00Z"), "must be in the future"),
-        // Whatever is now when this is written is not in the future when it arrives.
+        // The current time is not in the future any more when it arrives.
         (
             json!(crate::world::exactly(crate::world::in_millis(0))),
             "must be in the future",
@@ -221,7 +221,7 @@ async fn documented_request_with_a_future_expiry_creates_a_key_as_documented(pla
         .has("cache-control", "no-store");
     let token = created.text("/meta/secret_token");
     assert_eq!(token.len(), "xyp_".len() + 32);
-    // It may be used from 192.168.1.100, and nowhere else.
+    // It may be used from 192.168.1.100, and from no other address.
     for dialect in Dialect::BOTH {
         let list = world.get(dialect.path()).bearer(&token);
         list.expect(403, &dialect.wrong_address()).await;
@@ -286,7 +286,7 @@ async fn addresses_are_shown_in_canonical_form(place: Place) {
         let create = create.json(&json!({ "allowedIps": [sent] }));
         let expected = account_created(&json!(null), &json!([shown]));
         create.expect(201, &expected).await;
-        // And again out of the database.
+        // And again from the database.
         let listed = world.get(ACCOUNT).bearer(&key).send().await;
         assert_eq!(listed.json()["data"][0]["allowed_ips"], json!([shown]));
     }

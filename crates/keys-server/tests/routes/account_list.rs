@@ -134,7 +134,7 @@ async fn documented_request_lists_as_documented(place: Place) {
     assert_eq!(default.body, listed.body);
 }
 
-/// A session of an account with this many keys, called "1" to their number.
+/// Returns a session of an account with this many keys, named from "1" to their number.
 async fn with_keys(world: &World, count: u32) -> String {
     let session = world.session(&world.account("roomy").await).await;
     for number in 1..=count {

@@ -1,4 +1,4 @@
-//! What the database holds: nothing that opens anything.
+//! The contents of the database contain no usable credential.
 
 use std::path::Path;
 
@@ -41,7 +41,7 @@ async fn database_holds_no_key_session_or_idempotency_key(place: Place) {
     assert!(holds("kept answer"), "the names are in there");
     assert!(!holds(IDEMPOTENCY_KEY));
     for secret in &secrets {
-        // Beyond what is shown of it.
+        // Without the public prefix.
         let unknown = &secret[secret.len() - 20..];
         assert!(!holds(unknown), "{secret}");
         // As PostgreSQL dumps bytes.
@@ -53,7 +53,7 @@ async fn database_holds_no_key_session_or_idempotency_key(place: Place) {
     }
 }
 
-/// All files of an embedded database but the pepper, which is none of it.
+/// Returns all files of an embedded database except the pepper, which is not part of it.
 fn files(folder: &Path) -> Vec<u8> {
     let mut all = Vec::new();
     for entry in std::fs::read_dir(folder).unwrap() {

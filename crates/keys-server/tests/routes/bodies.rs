@@ -1,4 +1,4 @@
-//! What may be sent: sizes, types, JSON, and what is ignored.
+//! Bodies of requests: sizes, types, JSON, and ignored fields.
 
 use serde_json::{Value, json};
 
@@ -21,12 +21,12 @@ on_both_databases!(
 /// Writes a refusal: status, code and message.
 type Refusal = dyn Fn(u16, &str, &str) -> Value;
 
-/// A route that reads a body, and how it writes refusals.
+/// A route that reads a body, and its form of refusals.
 struct Route {
     path: String,
     method: &'static str,
     credential: String,
-    /// One that it reads.
+    /// A field that it reads.
     member: &'static str,
     error: Box<Refusal>,
 }
@@ -180,7 +180,7 @@ async fn malformed_body_is_refused(place: Place) {
             let body = (route.error)(400, "malformed_body", &message);
             route.request(&world).text(sent).expect(400, &body).await;
         }
-        // As deep as 64 KiB can be.
+        // As deep as 64 KiB allow.
         let deep = format!("{{\"x\":{}", "[".repeat(60_000));
         let answer = route.request(&world).text(deep).send().await;
         assert_eq!(answer.status, 400, "{answer:?}");
@@ -242,7 +242,7 @@ async fn type_is_read_in_any_spelling(place: Place) {
             "Application/JSON",
             "application/json; charset=utf-8",
             "application/json;charset=UTF-8",
-            // RFC 9110, section 5.6.6: blanks may stand on both sides of a semicolon.
+            // RFC 9110, section 5.6.6: blanks are allowed on both sides of a semicolon.
             "application/json ;charset=utf-8",
             "application/json\t ; charset=\"utf-8\" ;",
             "application/vnd.api+json ; charset=utf-8",

@@ -1,4 +1,4 @@
-//! How many: the maximum of usable keys.
+//! The maximum of usable keys.
 
 use serde_json::json;
 use tokio::task::JoinSet;
@@ -164,7 +164,7 @@ async fn mount_without_a_cap_has_none(place: Place) {
     }
     let create = world.post(ACCOUNT).bearer(&session).json(&json!({}));
     create.expect(403, &Dialect::Account.cap_reached(10)).await;
-    // The gate of the plan is a setting of each mount as well.
+    // The plan gate is a setting of each mount as well.
     let account = world.account("business").await;
     let key = world.key(&account).await;
     world.change_plan(&account, "free").await;

@@ -1,4 +1,4 @@
-//! From where: the client's address, behind proxies that are trusted and others.
+//! The client's address, behind trusted proxies and others.
 
 use serde_json::{Value, json};
 
@@ -53,7 +53,7 @@ async fn key_is_refused_from_anywhere_but_its_addresses(place: Place) {
         (vec!["127.0.0.2/31"], false),
         (vec!["192.168.1.1", "10.0.0.1"], false),
         (vec!["::1"], false),
-        // Every IPv6 address, and this is none.
+        // Every IPv6 address, and the client has an IPv4 one.
         (vec!["::/0"], false),
         (vec!["127.0.0.1"], true),
         (vec!["::ffff:127.0.0.1"], true),
@@ -81,7 +81,7 @@ async fn key_is_refused_from_anywhere_but_its_addresses(place: Place) {
     }
 }
 
-/// A server behind this machine and `10.0.0.0/8`.
+/// Returns a server behind this machine and `10.0.0.0/8`.
 async fn behind_proxies(place: Place) -> World {
     place
         .with(|server| {
@@ -138,7 +138,7 @@ async fn address_is_the_first_from_the_right_that_is_no_trusted_proxy(place: Pla
             &key,
         ),
         (&[(F, "for=203.0.113.7"), (X, "203.0.113.7")], &key),
-        // Commas and semicolons within quotes separate nothing.
+        // Commas and semicolons within quotes are not separators.
         (
             &[(F, "for=198.51.100.1;host=\"x,for=203.0.113.7;y=\"")],
             &spoofed,
@@ -150,7 +150,8 @@ async fn address_is_the_first_from_the_right_that_is_no_trusted_proxy(place: Pla
         (&[(F, "for=\"203.0.113.7:_http\"")], &key),
         (&[(F, "for=\"[2001:db8::1]:_obf\"")], &key),
         (&[(F, "for=\"\\2\\0\\3.0.113.7\"")], &key),
-        // A quote that the client leaves open swallows neither what the proxy appends nor a further line.
+        // An open quote of the client hides neither the part that the proxy appends nor a further
+        // line.
         (&[(F, "for=203.0.113.7;by=\", for=198.51.100.1")], "nobody"),
         (
             &[(F, "for=203.0.113.7;by=\", for=198.51.100.1;host=\"x\"")],
@@ -160,7 +161,8 @@ async fn address_is_the_first_from_the_right_that_is_no_trusted_proxy(place: Pla
             &[(F, "for=198.51.100.1;by=\""), (F, "for=203.0.113.7")],
             &key,
         ),
-        // A proxy that writes one passes the other through as the client sent it: none of them may choose.
+        // A proxy that writes one passes the other through as the client sent it, so neither
+        // decides.
         (&[(F, "for=203.0.113.7"), (X, "198.51.100.1")], "nobody"),
         (&[(X, "203.0.113.7"), (F, "for=198.51.100.1")], "nobody"),
     ];
@@ -230,11 +232,11 @@ async fn failures_are_counted_for_the_address_behind_the_proxy(place: Place) {
         ("203.0.113.7", 429),
         ("::ffff:203.0.113.7", 429),
         ("203.0.113.8", 401),
-        // One client can draw addresses from a /64.
+        // One client can choose any address in a /64.
         ("2001:db8:1:1::1", 401),
         ("2001:db8:1:1:ffff::2", 429),
         ("2001:db8:1:2::1", 401),
-        // All that are unknown are one.
+        // All unknown addresses share one bucket.
         ("unknown", 401),
         ("nonsense", 429),
     ] {

@@ -1,4 +1,4 @@
-//! Who asks: 401 and its challenge, schemes, conflicting credentials, the form of a key, kinds.
+//! Credentials: 401 and its challenge, schemes, conflicting credentials, the form of a key, kinds.
 
 use serde_json::{Value, json};
 
@@ -26,7 +26,7 @@ on_both_databases!(
 const NO_ERROR: &str = r#"Bearer realm="keys""#;
 const INVALID_TOKEN: &str = r#"Bearer realm="keys", error="invalid_token""#;
 
-/// Every guarded route, with the body of its 401.
+/// Returns every guarded route, with the body of its 401.
 fn routes() -> Vec<(&'static str, String, Value)> {
     const ID: &str = "AAAAAAAAAAAAAAAAAAAAAA";
     let mut routes = Vec::new();
@@ -55,7 +55,7 @@ async fn nothing_presented_is_challenged_without_an_error(place: Place) {
     for (method, path, body) in routes() {
         let answer = world.request(method, &path).expect(401, &body).await;
         answer.has("www-authenticate", NO_ERROR);
-        // Cookies are nobody's business here.
+        // Cookies are not credentials here.
         let cookie = world.request(method, &path).header("Cookie", "session=x");
         let answer = cookie.expect(401, &body).await;
         answer.has("www-authenticate", NO_ERROR);

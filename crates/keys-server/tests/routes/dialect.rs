@@ -1,4 +1,4 @@
-//! The two contracts side by side, and how all surfaces write refusals.
+//! The two contracts side by side, and the form of refusals on all surfaces.
 
 use serde_json::{Value, json};
 
@@ -8,7 +8,7 @@ use crate::shape::{ID, NOW, shown_prefix, whole_key};
 pub(crate) const FLAT: &str = "/api/api-keys";
 pub(crate) const ACCOUNT: &str = "/api/account/api-keys";
 
-/// Well-formed, and nobody's.
+/// A well-formed key that does not exist.
 pub(crate) const NOBODYS_KEY: &str = "sk_live_000000000000000000000000003vSKjy";
 
 /// One of the two contracts.
@@ -21,7 +21,7 @@ pub(crate) enum Dialect {
 impl Dialect {
     pub(crate) const BOTH: [Self; 2] = [Self::Flat, Self::Account];
 
-    /// Where keys are created and listed.
+    /// Returns the path to create and list keys.
     pub(crate) fn path(self) -> &'static str {
         match self {
             Self::Flat => FLAT,
@@ -29,12 +29,12 @@ impl Dialect {
         }
     }
 
-    /// Where one key is deleted.
+    /// Returns the path to delete one key.
     pub(crate) fn path_of(self, id: &str) -> String {
         format!("{}/{id}", self.path())
     }
 
-    /// The body of a request for a key that is called `name`.
+    /// Returns the body of a request for a key with this name.
     pub(crate) fn draft(self, name: &str) -> Value {
         match self {
             Self::Flat => json!({ "name": name }),
@@ -42,7 +42,7 @@ impl Dialect {
         }
     }
 
-    /// The answer to it.
+    /// Returns the answer to it.
     pub(crate) fn created(self, name: &str) -> Value {
         match self {
             Self::Flat => json!({
@@ -56,7 +56,7 @@ impl Dialect {
         }
     }
 
-    /// The key in that answer.
+    /// Returns the key in that answer.
     pub(crate) fn key(self, created: &Answer) -> String {
         created.text(match self {
             Self::Flat => "/key",
@@ -64,7 +64,7 @@ impl Dialect {
         })
     }
 
-    /// Its id.
+    /// Returns the id in that answer.
     pub(crate) fn id(self, created: &Answer) -> String {
         created.text(match self {
             Self::Flat => "/id",
@@ -72,7 +72,7 @@ impl Dialect {
         })
     }
 
-    /// The keys in a list.
+    /// Returns the keys in a list.
     pub(crate) fn listed(self, list: &Answer) -> Vec<Value> {
         let json = list.json();
         let keys = match self {
@@ -82,7 +82,7 @@ impl Dialect {
         keys.as_array().unwrap().clone()
     }
 
-    /// What this dialect calls the id, the name and the last use of a listed key.
+    /// Returns the fields of the id, the name and the last use of a listed key.
     pub(crate) fn members(self) -> [&'static str; 3] {
         match self {
             Self::Flat => ["id", "name", "lastUsedAt"],
@@ -90,7 +90,7 @@ impl Dialect {
         }
     }
 
-    /// A refusal that is about no member of the request.
+    /// Returns a refusal that is not about a field of the request.
     pub(crate) fn error(self, status: u16, code: &str, message: &str) -> Value {
         match self {
             Self::Flat => json!({ "message": message, "code": code }),
@@ -136,7 +136,7 @@ impl Dialect {
     }
 }
 
-/// The answer to a create through the account contract.
+/// Returns the answer to a create through the account contract.
 pub(crate) fn account_created(description: &Value, allowed_ips: &Value) -> Value {
     json!({
         "data": {
@@ -150,17 +150,17 @@ pub(crate) fn account_created(description: &Value, allowed_ips: &Value) -> Value
     })
 }
 
-/// The answer to a delete through either contract.
+/// Returns the answer to a delete through either contract.
 pub(crate) fn success() -> Value {
     json!({ "success": true })
 }
 
-/// A refusal of the flat contract that names a member.
+/// Returns a refusal of the flat contract that names a field.
 pub(crate) fn flat_fault(field: &str, message: &str) -> Value {
     json!({ "message": format!("{field} {message}"), "code": "invalid_request" })
 }
 
-/// A refusal of the account contract that names a member.
+/// Returns a refusal of the account contract that names a field.
 pub(crate) fn account_fault(field: &str, message: &str) -> Value {
     json!({
         "statusCode": 400,
@@ -169,7 +169,7 @@ pub(crate) fn account_fault(field: &str, message: &str) -> Value {
     })
 }
 
-/// A refusal of everything else.
+/// Returns a refusal of all other surfaces.
 pub(crate) fn problem(status: u16, code: &str, detail: &str) -> Value {
     let title = match status {
         400 => "Bad Request",
@@ -188,7 +188,7 @@ pub(crate) fn problem(status: u16, code: &str, detail: &str) -> Value {
     json!({ "title": title, "status": status, "code": code, "detail": detail })
 }
 
-/// A refusal of the management surface that names a member.
+/// Returns a refusal of the management surface that names a field.
 pub(crate) fn problem_fault(field: &str, message: &str) -> Value {
     let mut problem = problem(400, "invalid_request", &format!("{field} {message}"));
     problem["errors"] = json!([{ "field": field, "message": message }]);

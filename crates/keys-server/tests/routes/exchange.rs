@@ -1,4 +1,4 @@
-//! Requests and answers, and what must hold for every answer whatever was asked.
+//! Requests and answers, and invariants of every answer.
 
 use std::fmt;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 
 use crate::shape;
 
-/// A request being put together.
+/// A request that is being built.
 #[must_use = "nothing happens before it is sent"]
 pub(crate) struct Request {
     builder: RequestBuilder,
@@ -28,12 +28,12 @@ impl Request {
         }
     }
 
-    /// With `Authorization: Bearer` and this credential.
+    /// Adds `Authorization: Bearer` with this credential.
     pub(crate) fn bearer(self, credential: &str) -> Self {
         self.header("Authorization", format!("Bearer {credential}"))
     }
 
-    /// With one more header, of any bytes that a header can have.
+    /// Adds a header, of any bytes that a header can have.
     pub(crate) fn header(mut self, name: &str, value: impl AsRef<[u8]>) -> Self {
         self.builder = self.builder.header(name, value.as_ref());
         self
@@ -43,22 +43,22 @@ impl Request {
         self.header("Idempotency-Key", key)
     }
 
-    /// With this body, as JSON.
+    /// Sets this body, as JSON.
     pub(crate) fn json(self, body: &Value) -> Self {
         self.text(body.to_string())
     }
 
-    /// With this body as it stands, announced as JSON.
+    /// Sets this body unchanged, as JSON.
     pub(crate) fn text(self, body: impl Into<Vec<u8>>) -> Self {
         self.body("application/json", body)
     }
 
-    /// With this body as it stands, of this content type.
+    /// Sets this body unchanged, with this content type.
     pub(crate) fn body(self, content_type: &str, body: impl Into<Vec<u8>>) -> Self {
         self.header("Content-Type", content_type).unannounced(body)
     }
 
-    /// With this body as it stands, announced by whatever header there is.
+    /// Sets this body unchanged, without a content type.
     pub(crate) fn unannounced(mut self, body: impl Into<Vec<u8>>) -> Self {
         self.builder = self.builder.body(body.into());
         self
@@ -83,13 +83,13 @@ impl Request {
         answer
     }
 
-    /// Sends it, and insists on status and body.
+    /// Sends it, and asserts status and body.
     pub(crate) async fn expect(self, status: u16, body: &Value) -> Answer {
         self.send().await.is(status, body)
     }
 }
 
-/// An answer, read to its end.
+/// A complete answer.
 #[derive(Clone)]
 pub(crate) struct Answer {
     shown: String,
@@ -99,7 +99,7 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    /// Insists on status and body.
+    /// Asserts status and body.
     pub(crate) fn is(self, status: u16, body: &Value) -> Self {
         assert_eq!(self.status, status, "{self:?}");
         if let Some(difference) = shape::difference(body, &self.json()) {
@@ -108,7 +108,7 @@ impl Answer {
         self
     }
 
-    /// The only header of that name, in lower case.
+    /// Returns the only header of that name, in lower case.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let mut values = self.headers.iter().filter(|(known, _)| known == name);
         let value = values.next().map(|(_, value)| value.as_str());
@@ -116,13 +116,13 @@ impl Answer {
         value
     }
 
-    /// Insists on a header, or on its absence.
+    /// Asserts a header, or its absence.
     pub(crate) fn has(self, name: &str, value: impl Into<Option<&'static str>>) -> Self {
         assert_eq!(self.header(name), value.into(), "{name}: {self:?}");
         self
     }
 
-    /// A header that holds a whole number.
+    /// Returns a header that holds a whole number.
     pub(crate) fn seconds(&self, name: &str) -> u64 {
         let value = self.header(name).unwrap_or_default();
         let seconds = value.parse();
@@ -133,7 +133,7 @@ impl Answer {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
-    /// The text at a JSON pointer, such as `/meta/secret_token`.
+    /// Returns the text at a JSON pointer, such as `/meta/secret_token`.
     pub(crate) fn text(&self, pointer: &str) -> String {
         let json = self.json();
         let text = json.pointer(pointer).and_then(Value::as_str);
@@ -141,9 +141,9 @@ impl Answer {
             .to_owned()
     }
 
-    /// What holds for every answer.
+    /// Asserts the invariants of every answer.
     fn insist(&self, path: &str) {
-        // Only one dialect has that member, and only in refusals.
+        // Only one contract has that field, and only in refusals.
         let problem = self.status >= 400 && self.body.contains(r#""title":"#);
         let content_type = if problem {
             "application/problem+json"
@@ -160,7 +160,7 @@ impl Answer {
         for (name, value) in &self.headers {
             assert!(!shape::has_whole_key(value), "{name}: {self:?}");
         }
-        // Not only what was created: whatever this says of keys is for nobody's cache.
+        // Every answer about keys must not be cached, not only those that create.
         if [
             "/api/api-keys",
             "/api/account/api-keys",
@@ -194,7 +194,8 @@ impl fmt::Debug for Answer {
     }
 }
 
-/// Sends these bytes as they stand over a connection of their own, and reads until the server closes it.
+/// Sends these bytes unchanged over a connection of their own, and reads until the server closes
+/// it.
 pub(crate) async fn raw(server: &str, request: &[u8]) -> Answer {
     const PATIENCE: Duration = Duration::from_secs(20);
     let exchange = async {

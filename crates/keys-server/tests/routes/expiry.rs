@@ -1,4 +1,4 @@
-//! Until when: expired means that the moment has come.
+//! Expiry: a key is expired from the exact time on.
 
 use serde_json::json;
 
@@ -35,7 +35,7 @@ async fn key_is_good_until_its_expiry_and_unknown_from_then_on(place: Place) {
             answer.has("www-authenticate", INVALID_TOKEN);
         }
     }
-    // It is still listed, and can be tidied away.
+    // It is still listed, and can be deleted.
     assert_eq!(world.names(&owner).await, ["child", "", ""]);
     let delete = world.delete(&Dialect::Account.path_of(&created.text("/data/identifier")));
     let deleted = delete.bearer(&owner).send().await;
@@ -51,7 +51,7 @@ async fn session_is_good_until_its_expiry_and_unknown_from_then_on(place: Place)
     let session = opened.text("/token");
     let expiry = keys_core::Timestamp::parse_rfc3339(&opened.text("/expires_at")).unwrap();
     assert_eq!(world.status(&session).await, 200);
-    // What is shown is cut to milliseconds.
+    // The shown time is cut to milliseconds.
     wait_until(expiry.saturating_add(std::time::Duration::from_millis(1))).await;
     for dialect in Dialect::BOTH {
         let list = world.get(dialect.path()).bearer(&session);

@@ -34,7 +34,7 @@ pub(crate) const MALFORMED_IDS: [&str; 12] = [
     "sk_live_000000000000000000000000003vSKjy",
 ];
 
-/// Insists that nobody can tell a key of someone else from one that is not there.
+/// Asserts that a key of another account and one that does not exist get the same answer.
 pub(crate) async fn cannot_be_told_apart(world: &World, dialect: Dialect) {
     let (mine, theirs) = (world.key_on("roomy").await, world.key_on("roomy").await);
     let target = world.create(dialect, &theirs, "target").await;
@@ -90,7 +90,7 @@ async fn session_cannot_be_deleted_by_its_id(place: Place) {
     let world = place.shared().await;
     let account = world.account("pro").await;
     let session = world.session(&account).await;
-    // What a session shows of itself: its token. It has no id that anybody is told.
+    // The public prefix of the session's token. No answer contains its id.
     let delete = world.delete(&Dialect::Flat.path_of(&session));
     let delete = delete.bearer(&session);
     delete.expect(404, &Dialect::Flat.key_not_found()).await;

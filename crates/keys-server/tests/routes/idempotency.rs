@@ -1,4 +1,4 @@
-//! Asking again: `Idempotency-Key` on everything that creates.
+//! Repeated requests: `Idempotency-Key` on every create.
 
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -71,7 +71,7 @@ async fn unusable_idempotency_key_is_refused(place: Place) {
             request.expect(400, &body).await;
         }
     }
-    // The same twice is one, and the longest is long enough.
+    // The same value twice counts as one, and the longest is accepted.
     for headers in [[b"a".as_slice(), b"a"].as_slice(), &[&long.as_bytes()[1..]]] {
         for (request, _) in requests(headers) {
             let answer = request.send().await;
@@ -112,7 +112,7 @@ async fn another_body_is_refused(place: Place) {
             json!({ "name": "second" }),
         ),
     ] {
-        // Operators share their keys' names for requests over all accounts.
+        // An operator key has one namespace for requests about all accounts.
         let create = |body| {
             let create = world.post(&path).bearer(world.operator());
             create.idempotency_key(&account).json(body)
@@ -140,7 +140,7 @@ async fn refusal_is_not_kept(place: Place) {
     }
     let delete = world.delete(&Dialect::Flat.path_of(&second)).bearer(&key);
     delete.expect(200, &success()).await;
-    // Another body than before, and no longer refused.
+    // Another body than before, which is no longer refused.
     let create = world.post(FLAT).bearer(&key).idempotency_key("once");
     let create = create.json(&json!({ "name": "other" }));
     create.expect(201, &Dialect::Flat.created("other")).await;
@@ -219,7 +219,7 @@ async fn replay_is_recognised_byte_for_byte(place: Place) {
 async fn idempotency_key_is_the_credentials_own(place: Place) {
     let world = place.shared().await;
     let account = world.account("roomy").await;
-    // What one of them is answered must not be had with a narrower one.
+    // The answer of a wide key must not be available to a narrower one.
     let narrow = json!({ "allowed_ips": ["127.0.0.1"] });
     let credentials = [
         world.key(&account).await,
@@ -250,7 +250,7 @@ async fn idempotency_key_is_for_one_route(place: Place) {
             .post(dialect.path())
             .bearer(&key)
             .idempotency_key("once");
-        // A body that is good for both.
+        // A body that is valid for both.
         let create = create.json(&json!({ "name": "key", "memo": "key" }));
         create.expect(201, &dialect.created("key")).await;
     }
@@ -289,7 +289,8 @@ async fn replay_at_the_maximum_is_answered(place: Place) {
     fourth.expect(403, &Dialect::Account.cap_reached(3)).await;
 }
 
-/// Sends the same request many times at once. Returns whether any was told that another was in flight.
+/// Sends the same request many times concurrently. Returns whether any got the answer that another
+/// was in flight.
 async fn together(world: &World, dialect: Dialect) -> bool {
     let session = world.session(&world.account("roomy").await).await;
     let mut creates = JoinSet::new();
@@ -304,7 +305,7 @@ async fn together(world: &World, dialect: Dialect) -> bool {
     for answer in creates.join_all().await {
         if answer.status == 409 {
             let answer = answer.is(409, &in_flight);
-            // What remains of the time after which an attempt counts as dead.
+            // The rest of the time after which an attempt counts as dead.
             assert!((1..=30).contains(&answer.seconds("retry-after")));
             seen = true;
         } else {
@@ -322,7 +323,7 @@ async fn requests_in_flight_together_make_one_key(place: Place) {
     let world = place.shared().await;
     for dialect in Dialect::BOTH {
         let mut rounds = 0;
-        // Which of them arrive while the first is in flight is for the scheduler to say.
+        // The scheduler decides which of them arrive while the first is in flight.
         while !together(&world, dialect).await {
             rounds += 1;
             assert!(

@@ -14,7 +14,7 @@ on_both_databases!(
     uses_are_written_when_the_server_stops_and_only_move_forward,
 );
 
-/// When the key of this name was last used, as either dialect says.
+/// Returns when the key of this name was last used, checked in both contracts.
 async fn last_used(world: &World, credential: &str, name: &str) -> Option<Timestamp> {
     let mut found = Vec::new();
     for dialect in Dialect::BOTH {
@@ -27,7 +27,7 @@ async fn last_used(world: &World, credential: &str, name: &str) -> Option<Timest
     match &found[0] {
         Value::Null => None,
         used => {
-            // The other dialect was asked later, and may know more.
+            // The other contract was asked later, and may have a later time.
             assert!(found[1].as_str().unwrap() >= used.as_str().unwrap());
             let text = used.as_str().unwrap();
             let used = Timestamp::parse_rfc3339(text).unwrap();
@@ -56,7 +56,7 @@ async fn refused_uses_are_none_and_successful_ones_are_shown_within_the_flush_in
     assert_eq!(world.status(&forbidden).await, 403);
     world.change_plan(&account, "roomy").await;
     let before = SystemClock.now();
-    // A management call is a use, also one that makes a mistake.
+    // A management call is a use, also one with an invalid request.
     let create = world.post(FLAT).bearer(&used).text("{");
     assert_eq!(create.send().await.status, 400);
     let after = SystemClock.now();
@@ -93,7 +93,7 @@ async fn uses_are_written_when_the_server_stops_and_only_move_forward(place: Pla
         assert!(earlier.is_none_or(|earlier| used > earlier));
         earlier = Some(used);
     }
-    // Nothing was used since: it stays.
+    // It was not used since, so the time stays.
     world.stop();
     world.start_again().await;
     assert_eq!(last_used(&world, &session, "key").await, earlier);

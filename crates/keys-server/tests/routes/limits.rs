@@ -1,4 +1,4 @@
-//! How often: quotas by plan and operation, who shares a bucket, the headers that tell.
+//! Rate limits: quotas by plan and operation, shared buckets, headers.
 
 use std::time::{Duration, Instant};
 
@@ -23,7 +23,7 @@ on_both_databases!(
 
 const OPERATIONS: [&str; 3] = ["create", "list", "delete"];
 
-/// A request that its limit lets through, and that makes nothing.
+/// Returns a request that passes its limit and creates nothing.
 fn attempt(
     world: &crate::world::World,
     dialect: Dialect,
@@ -36,7 +36,7 @@ fn attempt(
     }
 }
 
-/// What `attempt` is answered within the limit.
+/// Returns the status of `attempt` within the limit.
 fn within(operation: &str) -> u16 {
     match operation {
         "create" => 415,
@@ -45,13 +45,14 @@ fn within(operation: &str) -> u16 {
     }
 }
 
-/// Sends until the limit refuses, insists that it did so after `quota` requests, and returns the refusal.
+/// Sends until the limit refuses, asserts that it did so after `quota` requests, and returns the
+/// refusal.
 async fn exhaust(quota: u32, per_second: f64, mut send: impl AsyncFnMut() -> Answer) -> Answer {
     let start = Instant::now();
     let mut allowed = 0;
     loop {
         let answer = send().await;
-        // Meanwhile some arrive anew.
+        // Meanwhile some become available again.
         let arrived = start.elapsed().as_secs_f64() * per_second;
         if answer.status == 429 {
             assert!(allowed >= quota, "{allowed} of {quota}: {answer:?}");
@@ -70,7 +71,7 @@ fn limit_headers(answer: &Answer) -> (String, String) {
     (header("ratelimit-policy"), header("ratelimit"))
 }
 
-/// Insists on the headers of a refusal.
+/// Asserts the headers of a refusal.
 fn insist_on_wait(refused: &Answer, operation: &str, quota: u32) {
     let (policy, state) = limit_headers(refused);
     assert_eq!(policy, format!(r#""{operation}";q={quota};w=60"#));
@@ -91,7 +92,7 @@ async fn request_beyond_the_limit_is_refused_with_the_time_to_wait(place: Place)
         let refused = refused.is(429, &dialect.rate_limited());
         insist_on_wait(&refused, "create", 10);
         let refused = refused.has("www-authenticate", None);
-        // Waiting as long as was said is enough.
+        // Waiting for the announced time is enough.
         let wait = Duration::from_secs(refused.seconds("retry-after"));
         if wait <= Duration::from_secs(2) {
             tokio::time::sleep(wait).await;
@@ -167,7 +168,7 @@ async fn bucket_is_shared_by_all_credentials_of_an_account_and_both_dialects(pla
         for credential in &credentials {
             for dialect in Dialect::BOTH {
                 let request = attempt(&world, dialect, operation).bearer(credential);
-                // Only where that takes seconds is it certain that none arrived meanwhile.
+                // Only if that takes seconds is it certain that none became available meanwhile.
                 if quota == 10 {
                     request.expect(429, &dialect.rate_limited()).await;
                 }
@@ -264,7 +265,7 @@ async fn unauthenticated_failures_have_sixty_a_minute_from_an_address(place: Pla
     let state = r#""unauthenticated";r=59;t=1"#.to_owned();
     assert_eq!(limit_headers(&first), (policy, state));
     let mut turn = 0;
-    // Whatever fails, and whatever address is claimed: nobody is trusted here.
+    // For every failure and every claimed address, because no proxy is trusted here.
     let send = async || {
         turn += 1;
         let request = match turn % 4 {
@@ -285,7 +286,7 @@ async fn unauthenticated_failures_have_sixty_a_minute_from_an_address(place: Pla
     let refused = exhaust(59, 1.0, send).await;
     assert_eq!(refused.seconds("retry-after"), 1);
     assert_eq!(limit_headers(&refused).1, r#""unauthenticated";r=0;t=60"#);
-    // One arrives each second: the next refusal is found by asking twice.
+    // One becomes available each second, so two requests find the next refusal.
     for (path, body) in [
         (FLAT, Dialect::Flat.rate_limited()),
         (ACCOUNT, Dialect::Account.rate_limited()),
@@ -301,7 +302,7 @@ async fn unauthenticated_failures_have_sixty_a_minute_from_an_address(place: Pla
         let refused = answer.is(429, &body).has("www-authenticate", None);
         assert_eq!(refused.seconds("retry-after"), 1);
     }
-    // Whoever is known is not held up by that.
+    // A valid credential is not affected.
     assert_eq!(world.status(&key).await, 200);
 }
 

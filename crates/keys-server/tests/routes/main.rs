@@ -1,12 +1,13 @@
-//! Every row of both contracts and of the management surface, asked of the real server over sockets, on SQLite and on
-//! PostgreSQL. One file per route and surface, then one per rule that holds across routes; refusals first.
+//! Every row of both contracts and of the management surface, on the real server over sockets, on
+//! SQLite and on PostgreSQL. One file per route and surface, then one per rule that applies across
+//! routes; refusals first.
 
 #![expect(
     clippy::unwrap_used,
     reason = "a test that cannot go on says so by panicking"
 )]
 
-/// Makes of each function two tests of its name, one for each database.
+/// Turns each function into two tests of its name, one for each database.
 macro_rules! on_both_databases {
     ($($name:ident),+ $(,)?) => {
         mod on_sqlite {

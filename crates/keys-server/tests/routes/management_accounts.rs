@@ -43,7 +43,7 @@ fn view(external_id: &Value, plan: &str, disabled: bool) -> Value {
     })
 }
 
-/// What an answer to a change shows of the account itself.
+/// Returns the account in the answer to a change.
 fn account_in(changed: &Answer) -> Value {
     let mut account = changed.json();
     let members = account.as_object_mut().unwrap();
@@ -137,7 +137,7 @@ fn taken() -> Value {
 async fn taken_external_id_is_a_conflict(place: Place) {
     let world = place.shared().await;
     let (account, other) = (world.account("pro").await, world.account("pro").await);
-    // Somebody's own id is one that nobody else has.
+    // An external id that no other account has.
     let external_id = format!("user of {account}");
     let draft = json!({ "external_id": external_id, "plan": "pro" });
     create(&world, &draft)
@@ -150,7 +150,7 @@ async fn taken_external_id_is_a_conflict(place: Place) {
     let change = world.patch(&format!("/v1/accounts/{other}"));
     let change = operate(&world, change).json(&json!({ "external_id": external_id }));
     change.expect(409, &taken()).await;
-    // Case counts.
+    // Case is significant.
     let upper = json!({ "external_id": external_id.to_uppercase(), "plan": "pro" });
     assert_eq!(create(&world, &upper).send().await.status, 201);
 }
@@ -339,7 +339,7 @@ async fn account_is_changed_member_by_member(place: Place) {
             "business",
             false,
         ),
-        // It is its own already.
+        // It is the account's own already.
         (
             json!({ "external_id": external_id }),
             &external_id,

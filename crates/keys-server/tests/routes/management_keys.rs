@@ -238,7 +238,7 @@ async fn operators_have_no_limit_of_requests(place: Place) {
             .expect(403, &problem(403, "key_limit_reached", message))
             .await;
     }
-    // Nor do they use up what the account has.
+    // They do not use up the account's quota either.
     let session = world.session(&account).await;
     let create = world.post(Dialect::Flat.path()).bearer(&session).text("{}");
     let answer = create.send().await;

@@ -1,4 +1,4 @@
-//! What each scope of an operator's key opens.
+//! Scopes of an operator key, and the routes they open.
 
 use serde_json::json;
 

@@ -1,4 +1,4 @@
-//! Keys that create keys: never wider than themselves, and only where that is not for sessions alone.
+//! Keys that create keys: never beyond their own limits, and only if sessions are not required.
 
 use serde_json::{Value, json};
 
@@ -78,7 +78,7 @@ async fn what_is_left_open_becomes_its_own_list(place: Place) {
             .expect(201, &account_created(&json!(null), &own))
             .await;
     }
-    // The flat dialect has no word for it, and cannot be used to get around it.
+    // The flat contract cannot express it, and cannot be used to circumvent it.
     world.create(Dialect::Flat, &key, "flat").await;
     let listed = world.get(ACCOUNT).bearer(&key).send().await;
     assert_eq!(listed.json()["data"][0]["description"], "flat");
@@ -195,7 +195,7 @@ async fn keys_manage_nothing_where_that_is_for_sessions(place: Place) {
         world.create(dialect, &session, "key").await;
     }
     assert_eq!(world.names(&session).await, ["key", "key", ""]);
-    // It is known all the same: who is unknown is told something else.
+    // It is still a known key: an unknown one gets another answer.
     let unknown = world.get(FLAT).bearer(crate::dialect::NOBODYS_KEY);
     unknown.expect(401, &Dialect::Flat.unauthorized()).await;
     let delete = world.delete(&Dialect::Flat.path_of(&id)).bearer(&session);

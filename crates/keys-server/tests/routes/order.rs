@@ -1,4 +1,4 @@
-//! Which of several faults is named: 401, then 429, then 403 for the plan, then 400, then 403 for the cap.
+//! The order of errors: 401, then 429, then 403 for the plan, then 400, then 403 for the cap.
 
 use serde_json::json;
 
@@ -15,7 +15,8 @@ on_both_databases!(
     cap_comes_last,
 );
 
-/// Uses up what an account on `pro` or `free` has of creates and deletes, and `free` of lists.
+/// Uses up the limits of an account on `pro` or `free` for creates and deletes, and of `free` for
+/// lists.
 async fn exhaust(world: &World, key: &str) {
     for _ in 0..10 {
         world.post(ACCOUNT).bearer(key).send().await;
@@ -51,7 +52,7 @@ async fn wrong_address_comes_before_the_limit(place: Place) {
     let key = world.key(&account).await;
     let elsewhere = json!({ "allowed_ips": ["192.0.2.1"] });
     let elsewhere = world.issue(&account, &elsewhere).await.text("/key");
-    // Whoever found it cannot use up its owner's requests either.
+    // A person who found the key cannot use up its owner's requests either.
     exhaust(&world, &elsewhere).await;
     let create = world.post(ACCOUNT).bearer(&key).json(&json!({}));
     let created = create.send().await;

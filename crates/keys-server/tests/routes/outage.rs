@@ -1,4 +1,4 @@
-//! The database is away: 503, never 401, and all is well again by itself.
+//! The database is unavailable: 503, never 401, and everything works again without help.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ fn unavailable(dialect: Dialect) -> Value {
     dialect.error(503, "unavailable", MESSAGE)
 }
 
-/// Every guarded route with a good credential, and what it answers without its database.
+/// Returns every guarded route with a valid credential, and its answer without the database.
 fn requests(world: &World, account: &str, key: &str) -> Vec<(Request, Value)> {
     let mut requests = Vec::new();
     for dialect in Dialect::BOTH {
@@ -49,10 +49,10 @@ fn requests(world: &World, account: &str, key: &str) -> Vec<(Request, Value)> {
     requests
 }
 
-/// Turns connections to a database away, those that are open and new ones, until dropped.
+/// Refuses connections to a database, open and new ones, until dropped.
 struct Away<'a> {
     database: &'a Database,
-    // Nobody can be connected to the one that is away, not even to bring it back.
+    // A database without connections cannot be reached, not even to restore it.
     elsewhere: Database,
 }
 
@@ -105,11 +105,11 @@ async fn postgres_away_is_unavailable_on_every_route_and_never_unauthorized() {
             .has("www-authenticate", None);
     }
     for dialect in Dialect::BOTH {
-        // Whether anybody has that key is not known.
+        // Whether that key exists is not known.
         let unknown = world.get(dialect.path()).bearer(NOBODYS_KEY);
         let answer = unknown.expect(503, &unavailable(dialect)).await;
         answer.has("retry-after", "1").has("ratelimit", None);
-        // Nobody needs the database to see that this is no key.
+        // Refusing a malformed key needs no database.
         for presented in ["nonsense", &NOBODYS_KEY.replace('v', "w")] {
             let malformed = world.get(dialect.path()).bearer(presented);
             malformed.expect(401, &dialect.unauthorized()).await;
@@ -134,18 +134,18 @@ async fn postgres_away_is_unavailable_on_every_route_and_never_unauthorized() {
         answer = world.get(FLAT).bearer(&key).send().await;
     }
     assert_eq!(answer.status, 200, "{answer:?}");
-    // What the database said is repeated for a moment.
+    // The answer of the database is cached for a moment.
     tokio::time::sleep(Duration::from_millis(300)).await;
     let ready = world.get("/readyz").send().await;
     assert_eq!((ready.status, &*ready.text("/status")), (200, "ok"));
-    // What was refused made nothing, and may be asked for again under the same name.
+    // A refused request created nothing, and may be sent again under the same name.
     assert_eq!(world.names(&key).await, [""]);
     let create = world.post(FLAT).bearer(&key).idempotency_key("a");
     let create = create.json(&Dialect::Flat.draft("key"));
     create.expect(201, &Dialect::Flat.created("key")).await;
 }
 
-/// Connections that were lost while nobody used them are no outage.
+/// Connections that were lost while idle do not cause errors.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn lost_connections_to_postgres_are_replaced() {
     let world = Place::Postgres.roomy().await;

@@ -1,4 +1,4 @@
-//! What is not there: unknown paths, wrong methods, requests that are no HTTP.
+//! Unknown paths, wrong methods, requests that are not HTTP.
 
 use serde_json::Value;
 
@@ -127,7 +127,7 @@ async fn head_is_get_without_a_body(place: Place) {
     ] {
         let asked = async |method| {
             let answer = world.request(method, path).bearer(credential).send().await;
-            // The date moves on, and so do buckets and the age of the last change.
+            // Dates, buckets and the age of the last change differ.
             let moves = |name: &str| {
                 let of_buckets = name.starts_with("ratelimit") || name == "retry-after";
                 let is_length = name == "content-length" && path == "/readyz";

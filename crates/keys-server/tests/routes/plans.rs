@@ -1,4 +1,4 @@
-//! Whether at all: plans without keys, downgrades and upgrades.
+//! Plans without keys, downgrades and upgrades.
 
 use serde_json::json;
 
@@ -136,7 +136,7 @@ async fn plan_that_left_the_configuration_is_one_without_keys(place: Place) {
         line.contains("WARN") && line.contains("plan gold, which is not configured")
     });
     assert_eq!(warnings.count(), 1, "{said}");
-    // Nobody is put on it any more, and whoever is on it gets off.
+    // No account can be moved to it any more, and accounts on it can leave it.
     let create = world.post("/v1/accounts").bearer(world.operator());
     let create = create.json(&json!({ "plan": "gold" })).send().await;
     assert_eq!(

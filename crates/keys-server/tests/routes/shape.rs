@@ -1,5 +1,5 @@
-//! What a body must be: JSON, where a string in angle brackets stands for something that differs from run to run, and
-//! says what is checked of it.
+//! Expected bodies in JSON. A string in angle brackets stands for a value that differs from run to
+//! run, and describes its check.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -11,20 +11,20 @@ use serde_json::Value;
 /// Any identifier: 22 characters, a UUID of version 7.
 pub(crate) const ID: &str = "<id>";
 
-/// Any recent moment, as both documents write it.
+/// Any recent time, in the format of both documents.
 pub(crate) const NOW: &str = "<now>";
 
-/// A whole key with a right checksum that starts with `prefix`.
+/// A whole key with a valid checksum that starts with `prefix`.
 pub(crate) fn whole_key(prefix: &str) -> String {
     format!("<whole key {prefix}>")
 }
 
-/// What is shown of a key that starts with `prefix`.
+/// The public part of a key that starts with `prefix`.
 pub(crate) fn shown_prefix(prefix: &str) -> String {
     format!("<shown prefix {prefix}>")
 }
 
-/// Insists that `actual` is `expected`, members, order of lists and all.
+/// Returns the difference between `actual` and `expected` in fields, order of lists or values.
 pub(crate) fn difference(expected: &Value, actual: &Value) -> Option<String> {
     match (expected, actual) {
         (Value::Object(wanted), Value::Object(found)) => {
@@ -57,7 +57,7 @@ pub(crate) fn difference(expected: &Value, actual: &Value) -> Option<String> {
     }
 }
 
-/// `None` where the pattern stands for nothing but itself.
+/// `None` if the pattern is a literal.
 fn is(pattern: &str, text: &str) -> Option<bool> {
     let pattern = pattern.strip_prefix('<')?.strip_suffix('>')?;
     match pattern.rsplit_once(' ') {
@@ -75,7 +75,7 @@ fn is_id(text: &str) -> bool {
     text.len() == 22 && bytes.len() == 16 && bytes[VERSION_AT] >> 4 == 7
 }
 
-/// When the identifier was made, in milliseconds since 1970.
+/// Returns when the identifier was created, in milliseconds since 1970.
 pub(crate) fn millis_of_id(id: &str) -> i64 {
     let bytes = URL_SAFE_NO_PAD.decode(id).unwrap();
     bytes[..6]
@@ -111,7 +111,7 @@ fn is_shown_prefix(prefix: &str, text: &str) -> bool {
         && body.is_some_and(|body| body.bytes().all(|byte| byte.is_ascii_alphanumeric()))
 }
 
-/// Whether a whole key stands anywhere in `text`.
+/// Returns whether `text` contains a whole key.
 pub(crate) fn has_whole_key(text: &str) -> bool {
     let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
     text.split(|c| !word(c))

@@ -1,5 +1,5 @@
-//! A stored row that cannot be read: it refuses its own key, is marked on lists and by `migrate --check`, and can be
-//! mended.
+//! A stored row that cannot be read: it refuses its own key, is marked on lists and by
+//! `migrate --check`, and can be repaired.
 
 use diesel::connection::SimpleConnection as _;
 use diesel::{Connection as _, SqliteConnection};
@@ -38,7 +38,7 @@ async fn verify(world: &World, key: &str) -> Value {
     answer.json()
 }
 
-/// What `migrate --check` prints, and whether it found anything.
+/// Returns the output of `migrate --check`, and whether it found anything.
 fn check(world: &World) -> (String, bool) {
     let output = world.server().command(["migrate", "--check"]);
     let found = match output.status.code() {
@@ -63,7 +63,7 @@ async fn account_that_cannot_be_read_refuses_its_own_keys_and_is_mended(place: P
         (&refused["valid"], &refused["code"]),
         (&json!(false), &json!("unreadable"))
     );
-    // One of many does not disturb the others.
+    // One among many does not affect the others.
     let many = [&good_key, &bad_key, &good_key].map(|key| json!({ "key": key }));
     let asked = world.post("/v1/keys/verify-batch").bearer(world.operator());
     let asked = asked.header("cache-control", "no-cache");
@@ -80,7 +80,7 @@ async fn account_that_cannot_be_read_refuses_its_own_keys_and_is_mended(place: P
         assert_eq!(list.bearer(&good_key).send().await.status, 200);
     }
 
-    // Management goes on, and sees what is stored.
+    // Management still works, and shows the stored values.
     let get = world.get(&format!("/v1/accounts/{bad}"));
     let found = get.bearer(world.operator()).send().await;
     assert_eq!(found.status, 200, "{found:?}");
@@ -109,7 +109,7 @@ async fn account_that_cannot_be_read_refuses_its_own_keys_and_is_mended(place: P
     let log = world.server().stderr();
     assert!(log.contains(&bad), "{log}");
 
-    // What does not mend it is refused by name; what does is effective at once.
+    // A change that does not repair it is refused by name. One that does applies at once.
     let patch = world.patch(&format!("/v1/accounts/{bad}"));
     let patch = patch.bearer(world.operator());
     let refused = patch.json(&json!({ "disabled": false })).send().await;
@@ -133,7 +133,7 @@ async fn key_that_cannot_be_read_is_marked_and_can_be_deleted(place: Place) {
         Place::Postgres => "array['orders', null]",
     };
     offend(&world, "api_key", "scopes", scopes, "name = 'broken'");
-    // It does not stop a start.
+    // It does not prevent a start.
     world.stop();
     world.start_again().await;
 

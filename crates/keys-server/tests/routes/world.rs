@@ -1,4 +1,4 @@
-//! A running server on either database, and what tests need in it.
+//! A running server on either database, and helpers for tests.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -13,8 +13,8 @@ use tokio::sync::Mutex;
 use crate::dialect::{Dialect, FLAT};
 use crate::exchange::{self, Answer, Request};
 
-/// Plans that let tests ask often, beside the documented ones; and failures are free, since all tests come from the
-/// same address.
+/// Plans with large quotas, beside the documented ones, and unlimited failures, because all tests
+/// use the same address.
 const ROOMY: &str = r"
 [http]
 unauthenticated = { requests = 1000000, period_seconds = 60 }
@@ -47,7 +47,7 @@ list = { requests = 1000, period_seconds = 60 }
 delete = { requests = 1000, period_seconds = 60 }
 ";
 
-/// Which database a test is about.
+/// The database of a test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Place {
     Sqlite,
@@ -55,7 +55,7 @@ pub(crate) enum Place {
 }
 
 impl Place {
-    /// A server that other tests use as well. Accounts are a test's own, nothing else is.
+    /// Returns a server that other tests use as well. Only accounts belong to a single test.
     pub(crate) async fn shared(self) -> World {
         static SHARED: [Mutex<Weak<Home>>; 2] =
             [Mutex::const_new(Weak::new()), Mutex::const_new(Weak::new())];
@@ -74,17 +74,17 @@ impl Place {
         World::new(home)
     }
 
-    /// A server of the test's own, with the settings that a fresh one has.
+    /// Returns a server for this test alone, with default settings.
     pub(crate) async fn alone(self) -> World {
         self.with(|server| server).await
     }
 
-    /// A server of the test's own with the plans and limits of the shared one.
+    /// Returns a server for this test alone with the plans and limits of the shared one.
     pub(crate) async fn roomy(self) -> World {
         self.with(|server| server.config(ROOMY)).await
     }
 
-    /// A server of the test's own.
+    /// Returns a server for this test alone.
     pub(crate) async fn with(
         self,
         configure: impl FnOnce(ServerBuilder) -> ServerBuilder,
@@ -95,7 +95,7 @@ impl Place {
 
 /// A server with its database.
 struct Home {
-    // Stopped before its database goes.
+    // Stopped before its database.
     server: Server,
     stopped: bool,
     operator: String,
@@ -136,9 +136,9 @@ impl Drop for Home {
     }
 }
 
-/// What a test sees of a server.
+/// A test's view of a server.
 pub(crate) struct World {
-    // Dropped first: open connections would have to be waited for.
+    // Dropped first, because the stop would wait for open connections.
     client: reqwest::Client,
     home: Arc<Home>,
 }
@@ -177,17 +177,17 @@ impl World {
         self.request("DELETE", path)
     }
 
-    /// Sends these bytes as they stand.
+    /// Sends these bytes unchanged.
     pub(crate) async fn raw(&self, request: impl AsRef<[u8]>) -> Answer {
         exchange::raw(&self.home.server.url(""), request.as_ref()).await
     }
 
-    /// An operator's key with every scope.
+    /// Returns an operator key with every scope.
     pub(crate) fn operator(&self) -> &str {
         &self.home.operator
     }
 
-    /// What a command of the program prints.
+    /// Returns the output of a command of the program.
     pub(crate) fn command(&self, arguments: &[&str]) -> String {
         let output = self.home.server.command(arguments);
         let said = String::from_utf8(output.stderr).unwrap();
@@ -200,7 +200,7 @@ impl World {
         &self.home.server
     }
 
-    /// The database, where it is PostgreSQL.
+    /// Returns the database, if it is PostgreSQL.
     pub(crate) fn database(&self) -> Option<&Database> {
         self.home.database.as_ref()
     }
@@ -236,7 +236,7 @@ impl World {
         std::fs::write(file, toml).unwrap();
     }
 
-    /// A new account; its id.
+    /// Creates an account. Returns its id.
     pub(crate) async fn account(&self, plan: &str) -> String {
         let created = self
             .post("/v1/accounts")
@@ -258,7 +258,7 @@ impl World {
         self.change(account, &json!({ "plan": plan })).await;
     }
 
-    /// A new key, made by an operator.
+    /// Creates a key as an operator.
     pub(crate) async fn issue(&self, account: &str, draft: &Value) -> Answer {
         let issued = self.post(&format!("/v1/accounts/{account}/keys"));
         let issued = issued.bearer(self.operator()).json(draft).send().await;
@@ -266,17 +266,17 @@ impl World {
         issued
     }
 
-    /// A key of this account.
+    /// Creates a key of this account.
     pub(crate) async fn key(&self, account: &str) -> String {
         self.issue(account, &json!({})).await.text("/key")
     }
 
-    /// A key of a new account on this plan.
+    /// Creates a key of a new account on this plan.
     pub(crate) async fn key_on(&self, plan: &str) -> String {
         self.key(&self.account(plan).await).await
     }
 
-    /// A session of this account.
+    /// Opens a session of this account.
     pub(crate) async fn session(&self, account: &str) -> String {
         let opened = self
             .post(&format!("/v1/accounts/{account}/sessions"))
@@ -294,7 +294,7 @@ impl World {
         request.expect(201, &dialect.created(name)).await
     }
 
-    /// The names of the keys that the flat contract lists.
+    /// Returns the names of the keys that the flat contract lists.
     pub(crate) async fn names(&self, key: &str) -> Vec<String> {
         let listed = self.get(FLAT).bearer(key).send().await;
         assert_eq!(listed.status, 200, "{listed:?}");
@@ -305,20 +305,20 @@ impl World {
         names.collect()
     }
 
-    /// The status of a list with this credential: 200 if it is good for anything.
+    /// Returns the status of a list with this credential: 200 if it is valid.
     pub(crate) async fn status(&self, key: &str) -> u16 {
         self.get(FLAT).bearer(key).send().await.status
     }
 }
 
-/// A moment from now on.
+/// Returns a future time.
 pub(crate) fn in_millis(millis: u64) -> Timestamp {
     SystemClock
         .now()
         .saturating_add(Duration::from_millis(millis))
 }
 
-/// Waits until a moment has come.
+/// Waits until this time.
 pub(crate) async fn wait_until(moment: Timestamp) {
     tokio::time::sleep(moment.saturating_since(SystemClock.now())).await;
     while SystemClock.now() < moment {
@@ -326,7 +326,7 @@ pub(crate) async fn wait_until(moment: Timestamp) {
     }
 }
 
-/// A moment as text, with all its digits.
+/// Formats a time with all its digits.
 pub(crate) fn exactly(moment: Timestamp) -> String {
     format!("{moment:?}")
 }

@@ -1,4 +1,4 @@
-//! Every route, asked with a key; and every place that somebody may put a key by mistake.
+//! Every route, with a key; and every wrong place for a key.
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
@@ -7,16 +7,16 @@ use base64::engine::general_purpose::STANDARD;
 use keys_testkit::server::{Call, Server};
 use serde_json::{Value, json};
 
-/// The networks that the server takes for its own proxies: everything that the tests send comes from there.
+/// Networks that the server trusts as proxies. All requests of the tests come from there.
 pub(crate) const PROXIES: &str = "127.0.0.1/32";
 
-/// An id that nothing has.
+/// An id that does not exist.
 const UNKNOWN: &str = "AAAAAAAAAAAAAAAAAAAAAA";
 
-/// What a request is called, and the request.
+/// A request and its name.
 pub(crate) type Named = (String, Call);
 
-/// An address that nothing was sent from before, so that no failure uses up the limit of another.
+/// Returns an address that was not used before, so that no failure uses up the limit of another.
 pub(crate) fn new_address() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let [_, b, c, d] = NEXT.fetch_add(1, Relaxed).to_be_bytes();
@@ -29,7 +29,7 @@ pub(crate) fn call(server: &Server, method: &str, path: &str) -> Call {
         .header("X-Forwarded-For", &new_address())
 }
 
-/// One request to every route, none of which changes anything, whoever sends it.
+/// Returns one request to every route. None of them changes anything, with any credential.
 pub(crate) fn every_route(server: &Server) -> Vec<Named> {
     let with_body = |body: &'static str| {
         move |call: Call| {
@@ -92,7 +92,7 @@ pub(crate) fn every_route(server: &Server) -> Vec<Named> {
     .collect()
 }
 
-/// One request to each surface.
+/// Returns one request to each surface.
 pub(crate) fn every_surface(server: &Server) -> Vec<Named> {
     [
         "/api/api-keys",
@@ -104,10 +104,10 @@ pub(crate) fn every_surface(server: &Server) -> Vec<Named> {
     .into()
 }
 
-/// How many of the questions about a key are answered; the others are refused.
+/// Number of verifications of a key that are answered. The others are refused.
 pub(crate) const ANSWERED: usize = 4;
 
-/// Questions about the key, from memory and from the database, none of which is answered with it.
+/// Returns verifications of the key, from memory and from the database. No answer contains the key.
 pub(crate) fn asked_about(server: &Server, key: &str, operator: &str) -> Vec<Named> {
     let ask = |path: &str, body: Value| {
         let request = call(server, "POST", path).bearer(operator).json(&body);
@@ -132,7 +132,7 @@ pub(crate) fn asked_about(server: &Server, key: &str, operator: &str) -> Vec<Nam
     ]
 }
 
-/// A key as if a character had been mistyped: all but one of it is right.
+/// Returns a key with one mistyped character.
 pub(crate) fn mistyped(key: &str, position: usize) -> String {
     let position = key.len() - 32 + position % 32;
     let other = if key.as_bytes()[position] == b'x' {
@@ -143,7 +143,7 @@ pub(crate) fn mistyped(key: &str, position: usize) -> String {
     format!("{}{other}{}", &key[..position], &key[position + 1..])
 }
 
-/// The key in headers that it does not belong in, or not like that.
+/// Returns requests with the key in wrong headers, or in a wrong form.
 pub(crate) fn in_headers(server: &Server, key: &str, holder: &str) -> Vec<Named> {
     let get = || call(server, "GET", "/api/account/api-keys?limit=1");
     let with = |name: &str, value: &str| {
@@ -180,7 +180,7 @@ pub(crate) fn in_headers(server: &Server, key: &str, holder: &str) -> Vec<Named>
     ]
 }
 
-/// The key in the path or in the query.
+/// Returns requests with the key in the path or in the query.
 pub(crate) fn in_addresses(server: &Server, key: &str, operator: &str, holder: &str) -> Vec<Named> {
     let mut requests = Vec::new();
     let mut add = |method: &str, path: String, credential: Option<&str>| {
@@ -208,7 +208,7 @@ pub(crate) fn in_addresses(server: &Server, key: &str, operator: &str, holder: &
         let twice = format!("/v1/accounts?{query}={key}&{query}={key}");
         add("GET", twice, Some(operator));
     }
-    // Any text may be the id of another system; this one may not.
+    // Any text may be an external id, but not one with a line break.
     let line_break = format!("/v1/accounts?external_id={key}%0A");
     add("GET", line_break, Some(operator));
     for method in ["GET", "DELETE"] {
@@ -232,7 +232,8 @@ pub(crate) fn in_addresses(server: &Server, key: &str, operator: &str, holder: &
     requests
 }
 
-/// The key in bodies that are refused. In names and memos any text is legal, so they are left out.
+/// Returns requests with the key in bodies that are refused. Names and memos are left out, because
+/// any text is legal there.
 pub(crate) fn in_bodies(server: &Server, key: &str, operator: &str, holder: &str) -> Vec<Named> {
     const JSON: &str = "application/json";
     let id = UNKNOWN;
@@ -312,7 +313,7 @@ pub(crate) fn in_bodies(server: &Server, key: &str, operator: &str, holder: &str
     requests
 }
 
-/// The key where no client library puts it, some of it no HTTP at all.
+/// Returns requests with the key in places where no client library puts it. Some are not HTTP.
 pub(crate) fn on_the_wire(key: &str, holder: &str) -> Vec<Vec<u8>> {
     let address = new_address();
     let rest = format!(

@@ -1,4 +1,4 @@
-//! A PostgreSQL of its own that writes down every statement and every parameter.
+//! A PostgreSQL of its own that logs every statement and every parameter.
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -25,7 +25,7 @@ impl Talkative {
         postgres
     }
 
-    /// Where the database is, with this password, which it does not ask for.
+    /// Returns the URL of the database with this password, which it does not check.
     pub(crate) fn url(&self, password: &str) -> String {
         let url = self.0.url().replace('@', &format!(":{password}@"));
         format!("{url}/keys")
@@ -39,7 +39,7 @@ impl Talkative {
         run(command.arg(format!("{}/postgres", self.0.url())));
     }
 
-    /// Takes the database away, or gives it back.
+    /// Takes the database away, or restores it.
     pub(crate) fn reachable(&self, reachable: bool) {
         self.sql(&format!(
             "alter database keys allow_connections {reachable}"
@@ -47,7 +47,7 @@ impl Talkative {
         self.sql("select pg_terminate_backend(pid) from pg_stat_activity where datname = 'keys'");
     }
 
-    /// Everything in the database as text, schema and data.
+    /// Returns the whole database as text, schema and data.
     pub(crate) fn dump(&self) -> String {
         let mut command = program("pg_dump");
         run(command
@@ -55,13 +55,13 @@ impl Talkative {
             .arg(format!("{}/keys", self.0.url())))
     }
 
-    /// Everything the server wrote down.
+    /// Returns the log of the server.
     pub(crate) fn log(&self) -> Vec<u8> {
         std::fs::read(self.0.folder().join("server.log")).unwrap()
     }
 }
 
-/// A client program: the one that belongs to the server, or whatever `PATH` has.
+/// Returns a client program: the one of the server's installation, or else the one in `PATH`.
 fn program(name: &str) -> Command {
     let beside = find_binaries().map(|binaries| binaries.folder.join(name));
     let path = beside.filter(|path| path.exists());

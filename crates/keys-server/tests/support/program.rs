@@ -14,17 +14,17 @@ use serde_json::Value;
 /// The program under test.
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_keys-server");
 
-/// How long a command may take: one that goes on for ever must be a failure with a name.
+/// Time limit of a command, so that an endless one fails with its name.
 const ENDS_WITHIN: Duration = Duration::from_secs(30);
 
-/// Where the program keeps its keys.
+/// The database of the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Place {
     Sqlite,
     Postgres,
 }
 
-/// An empty folder to run the program in, and settings to run it with.
+/// An empty folder to run the program in, and its settings.
 pub(crate) struct Program {
     folder: tempfile::TempDir,
     environment: BTreeMap<String, String>,
@@ -47,13 +47,13 @@ impl Program {
             .with("KEYS_PEPPERS__KEYS__P1", PEPPER)
     }
 
-    /// With this setting.
+    /// Adds a setting.
     pub(crate) fn with(mut self, name: &str, value: &str) -> Self {
         self.environment.insert(name.to_owned(), value.to_owned());
         self
     }
 
-    /// Without this setting.
+    /// Removes a setting.
     pub(crate) fn without(mut self, name: &str) -> Self {
         self.environment.remove(name);
         self
@@ -64,7 +64,7 @@ impl Program {
         self.database.as_ref().unwrap()
     }
 
-    /// The folder it is run in.
+    /// Returns the folder it runs in.
     pub(crate) fn folder(&self) -> PathBuf {
         self.folder.path().join("work")
     }
@@ -74,7 +74,7 @@ impl Program {
         let arguments: Vec<&str> = arguments.iter().map(AsRef::as_ref).collect();
         let (stdout, stderr) = (self.output("stdout"), self.output("stderr"));
         let mut command = Command::new(BINARY);
-        // Settings of whoever runs the tests do not concern this program.
+        // Settings in the environment of the tests must not affect this program.
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("KEYS_") {
                 command.env_remove(name);
@@ -113,7 +113,7 @@ impl Program {
         }
     }
 
-    /// Runs a command that succeeds, and returns its one line of output.
+    /// Runs a command that succeeds, and returns its only line of output.
     pub(crate) fn line<A: AsRef<str>>(&self, arguments: &[A]) -> String {
         let ran = self.run(arguments).succeeded();
         let line = ran.stdout.strip_suffix('\n').unwrap_or_default();
@@ -130,10 +130,10 @@ fn read(path: &Path) -> String {
     String::from_utf8(std::fs::read(path).unwrap()).unwrap()
 }
 
-/// What a command did.
+/// Result of a command.
 #[derive(Debug)]
 pub(crate) struct Ran {
-    /// Shown where an assertion about it fails.
+    /// The command line, for messages of assertions.
     command: String,
     pub(crate) code: Option<i32>,
     pub(crate) stdout: String,
@@ -142,7 +142,7 @@ pub(crate) struct Ran {
 }
 
 impl Ran {
-    /// It succeeded, and said nothing beside its result.
+    /// Asserts that it succeeded, and printed nothing beside its result.
     pub(crate) fn succeeded(self) -> Self {
         assert_eq!(
             (self.code, self.stderr.as_str()),
@@ -152,7 +152,8 @@ impl Ran {
         self
     }
 
-    /// It ended with this code, has no result, and says all of this on standard error.
+    /// Asserts that it ended with this code and without a result, and that its standard error
+    /// contains all of `words`.
     pub(crate) fn refused(self, code: i32, words: &[&str]) -> Self {
         assert_eq!(
             (self.code, self.stdout.as_str()),

@@ -1,4 +1,4 @@
-//! Finds secrets, and parts of them, in whatever encoding they went astray.
+//! Finds secrets, and parts of them, in any encoding.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt::Write as _;
@@ -6,20 +6,20 @@ use std::fmt::Write as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 
-/// How much of a secret counts as the secret: twelve characters of base62 are 71 bits.
+/// Length of a part that counts as the secret: twelve characters of base62 are 71 bits.
 pub(crate) const WINDOW: usize = 12;
 
-/// The end of a key that is drawn at random, and its checksum.
+/// Length of the random end of a key, with its checksum.
 const BODY_LEN: usize = 32;
 
-/// What every position of a haystack is first looked up by.
+/// Number of bytes by which every position of a haystack is looked up first.
 const HEAD_LEN: usize = 8;
 
-/// The number of bits of the filter in front of the table, as a power of two: so many that nearly all positions of a
-/// log end there.
+/// Number of bits of the filter in front of the table, as a power of two: large enough to reject
+/// almost all positions of a log.
 const FILTER_BITS: u32 = 22;
 
-/// How a secret may be written down.
+/// An encoding of a secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Encoding {
     Raw,
@@ -79,21 +79,22 @@ struct Needle {
     text: Vec<u8>,
 }
 
-/// Something that was found where it must not be.
+/// A secret that was found where it must not be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Found {
-    /// The index of the secret.
+    /// Index of the secret.
     pub(crate) secret: usize,
     pub(crate) encoding: Encoding,
-    /// Where it was found first.
+    /// Position of the first match.
     pub(crate) at: usize,
 }
 
 /// All windows of all secrets in all encodings.
 ///
-/// In base64 a window of twelve bytes is sixteen characters of its own only where it starts at a multiple of three
-/// bytes; of any three windows in a row one does, however far the secret is from the start of what was encoded. So
-/// the secret as a whole is found at every alignment, and so is any fourteen characters of it.
+/// In base64 a window of twelve bytes is sixteen characters of its own only if it starts at a
+/// multiple of three bytes. Of any three consecutive windows one does, wherever the secret is in
+/// the encoded text. So the whole secret is found at every alignment, and so is any fourteen
+/// characters of it.
 #[derive(Default)]
 pub(crate) struct Search {
     secrets: usize,
@@ -103,7 +104,7 @@ pub(crate) struct Search {
 }
 
 impl Search {
-    /// For the random part of keys.
+    /// Searches for the random part of keys.
     pub(crate) fn new(keys: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
         let mut search = Self {
             filter: vec![0; 1 << (FILTER_BITS - u64::BITS.ilog2())],
@@ -141,7 +142,7 @@ impl Search {
         index
     }
 
-    /// Every secret that is in the haystack, once for each encoding.
+    /// Returns every secret in the haystack, once for each encoding.
     pub(crate) fn find(&self, haystack: &[u8]) -> Vec<Found> {
         let mut seen = BTreeSet::new();
         let mut found = Vec::new();
@@ -179,7 +180,7 @@ fn head(text: &[u8]) -> u64 {
     u64::from_le_bytes(*head)
 }
 
-/// The bit of the filter for a head: its word, and the mask within.
+/// Returns the bit of the filter for a head: its word, and the mask within.
 fn slot(head: u64) -> (usize, u64) {
     // Multiplicative hashing by the golden ratio: the upper bits depend on all bytes.
     let hash = head.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (u64::BITS - FILTER_BITS);

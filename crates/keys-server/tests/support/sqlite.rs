@@ -1,4 +1,4 @@
-//! Everything in an SQLite database as text.
+//! The contents of an SQLite database as text.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ struct Line {
     line: String,
 }
 
-/// Schema and data, a row on each line, blobs in hex: what `.dump` of the `sqlite3` shell shows.
+/// Returns schema and data, a row on each line, blobs in hex, like `.dump` of the `sqlite3` shell.
 pub(crate) fn dump(path: &Path) -> String {
     let mut connection = SqliteConnection::establish(path.to_str().unwrap()).unwrap();
     let mut lines = |query: &str| -> Vec<String> {

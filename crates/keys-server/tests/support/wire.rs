@@ -1,4 +1,4 @@
-//! HTTP as bytes, for what no client library would send.
+//! HTTP as bytes, for requests that no client library would send.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// How long an answer may take.
+/// Time limit of an answer.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(15);
 
 /// An open connection to a server.
@@ -23,7 +23,7 @@ impl Wire {
         self.0.write_all(bytes.as_ref()).await.unwrap();
     }
 
-    /// Reads until `end` has been seen, or the connection is closed.
+    /// Reads until `end` has been read, or the connection is closed.
     pub(crate) async fn read_until(&mut self, end: &str) -> String {
         let mut said = Vec::new();
         let read = async {
@@ -41,9 +41,9 @@ impl Wire {
         said
     }
 
-    /// Reads all there is until the server closes the connection.
+    /// Reads until the server closes the connection.
     pub(crate) async fn read_to_end(&mut self) -> String {
-        // What no answer contains.
+        // A text that no answer contains.
         self.read_until("\0\0\0\0").await
     }
 }
