@@ -1,7 +1,8 @@
-//! Throw-away gateways: how [`nginx`](crate::nginx), [`traefik`](crate::traefik) and [`envoy`](crate::envoy) are found and run.
+//! Throw-away gateways: finds and runs [`nginx`](crate::nginx), [`traefik`](crate::traefik) and
+//! [`envoy`](crate::envoy).
 //!
-//! Each [`Gateway`] is a process on a free port of 127.0.0.1, with its files in a temporary folder, which runs as nobody in
-//! particular and ends with the process that started it, even if that is killed.
+//! Each [`Gateway`] is an unprivileged process on a free port of 127.0.0.1, with its files in a
+//! temporary folder. It ends with the process that started it, even if that is killed.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -17,18 +18,18 @@ use crate::process::{Watch, signal};
 
 const STEP: Duration = Duration::from_millis(10);
 
-/// What there is to know of a gateway's program.
+/// Description of a gateway's program.
 pub(crate) struct Program {
     pub(crate) name: &'static str,
     pub(crate) how_to_install: &'static str,
     pub(crate) find: fn() -> Option<Installed>,
-    /// What it is started with, given the folder that its files are in.
+    /// Its arguments, given the folder with its files.
     pub(crate) arguments: fn(&Path) -> Vec<OsString>,
-    /// The signal that ends it soonest, with everything that it has started.
+    /// The signal that ends it fastest, with all its children.
     pub(crate) end: &'static str,
 }
 
-/// A running gateway, which ends with this value or with the process.
+/// A running gateway. It ends with this value or with the process.
 #[derive(Debug)]
 pub struct Gateway {
     folder: tempfile::TempDir,
@@ -39,8 +40,8 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Starts one with the files that `files` names and writes for a folder and a free port. It is there when it listens and, if
-    /// there is an `open_path`, when that is not unknown any more.
+    /// Starts one with the files that `files` returns for a folder and a free port. Returns when it
+    /// listens and, if there is an `open_path`, when it no longer answers 404 there.
     pub(crate) fn start(
         program: &Program,
         open_path: Option<&str>,
@@ -92,7 +93,7 @@ impl Gateway {
         command.stderr(log);
         let owner = fs::metadata(folder).expect("the folder is there");
         if owner.uid() == 0 && is_open_to_others(binary) {
-            // As a gateway should: not as root.
+            // A gateway should not run as root.
             let nobody = 65_534;
             chown(folder, Some(nobody), Some(nobody)).expect("root may do that");
             command.uid(nobody).gid(nobody);
@@ -117,19 +118,19 @@ impl Gateway {
         false
     }
 
-    /// Where it is reached: `http://127.0.0.1:PORT`, followed by `path`.
+    /// Returns `http://127.0.0.1:PORT`, followed by `path`.
     #[must_use]
     pub fn url(&self, path: &str) -> String {
         format!("http://127.0.0.1:{}{path}", self.port)
     }
 
-    /// The port it listens on.
+    /// Returns the port it listens on.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// What it has complained of so far.
+    /// Returns its error output so far.
     #[must_use]
     pub fn said(&self) -> String {
         let said = fs::read(log(self.folder.path())).unwrap_or_default();
@@ -167,7 +168,7 @@ fn log(folder: &Path) -> PathBuf {
     folder.join("said.log")
 }
 
-/// The status that a path is answered with, if it is.
+/// Returns the status of the answer for a path, if there is an answer.
 fn status(port: u16, path: &str) -> Option<u16> {
     const TIMEOUT: Duration = Duration::from_secs(5);
     let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
@@ -180,7 +181,7 @@ fn status(port: u16, path: &str) -> Option<u16> {
     line.rsplit(' ').next()?.parse().ok()
 }
 
-/// Whether a program can be run by those whom nothing on the way to it belongs to; in root's own folders it cannot.
+/// Returns whether an unprivileged user can run a program. In root's own folders they cannot.
 fn is_open_to_others(binary: &Path) -> bool {
     const EXECUTE: u32 = 0o001;
     let is_open = |path: &Path| path.metadata().is_ok_and(|data| data.mode() & EXECUTE != 0);
@@ -188,7 +189,7 @@ fn is_open_to_others(binary: &Path) -> bool {
     path.is_ok_and(|path| path.ancestors().all(is_open))
 }
 
-/// A gateway that is installed.
+/// An installed gateway.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Installed {
     /// Its version.
@@ -197,7 +198,8 @@ pub struct Installed {
     pub binary: PathBuf,
 }
 
-/// The first program of the folders in `PATH`, then of `elsewhere`, whose version can be found out.
+/// Returns the first program in the folders of `PATH`, then of `elsewhere`, whose version can be
+/// read.
 pub fn find(
     name: &str,
     elsewhere: impl IntoIterator<Item = PathBuf>,
@@ -213,12 +215,12 @@ pub fn find(
     })
 }
 
-/// A version, as far as versions are compared.
+/// The parts of a version that are compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Version(pub u32, pub u32, pub u32);
 
 impl Version {
-    /// From `3.7.15`, with or without a `v` in front and more behind, such as `-rc1`.
+    /// Parses `3.7.15`, with an optional `v` before it and an optional suffix, such as `-rc1`.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let numbers = text.strip_prefix('v').unwrap_or(text);
@@ -235,13 +237,13 @@ impl std::fmt::Display for Version {
     }
 }
 
-/// A Python package that has a program in it, for what no system's package manager has. It is installed beside what is built,
-/// and nowhere else.
+/// A Python package that contains a program, for programs that no system's package manager has. It
+/// is installed into the target folder, and nowhere else.
 #[derive(Debug)]
 pub struct Package {
-    /// What it is called.
+    /// Its name.
     pub name: &'static str,
-    /// The one version that is installed.
+    /// The only version that is installed.
     pub version: &'static str,
     /// SHA-256 of its files, one for each platform.
     pub hashes: &'static [&'static str],
@@ -250,7 +252,7 @@ pub struct Package {
 }
 
 impl Package {
-    /// Where it is installed.
+    /// Returns the folder it is installed in.
     #[must_use]
     pub fn folder(&self) -> PathBuf {
         let own = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -259,7 +261,8 @@ impl Package {
         workspace.join("target/tools").join(name)
     }
 
-    /// The line of a requirements file, by which no other file than those of [`hashes`](Self::hashes) is installed.
+    /// Returns the line of a requirements file. It permits only the files of
+    /// [`hashes`](Self::hashes).
     #[must_use]
     pub fn requirement(&self) -> String {
         let Self { name, version, .. } = self;
