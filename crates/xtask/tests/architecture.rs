@@ -1,11 +1,12 @@
-//! Dependencies point inward, and some never appear. Read from cargo itself, as built for this machine.
+//! Dependencies point inward, and some are banned. Read from cargo itself, as built for this
+//! machine.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand};
 
-/// The siblings that each crate may use as a normal dependency.
+/// Siblings that each crate may use as a normal dependency.
 const SIBLINGS: [(&str, &[&str]); 9] = [
     ("keys-core", &[]),
     ("keys-service", &["keys-core"]),
@@ -51,7 +52,7 @@ const DATABASE: [&str; 6] = [
 const ACTIX: [&str; 4] = ["actix-web", "actix-http", "actix-service", "actix-rt"];
 const TOWER: [&str; 3] = ["axum", "tower", "tower-service"];
 
-/// What a crate never sees, not even through others.
+/// Returns the crates that a crate must not depend on, directly or indirectly.
 fn never_seen(name: &str) -> Vec<&'static [&'static str]> {
     match name {
         "keys-core" => vec![
@@ -77,7 +78,7 @@ fn never_seen(name: &str) -> Vec<&'static [&'static str]> {
 
 const MANIFEST: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../Cargo.toml");
 
-/// What a program prints.
+/// Returns the output of a program.
 fn output_of(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program)
         .args(arguments)
@@ -92,7 +93,7 @@ fn output_of(program: &str, arguments: &[&str]) -> String {
 }
 
 fn metadata() -> Metadata {
-    // Crates for other systems may not have been downloaded, and need not be.
+    // Crates for other systems may not have been downloaded, and are not needed.
     let version = output_of("rustc", &["-vV"]);
     let host = version
         .lines()
@@ -105,10 +106,11 @@ fn metadata() -> Metadata {
         .expect("the workspace can be read")
 }
 
-/// What a package is built with, itself and through others; build dependencies count, those of tests do not.
+/// Returns the direct and indirect dependencies of a package, with build dependencies and without
+/// those of tests.
 ///
-/// By `cargo tree` rather than from the metadata, which knows the features of the whole workspace only: there a crate
-/// would seem to use what merely another crate switches on.
+/// By `cargo tree` rather than from the metadata, because the metadata has the features of the
+/// whole workspace. A crate would seem to use a dependency that only another crate enables.
 fn all_dependencies(package: &str) -> BTreeSet<String> {
     let tree = ["tree", "--manifest-path", MANIFEST, "--package", package];
     let shape = [
