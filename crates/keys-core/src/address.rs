@@ -6,9 +6,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use ipnet::IpNet;
-
 use crate::forwarded;
+use crate::network::Network;
 
 /// Entries that are looked at before giving up; no chain of proxies is that long.
 pub const HOPS_MAX: usize = 64;
@@ -16,14 +15,14 @@ pub const HOPS_MAX: usize = 64;
 /// The networks of proxies whose word on the client's address is taken.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TrustedProxies {
-    networks: Box<[IpNet]>,
+    networks: Box<[Network]>,
     trusts_unix_peers: bool,
 }
 
 impl TrustedProxies {
     /// Trusts the given networks.
     #[must_use]
-    pub fn new(networks: impl IntoIterator<Item = IpNet>) -> Self {
+    pub fn new(networks: impl IntoIterator<Item = Network>) -> Self {
         Self {
             networks: networks.into_iter().collect(),
             trusts_unix_peers: false,
@@ -47,13 +46,12 @@ impl TrustedProxies {
         self
     }
 
-    /// Whether the address is one of a trusted proxy. Addresses of IPv4 must not be mapped to IPv6
-    /// ([`IpAddr::to_canonical`]).
+    /// Whether the address is one of a trusted proxy.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
         self.networks
             .iter()
-            .any(|network| network.contains(&address))
+            .any(|network| network.contains(address))
     }
 
     /// The client's address, or `None` where it cannot be found out.

@@ -15,6 +15,11 @@ use crate::timestamp::Timestamp;
 ///
 /// The list is complete on purpose: code that decides by kind must decide for each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(
+    feature = "serde",
+    derive(::serde::Serialize, ::serde::Deserialize),
+    serde(rename_all = "lowercase")
+)]
 pub enum KeyKind {
     /// Of whoever runs the service. Belongs to no account; its scopes say what it may manage.
     Operator,

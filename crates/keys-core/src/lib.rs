@@ -15,6 +15,10 @@
 //! | [`scope`], [`name`], [`id`], [`timestamp`] | small value types |
 //! | [`suggestion`] | which known name a misspelt one stands for |
 //!
+//! | Feature | Adds |
+//! |---|---|
+//! | `serde` | `Serialize` and `Deserialize` for values and plans, never for secrets and digests |
+//!
 //! ```
 //! use keys_core::{Pepper, PepperRing, SecretKey};
 //!
@@ -44,6 +48,8 @@ pub mod pepper;
 pub mod plan;
 pub mod scope;
 pub mod secret;
+#[cfg(feature = "serde")]
+mod serde;
 pub mod suggestion;
 pub mod timestamp;
 
@@ -52,7 +58,7 @@ pub use denial::Denial;
 pub use id::{AccountId, EventId, KeyId};
 pub use key::{ApiKey, KeyKind};
 pub use name::KeyName;
-pub use network::AllowedNetworks;
+pub use network::{AllowedNetworks, Network};
 pub use pepper::{KeyDigest, Pepper, PepperId, PepperRing};
 pub use plan::{Limit, LimitName, LimitPer, Operation, Plan, PlanName, Plans, Quota};
 pub use scope::{Scope, ScopeSet};

@@ -1,8 +1,81 @@
 //! The addresses a key may be used from.
 
+use std::fmt;
 use std::net::IpAddr;
+use std::str::FromStr;
 
 use ipnet::{IpNet, Ipv4Net};
+
+/// An IPv4 or IPv6 network in canonical form: no host bits, and IPv4 for IPv4-mapped addresses.
+///
+/// A single address is written without its length, IPv6 as in RFC 5952.
+///
+/// ```
+/// use keys_core::Network;
+///
+/// let network: Network = "10.1.2.3/8".parse()?;
+/// assert_eq!(network.to_string(), "10.0.0.0/8");
+/// assert!(network.contains("10.200.0.1".parse()?));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Network(IpNet);
+
+/// Error returned for a text that is neither an address nor a network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not an IPv4 or IPv6 address or CIDR network")]
+pub struct InvalidNetwork;
+
+impl Network {
+    /// Whether `address` is in this network.
+    #[must_use]
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.0.contains(&address.to_canonical())
+    }
+
+    /// The network as type of the crate `ipnet`, for databases that store it natively.
+    #[must_use]
+    pub const fn to_ipnet(self) -> IpNet {
+        self.0
+    }
+}
+
+impl From<IpNet> for Network {
+    fn from(network: IpNet) -> Self {
+        Self(canonical(network))
+    }
+}
+
+impl FromStr for Network {
+    type Err = InvalidNetwork;
+
+    /// Reads an address or a network. Refuses host names, ports, zones, leading zeros and blanks.
+    fn from_str(text: &str) -> Result<Self, InvalidNetwork> {
+        match text.split_once('/') {
+            // The parser of lengths would take `+8` and `08`.
+            Some((_, length)) if length.len() > 1 && length.starts_with('0') => {
+                return Err(InvalidNetwork);
+            }
+            Some((_, length)) if !length.bytes().all(|byte| byte.is_ascii_digit()) => {
+                return Err(InvalidNetwork);
+            }
+            Some(_) => text.parse::<IpNet>().ok(),
+            None => text.parse::<IpAddr>().ok().map(IpNet::from),
+        }
+        .map(Self::from)
+        .ok_or(InvalidNetwork)
+    }
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.prefix_len() == self.0.max_prefix_len() {
+            self.0.addr().fmt(f)
+        } else {
+            self.0.fmt(f)
+        }
+    }
+}
 
 /// A list of networks; the empty list allows every address.
 ///
@@ -19,7 +92,7 @@ use ipnet::{IpNet, Ipv4Net};
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct AllowedNetworks(Box<[IpNet]>);
+pub struct AllowedNetworks(Box<[Network]>);
 
 /// Why a list was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -52,7 +125,8 @@ impl AllowedNetworks {
             if index == Self::MAX_LEN {
                 return Err(InvalidNetworks::TooMany);
             }
-            let network = parse_network(entry.as_ref()).ok_or(InvalidNetworks::Entry(index))?;
+            let network = entry.as_ref().parse();
+            let network = network.map_err(|_| InvalidNetworks::Entry(index))?;
             if !networks.contains(&network) {
                 networks.push(network);
             }
@@ -68,7 +142,7 @@ impl AllowedNetworks {
         if networks.len() > Self::MAX_LEN {
             return Err(InvalidNetworks::TooMany);
         }
-        Ok(Self(networks.into_iter().map(canonical).collect()))
+        Ok(Self(networks.into_iter().map(Network::from).collect()))
     }
 
     /// Whether a request from `address` is allowed. `None` is an address that could not be found out: it is in no
@@ -79,8 +153,7 @@ impl AllowedNetworks {
             return true;
         }
         let Some(address) = address else { return false };
-        let address = address.to_canonical();
-        self.0.iter().any(|network| network.contains(&address))
+        self.0.iter().any(|network| network.contains(address))
     }
 
     /// The index of the first entry, counted from 0, that reaches outside `wider`. The empty list is every address,
@@ -91,15 +164,16 @@ impl AllowedNetworks {
             return None;
         }
         // One network may also be covered by two halves of it: joining first finds that.
-        let joined = IpNet::aggregate(&wider.0.to_vec());
+        let wider: Vec<IpNet> = wider.0.iter().map(|network| network.0).collect();
+        let joined = IpNet::aggregate(&wider);
         self.0
             .iter()
-            .position(|network| !joined.iter().any(|whole| whole.contains(network)))
+            .position(|network| !joined.iter().any(|whole| whole.contains(&network.0)))
     }
 
-    /// The entries as networks.
+    /// The entries.
     #[must_use]
-    pub fn as_slice(&self) -> &[IpNet] {
+    pub fn as_slice(&self) -> &[Network] {
         &self.0
     }
 
@@ -112,28 +186,8 @@ impl AllowedNetworks {
     /// The entries in canonical form (RFC 5952 for IPv6), single addresses without their length.
     #[must_use]
     pub fn to_strings(&self) -> Vec<String> {
-        self.0
-            .iter()
-            .map(|network| {
-                if network.prefix_len() == network.max_prefix_len() {
-                    network.addr().to_string()
-                } else {
-                    network.to_string()
-                }
-            })
-            .collect()
+        self.0.iter().map(ToString::to_string).collect()
     }
-}
-
-fn parse_network(entry: &str) -> Option<IpNet> {
-    let network = match entry.split_once('/') {
-        // The parser of lengths would take `+8` and `08`.
-        Some((_, length)) if length.len() > 1 && length.starts_with('0') => return None,
-        Some((_, length)) if !length.bytes().all(|byte| byte.is_ascii_digit()) => return None,
-        Some(_) => entry.parse::<IpNet>().ok()?,
-        None => IpNet::from(entry.parse::<IpAddr>().ok()?),
-    };
-    Some(canonical(network))
 }
 
 /// Drops host bits, and turns a network of IPv4-mapped addresses into the IPv4 network it means.

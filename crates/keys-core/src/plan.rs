@@ -73,6 +73,11 @@ name! {
 
 /// A number of requests in a period. Unused requests are saved up to that number, then arrive evenly spaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(
+    feature = "serde",
+    derive(::serde::Serialize, ::serde::Deserialize),
+    serde(deny_unknown_fields)
+)]
 pub struct Quota {
     /// Requests in a period.
     pub requests: NonZeroU32,
@@ -101,6 +106,11 @@ impl Quota {
 
 /// Who shares a bucket of a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[cfg_attr(
+    feature = "serde",
+    derive(::serde::Serialize, ::serde::Deserialize),
+    serde(rename_all = "lowercase")
+)]
 pub enum LimitPer {
     /// All keys of an account together.
     #[default]
@@ -111,6 +121,11 @@ pub enum LimitPer {
 
 /// A limit of a plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(
+    feature = "serde",
+    derive(::serde::Serialize, ::serde::Deserialize),
+    serde(from = "LimitTable", into = "LimitTable")
+)]
 pub struct Limit {
     /// How much.
     pub quota: Quota,
@@ -127,8 +142,48 @@ impl From<Quota> for Limit {
     }
 }
 
+/// The serialized form of a [`Limit`]: one table.
+#[cfg(feature = "serde")]
+#[derive(::serde::Serialize, ::serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LimitTable {
+    requests: NonZeroU32,
+    period_seconds: NonZeroU32,
+    #[serde(default)]
+    per: LimitPer,
+}
+
+#[cfg(feature = "serde")]
+impl From<LimitTable> for Limit {
+    fn from(table: LimitTable) -> Self {
+        Self {
+            quota: Quota {
+                requests: table.requests,
+                period_seconds: table.period_seconds,
+            },
+            per: table.per,
+        }
+    }
+}
+
+#[cfg(feature = "serde")]
+impl From<Limit> for LimitTable {
+    fn from(limit: Limit) -> Self {
+        Self {
+            requests: limit.quota.requests,
+            period_seconds: limit.quota.period_seconds,
+            per: limit.per,
+        }
+    }
+}
+
 /// What an account does with its keys through the two contracts. Each has a limit of its own in every plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(
+    feature = "serde",
+    derive(::serde::Serialize, ::serde::Deserialize),
+    serde(rename_all = "lowercase")
+)]
 pub enum Operation {
     /// Create a key.
     Create,
@@ -161,6 +216,11 @@ impl Operation {
 
 /// A plan.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(
+    feature = "serde",
+    derive(::serde::Serialize, ::serde::Deserialize),
+    serde(deny_unknown_fields)
+)]
 pub struct Plan {
     /// Whether accounts on this plan may have and use keys.
     pub keys: bool,
@@ -180,6 +240,7 @@ impl Plan {
 
 /// All configured plans.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(::serde::Serialize, ::serde::Deserialize))]
 pub struct Plans(BTreeMap<PlanName, Plan>);
 
 impl Plans {

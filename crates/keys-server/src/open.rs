@@ -77,7 +77,7 @@ async fn open_with(settings: &Settings, limiter: Option<RedisLimiter>) -> anyhow
         }
     };
     let mut builder = KeyService::builder(store.clone(), ring)
-        .plans((&settings.plans).into())
+        .plans(settings.plans.clone())
         .cache(settings.cache.into())
         .grace(settings.verification.grace);
     if let Some(limiter) = limiter {

@@ -237,7 +237,13 @@ impl From<&ApiKey> for WrittenKeyRow {
             kind: kind_code(key.kind),
             shown_prefix: key.shown_prefix.to_string(),
             name: key.name.as_ref().map(ToString::to_string),
-            allowed_networks: DbNetworks(key.allowed_networks.as_slice().to_vec()),
+            allowed_networks: DbNetworks(
+                key.allowed_networks
+                    .as_slice()
+                    .iter()
+                    .map(|network| network.to_ipnet())
+                    .collect(),
+            ),
             scopes: DbTexts(key.scopes.iter().map(ToString::to_string).collect()),
             expires_at: key.expires_at.map(DbTimestamp),
             revoked_at: key.revoked_at.map(DbTimestamp),

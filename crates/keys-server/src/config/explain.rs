@@ -84,6 +84,8 @@ impl fmt::Display for Fault {
                 write!(f, "setting `{setting}` must be {expected}, not {found}")
             }
             Kind::Other(rest) if rest.starts_with(':') => write!(f, "setting `{setting}`{rest}"),
+            // Values of keys-core: the text in quotes, then the reason.
+            Kind::Other(rest) if rest.starts_with('"') => write!(f, "setting `{setting}`: {rest}"),
             Kind::Other(rest) => write!(f, "setting `{setting}` {rest}"),
         }
     }

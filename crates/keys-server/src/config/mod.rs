@@ -10,11 +10,12 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use config::{File, FileFormat, Source as _};
+use keys_core::Plans;
 use serde::Deserialize;
 
 use self::environment::Variables;
 use self::secrets::SECRETS;
-use self::sections::{Cache, Database, Limits, PlanSettings, Verification};
+use self::sections::{Cache, Database, Limits, Verification, plans};
 pub(crate) use self::sections::{Http, Log, LogFormat, Mount, Peppers};
 use self::value::Value;
 use crate::secret;
@@ -33,7 +34,7 @@ pub(crate) struct Settings {
     pub limits: Limits,
     pub peppers: Peppers,
     pub log: Log,
-    pub plans: PlanSettings,
+    pub plans: Plans,
     /// Warnings about settings that are probably mistakes. They are logged once the log has
     /// started.
     #[serde(skip)]
@@ -63,7 +64,7 @@ impl Settings {
         settings.warnings = warnings;
         settings.http.check()?;
         settings.peppers.check()?;
-        settings.plans.check()?;
+        plans::check(&settings.plans)?;
         Ok(settings)
     }
 }
@@ -105,7 +106,6 @@ mod tests {
     use std::collections::BTreeSet;
     use std::time::Duration;
 
-    use keys_core::Plans;
     use keys_core::address::TrustedProxies;
     use keys_redis::{KeyPrefix as RedisKeyPrefix, OnUnavailable};
     use keys_service::CacheOptions;
@@ -173,7 +173,7 @@ mod tests {
     #[test]
     fn defaults_are_the_documented_ones() {
         let settings = load(&[]).unwrap();
-        assert_eq!(Plans::from(&settings.plans), Plans::documented());
+        assert_eq!(settings.plans, Plans::documented());
         assert_eq!(settings.http.listen, endpoints(&["127.0.0.1:8080"]));
         assert_eq!(settings.http.drain, Duration::from_secs(3));
         assert_eq!(settings.http.connections_max, None);
@@ -213,7 +213,7 @@ mod tests {
             settings.http.trusted_proxies,
             proxies(&["10.0.0.0/8", "::1/128"])
         );
-        let plans = Plans::from(&settings.plans);
+        let plans = &settings.plans;
         let plan = |name: &str| plans.find(&name.parse().unwrap()).unwrap().keys_max;
         assert_eq!((plan("big"), plan("pro"), plan("business")), (99, 12, 10));
     }

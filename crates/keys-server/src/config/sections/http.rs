@@ -1,10 +1,9 @@
 use std::fmt;
-use std::num::NonZeroU32;
 use std::time::Duration;
 
 use anyhow::bail;
 use keys_core::address::TrustedProxies;
-use keys_core::{AllowedNetworks, KeyPrefix, Quota};
+use keys_core::{KeyPrefix, Network, Quota};
 use keys_service::KeyManagement;
 use serde::de::value::SeqAccessDeserializer;
 use serde::de::{Error, SeqAccess, Visitor};
@@ -39,7 +38,6 @@ pub(crate) struct Http {
     pub trusted_proxies: TrustedProxies,
     #[serde(deserialize_with = "key_management")]
     pub key_management: KeyManagement,
-    #[serde(deserialize_with = "quota")]
     pub unauthenticated: Quota,
     pub flat: Mount,
     pub account: Mount,
@@ -56,7 +54,6 @@ pub(crate) struct Mount {
     /// Without a slash at the end. The surface at this path checks whether it is valid.
     #[serde(deserialize_with = "path")]
     pub path: String,
-    #[serde(deserialize_with = "super::single::parsed")]
     pub key_prefix: KeyPrefix,
     pub plan_gate: bool,
     pub cap: bool,
@@ -178,13 +175,11 @@ fn proxies<'de, D: Deserializer<'de>>(deserializer: D) -> Result<TrustedProxies,
         match text.trim() {
             "" => {}
             UNIX => trusts_unix_peers = true,
-            network => match AllowedNetworks::parse([network]) {
-                Ok(parsed) => networks.extend_from_slice(parsed.as_slice()),
-                Err(error) => {
-                    let error = anyhow::Error::new(error);
-                    return Err(D::Error::custom(format_args!(": {network:?}: {error:#}")));
-                }
-            },
+            network => networks.push(
+                network
+                    .parse::<Network>()
+                    .map_err(|error| D::Error::custom(format_args!(": {network:?}: {error}")))?,
+            ),
         }
     }
     Ok(TrustedProxies::new(networks).trusting_unix_peers(trusts_unix_peers))
@@ -196,20 +191,6 @@ fn key_management<'de, D: Deserializer<'de>>(deserializer: D) -> Result<KeyManag
         ("session_only", KeyManagement::SessionOnly),
     ];
     single::chosen(deserializer, choices)
-}
-
-fn quota<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Quota, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(deny_unknown_fields)]
-    struct Table {
-        requests: NonZeroU32,
-        period_seconds: NonZeroU32,
-    }
-    let table = Table::deserialize(deserializer)?;
-    Ok(Quota {
-        requests: table.requests,
-        period_seconds: table.period_seconds,
-    })
 }
 
 fn path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {

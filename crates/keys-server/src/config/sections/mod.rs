@@ -6,7 +6,7 @@ mod http;
 mod limits;
 mod log;
 mod peppers;
-mod plans;
+pub(crate) mod plans;
 mod single;
 mod verification;
 
@@ -16,5 +16,4 @@ pub(crate) use http::{Http, Mount};
 pub(crate) use limits::Limits;
 pub(crate) use log::{Log, LogFormat};
 pub(crate) use peppers::Peppers;
-pub(crate) use plans::PlanSettings;
 pub(crate) use verification::Verification;

@@ -3,19 +3,17 @@ use std::fmt;
 
 use anyhow::bail;
 use keys_core::PepperId;
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 use zeroize::Zeroizing;
-
-use super::single::{self, Name};
 
 /// Configured peppers: base64, or `file:PATH`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Peppers {
     /// The pepper of new keys. May be `None` if there is only one.
-    #[serde(default, deserialize_with = "current")]
+    #[serde(default)]
     pub current: Option<PepperId>,
-    #[serde(default, deserialize_with = "keys")]
+    #[serde(default)]
     pub keys: BTreeMap<PepperId, Zeroizing<String>>,
 }
 
@@ -40,15 +38,4 @@ impl fmt::Debug for Peppers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_set().entries(self.keys.keys()).finish()
     }
-}
-
-fn current<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PepperId>, D::Error> {
-    single::parsed(deserializer).map(Some)
-}
-
-fn keys<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<BTreeMap<PepperId, Zeroizing<String>>, D::Error> {
-    let keys = BTreeMap::<Name<PepperId>, _>::deserialize(deserializer)?;
-    Ok(keys.into_iter().map(|(Name(id), key)| (id, key)).collect())
 }

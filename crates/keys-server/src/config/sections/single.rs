@@ -46,21 +46,3 @@ where
     }
     Ok(number)
 }
-
-/// A name in a setting, such as that of a plan.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Name<T>(pub(super) T);
-
-impl<'de, T> Deserialize<'de> for Name<T>
-where
-    T: FromStr,
-    T::Err: Into<anyhow::Error>,
-{
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let name = String::deserialize(deserializer)?;
-        match name.parse() {
-            Ok(name) => Ok(Self(name)),
-            Err(error) => Err(D::Error::custom(format_args!(": {:#}", error.into()))),
-        }
-    }
-}
