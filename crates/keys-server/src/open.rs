@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use anyhow::{Context as _, bail};
 use keys_core::PepperRing;
 use keys_redis::RedisLimiter;
-use keys_service::{Clock as _, KeyService, KeyStore as _, StoreError, SystemClock};
+use keys_service::ports::Maintenance as _;
+use keys_service::{Clock as _, KeyService, StoreError, SystemClock};
 use keys_store::{DatabaseUrl, SchemaError, Store, StoreOptions};
 
 use crate::config::Settings;

@@ -16,10 +16,10 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use crate::ports::{
-    AccountPatch, AccountQuery, Authority, BoxFuture, CHANGES_MAX, Change, ChangeError, ChangeFeed,
-    Changed, Changes, Commit, Completion, ENDED_SESSIONS_KEPT, FoundKey, KeyOwner, KeyPage,
-    KeyStore, KeyUse, NewKey, POLL_INTERVAL, Page, Place, Readers, Readiness, Reservation,
-    Reserved, StoreError, StoredKey,
+    AccountPatch, AccountQuery, Accounts, Authority, CHANGES_MAX, Change, ChangeError, ChangeFeed,
+    ChangeLog, Changed, Changes, Commit, Completion, ENDED_SESSIONS_KEPT, FoundKey, Idempotency,
+    KeyOwner, KeyPage, KeyUse, KeyUses, Keys, Maintenance, NewKey, POLL_INTERVAL, Page, Place,
+    Readers, Readiness, Reservation, Reserved, StoreError, StoredKey,
 };
 
 /// How long changes are kept for those who follow them.
@@ -27,7 +27,7 @@ const CHANGES_KEPT: Duration = Duration::from_mins(10);
 
 /// Keeps keys and accounts in this process, under one lock.
 ///
-/// It obeys every rule of [`KeyStore`] and is held to them by the same contract suite as the databases. It grows
+/// It obeys every rule of [`KeyStore`](crate::KeyStore) and is held to them by the same contract suite as the databases. It grows
 /// without bound, keeps nothing across a restart and shares nothing with other processes, so it is no store to run
 /// a service on.
 ///
@@ -288,7 +288,7 @@ fn unexpected(message: &'static str) -> StoreError {
 }
 
 #[async_trait]
-impl KeyStore for MemoryStore {
+impl Keys for MemoryStore {
     async fn find_by_digests(
         &self,
         digests: Vec<PepperedDigest>,
@@ -309,6 +309,89 @@ impl KeyStore for MemoryStore {
         Ok(found.collect())
     }
 
+    async fn keys(&self, owner: KeyOwner, offset: u64, limit: u32) -> Result<KeyPage, StoreError> {
+        let state = self.state.lock();
+        let mut keys: Vec<&ApiKey> = state.listed(owner).collect();
+        keys.sort_unstable_by_key(|key| std::cmp::Reverse((key.created_at, key.id)));
+        let page = keys
+            .iter()
+            .skip(usize::try_from(offset).unwrap_or(usize::MAX))
+            .take(limit as usize);
+        Ok(KeyPage {
+            keys: page.copied().cloned().collect(),
+            unreadable: Vec::new(),
+            total: keys.len() as u64,
+        })
+    }
+
+    async fn insert_key(&self, key: NewKey, change: Change) -> Result<(), ChangeError> {
+        let mut state = self.state.lock();
+        state.check_caller(&change)?;
+        state.check_admission(&key, change.at)?;
+        let id = key.key.id;
+        let digest = (key.digest.pepper, *key.digest.digest.as_bytes());
+        if state.keys.contains_key(&id) || state.digests.contains_key(&digest) {
+            return Err(unexpected("a key of this id or digest exists").into());
+        }
+        if (key.key.kind == KeyKind::Operator) != key.key.account_id.is_none() {
+            return Err(unexpected("exactly operator keys have no account").into());
+        }
+        state.check_completion(&change)?;
+
+        state.digests.insert(digest, id);
+        state.owned.entry(key.key.account_id).or_default().push(id);
+        let row = KeyRow {
+            key: key.key,
+            pepper: key.digest.pepper,
+            uses: 0,
+        };
+        state.keys.insert(id, row);
+        state.record(change, "key.created", AuditSubject::Key(id));
+        Ok(())
+    }
+
+    async fn revoke_key(
+        &self,
+        owner: Option<KeyOwner>,
+        id: KeyId,
+        change: Change,
+    ) -> Result<Option<Commit>, ChangeError> {
+        let mut state = self.state.lock();
+        state.check_caller(&change)?;
+        let there = state.keys.get(&id).is_some_and(|row| {
+            row.key.revoked_at.is_none() && owner.is_none_or(|owner| is_listed(&row.key, owner))
+        });
+        if !there {
+            return Ok(None);
+        }
+        state.check_completion(&change)?;
+
+        if let Some(row) = state.keys.get_mut(&id) {
+            row.key.revoked_at = Some(change.at);
+        }
+        let commit = state.log.note(change.at, Changed::Key(id));
+        state.record(change, "key.revoked", AuditSubject::Key(id));
+        self.woken.send_replace(());
+        Ok(Some(commit))
+    }
+}
+
+#[async_trait]
+impl KeyUses for MemoryStore {
+    async fn record_uses(&self, uses: Vec<KeyUse>) -> Result<Vec<KeyId>, StoreError> {
+        let mut state = self.state.lock();
+        for used in uses {
+            if let Some(row) = state.keys.get_mut(&used.key_id) {
+                row.uses = row.uses.saturating_add(used.count);
+                row.key.last_used_at = row.key.last_used_at.max(Some(used.last_used_at));
+            }
+        }
+        Ok(Vec::new())
+    }
+}
+
+#[async_trait]
+impl Accounts for MemoryStore {
     async fn find_account(&self, id: AccountId) -> Result<Option<Account>, StoreError> {
         Ok(self.state.lock().accounts.get(&id).cloned())
     }
@@ -387,84 +470,10 @@ impl KeyStore for MemoryStore {
         self.woken.send_replace(());
         Ok((account, commit))
     }
+}
 
-    async fn insert_key(&self, key: NewKey, change: Change) -> Result<(), ChangeError> {
-        let mut state = self.state.lock();
-        state.check_caller(&change)?;
-        state.check_admission(&key, change.at)?;
-        let id = key.key.id;
-        let digest = (key.digest.pepper, *key.digest.digest.as_bytes());
-        if state.keys.contains_key(&id) || state.digests.contains_key(&digest) {
-            return Err(unexpected("a key of this id or digest exists").into());
-        }
-        if (key.key.kind == KeyKind::Operator) != key.key.account_id.is_none() {
-            return Err(unexpected("exactly operator keys have no account").into());
-        }
-        state.check_completion(&change)?;
-
-        state.digests.insert(digest, id);
-        state.owned.entry(key.key.account_id).or_default().push(id);
-        let row = KeyRow {
-            key: key.key,
-            pepper: key.digest.pepper,
-            uses: 0,
-        };
-        state.keys.insert(id, row);
-        state.record(change, "key.created", AuditSubject::Key(id));
-        Ok(())
-    }
-
-    async fn keys(&self, owner: KeyOwner, offset: u64, limit: u32) -> Result<KeyPage, StoreError> {
-        let state = self.state.lock();
-        let mut keys: Vec<&ApiKey> = state.listed(owner).collect();
-        keys.sort_unstable_by_key(|key| std::cmp::Reverse((key.created_at, key.id)));
-        let page = keys
-            .iter()
-            .skip(usize::try_from(offset).unwrap_or(usize::MAX))
-            .take(limit as usize);
-        Ok(KeyPage {
-            keys: page.copied().cloned().collect(),
-            unreadable: Vec::new(),
-            total: keys.len() as u64,
-        })
-    }
-
-    async fn revoke_key(
-        &self,
-        owner: Option<KeyOwner>,
-        id: KeyId,
-        change: Change,
-    ) -> Result<Option<Commit>, ChangeError> {
-        let mut state = self.state.lock();
-        state.check_caller(&change)?;
-        let there = state.keys.get(&id).is_some_and(|row| {
-            row.key.revoked_at.is_none() && owner.is_none_or(|owner| is_listed(&row.key, owner))
-        });
-        if !there {
-            return Ok(None);
-        }
-        state.check_completion(&change)?;
-
-        if let Some(row) = state.keys.get_mut(&id) {
-            row.key.revoked_at = Some(change.at);
-        }
-        let commit = state.log.note(change.at, Changed::Key(id));
-        state.record(change, "key.revoked", AuditSubject::Key(id));
-        self.woken.send_replace(());
-        Ok(Some(commit))
-    }
-
-    async fn record_uses(&self, uses: Vec<KeyUse>) -> Result<Vec<KeyId>, StoreError> {
-        let mut state = self.state.lock();
-        for used in uses {
-            if let Some(row) = state.keys.get_mut(&used.key_id) {
-                row.uses = row.uses.saturating_add(used.count);
-                row.key.last_used_at = row.key.last_used_at.max(Some(used.last_used_at));
-            }
-        }
-        Ok(Vec::new())
-    }
-
+#[async_trait]
+impl Idempotency for MemoryStore {
     async fn reserve(&self, reservation: Reservation) -> Result<Reserved, StoreError> {
         let Some(current) = reservation.lookups.first().copied() else {
             return Err(unexpected("a reservation without a look-up digest"));
@@ -510,7 +519,10 @@ impl KeyStore for MemoryStore {
         }
         Ok(())
     }
+}
 
+#[async_trait]
+impl ChangeLog for MemoryStore {
     fn feed(&self) -> Box<dyn ChangeFeed> {
         Box::new(MemoryFeed {
             store: self.clone(),
@@ -526,10 +538,22 @@ impl KeyStore for MemoryStore {
     async fn is_seen_everywhere(&self, commit: &Commit, _: Duration) -> Result<bool, StoreError> {
         Ok(self.readers.have_applied(commit.number()))
     }
+}
 
-    fn spawn(&self, future: BoxFuture<'static, ()>) {
-        // Nothing here outlives the caller's runtime, so its own is as good as any.
-        drop(tokio::spawn(future));
+#[async_trait]
+impl Maintenance for MemoryStore {
+    async fn ready(&self) -> Result<Readiness, StoreError> {
+        Ok(Readiness { is_writable: true })
+    }
+
+    async fn pepper_ids(&self, now: Timestamp) -> Result<Vec<PepperId>, StoreError> {
+        let state = self.state.lock();
+        let living = state
+            .keys
+            .values()
+            .filter(|row| row.key.check_life(now).is_ok());
+        let ids: HashSet<&PepperId> = living.map(|row| &row.pepper).collect();
+        Ok(ids.into_iter().copied().collect())
     }
 
     async fn sweep(&self, now: Timestamp) -> Result<u64, StoreError> {
@@ -558,20 +582,6 @@ impl KeyStore for MemoryStore {
             state.log.note(now, Changed::Key(id));
         }
         Ok((count - state.answers.len()) as u64)
-    }
-
-    async fn pepper_ids(&self, now: Timestamp) -> Result<Vec<PepperId>, StoreError> {
-        let state = self.state.lock();
-        let living = state
-            .keys
-            .values()
-            .filter(|row| row.key.check_life(now).is_ok());
-        let ids: HashSet<&PepperId> = living.map(|row| &row.pepper).collect();
-        Ok(ids.into_iter().copied().collect())
-    }
-
-    async fn ready(&self) -> Result<Readiness, StoreError> {
-        Ok(Readiness { is_writable: true })
     }
 }
 

@@ -11,26 +11,29 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use keys_core::pepper::PepperedDigest;
 use keys_core::{
-    Account, AccountId, AllowedNetworks, Denial, EventId, KeyId, LimitName, Pepper, PepperId,
-    PepperRing, Plans, Quota, ScopeSet, SecretKey, Timestamp,
+    Account, AccountId, AllowedNetworks, Denial, KeyId, LimitName, Pepper, PepperRing, Plans,
+    Quota, ScopeSet, SecretKey,
 };
-use keys_service::Readiness;
 use keys_service::ports::{
-    BoxFuture, Bucket, Change, ChangeError, ChangeFeed, Changed, Changes, Commit, FoundKey, KeyUse,
-    LimiterError, NewKey, Reservation, Reserved,
+    Bucket, ChangeFeed, ChangeLog as _, Changed, Changes, FoundKey, KeyUse, KeyUses as _,
+    Keys as _, LimiterError,
 };
 use keys_service::{
-    AccountPatch, AccountQuery, Actor, AuthenticateError, Decision, Freshness, Issued, KeyDraft,
-    KeyOwner, KeyPage, KeyService, KeyStore, MemoryStore, NewAccount, RateLimiter, Requirement,
-    StoreError, Verdict, VerdictCode, VerifyError, VerifyRequest,
+    AccountPatch, Actor, AuthenticateError, Decision, Freshness, Issued, KeyDraft, KeyOwner,
+    KeyService, KeyStore, MemoryStore, NewAccount, RateLimiter, Requirement, StoreError, Verdict,
+    VerdictCode, VerifyError, VerifyRequest,
 };
 use keys_testkit::clock::FakeClock;
 use keys_testkit::data::{NOON, a_change, pepper_ring};
+use keys_testkit::store::{Overrides, TestStore};
 use tokio::sync::Notify;
 
 /// A store that counts its look-ups and can be taken away.
+type Watched = TestStore<Watching>;
+
+/// What a [`Watched`] store counts, and in which ways it fails.
 #[derive(Clone, Default)]
-struct Watched {
+struct Watching {
     store: MemoryStore,
     look_ups: Arc<AtomicUsize>,
     is_away: Arc<AtomicBool>,
@@ -95,7 +98,7 @@ impl ChangeFeed for Resetting {
     }
 }
 
-impl Watched {
+impl Watching {
     fn look_ups(&self) -> usize {
         self.look_ups.load(Ordering::SeqCst)
     }
@@ -109,7 +112,11 @@ impl Watched {
 }
 
 #[async_trait]
-impl KeyStore for Watched {
+impl Overrides for Watching {
+    fn store(&self) -> &dyn KeyStore {
+        &self.store
+    }
+
     async fn find_by_digests(
         &self,
         digests: Vec<PepperedDigest>,
@@ -135,58 +142,12 @@ impl KeyStore for Watched {
         found
     }
 
-    async fn find_account(&self, id: AccountId) -> Result<Option<Account>, StoreError> {
-        self.store.find_account(id).await
-    }
-
-    async fn accounts(&self, query: AccountQuery) -> Result<Vec<Account>, StoreError> {
-        self.store.accounts(query).await
-    }
-
-    async fn insert_account(&self, account: Account, change: Change) -> Result<(), ChangeError> {
-        self.store.insert_account(account, change).await
-    }
-
-    async fn update_account(
-        &self,
-        id: AccountId,
-        patch: AccountPatch,
-        change: Change,
-    ) -> Result<(Account, Commit), ChangeError> {
-        self.store.update_account(id, patch, change).await
-    }
-
-    async fn insert_key(&self, key: NewKey, change: Change) -> Result<(), ChangeError> {
-        self.store.insert_key(key, change).await
-    }
-
-    async fn keys(&self, owner: KeyOwner, offset: u64, limit: u32) -> Result<KeyPage, StoreError> {
-        self.store.keys(owner, offset, limit).await
-    }
-
-    async fn revoke_key(
-        &self,
-        owner: Option<KeyOwner>,
-        id: KeyId,
-        change: Change,
-    ) -> Result<Option<Commit>, ChangeError> {
-        self.store.revoke_key(owner, id, change).await
-    }
-
     async fn record_uses(&self, uses: Vec<KeyUse>) -> Result<Vec<KeyId>, StoreError> {
         self.answer()?;
         for used in &uses {
             *self.uses.lock().unwrap().entry(used.key_id).or_default() += used.count;
         }
         self.store.record_uses(uses).await
-    }
-
-    async fn reserve(&self, reservation: Reservation) -> Result<Reserved, StoreError> {
-        self.store.reserve(reservation).await
-    }
-
-    async fn release(&self, lookup: [u8; 32], token: EventId) -> Result<(), StoreError> {
-        self.store.release(lookup, token).await
     }
 
     fn feed(&self) -> Box<dyn ChangeFeed> {
@@ -197,30 +158,6 @@ impl KeyStore for Watched {
             hangs: Arc::clone(&self.hangs),
             follows_none: Arc::clone(&self.follows_none),
         })
-    }
-
-    async fn is_seen_everywhere(
-        &self,
-        commit: &Commit,
-        silence: Duration,
-    ) -> Result<bool, StoreError> {
-        self.store.is_seen_everywhere(commit, silence).await
-    }
-
-    fn spawn(&self, future: BoxFuture<'static, ()>) {
-        self.store.spawn(future);
-    }
-
-    async fn sweep(&self, now: Timestamp) -> Result<u64, StoreError> {
-        self.store.sweep(now).await
-    }
-
-    async fn pepper_ids(&self, now: Timestamp) -> Result<Vec<PepperId>, StoreError> {
-        self.store.pepper_ids(now).await
-    }
-
-    async fn ready(&self) -> Result<Readiness, StoreError> {
-        self.store.ready().await
     }
 }
 

@@ -11,9 +11,9 @@ use async_trait::async_trait;
 use keys_core::pepper::PepperedDigest;
 use keys_core::{Account, AccountId, EventId, KeyId, PepperId, Timestamp};
 use keys_service::ports::{
-    AccountEntry, AccountPatch, AccountQuery, BoxFuture, Change, ChangeError, ChangeFeed, Commit,
-    FoundKey, KeyOwner, KeyPage, KeyStore, KeyUse, NewKey, Readiness, Reservation, Reserved,
-    StoreError,
+    AccountEntry, AccountPatch, AccountQuery, Accounts, BoxFuture, Change, ChangeError, ChangeFeed,
+    ChangeLog, Commit, FoundKey, Idempotency, KeyOwner, KeyPage, KeyUse, KeyUses, Keys,
+    Maintenance, NewKey, Readiness, Reservation, Reserved, StoreError,
 };
 use tokio::runtime::Handle;
 
@@ -45,7 +45,7 @@ const READY_TIMEOUT: Duration = Duration::from_secs(2);
 /// when nobody waits for it any more. That runtime must outlive the store, and should be multi-threaded.
 ///
 /// ```
-/// use keys_service::KeyStore as _;
+/// use keys_service::ports::Maintenance as _;
 /// use keys_store::{DatabaseUrl, Store};
 ///
 /// # #[tokio::main]
@@ -402,7 +402,7 @@ impl fmt::Debug for Store {
 }
 
 #[async_trait]
-impl KeyStore for Store {
+impl Keys for Store {
     async fn find_by_digests(
         &self,
         digests: Vec<PepperedDigest>,
@@ -419,6 +419,36 @@ impl KeyStore for Store {
         self.run_within(timeout, Look::NowAndThen, found).await
     }
 
+    async fn keys(&self, owner: KeyOwner, offset: u64, limit: u32) -> Result<KeyPage, StoreError> {
+        self.run(keys::list(self.pools(), owner, offset, limit))
+            .await
+    }
+
+    async fn insert_key(&self, key: NewKey, change: Change) -> Result<(), ChangeError> {
+        // Nothing of it is in any cache, so no instance is woken.
+        self.run(keys::insert(self.pools(), key, change)).await
+    }
+
+    async fn revoke_key(
+        &self,
+        owner: Option<KeyOwner>,
+        id: KeyId,
+        change: Change,
+    ) -> Result<Option<Commit>, ChangeError> {
+        self.change(keys::revoke(self.pools(), owner, id, change))
+            .await
+    }
+}
+
+#[async_trait]
+impl KeyUses for Store {
+    async fn record_uses(&self, uses: Vec<KeyUse>) -> Result<Vec<KeyId>, StoreError> {
+        self.run(keys::record_uses(self.pools(), uses)).await
+    }
+}
+
+#[async_trait]
+impl Accounts for Store {
     async fn find_account(&self, id: AccountId) -> Result<Option<Account>, StoreError> {
         self.run(accounts::find(self.pools(), id)).await
     }
@@ -451,31 +481,10 @@ impl KeyStore for Store {
         self.change(accounts::update(self.pools(), id, patch, change))
             .await
     }
+}
 
-    async fn insert_key(&self, key: NewKey, change: Change) -> Result<(), ChangeError> {
-        // Nothing of it is in any cache, so no instance is woken.
-        self.run(keys::insert(self.pools(), key, change)).await
-    }
-
-    async fn keys(&self, owner: KeyOwner, offset: u64, limit: u32) -> Result<KeyPage, StoreError> {
-        self.run(keys::list(self.pools(), owner, offset, limit))
-            .await
-    }
-
-    async fn revoke_key(
-        &self,
-        owner: Option<KeyOwner>,
-        id: KeyId,
-        change: Change,
-    ) -> Result<Option<Commit>, ChangeError> {
-        self.change(keys::revoke(self.pools(), owner, id, change))
-            .await
-    }
-
-    async fn record_uses(&self, uses: Vec<KeyUse>) -> Result<Vec<KeyId>, StoreError> {
-        self.run(keys::record_uses(self.pools(), uses)).await
-    }
-
+#[async_trait]
+impl Idempotency for Store {
     async fn reserve(&self, reservation: Reservation) -> Result<Reserved, StoreError> {
         let inner = Arc::clone(&self.0);
         self.run(async move {
@@ -488,7 +497,10 @@ impl KeyStore for Store {
         self.run(idempotency::release(self.pools(), lookup, token))
             .await
     }
+}
 
+#[async_trait]
+impl ChangeLog for Store {
     fn feed(&self) -> Box<dyn ChangeFeed> {
         let runtime = self.0.runtime.clone();
         match &self.0.connector {
@@ -516,8 +528,25 @@ impl KeyStore for Store {
             .await
     }
 
-    fn spawn(&self, future: BoxFuture<'static, ()>) {
-        drop(self.0.runtime.spawn(future));
+    async fn oldest_change(&self) -> Result<Option<Duration>, StoreError> {
+        self.run(sweep::oldest_change(self.pools())).await
+    }
+}
+
+#[async_trait]
+impl Maintenance for Store {
+    async fn ready(&self) -> Result<Readiness, StoreError> {
+        let inner = Arc::clone(&self.0);
+        self.run_within(
+            READY_TIMEOUT.min(self.0.operation_timeout),
+            Look::Always,
+            async move { ready(&inner).await },
+        )
+        .await
+    }
+
+    async fn pepper_ids(&self, now: Timestamp) -> Result<Vec<PepperId>, StoreError> {
+        self.run(keys::pepper_ids(self.pools(), now)).await
     }
 
     async fn sweep(&self, now: Timestamp) -> Result<u64, StoreError> {
@@ -527,22 +556,8 @@ impl KeyStore for Store {
         self.run_within(sweep::TIMEOUT, Look::Always, work).await
     }
 
-    async fn oldest_change(&self) -> Result<Option<Duration>, StoreError> {
-        self.run(sweep::oldest_change(self.pools())).await
-    }
-
-    async fn pepper_ids(&self, now: Timestamp) -> Result<Vec<PepperId>, StoreError> {
-        self.run(keys::pepper_ids(self.pools(), now)).await
-    }
-
-    async fn ready(&self) -> Result<Readiness, StoreError> {
-        let inner = Arc::clone(&self.0);
-        self.run_within(
-            READY_TIMEOUT.min(self.0.operation_timeout),
-            Look::Always,
-            async move { ready(&inner).await },
-        )
-        .await
+    fn spawn(&self, future: BoxFuture<'static, ()>) {
+        drop(self.0.runtime.spawn(future));
     }
 }
 

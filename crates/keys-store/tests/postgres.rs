@@ -18,7 +18,10 @@ use std::time::Duration;
 
 use keys_core::{Account, AccountId, EventId, KeyId, Plan, Plans, Timestamp};
 use keys_service::memory::{AuditEvent, AuditSubject};
-use keys_service::ports::{KeyOwner, KeyUse, Reservation, StoreError};
+use keys_service::ports::{
+    Accounts as _, ChangeLog as _, Idempotency as _, KeyOwner, KeyUse, KeyUses as _, Keys as _,
+    Maintenance as _, Reservation, StoreError,
+};
 use keys_service::{Actor, Gate, Identity, KeyDraft, KeyService, KeyStore, Requirement};
 use keys_store::{OpenError, Store, StoreOptions};
 use keys_testkit::contract::AuditedStore;

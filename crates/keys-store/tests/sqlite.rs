@@ -18,7 +18,9 @@ use diesel::{Connection as _, QueryableByName, RunQueryDsl as _, SqliteConnectio
 use keys_core::{AccountId, EventId, KeyId, Timestamp};
 use keys_service::KeyStore;
 use keys_service::memory::{AuditEvent, AuditSubject};
-use keys_service::ports::{KeyOwner, StoreError};
+use keys_service::ports::{
+    Accounts as _, KeyOwner, KeyUses as _, Keys as _, Maintenance as _, StoreError,
+};
 use keys_store::{DatabaseUrl, OpenError, Store, StoreOptions};
 use keys_testkit::contract::AuditedStore;
 use keys_testkit::data::{a_key, an_account};

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use keys_service::KeyStore as _;
+use keys_service::ports::Maintenance as _;
 use keys_store::{OpenError, Store, StoreOptions, TlsError};
 use keys_testkit::contract::followed;
 use keys_testkit::error::chain;

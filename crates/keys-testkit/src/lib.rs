@@ -14,6 +14,7 @@
 //! | [`postgres`] | a throw-away PostgreSQL, a database per test |
 //! | [`redis`] | a throw-away Redis, which can be killed, stopped and flushed |
 //! | [`report`] | figures that proofs and benchmarks measure |
+//! | [`store`] | a store whose methods a test overrides one by one |
 //! | [`server`] | a running server, and requests to it |
 //! | [`wire`] | requests as bytes, for measuring |
 //! | [`process`] | processes that must end with their parent |
@@ -39,5 +40,6 @@ pub mod redis;
 pub mod report;
 pub mod rng;
 pub mod server;
+pub mod store;
 pub mod traefik;
 pub mod wire;

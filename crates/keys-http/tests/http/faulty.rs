@@ -5,13 +5,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use keys_core::pepper::PepperedDigest;
-use keys_core::{Account, AccountId, Denial, EventId, KeyId, PepperId, Timestamp};
+use keys_core::Denial;
+use keys_service::MemoryStore;
 use keys_service::ports::{
-    AccountPatch, AccountQuery, BoxFuture, Change, ChangeError, FoundKey, KeyOwner, KeyPage,
-    KeyStore, KeyUse, NewKey, Reservation, Reserved, StoreError,
+    ChangeError, ChangeFeed, ChangeLog as _, Changes, Idempotency as _, KeyStore, Reservation,
+    Reserved, StoreError,
 };
-use keys_service::{ChangeFeed, Changes, Commit, MemoryStore, Readiness};
+use keys_testkit::store::{Overrides, TestStore};
 
 /// What goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,8 +29,11 @@ pub(crate) enum Fault {
 }
 
 /// A store in memory that fails when told to. Clones are the same store.
+pub(crate) type Faulty = TestStore<Faults>;
+
+/// The faults of a [`Faulty`] store.
 #[derive(Clone, Default)]
-pub(crate) struct Faulty {
+pub(crate) struct Faults {
     store: Arc<MemoryStore>,
     fault: Arc<Mutex<Option<Fault>>>,
     calls: Arc<AtomicU64>,
@@ -39,7 +42,7 @@ pub(crate) struct Faulty {
     is_asynchronous: Arc<AtomicBool>,
 }
 
-impl Faulty {
+impl Faults {
     pub(crate) fn fails_with(&self, fault: Fault) {
         *self
             .fault
@@ -76,8 +79,15 @@ impl Faulty {
             .lock()
             .expect("no test panics while it holds this")
     }
+}
 
-    fn reads(&self) -> Result<(), StoreError> {
+#[async_trait]
+impl Overrides for Faults {
+    fn store(&self) -> &dyn KeyStore {
+        &*self.store
+    }
+
+    async fn before_read(&self) -> Result<(), StoreError> {
         self.calls.fetch_add(1, SeqCst);
         match self.fault() {
             Some(Fault::Unavailable) => Err(StoreError::Unavailable("connection refused".into())),
@@ -86,78 +96,16 @@ impl Faulty {
         }
     }
 
-    fn changes(&self) -> Result<(), ChangeError> {
-        self.reads()?;
+    async fn before_change(&self) -> Result<(), ChangeError> {
+        self.before_read().await?;
         match self.fault() {
             Some(Fault::CallerRevoked) => Err(ChangeError::CallerDenied(Denial::Revoked)),
             Some(Fault::CallerDisabled) => Err(ChangeError::CallerDenied(Denial::AccountDisabled)),
             _ => Ok(()),
         }
     }
-}
-
-#[async_trait]
-impl KeyStore for Faulty {
-    async fn find_by_digests(
-        &self,
-        digests: Vec<PepperedDigest>,
-    ) -> Result<Vec<FoundKey>, StoreError> {
-        self.reads()?;
-        self.store.find_by_digests(digests).await
-    }
-
-    async fn find_account(&self, id: AccountId) -> Result<Option<Account>, StoreError> {
-        self.reads()?;
-        self.store.find_account(id).await
-    }
-
-    async fn accounts(&self, query: AccountQuery) -> Result<Vec<Account>, StoreError> {
-        self.reads()?;
-        self.store.accounts(query).await
-    }
-
-    async fn insert_account(&self, account: Account, change: Change) -> Result<(), ChangeError> {
-        self.changes()?;
-        self.store.insert_account(account, change).await
-    }
-
-    async fn update_account(
-        &self,
-        id: AccountId,
-        patch: AccountPatch,
-        change: Change,
-    ) -> Result<(Account, Commit), ChangeError> {
-        self.changes()?;
-        self.store.update_account(id, patch, change).await
-    }
-
-    async fn insert_key(&self, key: NewKey, change: Change) -> Result<(), ChangeError> {
-        self.changes()?;
-        self.store.insert_key(key, change).await
-    }
-
-    async fn keys(&self, owner: KeyOwner, offset: u64, limit: u32) -> Result<KeyPage, StoreError> {
-        self.reads()?;
-        self.store.keys(owner, offset, limit).await
-    }
-
-    async fn revoke_key(
-        &self,
-        owner: Option<KeyOwner>,
-        id: KeyId,
-        change: Change,
-    ) -> Result<Option<Commit>, ChangeError> {
-        self.changes()?;
-        self.store.revoke_key(owner, id, change).await
-    }
-
-    async fn record_uses(&self, uses: Vec<KeyUse>) -> Result<Vec<KeyId>, StoreError> {
-        self.reads()?;
-        self.store.record_uses(uses).await
-    }
 
     async fn reserve(&self, reservation: Reservation) -> Result<Reserved, StoreError> {
-        self.reads()?;
         if self.fault() == Some(Fault::InFlight) {
             // Eight hundredths of a second less than 17.
             let until = reservation.at.saturating_add(Duration::from_millis(16_920));
@@ -166,50 +114,17 @@ impl KeyStore for Faulty {
         self.store.reserve(reservation).await
     }
 
-    async fn release(&self, lookup: [u8; 32], token: EventId) -> Result<(), StoreError> {
-        self.reads()?;
-        self.store.release(lookup, token).await
-    }
-
     fn feed(&self) -> Box<dyn ChangeFeed> {
         Box::new(FaultyFeed {
             feed: self.store.feed(),
-            store: self.clone(),
+            faults: self.clone(),
         })
-    }
-
-    async fn is_seen_everywhere(
-        &self,
-        commit: &Commit,
-        silence: Duration,
-    ) -> Result<bool, StoreError> {
-        self.reads()?;
-        self.store.is_seen_everywhere(commit, silence).await
-    }
-
-    fn spawn(&self, future: BoxFuture<'static, ()>) {
-        self.store.spawn(future);
-    }
-
-    async fn sweep(&self, now: Timestamp) -> Result<u64, StoreError> {
-        self.reads()?;
-        self.store.sweep(now).await
-    }
-
-    async fn pepper_ids(&self, now: Timestamp) -> Result<Vec<PepperId>, StoreError> {
-        self.reads()?;
-        self.store.pepper_ids(now).await
-    }
-
-    async fn ready(&self) -> Result<Readiness, StoreError> {
-        self.reads()?;
-        self.store.ready().await
     }
 }
 
 struct FaultyFeed {
     feed: Box<dyn ChangeFeed>,
-    store: Faulty,
+    faults: Faults,
 }
 
 #[async_trait]
@@ -219,11 +134,11 @@ impl ChangeFeed for FaultyFeed {
     }
 
     async fn poll(&mut self) -> Result<Changes, StoreError> {
-        if self.store.fault() == Some(Fault::Unavailable) || self.store.feed_fails.load(SeqCst) {
+        if self.faults.fault() == Some(Fault::Unavailable) || self.faults.feed_fails.load(SeqCst) {
             return Err(StoreError::Unavailable("connection refused".into()));
         }
         let fault = *self
-            .store
+            .faults
             .feed_fault
             .lock()
             .expect("no test panics while it holds this");
@@ -238,10 +153,10 @@ impl ChangeFeed for FaultyFeed {
     }
 
     fn is_replicated_asynchronously(&self) -> bool {
-        self.store.is_asynchronous.load(SeqCst)
+        self.faults.is_asynchronous.load(SeqCst)
     }
 
     fn is_live(&self) -> bool {
-        !self.store.feed_fails.load(SeqCst) && self.feed.is_live()
+        !self.faults.feed_fails.load(SeqCst) && self.feed.is_live()
     }
 }

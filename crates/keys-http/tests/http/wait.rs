@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use keys_core::Timestamp;
-use keys_service::{KeyStore as _, MemoryStore};
+use keys_service::MemoryStore;
+use keys_service::ports::ChangeLog as _;
 use keys_testkit::data::noon_plus;
 
 use crate::exchange::{Exchange as _, Request, delete, patch};

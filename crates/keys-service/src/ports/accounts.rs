@@ -1,12 +1,53 @@
-//! Accounts as a store returns and takes them.
+//! The port to stored accounts.
 
+use async_trait::async_trait;
 use keys_core::{Account, AccountId, ExternalId, PlanName, Timestamp};
+
+use super::change::Change;
+use super::changes::Commit;
+use super::errors::{ChangeError, StoreError};
+
+/// Finds, adds and changes accounts.
+#[async_trait]
+pub trait Accounts: Send + Sync + 'static {
+    /// The account of that identifier. Fails with [`StoreError::Unexpected`] if its row cannot be read; see
+    /// [`account_entry`](Self::account_entry).
+    async fn find_account(&self, id: AccountId) -> Result<Option<Account>, StoreError>;
+
+    /// Accounts in order of identifier. Leaves out rows that cannot be read; see
+    /// [`account_entries`](Self::account_entries).
+    async fn accounts(&self, query: AccountQuery) -> Result<Vec<Account>, StoreError>;
+
+    /// The account of that identifier, also if its row cannot be read. By default as
+    /// [`find_account`](Self::find_account).
+    async fn account_entry(&self, id: AccountId) -> Result<Option<AccountEntry>, StoreError> {
+        Ok(self.find_account(id).await?.map(Ok))
+    }
+
+    /// Accounts in order of identifier, rows that cannot be read among them. By default as
+    /// [`accounts`](Self::accounts).
+    async fn account_entries(&self, query: AccountQuery) -> Result<Vec<AccountEntry>, StoreError> {
+        Ok(self.accounts(query).await?.into_iter().map(Ok).collect())
+    }
+
+    /// Adds an account. Audit action `account.created`.
+    async fn insert_account(&self, account: Account, change: Change) -> Result<(), ChangeError>;
+
+    /// Changes an account and returns it as it is then, with the transaction. Audit action `account.updated`. An
+    /// account that cannot be read is mended if `patch` sets each column at fault.
+    async fn update_account(
+        &self,
+        id: AccountId,
+        patch: AccountPatch,
+        change: Change,
+    ) -> Result<(Account, Commit), ChangeError>;
+}
 
 /// An account as listed: the account, or the readable part of a row that cannot be read as one.
 pub type AccountEntry = Result<Account, UnreadableAccount>;
 
 /// A stored account that cannot be read. Its keys are refused until it is mended by
-/// [`KeyStore::update_account`] or by SQL.
+/// [`Accounts::update_account`] or by SQL.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnreadableAccount {
     /// The identifier.

@@ -1,8 +1,23 @@
-//! Reserved idempotent answers.
+//! The port to idempotent answers.
 
 use std::time::Duration;
 
+use async_trait::async_trait;
 use keys_core::{EventId, Timestamp};
+
+use super::errors::StoreError;
+
+/// Reserves idempotent answers. A reserved answer is completed by the change that it belongs to, in the transaction of
+/// that change: see [`Change::completion`](super::Change::completion).
+#[async_trait]
+pub trait Idempotency: Send + Sync + 'static {
+    /// Reserves an idempotent answer. One that has expired, and a pending one whose time is up, are taken over; so is, at
+    /// once, a pending one whose process has ended, if the store can tell.
+    async fn reserve(&self, reservation: Reservation) -> Result<Reserved, StoreError>;
+
+    /// Gives a reservation back after a refusal, unless another attempt took over.
+    async fn release(&self, lookup: [u8; 32], token: EventId) -> Result<(), StoreError>;
+}
 
 /// How long an attempt under an `Idempotency-Key` may take before another may take over: longer than any request is
 /// allowed to.

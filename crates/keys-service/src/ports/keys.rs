@@ -1,9 +1,42 @@
-//! Keys as a store returns and takes them.
+//! The port to stored keys.
 
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use keys_core::pepper::PepperedDigest;
 use keys_core::{Account, AccountId, ApiKey, Denial, KeyId, Plans};
+
+use super::change::Change;
+use super::changes::Commit;
+use super::errors::{ChangeError, StoreError};
+
+/// Finds, adds and revokes keys of every kind.
+#[async_trait]
+pub trait Keys: Send + Sync + 'static {
+    /// The keys kept under any of `digests` (digest and pepper both equal), with their accounts, each once and in no
+    /// particular order. Revoked keys are found too. One round trip, however many: a thousand are fine.
+    async fn find_by_digests(
+        &self,
+        digests: Vec<PepperedDigest>,
+    ) -> Result<Vec<FoundKey>, StoreError>;
+
+    /// One page of keys, skipping `offset`.
+    async fn keys(&self, owner: KeyOwner, offset: u64, limit: u32) -> Result<KeyPage, StoreError>;
+
+    /// Adds a key. Audit action `key.created`. With an account: it is locked, admitted, its usable keys of kind
+    /// [`KeyKind::Account`] are counted (not revoked, and not expired at `change.at`) and compared with the cap, all
+    /// in one transaction. The cap concerns keys of that kind only.
+    async fn insert_key(&self, key: NewKey, change: Change) -> Result<(), ChangeError>;
+
+    /// Revokes a key and says by which transaction; `None` if there was none to revoke. Audit action `key.revoked`. With
+    /// an `owner`, only a key that [`keys`](Self::keys) would list for it; without, a key of any kind.
+    async fn revoke_key(
+        &self,
+        owner: Option<KeyOwner>,
+        id: KeyId,
+        change: Change,
+    ) -> Result<Option<Commit>, ChangeError>;
+}
 
 /// A key with the account that holds it, read together.
 #[derive(Debug, Clone, PartialEq, Eq)]

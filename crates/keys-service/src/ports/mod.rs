@@ -1,5 +1,18 @@
 //! The ports: what the service needs from outside, as small object-safe traits.
 //!
+//! | Port | Does |
+//! |---|---|
+//! | [`Keys`] | finds, adds and revokes keys of every kind |
+//! | [`KeyUses`] | records when and how often keys are used |
+//! | [`Accounts`] | finds, adds and changes accounts |
+//! | [`Idempotency`] | reserves answers to requests that may be repeated |
+//! | [`ChangeLog`] | hands out a [`ChangeFeed`] of all changes to each instance with a cache |
+//! | [`Maintenance`] | checks the store, deletes what is old, runs background work |
+//! | [`RateLimiter`] | counts requests |
+//!
+//! A store implements all of them but the last, and is then a [`KeyStore`], which a
+//! [`KeyService`](crate::KeyService) is built over.
+//!
 //! Every change goes through one transaction in which, in this order: the account is locked, the caller is judged
 //! again on what the transaction sees, the change is made, its audit event is written, and a reserved idempotent
 //! answer is completed. So a key that was revoked a moment ago cannot mint its successor, and no change exists
@@ -9,6 +22,7 @@ mod accounts;
 mod change;
 mod changes;
 mod errors;
+mod feed;
 mod idempotency;
 mod keys;
 mod limiter;
@@ -17,17 +31,19 @@ mod readers;
 mod store;
 mod uses;
 
-pub use accounts::{AccountEntry, AccountPatch, AccountQuery, UnreadableAccount};
+pub use accounts::{AccountEntry, AccountPatch, AccountQuery, Accounts, UnreadableAccount};
 pub use change::{Authority, Caller, Change};
 pub use changes::{
-    CHANGES_MAX, CHANGES_PAGED_MAX, ChangeFeed, Changed, Changes, Commit, POLL_INTERVAL, Page,
-    REPORT_AGE_MAX, REVOCATION_BOUND, SILENCE_MAX, TRUST_MAX, silence_max,
+    ChangeLog, Commit, REPORT_AGE_MAX, REVOCATION_BOUND, SILENCE_MAX, TRUST_MAX, silence_max,
 };
 pub use errors::{ChangeError, StoreError};
-pub use idempotency::{Completion, RESERVATION_KEPT, RESERVATION_PENDING, Reservation, Reserved};
-pub use keys::{Admission, FoundKey, KeyOwner, KeyPage, NewKey, StoredKey, UnreadableKey};
+pub use feed::{CHANGES_MAX, CHANGES_PAGED_MAX, ChangeFeed, Changed, Changes, POLL_INTERVAL, Page};
+pub use idempotency::{
+    Completion, Idempotency, RESERVATION_KEPT, RESERVATION_PENDING, Reservation, Reserved,
+};
+pub use keys::{Admission, FoundKey, KeyOwner, KeyPage, Keys, NewKey, StoredKey, UnreadableKey};
 pub use limiter::{Bucket, Decision, LimiterError, LimiterState, RateLimiter, Subject};
-pub use maintenance::{BoxFuture, ENDED_SESSIONS_KEPT, Readiness};
+pub use maintenance::{BoxFuture, ENDED_SESSIONS_KEPT, Maintenance, Readiness};
 pub use readers::{Place, Readers};
 pub use store::KeyStore;
-pub use uses::KeyUse;
+pub use uses::{KeyUse, KeyUses};

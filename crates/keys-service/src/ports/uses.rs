@@ -1,6 +1,19 @@
-//! Uses of keys.
+//! The port to the record of uses of keys.
 
+use async_trait::async_trait;
 use keys_core::{KeyId, Timestamp};
+
+use super::errors::StoreError;
+
+/// Records when and how often keys are used.
+#[async_trait]
+pub trait KeyUses: Send + Sync + 'static {
+    /// Records uses: adds the counts, moves each `last_used_at` forward, never back. Not audited.
+    ///
+    /// Returns the keys that another transaction has locked for longer than a moment. Nothing of their uses is
+    /// recorded, so that one of them does not keep the others from being recorded; try again later.
+    async fn record_uses(&self, uses: Vec<KeyUse>) -> Result<Vec<KeyId>, StoreError>;
+}
 
 /// Uses of one key since the last flush.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

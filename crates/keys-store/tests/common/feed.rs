@@ -3,8 +3,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use keys_service::KeyStore as _;
-use keys_service::ports::{CHANGES_MAX, CHANGES_PAGED_MAX, Changed};
+use keys_service::ports::{CHANGES_MAX, CHANGES_PAGED_MAX, Changed, Maintenance as _};
 use keys_store::Store;
 use keys_testkit::contract::{followed, news, time_until};
 use keys_testkit::data::{NOON, a_key};

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keys_core::{Account, ApiKey};
-use keys_service::KeyStore;
 use keys_service::ports::{
-    ChangeError, KeyOwner, KeyUse, NewKey, Reservation, Reserved, StoreError,
+    Accounts as _, ChangeError, Idempotency as _, KeyOwner, KeyUse, KeyUses as _, Keys as _,
+    Maintenance as _, NewKey, Reservation, Reserved, StoreError,
 };
 use keys_store::Store;
 use keys_testkit::data::{NOON, a_change, a_key, an_account, an_event_id, noon_plus};

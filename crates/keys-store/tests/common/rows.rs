@@ -1,9 +1,9 @@
 //! Rows that break a rule of the program: each refuses its own key alone, and none comes in any more.
 
 use keys_core::{Account, ApiKey, Denial, KeyId, PepperId};
-use keys_service::KeyStore;
 use keys_service::ports::{
-    AccountPatch, AccountQuery, ChangeError, KeyOwner, KeyUse, NewKey, StoreError,
+    AccountPatch, AccountQuery, Accounts as _, ChangeError, KeyOwner, KeyUse, KeyUses as _,
+    Keys as _, Maintenance as _, NewKey, StoreError,
 };
 use keys_store::Store;
 use keys_testkit::data::{NOON, a_caller, a_change, a_key, an_account, noon_plus, plan};

@@ -4,8 +4,10 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use keys_core::KeyId;
-use keys_service::KeyStore as _;
-use keys_service::ports::{ChangeFeed, Changed, POLL_INTERVAL, SILENCE_MAX, StoreError};
+use keys_service::ports::{
+    ChangeFeed, ChangeLog as _, Changed, Keys as _, Maintenance as _, POLL_INTERVAL, SILENCE_MAX,
+    StoreError,
+};
 use keys_store::Store;
 use keys_testkit::contract::{followed, is_seen_soon, news};
 use keys_testkit::data::{NOON, a_change, a_key};

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use keys_core::{ApiKey, Denial};
 use keys_service::ports::{
-    ChangeError, ChangeFeed, Changed, Changes, Commit, POLL_INTERVAL, SILENCE_MAX, StoreError,
+    ChangeError, ChangeFeed, ChangeLog as _, Changed, Changes, Commit, Keys as _, Maintenance as _,
+    POLL_INTERVAL, SILENCE_MAX, StoreError,
 };
-use keys_service::{Actor, KeyService, KeyStore as _, VerdictCode, VerifyRequest};
+use keys_service::{Actor, KeyService, VerdictCode, VerifyRequest};
 use keys_store::{Store, StoreOptions};
 use keys_testkit::contract::{followed, is_seen_soon, news};
 use keys_testkit::data::{NOON, a_change, a_key, pepper_ring};

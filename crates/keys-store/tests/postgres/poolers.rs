@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use keys_service::KeyStore as _;
+use keys_service::ports::Maintenance as _;
 use keys_store::{Store, StoreOptions};
 use keys_testkit::contract::followed;
 use keys_testkit::data::a_key;

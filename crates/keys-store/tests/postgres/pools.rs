@@ -3,8 +3,7 @@
 use std::time::{Duration, Instant};
 
 use keys_core::Account;
-use keys_service::KeyStore as _;
-use keys_service::ports::{ChangeError, StoreError};
+use keys_service::ports::{Accounts as _, ChangeError, Keys as _, Maintenance as _, StoreError};
 use keys_store::{Store, StoreOptions};
 use keys_testkit::contract::followed;
 use keys_testkit::data::{a_change, a_key, an_account};

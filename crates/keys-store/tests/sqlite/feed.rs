@@ -3,8 +3,7 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-use keys_service::KeyStore as _;
-use keys_service::ports::{Changed, SILENCE_MAX};
+use keys_service::ports::{ChangeLog as _, Changed, Keys as _, SILENCE_MAX};
 use keys_testkit::contract::{followed, is_seen_soon, news};
 use keys_testkit::data::{a_change, a_key};
 use tokio::time::timeout;

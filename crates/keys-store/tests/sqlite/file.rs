@@ -6,8 +6,10 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use keys_service::KeyStore as _;
-use keys_service::ports::{ChangeError, SILENCE_MAX, StoreError};
+use keys_service::ports::{
+    Accounts as _, ChangeError, ChangeLog as _, Keys as _, Maintenance as _, SILENCE_MAX,
+    StoreError,
+};
 use keys_store::{DatabaseUrl, FileLost, OpenError, Store, StoreOptions, UnsafeFile};
 use keys_testkit::contract::followed;
 use keys_testkit::data::{a_change, a_key, an_account};
