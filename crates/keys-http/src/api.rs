@@ -217,19 +217,8 @@ impl ApiBuilder {
     }
 
     /// The surfaces.
-    ///
-    /// # Panics
-    /// When a mount cannot be served; [`Mount::check`] says so beforehand.
     #[must_use]
     pub fn build(self) -> Api {
-        for mount in [&self.inner.flat, &self.inner.account]
-            .into_iter()
-            .flatten()
-        {
-            if let Err(error) = mount.check() {
-                panic!("mount {}: {error}", mount.path);
-            }
-        }
         Api {
             inner: Arc::new(self.inner),
         }

@@ -66,7 +66,7 @@ pub use connection::{BODY_BYTES_MAX, Guarded, HEAD_BYTES_MAX, HeadRefusal};
 pub use field_error::FieldError;
 pub use front::Front;
 pub use guard::{KeyIdentity, RequireKey};
-pub use mount::{InvalidMount, Mount};
+pub use mount::{InvalidMountPath, Mount, MountPath, ReservedPrefix};
 pub use refusal::{Refusal, Render};
 
 /// Compiles the examples of the page about the guard.

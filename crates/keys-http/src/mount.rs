@@ -1,85 +1,134 @@
 //! Where a contract is served, and on which terms.
 
 use std::fmt;
+use std::str::FromStr;
 
 use keys_core::KeyPrefix;
-use keys_service::issue::{OPERATOR_PREFIX, SESSION_PREFIX};
+use keys_service::issue;
+
+/// Path of a contract, such as `/api/api-keys`: segments of letters, digits and `-._~`, each after a slash.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MountPath(Box<str>);
+
+impl MountPath {
+    /// The path as it was parsed.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for MountPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for MountPath {
+    type Err = InvalidMountPath;
+
+    fn from_str(text: &str) -> Result<Self, InvalidMountPath> {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+        let is_segment = |text: &str| !text.is_empty() && text.bytes().all(plain);
+        let segments = text.strip_prefix('/').ok_or(InvalidMountPath)?;
+        if segments.split('/').all(is_segment) {
+            Ok(Self(text.into()))
+        } else {
+            Err(InvalidMountPath)
+        }
+    }
+}
+
+/// Error returned when a text is no path that a contract can be served at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct InvalidMountPath;
+
+impl fmt::Display for InvalidMountPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a mount's path is segments of letters, digits and `-._~`, each after a slash")
+    }
+}
+
+impl std::error::Error for InvalidMountPath {}
 
 /// Where one of the two contracts is served, and what it asks of accounts.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use]
 pub struct Mount {
-    /// The path of create and list, such as `/api/api-keys`; delete is one segment below.
-    pub path: String,
-    /// What the keys made through it start with.
-    pub key_prefix: KeyPrefix,
-    /// Whether the account's plan must have keys.
-    pub plan_gate: bool,
-    /// Whether the plan's maximum of usable keys holds.
-    pub cap: bool,
+    pub(crate) path: MountPath,
+    pub(crate) key_prefix: KeyPrefix,
+    pub(crate) plan_gate: bool,
+    pub(crate) cap: bool,
 }
 
 impl Mount {
-    /// Where the flat contract is documented: `/api/api-keys`, keys start with `sk_live`.
-    #[must_use]
-    pub fn flat() -> Self {
-        Self::new("/api/api-keys", "sk_live")
-    }
-
-    /// Where the account contract is documented: `/api/account/api-keys`, keys start with `xyp`.
-    #[must_use]
-    pub fn account() -> Self {
-        Self::new("/api/account/api-keys", "xyp")
-    }
-
-    fn new(path: &str, key_prefix: &str) -> Self {
-        Self {
-            path: path.to_owned(),
-            key_prefix: key_prefix.parse().expect("documented prefixes are legal"),
-            plan_gate: true,
-            cap: true,
-        }
-    }
-
-    /// Whether it can be served: [`ApiBuilder::build`](crate::ApiBuilder::build) insists on it.
+    /// Serves create and list at `path` and delete one segment below. Keys that are made there start with
+    /// `key_prefix`, their account must be on a plan with keys, and the plan's maximum of usable keys holds.
+    ///
+    /// ```
+    /// use keys_http::Mount;
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let mount = Mount::new("/v2/keys".parse()?, "acme".parse()?)?.cap(false);
+    /// # let _ = mount;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
-    /// When the path is not one or more plain segments, or the prefix is that of operators' keys or sessions.
-    pub fn check(&self) -> Result<(), InvalidMount> {
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
-        let is_segment = |text: &str| !text.is_empty() && text.bytes().all(plain);
-        let segments = self.path.strip_prefix('/').ok_or(InvalidMount::Path)?;
-        if !segments.split('/').all(is_segment) {
-            return Err(InvalidMount::Path);
+    /// Returns [`ReservedPrefix`] if the prefix is that of operators' keys or of sessions.
+    pub fn new(path: MountPath, key_prefix: KeyPrefix) -> Result<Self, ReservedPrefix> {
+        if issue::is_reserved(&key_prefix) {
+            return Err(ReservedPrefix);
         }
-        if [OPERATOR_PREFIX, SESSION_PREFIX].contains(&self.key_prefix.as_str()) {
-            return Err(InvalidMount::ReservedPrefix);
-        }
-        Ok(())
-    }
-}
-
-/// Why a [`Mount`] cannot be served.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum InvalidMount {
-    /// The path is not made of plain segments, each after a slash.
-    Path,
-    /// The prefix is that of operators' keys or of sessions.
-    ReservedPrefix,
-}
-
-impl fmt::Display for InvalidMount {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Path => {
-                "a mount's path is segments of letters, digits and `-._~`, each after a slash"
-            }
-            Self::ReservedPrefix => "a mount's key prefix must not be `operator` or `session`",
+        Ok(Self {
+            path,
+            key_prefix,
+            plan_gate: true,
+            cap: true,
         })
     }
+
+    /// Mounts the flat contract where it is documented: `/api/api-keys`, keys start with `sk_live`.
+    pub fn flat() -> Self {
+        Self::documented("/api/api-keys", "sk_live")
+    }
+
+    /// Mounts the account contract where it is documented: `/api/account/api-keys`, keys start with `xyp`.
+    pub fn account() -> Self {
+        Self::documented("/api/account/api-keys", "xyp")
+    }
+
+    fn documented(path: &str, key_prefix: &str) -> Self {
+        let path = path.parse().expect("documented paths are legal");
+        let key_prefix = key_prefix.parse().expect("documented prefixes are legal");
+        Self::new(path, key_prefix).expect("documented prefixes are not reserved")
+    }
+
+    /// Sets whether the account's plan must have keys. Defaults to `true`.
+    pub fn plan_gate(self, plan_gate: bool) -> Self {
+        Self { plan_gate, ..self }
+    }
+
+    /// Sets whether the plan's maximum of usable keys holds. Defaults to `true`.
+    pub fn cap(self, cap: bool) -> Self {
+        Self { cap, ..self }
+    }
 }
 
-impl std::error::Error for InvalidMount {}
+/// Error returned when a mount's key prefix is that of another kind of credential.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ReservedPrefix;
+
+impl fmt::Display for ReservedPrefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a mount's key prefix must not be `operator` or `session`")
+    }
+}
+
+impl std::error::Error for ReservedPrefix {}
 
 #[cfg(test)]
 mod tests {
@@ -90,24 +139,17 @@ mod tests {
         for path in [
             "", "/", "keys", "/keys/", "//keys", "/{id}", "/a b", "/keys?x",
         ] {
-            let mount = Mount {
-                path: path.to_owned(),
-                ..Mount::flat()
-            };
-            assert_eq!(mount.check(), Err(InvalidMount::Path), "{path:?}");
+            assert_eq!(path.parse::<MountPath>(), Err(InvalidMountPath), "{path:?}");
         }
-        assert_eq!(Mount::flat().check(), Ok(()));
-        assert_eq!(Mount::account().check(), Ok(()));
+        assert_eq!(Mount::flat().path.as_str(), "/api/api-keys");
+        assert_eq!(Mount::account().path.as_str(), "/api/account/api-keys");
     }
 
     #[test]
     fn prefixes_of_other_kinds_of_credentials_are_refused() {
         for prefix in ["operator", "session"] {
-            let mount = Mount {
-                key_prefix: prefix.parse().unwrap(),
-                ..Mount::flat()
-            };
-            assert_eq!(mount.check(), Err(InvalidMount::ReservedPrefix));
+            let mount = Mount::new("/keys".parse().unwrap(), prefix.parse().unwrap());
+            assert_eq!(mount, Err(ReservedPrefix));
         }
     }
 }

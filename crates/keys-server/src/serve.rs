@@ -331,15 +331,10 @@ fn api(
 }
 
 fn mount(configured: &config::Mount, setting: &str) -> anyhow::Result<Option<Mount>> {
-    let mount = Mount {
-        path: configured.path.clone(),
-        key_prefix: configured.key_prefix.clone(),
-        plan_gate: configured.plan_gate,
-        cap: configured.cap,
-    };
-    mount
-        .check()
-        .with_context(|| format!("settings `{setting}.path` and `{setting}.key_prefix`"))?;
+    let mount = Mount::new(configured.path.clone(), configured.key_prefix.clone())
+        .with_context(|| format!("setting `{setting}.key_prefix`"))?
+        .plan_gate(configured.plan_gate)
+        .cap(configured.cap);
     Ok(configured.enabled.then_some(mount))
 }
 

@@ -23,6 +23,12 @@ pub const OPERATOR_PREFIX: &str = "operator";
 /// The prefix of sessions. Accounts' keys may not have it.
 pub const SESSION_PREFIX: &str = "session";
 
+/// Whether the prefix is that of another kind of credential, so that no account's key may have it.
+#[must_use]
+pub fn is_reserved(prefix: &KeyPrefix) -> bool {
+    [OPERATOR_PREFIX, SESSION_PREFIX].contains(&prefix.as_str())
+}
+
 /// The longest a session may live: a person signs in again after a day.
 pub const SESSION_TTL_MAX: Duration = Duration::from_hours(24);
 
@@ -190,7 +196,7 @@ impl KeyService {
         if !by.may_act_for(draft.account_id) {
             return Err(IssueError::AccountNotFound);
         }
-        if [OPERATOR_PREFIX, SESSION_PREFIX].contains(&draft.prefix.as_str()) {
+        if is_reserved(&draft.prefix) {
             return Err(IssueError::ReservedPrefix);
         }
         let inherits_expiry = draft.expires_at.is_none();

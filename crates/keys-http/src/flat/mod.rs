@@ -24,7 +24,7 @@ pub(crate) fn scope(api: &Api, mount: &Mount) -> impl HttpServiceFactory + use<>
         .route(web::post().to(create::create).wrap(guard()));
     let key = fallback::resource("/{id}", "DELETE", error::render)
         .route(web::delete().to(delete::delete).wrap(guard()));
-    web::scope(&mount.path)
+    web::scope(mount.path.as_str())
         .wrap(DefaultHeaders::new().add((CACHE_CONTROL, "no-store")))
         .service(keys)
         .service(key)

@@ -96,12 +96,8 @@ async fn expired_keys_are_free_slots_at_once() {
 #[actix_web::test]
 async fn gate_and_cap_are_settings_of_the_mount() {
     let world = World::with_api(|api| {
-        api.flat(Some(Mount {
-            path: "/keys".to_owned(),
-            key_prefix: "acme".parse().unwrap(),
-            plan_gate: false,
-            cap: false,
-        }))
+        let mount = Mount::new("/keys".parse().unwrap(), "acme".parse().unwrap());
+        api.flat(Some(mount.unwrap().plan_gate(false).cap(false)))
     });
     let account = world.account("free").await;
     let session = world.session(&account).await;

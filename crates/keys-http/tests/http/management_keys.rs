@@ -24,11 +24,8 @@ async fn key_made_by_an_operator_is_the_accounts_own() {
 
 #[actix_web::test]
 async fn usual_prefix_is_that_of_the_flat_contract() {
-    let mount = Mount {
-        key_prefix: "acme".parse().unwrap(),
-        ..Mount::flat()
-    };
-    for (flat, prefix) in [(Some(mount), "acme_"), (None, "sk_live_")] {
+    let mount = Mount::new("/keys".parse().unwrap(), "acme".parse().unwrap());
+    for (flat, prefix) in [(Some(mount.unwrap()), "acme_"), (None, "sk_live_")] {
         let world = World::with_api(|api| api.flat(flat));
         let operator = world.root().await;
         let path = format!("/v1/accounts/{}/keys", world.account("pro").await.id);

@@ -327,6 +327,7 @@ mod tests {
                 "http.account.path",
             ),
             ("KEYS_HTTP__FLAT__PATH", "/v1/keys", "http.flat.path"),
+            ("KEYS_HTTP__FLAT__PATH", "/{id}", "http.flat.path"),
             ("KEYS_HTTP__ACCOUNT__PATH", "/api", "http.account.path"),
             ("KEYS_PLANS__PRO__LIMITS__CREATE__PER", "key", "create.per"),
             ("KEYS_PLANS__PRO__KEYS_MAX", "-1", "keys_max"),

@@ -4,6 +4,7 @@ use std::time::Duration;
 use anyhow::bail;
 use keys_core::address::TrustedProxies;
 use keys_core::{KeyPrefix, Network, Quota};
+use keys_http::{InvalidMountPath, MountPath};
 use keys_service::KeyManagement;
 use serde::de::value::SeqAccessDeserializer;
 use serde::de::{Error, SeqAccess, Visitor};
@@ -51,9 +52,9 @@ pub(crate) struct Http {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Mount {
     pub enabled: bool,
-    /// Without a slash at the end. The surface at this path checks whether it is valid.
+    /// Without a slash at the end.
     #[serde(deserialize_with = "path")]
-    pub path: String,
+    pub path: MountPath,
     pub key_prefix: KeyPrefix,
     pub plan_gate: bool,
     pub cap: bool,
@@ -83,20 +84,18 @@ impl Http {
         let overlap = |one: &str, other: &str| is_within(one, other) || is_within(other, one);
         for (setting, mount) in [("http.flat", &self.flat), ("http.account", &self.account)] {
             for (path, whose) in FIXED {
-                if mount.enabled && overlap(&mount.path, path) {
+                if mount.enabled && overlap(mount.path.as_str(), path) {
                     bail!(
                         "setting `{setting}.path`: {:?} overlaps {path}, {whose}",
-                        mount.path
+                        mount.path.as_str()
                     );
                 }
             }
         }
-        if self.flat.enabled && self.account.enabled && overlap(&self.flat.path, &self.account.path)
-        {
+        let (flat, account) = (self.flat.path.as_str(), self.account.path.as_str());
+        if self.flat.enabled && self.account.enabled && overlap(flat, account) {
             bail!(
-                "settings `http.flat.path` and `http.account.path` overlap: {:?} and {:?}",
-                self.flat.path,
-                self.account.path
+                "settings `http.flat.path` and `http.account.path` overlap: {flat:?} and {account:?}"
             );
         }
         Ok(())
@@ -193,7 +192,9 @@ fn key_management<'de, D: Deserializer<'de>>(deserializer: D) -> Result<KeyManag
     single::chosen(deserializer, choices)
 }
 
-fn path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+fn path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<MountPath, D::Error> {
     let path = String::deserialize(deserializer)?;
-    Ok(path.trim_end_matches('/').to_owned())
+    path.trim_end_matches('/')
+        .parse()
+        .map_err(|error: InvalidMountPath| D::Error::custom(format_args!(": {path:?}: {error}")))
 }
