@@ -7,8 +7,8 @@ use std::net::IpAddr;
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use keys_core::{
-    AllowedNetworks, ApiKey, KeyId, KeyKind, Pepper, PepperRing, ScopeSet, SecretKey, Timestamp,
-    secret,
+    AllowedNetworks, ApiKey, KeyId, KeyKind, Pepper, PepperRing, Question, ScopeSet, SecretKey,
+    StoredKey, Timestamp, judge, secret,
 };
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -46,9 +46,9 @@ fn keys(criterion: &mut Criterion) {
 
     // Floor: two comparisons of times, a mask and comparison per network, a binary search per scope.
     let now = Timestamp::from_unix_micros(1_800_000_000_000_000);
-    let record = ApiKey {
+    let key = ApiKey {
         id: KeyId::generate(now, &mut getrandom::SysRng).expect("random bytes"),
-        kind: KeyKind::Account,
+        kind: KeyKind::Operator,
         account_id: None,
         shown_prefix: key.shown_prefix(),
         name: None,
@@ -60,12 +60,21 @@ fn keys(criterion: &mut Criterion) {
         last_used_at: None,
         created_at: now,
     };
+    let record = StoredKey { key, account: None };
     let address = Some(IpAddr::from([10, 1, 2, 3]));
     let needed = ScopeSet::parse(["orders:read"]).expect("a legal scope");
     criterion.bench_function("judge", |bencher| {
         bencher.iter_batched(
             || (now, address),
-            |(now, address)| black_box(&record).check(now, address, black_box(&needed)),
+            |(now, address)| {
+                let question = Question {
+                    kinds: &[KeyKind::Operator],
+                    plans: None,
+                    address,
+                    scopes: black_box(&needed),
+                };
+                judge(black_box(&record), &question, || now)
+            },
             BatchSize::SmallInput,
         );
     });

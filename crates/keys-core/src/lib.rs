@@ -7,8 +7,8 @@
 //! |---|---|
 //! | [`secret`] | the key as its owner sees it: generation, parsing, checksum |
 //! | [`pepper`] | the digest of a key under a ring of peppers |
-//! | [`key`] | the record of a key and its judgement |
-//! | [`denial`] | the reasons to refuse a key |
+//! | [`key`] | the record of a key |
+//! | [`judge`](mod@judge), [`denial`] | whether a key may be used, and the reasons to refuse it |
 //! | [`account`], [`plan`] | who holds keys, and what they may do |
 //! | [`network`], [`address`] | address lists, and whose address a request has |
 //! | [`header`] | finding the credential in the headers of a request |
@@ -40,6 +40,7 @@ pub mod denial;
 mod forwarded;
 pub mod header;
 pub mod id;
+pub mod judge;
 pub mod key;
 mod mac;
 pub mod name;
@@ -56,7 +57,8 @@ pub mod timestamp;
 pub use account::{Account, ExternalId};
 pub use denial::Denial;
 pub use id::{AccountId, EventId, KeyId};
-pub use key::{ApiKey, KeyKind};
+pub use judge::{Evidence, Question, judge};
+pub use key::{ApiKey, KeyKind, StoredKey};
 pub use name::KeyName;
 pub use network::{AllowedNetworks, Network};
 pub use pepper::{KeyDigest, Pepper, PepperId, PepperRing};

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::account::Account;
-use crate::denial::Denial;
 
 /// The text names neither a plan nor a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -297,20 +296,6 @@ impl Plans {
         self.0.iter()
     }
 
-    /// Whether `account` may have and use keys. A plan that is no longer configured has none.
-    ///
-    /// # Errors
-    /// [`Denial::AccountDisabled`] before [`Denial::PlanForbidden`].
-    pub fn check(&self, account: &Account) -> Result<(), Denial> {
-        if account.disabled {
-            Err(Denial::AccountDisabled)
-        } else if self.find(&account.plan).is_some_and(|plan| plan.keys) {
-            Ok(())
-        } else {
-            Err(Denial::PlanForbidden)
-        }
-    }
-
     /// How many usable keys `account` may have: 0 on a plan that is no longer configured.
     #[must_use]
     pub fn keys_max(&self, account: &Account) -> u32 {
@@ -323,47 +308,27 @@ mod tests {
     use super::*;
     use crate::{AccountId, Timestamp};
 
-    fn account(plan: &str, disabled: bool) -> Account {
+    fn account(plan: &str) -> Account {
         Account {
             id: AccountId::generate(Timestamp::from_unix_micros(0), &mut getrandom::SysRng)
                 .unwrap(),
             external_id: None,
             plan: plan.parse().unwrap(),
-            disabled,
+            disabled: false,
             created_at: Timestamp::from_unix_micros(0),
         }
     }
 
-    fn plans() -> Plans {
-        let plan = |keys| Plan {
-            keys,
+    #[test]
+    fn a_plan_that_left_the_configuration_has_no_keys() {
+        let pro = Plan {
+            keys: true,
             keys_max: 10,
             limits: BTreeMap::new(),
         };
-        Plans::new([
-            ("free".parse().unwrap(), plan(false)),
-            ("pro".parse().unwrap(), plan(true)),
-        ])
-    }
-
-    #[test]
-    fn disabled_comes_before_the_plan() {
-        assert_eq!(
-            plans().check(&account("free", true)),
-            Err(Denial::AccountDisabled)
-        );
-        assert_eq!(
-            plans().check(&account("free", false)),
-            Err(Denial::PlanForbidden)
-        );
-        assert_eq!(plans().check(&account("pro", false)), Ok(()));
-    }
-
-    #[test]
-    fn a_plan_that_left_the_configuration_has_no_keys() {
-        let orphan = account("legacy", false);
-        assert_eq!(plans().check(&orphan), Err(Denial::PlanForbidden));
-        assert_eq!(plans().keys_max(&orphan), 0);
+        let plans = Plans::new([("pro".parse().unwrap(), pro)]);
+        assert_eq!(plans.keys_max(&account("pro")), 10);
+        assert_eq!(plans.keys_max(&account("legacy")), 0);
     }
 
     #[test]

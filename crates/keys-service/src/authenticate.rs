@@ -4,7 +4,8 @@ use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use keys_core::{Denial, KeyKind, Operation, Quota, ScopeSet, SecretKey};
+use keys_core::judge::judge_account;
+use keys_core::{Denial, KeyKind, Operation, Question, Quota, ScopeSet, SecretKey, judge};
 
 use crate::actor::{Actor, Identity};
 use crate::ports::{Bucket, Decision, LimiterError, StoreError, Subject};
@@ -107,8 +108,9 @@ impl Default for Gate {
 impl KeyService {
     /// Finds out who presents `presented` from `address`, and judges it against `requirement`.
     ///
-    /// The order is: form and checksum, known, revoked, expired, kind, account, plan, address, scope. An acceptance
-    /// counts as a use of the key only once [`record_success`](Self::record_success) is called.
+    /// Checks form and checksum first, then whether the key is known, then as [`judge`] does. An
+    /// acceptance counts as a use of the key only once [`record_success`](Self::record_success) is
+    /// called.
     ///
     /// # Errors
     /// The first reason to refuse, or that the store could not answer.
@@ -141,31 +143,22 @@ impl KeyService {
             let loader = &self.inner.loader;
             loader.keep_revoked(&known_as, &found.digest, &stored);
         }
-        let identity = Identity {
+        if let Some(account) = &stored.account {
+            self.note_missing_plan(account.id, &account.plan);
+        }
+        let question = Question {
+            kinds: &requirement.kinds,
+            plans: requirement.plan.then_some(&*self.inner.plans),
+            address,
+            scopes: &requirement.scopes,
+        };
+        judge(&stored, &question, || self.now()).map_err(AuthenticateError::Denied)?;
+        Ok(Identity {
             key: stored.key,
             account: stored.account,
             address,
             scopes: requirement.scopes.clone(),
-        };
-        self.judge(&identity, requirement)
-            .map_err(AuthenticateError::Denied)?;
-        Ok(identity)
-    }
-
-    fn judge(&self, identity: &Identity, requirement: &Requirement) -> Result<(), Denial> {
-        let key = &identity.key;
-        key.check_life(self.now())?;
-        if !requirement.kinds.contains(&key.kind) {
-            return Err(Denial::KindNotAllowed);
-        }
-        if let Some(account) = &identity.account {
-            self.note_missing_plan(account.id, &account.plan);
-            match self.inner.plans.check(account) {
-                Err(Denial::PlanForbidden) if !requirement.plan => {}
-                verdict => verdict?,
-            }
-        }
-        key.check_use(identity.address, &requirement.scopes)
+        })
     }
 
     /// Notes that `identity` was let through.
@@ -242,7 +235,7 @@ impl KeyService {
         let cleans_up = is_session && operation != Operation::Create;
         let plans = (gate.plan && !cleans_up).then(|| Arc::clone(&self.inner.plans));
         if let (Some(plans), Some(account)) = (&plans, &identity.account) {
-            plans.check(account)?;
+            judge_account(account, Some(plans))?;
         }
         Ok(Actor::credential(identity, plans))
     }

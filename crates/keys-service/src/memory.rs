@@ -9,7 +9,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use keys_core::pepper::PepperedDigest;
 use keys_core::{
-    Account, AccountId, ApiKey, EventId, ExternalId, KeyDigest, KeyId, KeyKind, PepperId, Timestamp,
+    Account, AccountId, ApiKey, EventId, ExternalId, KeyDigest, KeyId, KeyKind, PepperId,
+    StoredKey, Timestamp,
 };
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -19,7 +20,7 @@ use crate::ports::{
     AccountPatch, AccountQuery, Accounts, Authority, CHANGES_MAX, Change, ChangeError, ChangeFeed,
     ChangeLog, Changed, Changes, Commit, Completion, ENDED_SESSIONS_KEPT, FoundKey, Idempotency,
     KeyOwner, KeyPage, KeyUse, KeyUses, Keys, Maintenance, NewKey, POLL_INTERVAL, Page, Place,
-    Readers, Readiness, Reservation, Reserved, StoreError, StoredKey,
+    Readers, Readiness, Reservation, Reserved, StoreError,
 };
 
 /// How long changes are kept for those who follow them.
@@ -232,7 +233,7 @@ impl State {
         };
         let usable = self
             .listed(KeyOwner::Account(account_id))
-            .filter(|key| key.check_life(at).is_ok())
+            .filter(|key| key.is_usable(at))
             .count();
         if u32::try_from(usable).is_ok_and(|usable| usable < max) {
             Ok(())
@@ -548,10 +549,7 @@ impl Maintenance for MemoryStore {
 
     async fn pepper_ids(&self, now: Timestamp) -> Result<Vec<PepperId>, StoreError> {
         let state = self.state.lock();
-        let living = state
-            .keys
-            .values()
-            .filter(|row| row.key.check_life(now).is_ok());
+        let living = state.keys.values().filter(|row| row.key.is_usable(now));
         let ids: HashSet<&PepperId> = living.map(|row| &row.pepper).collect();
         Ok(ids.into_iter().copied().collect())
     }

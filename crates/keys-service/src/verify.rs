@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use keys_core::{
     AccountId, Denial, ExternalId, KeyId, KeyKind, LimitName, LimitPer, PlanName, PresentedKey,
-    ScopeSet, Timestamp,
+    Question, ScopeSet, Timestamp, judge,
 };
 
 use crate::cache;
@@ -661,28 +661,14 @@ impl KeyService {
 
     #[inline]
     fn judge_record(&self, record: &Record, request: &VerifyRequest<'_>) -> Result<(), Denial> {
-        if record.is_revoked() {
-            return Err(Denial::Revoked);
-        }
-        let facts = &record.facts;
-        let narrowing = facts.narrowing();
-        let expires_at = narrowing.and_then(|narrowing| narrowing.expires_at);
+        let question = Question {
+            kinds: request.kinds,
+            plans: Some(&self.inner.plans),
+            address: request.address,
+            scopes: request.scopes,
+        };
         // The time of day is asked for only where it matters: a clock costs as much as the look-up.
-        if expires_at.is_some_and(|end| self.now() >= end) {
-            return Err(Denial::Expired);
-        }
-        if !request.kinds.contains(&facts.kind) {
-            return Err(Denial::KindNotAllowed);
-        }
-        facts.standing()?;
-        match narrowing {
-            Some(narrowing) if !narrowing.networks.allows(request.address) => {
-                Err(Denial::IpNotAllowed)
-            }
-            Some(narrowing) if narrowing.scopes.covers(request.scopes) => Ok(()),
-            None if request.scopes.is_empty() => Ok(()),
-            _ => Err(Denial::InsufficientScope),
-        }
+        judge(&record.facts, &question, || self.now())
     }
 
     /// Asks the limit, if there is one, makes sure that nothing has changed meanwhile, and notes the use.

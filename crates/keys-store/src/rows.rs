@@ -12,9 +12,9 @@ use diesel::sqlite::Sqlite;
 use keys_core::pepper::PepperedDigest;
 use keys_core::{
     Account, AccountId, AllowedNetworks, ApiKey, ExternalId, KeyId, KeyKind, KeyName, PlanName,
-    ScopeSet, ShownPrefix, Timestamp,
+    ScopeSet, ShownPrefix, StoredKey, Timestamp,
 };
-use keys_service::ports::{AccountPatch, StoreError, StoredKey, UnreadableAccount, UnreadableKey};
+use keys_service::ports::{AccountPatch, StoreError, UnreadableAccount, UnreadableKey};
 use uuid::Uuid;
 
 use crate::schema::{account, api_key, audit_event, idempotency};

@@ -13,7 +13,7 @@ use std::sync::atomic::{
 use std::time::Duration;
 
 use keys_core::pepper::{KeyDigest, PepperedDigest};
-use keys_core::{Denial, PepperId, Plans};
+use keys_core::{Denial, PepperId, Plans, StoredKey};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
@@ -25,7 +25,7 @@ use super::map::{Digest, Found, MapKey, OUTDATED, SHARDS, Stored};
 use super::outage::Outage;
 use super::record::{PlanNames, Record, account_record_id, key_record_id};
 use crate::clock::Clock;
-use crate::ports::{KeyStore, StoreError, StoredKey, UnreadableKey};
+use crate::ports::{KeyStore, StoreError, UnreadableKey};
 
 /// Reads under way at once. Few, so that under load they are large: a statement for many keys costs little more than one
 /// for one.
@@ -504,15 +504,13 @@ impl Loader {
         read_at: Nanos,
         since: Snapshot,
     ) -> (LoadedKey, bool) {
-        let account = stored.account.as_ref();
-        let depends_on = account.map(|account| account_record_id(account.id));
+        let account_id = stored.account.as_ref().map(|account| account.id);
+        let depends_on = account_id.map(account_record_id);
         // Before the generations are compared, which happens as the record is stored.
-        let mark = account.map_or(Mark::default(), |account| {
-            self.cache.accounts.mark(account.id)
-        });
+        let mark = account_id.map_or(Mark::default(), |id| self.cache.accounts.mark(id));
         let (plans, names) = (&self.plans, &self.plan_names);
         let stored_as = (*kept_as.digest.as_bytes() != key.digest).then_some(*kept_as);
-        let mut record = Record::new(stored.key.clone(), account, mark, stored_as, plans, names);
+        let mut record = Record::new(stored, mark, stored_as, plans, names);
         let id = key_record_id(stored);
         if record.is_revoked() {
             // A verdict that is made at this moment, by a load that read the key before it was revoked, must find that it no

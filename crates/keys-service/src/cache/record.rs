@@ -1,13 +1,14 @@
 //! What the cache keeps of a key: enough to judge it, never a verdict.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use keys_core::pepper::PepperedDigest;
 use keys_core::{
-    Account, AccountId, AllowedNetworks, ApiKey, Denial, ExternalId, KeyKind, PlanName, Plans,
-    ScopeSet, Timestamp,
+    AccountId, AllowedNetworks, Denial, Evidence, ExternalId, KeyKind, PlanName, Plans, ScopeSet,
+    StoredKey, Timestamp,
 };
 use parking_lot::Mutex;
 use smol_str::SmolStr;
@@ -15,7 +16,6 @@ use smol_str::SmolStr;
 use super::account_marks::Mark;
 use super::lease::Nanos;
 use super::map::{RecordId, Weigh};
-use crate::ports::StoredKey;
 
 /// What a key is judged by. One line of the processor's cache, with nothing in it that leads elsewhere for a key that nothing narrows
 /// and whose account has no external identifier: a verdict on one of a million waits for memory once, on others twice.
@@ -133,30 +133,23 @@ impl PlanNames {
 
 impl Record {
     pub(crate) fn new(
-        key: ApiKey,
-        account: Option<&Account>,
+        stored: &StoredKey,
         account_mark: Mark,
         stored_as: Option<PepperedDigest>,
         plans: &Plans,
         plan_names: &PlanNames,
     ) -> Self {
+        let StoredKey { key, account } = stored;
         let is_narrowed = key.expires_at.is_some()
             || !key.allowed_networks.is_unrestricted()
             || !key.scopes.is_empty();
-        let allowed = if is_narrowed {
-            Standing::Narrowed
-        } else {
-            Standing::Unnarrowed
+        let standing = match stored.account(Some(plans)) {
+            _ if stored.revoked() => Standing::Denied(Denial::Revoked),
+            Err(denial) => Standing::Denied(denial),
+            Ok(()) if is_narrowed => Standing::Narrowed,
+            Ok(()) => Standing::Unnarrowed,
         };
-        let standing = match account {
-            _ if key.revoked_at.is_some() => Standing::Denied(Denial::Revoked),
-            Some(account) => plans
-                .check(account)
-                .map_or_else(Standing::Denied, |()| allowed),
-            None if key.kind == KeyKind::Operator => allowed,
-            // The database allows no such thing. If it were there, nobody could answer for it.
-            None => Standing::Denied(Denial::AccountDisabled),
-        };
+        let account = account.as_ref();
         let plan = account.and_then(|account| plan_names.number(&account.plan));
         let unknown_plan = account.filter(|_| plan.is_none());
         let external_id = account.and_then(|account| account.external_id.clone());
@@ -167,14 +160,15 @@ impl Record {
                 account_id: account.map_or(NO_ACCOUNT, |account| account.id),
                 name: key
                     .name
+                    .as_ref()
                     .map_or(SmolStr::default(), |name| name.as_str().into()),
                 more: has_more.then(|| {
                     Arc::new(More {
                         narrowing: is_narrowed.then(|| {
                             Box::new(Narrowing {
                                 expires_at: key.expires_at,
-                                networks: key.allowed_networks,
-                                scopes: key.scopes,
+                                networks: key.allowed_networks.clone(),
+                                scopes: key.scopes.clone(),
                             })
                         }),
                         external_id,
@@ -216,7 +210,7 @@ impl Record {
     }
 
     pub(crate) fn is_revoked(&self) -> bool {
-        self.facts.standing == Standing::Denied(Denial::Revoked)
+        self.facts.revoked()
     }
 }
 
@@ -255,13 +249,46 @@ impl Facts {
         }
         self.more.as_ref()?.narrowing.as_deref()
     }
+}
+
+/// The same facts as those of the row that the record was made of. What the account permits was
+/// found out then, by the plans of the service, which never change while it runs.
+impl Evidence for Facts {
+    #[inline]
+    fn revoked(&self) -> bool {
+        self.standing == Standing::Denied(Denial::Revoked)
+    }
 
     #[inline]
-    pub(crate) fn standing(&self) -> Result<(), Denial> {
+    fn expires_at(&self) -> Option<Timestamp> {
+        self.narrowing()?.expires_at
+    }
+
+    #[inline]
+    fn kind(&self) -> KeyKind {
+        self.kind
+    }
+
+    #[inline]
+    fn account(&self, plans: Option<&Plans>) -> Result<(), Denial> {
         match self.standing {
-            Standing::Unnarrowed | Standing::Narrowed => Ok(()),
+            Standing::Denied(Denial::PlanForbidden) if plans.is_none() => Ok(()),
             Standing::Denied(denial) => Err(denial),
+            Standing::Unnarrowed | Standing::Narrowed => Ok(()),
         }
+    }
+
+    #[inline]
+    fn allows(&self, address: Option<IpAddr>) -> bool {
+        self.narrowing()
+            .is_none_or(|narrowing| narrowing.networks.allows(address))
+    }
+
+    #[inline]
+    fn covers(&self, scopes: &ScopeSet) -> bool {
+        self.narrowing().map_or(scopes.is_empty(), |narrowing| {
+            narrowing.scopes.covers(scopes)
+        })
     }
 }
 
@@ -320,33 +347,6 @@ mod tests {
         assert_eq!(size_of::<Record>(), 64);
         // One more for what finds it.
         assert_eq!(super::super::map::slot_size::<Record>(), 128);
-    }
-
-    #[test]
-    fn a_key_whose_account_is_missing_is_refused_unless_it_is_an_operators() {
-        let plans = Plans::documented();
-        let names = PlanNames::new(&plans);
-        let standing = |kind| {
-            let key = ApiKey {
-                id: keys_core::KeyId::from_uuid(uuid::Uuid::from_u128(1)),
-                kind,
-                account_id: None,
-                shown_prefix: keys_core::ShownPrefix::from_stored("sk_live_a1b2".to_owned())
-                    .unwrap(),
-                name: None,
-                allowed_networks: AllowedNetworks::default(),
-                scopes: ScopeSet::default(),
-                expires_at: None,
-                revoked_at: None,
-                last_used_at: None,
-                created_at: Timestamp::from_unix_micros(0),
-            };
-            let record = Record::new(key, None, Mark::default(), None, &plans, &names);
-            record.facts.standing()
-        };
-        assert_eq!(standing(KeyKind::Operator), Ok(()));
-        assert_eq!(standing(KeyKind::Account), Err(Denial::AccountDisabled));
-        assert_eq!(standing(KeyKind::Session), Err(Denial::AccountDisabled));
     }
 
     #[test]

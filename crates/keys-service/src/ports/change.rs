@@ -3,10 +3,12 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use keys_core::{AccountId, Denial, EventId, KeyId, KeyKind, Plans, ScopeSet, Timestamp};
+use keys_core::{
+    AccountId, Denial, EventId, KeyId, KeyKind, Plans, Question, ScopeSet, StoredKey, Timestamp,
+    judge,
+};
 
 use super::idempotency::Completion;
-use super::keys::StoredKey;
 
 /// On whose word a change is made.
 #[derive(Debug, Clone)]
@@ -35,24 +37,26 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// Judges the caller as the transaction sees it. `stored` is `None` if it is gone.
+    /// Judges the caller as the transaction sees it. `stored` is `None` if the key is gone.
     ///
     /// # Errors
-    /// The reason why it may no longer make the change.
+    /// The reason why the caller may no longer make the change.
     pub fn check(&self, stored: Option<&StoredKey>, now: Timestamp) -> Result<(), Denial> {
         let stored = stored.ok_or(Denial::NotFound)?;
-        stored.key.check_life(now)?;
-        if stored.key.kind != self.kind || stored.key.account_id != self.account_id {
-            return Err(Denial::KindNotAllowed);
+        let question = Question {
+            kinds: &[self.kind],
+            plans: self.plans.as_deref(),
+            address: self.address,
+            scopes: &self.scopes,
+        };
+        judge(stored, &question, || now)?;
+        // No statement of this program moves a key to another account. A key that was moved by
+        // other means is not the credential that was accepted.
+        if stored.key.account_id == self.account_id {
+            Ok(())
+        } else {
+            Err(Denial::KindNotAllowed)
         }
-        if let Some(account) = &stored.account {
-            match &self.plans {
-                Some(plans) => plans.check(account)?,
-                None if account.disabled => return Err(Denial::AccountDisabled),
-                None => {}
-            }
-        }
-        stored.key.check_use(self.address, &self.scopes)
     }
 }
 

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use keys_core::judge::judge_account;
 use keys_core::pepper::PepperedDigest;
-use keys_core::{Account, AccountId, ApiKey, Denial, KeyId, Plans};
+use keys_core::{Account, AccountId, ApiKey, Denial, KeyId, Plans, StoredKey};
 
 use super::change::Change;
 use super::changes::Commit;
@@ -36,15 +37,6 @@ pub trait Keys: Send + Sync + 'static {
         id: KeyId,
         change: Change,
     ) -> Result<Option<Commit>, ChangeError>;
-}
-
-/// A key with the account that holds it, read together.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StoredKey {
-    /// The key.
-    pub key: ApiKey,
-    /// Its account; none exactly for an operator's key.
-    pub account: Option<Account>,
 }
 
 /// A key that a look-up found, and what it was found by.
@@ -105,11 +97,7 @@ impl Admission {
     /// # Errors
     /// When the account may not have keys at all.
     pub fn keys_max(&self, account: &Account) -> Result<Option<u32>, Denial> {
-        if self.plan_gate {
-            self.plans.check(account)?;
-        } else if account.disabled {
-            return Err(Denial::AccountDisabled);
-        }
+        judge_account(account, self.plan_gate.then_some(&*self.plans))?;
         Ok(self.cap.then(|| self.plans.keys_max(account)))
     }
 }

@@ -41,7 +41,7 @@ pub use feed::{CHANGES_MAX, CHANGES_PAGED_MAX, ChangeFeed, Changed, Changes, POL
 pub use idempotency::{
     Completion, Idempotency, RESERVATION_KEPT, RESERVATION_PENDING, Reservation, Reserved,
 };
-pub use keys::{Admission, FoundKey, KeyOwner, KeyPage, Keys, NewKey, StoredKey, UnreadableKey};
+pub use keys::{Admission, FoundKey, KeyOwner, KeyPage, Keys, NewKey, UnreadableKey};
 pub use limiter::{Bucket, Decision, LimiterError, LimiterState, RateLimiter, Subject};
 pub use maintenance::{BoxFuture, ENDED_SESSIONS_KEPT, Maintenance, Readiness};
 pub use readers::{Place, Readers};

@@ -11,10 +11,7 @@ use crate::data::{NOON, a_change, a_key, an_account, noon_plus, plan};
 /// How many keys of the account are usable at [`NOON`].
 async fn usable(store: &dyn KeyStore, account_id: AccountId) -> usize {
     let page = list(store, KeyOwner::Account(account_id)).await;
-    page.keys
-        .iter()
-        .filter(|key| key.check_life(NOON).is_ok())
-        .count()
+    page.keys.iter().filter(|key| key.is_usable(NOON)).count()
 }
 
 async fn fill(store: &dyn KeyStore, account: &Account, count: usize) {

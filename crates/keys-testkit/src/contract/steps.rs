@@ -1,9 +1,7 @@
 //! Steps that many cases take.
 
-use keys_core::{Account, ApiKey};
-use keys_service::ports::{
-    AccountPatch, Change, ChangeError, KeyOwner, KeyPage, KeyStore, NewKey, StoredKey,
-};
+use keys_core::{Account, ApiKey, StoredKey};
+use keys_service::ports::{AccountPatch, Change, ChangeError, KeyOwner, KeyPage, KeyStore, NewKey};
 
 use crate::data::a_change;
 
