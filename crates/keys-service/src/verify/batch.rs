@@ -1,0 +1,276 @@
+//! Several questions at once.
+
+use std::collections::HashMap;
+use std::num::NonZeroU32;
+
+use keys_core::{Denial, LimitName, LimitPer, PresentedKey};
+
+use super::cached::{Cached, Judged, Settle};
+use super::request::VerifyRequest;
+use super::verdict::{Freshness, Verdict, VerdictCode, VerifiedKey, VerifyError};
+use crate::cache::lease;
+use crate::cache::loader::{Loaded, LoadedKey, Wanted};
+use crate::cache::map::MapKey;
+use crate::limiter::{Bucket, Decision, LimiterError, Subject};
+use crate::service::KeyService;
+use crate::ports::StoreError;
+use crate::usage::Used;
+
+/// One question of several.
+pub(super) struct Item<'a> {
+    request: &'a VerifyRequest<'a>,
+    presented: Option<(PresentedKey<'a>, MapKey)>,
+    known: Cached,
+}
+
+/// Times that a verdict is made anew because what it rested on changed while the limit was asked.
+pub(super) const TURNS_MAX: u32 = 4;
+
+impl KeyService {
+    /// Answers several questions, in order. All that the cache does not know is read at once, and all limits are asked at once.
+    ///
+    /// # Errors
+    /// As [`verify`](Self::verify), for all of them together.
+    pub async fn verify_batch(
+        &self,
+        requests: &[VerifyRequest<'_>],
+    ) -> Result<Vec<Verdict>, VerifyError> {
+        for request in requests {
+            self.check_limit_name(request.limit)?;
+        }
+        let since = self.inner.cache.keys.snapshot();
+        let settle = Settle::Later(since, lease::nanos(self.inner.clock.elapsed()));
+        let item = |request| self.item(request, settle);
+        let mut items: Vec<Item<'_>> = requests.iter().map(item).collect();
+        self.load_missing(&mut items).await?;
+        let mut decisions = self.take_all(&items).await?;
+        // All that took time, in which keys may have been revoked. From the last look on nothing is waited for.
+        let mut turn = 0;
+        while self.give_up_outdated(&mut items) {
+            turn += 1;
+            if turn == TURNS_MAX {
+                return Err(VerifyError::Store(too_slow()));
+            }
+            self.load_missing(&mut items).await?;
+        }
+        let now = lease::nanos(self.inner.clock.elapsed());
+        let mut elsewhere = Vec::new();
+        let verdicts = items.into_iter().enumerate().map(|(place, item)| {
+            let judged = match item.known {
+                Cached::Settled(code, key) => return Verdict::current(code, key),
+                Cached::Judged(judged) => judged,
+                Cached::Miss | Cached::Stale(_) => return Verdict::denied(Denial::NotFound),
+            };
+            let key_id = judged.key.id();
+            let verdict = Self::concluded(judged, decisions.remove(&place));
+            if verdict.is_valid()
+                && !item
+                    .presented
+                    .is_some_and(|(_, found_by)| self.inner.cache.note_use(&found_by, key_id, now))
+            {
+                elsewhere.push(Used::once(key_id, now));
+            }
+            verdict
+        });
+        let verdicts = verdicts.collect();
+        self.inner.cache.uses.record_all(elsewhere);
+        Ok(verdicts)
+    }
+
+    /// What the limits of all items say that have one, by the place of the item.
+    async fn take_all(&self, items: &[Item<'_>]) -> Result<HashMap<usize, Decision>, LimiterError> {
+        let takes = items.iter().enumerate().filter_map(|(place, item)| {
+            let limit = item.request.limit?;
+            match &item.known {
+                Cached::Judged(judged) if judged.verdict.is_ok() => Some(async move {
+                    let decision = self.take(&judged.key, limit, item.request.cost).await?;
+                    Ok::<_, LimiterError>((place, decision))
+                }),
+                _ => None,
+            }
+        });
+        let decisions = futures_util::future::try_join_all(takes).await?;
+        let decided = |(place, decision)| Some((place, decision?));
+        Ok(decisions.into_iter().filter_map(decided).collect())
+    }
+
+    fn item<'a>(&self, request: &'a VerifyRequest<'a>, settle: Settle) -> Item<'a> {
+        let Ok(key) = PresentedKey::parse(request.key) else {
+            return Item {
+                request,
+                presented: None,
+                known: Cached::Settled(VerdictCode::Denied(Denial::Malformed), None),
+            };
+        };
+        let found_by = self.find_by(key, request);
+        let known = if request.fresh {
+            Cached::Miss
+        } else {
+            self.cached(&found_by, request, settle)
+        };
+        Item {
+            request,
+            presented: Some((key, found_by)),
+            known,
+        }
+    }
+
+    /// Reads what is not known, all at once. What was known before the database was lost is judged by that.
+    async fn load_missing(&self, items: &mut [Item<'_>]) -> Result<(), StoreError> {
+        let is_missing =
+            |item: &&mut Item<'_>| matches!(item.known, Cached::Miss | Cached::Stale(_));
+        let missing = items.iter_mut().filter(is_missing);
+        let (missing, wanted): (Vec<_>, Vec<_>) = missing
+            .filter_map(|item| {
+                let (key, found_by) = item.presented?;
+                Some((item, self.wanted(&found_by, key)))
+            })
+            .unzip();
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let all_are_stale = missing
+            .iter()
+            .all(|item| matches!(item.known, Cached::Stale(_)));
+        let loaded = if all_are_stale {
+            self.inner.loader.reload(wanted).await
+        } else {
+            self.inner.loader.load(wanted).await
+        };
+        match loaded {
+            Ok(loaded) => {
+                for (item, loaded) in missing.into_iter().zip(loaded) {
+                    item.known = match loaded {
+                        Loaded::Known(loaded) => {
+                            Cached::Judged(self.judge_loaded(*loaded, item.request)?)
+                        }
+                        Loaded::Unknown => {
+                            Cached::Settled(VerdictCode::Denied(Denial::NotFound), None)
+                        }
+                        Loaded::Unreadable(denial) => {
+                            Cached::Settled(VerdictCode::Denied(denial), None)
+                        }
+                    };
+                }
+                Ok(())
+            }
+            Err(error @ StoreError::Unavailable(_)) => {
+                if missing
+                    .iter()
+                    .any(|item| matches!(item.known, Cached::Miss))
+                {
+                    return Err(error);
+                }
+                for item in missing {
+                    if let Cached::Stale(judged) = std::mem::replace(&mut item.known, Cached::Miss)
+                    {
+                        item.known = Cached::Judged(judged);
+                    }
+                }
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Forgets what no longer holds, and says whether there was any.
+    fn give_up_outdated(&self, items: &mut [Item<'_>]) -> bool {
+        let mut any = false;
+        let elapsed = lease::nanos(self.inner.clock.elapsed());
+        for item in items {
+            if let Cached::Judged(judged) = &item.known
+                && judged.verdict.is_ok()
+                && judged.freshness == Freshness::Current
+                && !self.still_holds(judged, elapsed)
+            {
+                item.known = Cached::Miss;
+                any = true;
+            }
+        }
+        any
+    }
+
+    pub(super) fn wanted(&self, found_by: &MapKey, key: PresentedKey<'_>) -> Wanted {
+        Wanted {
+            cached_as: *found_by,
+            digests: self.inner.peppers.digests(key).collect(),
+        }
+    }
+
+    pub(super) fn judge_loaded(
+        &self,
+        loaded: LoadedKey,
+        request: &VerifyRequest<'_>,
+    ) -> Result<Judged, StoreError> {
+        let verdict = self.judge_record(&loaded.record, request);
+        let age = lease::nanos(self.inner.clock.elapsed()).saturating_sub(loaded.read_at);
+        if age >= lease::nanos(lease::REVOCATION_BOUND) {
+            return Err(too_slow());
+        }
+        Ok(Judged {
+            key: VerifiedKey::new(loaded.key_id, loaded.record.facts, &self.inner.plan_names),
+            verdict,
+            read_at: loaded.read_at,
+            since: loaded.since,
+            freshness: Freshness::Current,
+            is_cached: false,
+        })
+    }
+
+    /// Makes the verdict.
+    pub(super) fn concluded(judged: Judged, rate_limit: Option<Decision>) -> Verdict {
+        let is_limited = rate_limit
+            .as_ref()
+            .is_some_and(|decision| !decision.allowed);
+        let code = match judged.verdict {
+            Err(denial) => VerdictCode::Denied(denial),
+            Ok(()) if is_limited => VerdictCode::RateLimited,
+            Ok(()) => VerdictCode::Valid,
+        };
+        Verdict {
+            code,
+            key: Some(judged.key),
+            rate_limit,
+            freshness: judged.freshness,
+        }
+    }
+
+    pub(super) async fn take(
+        &self,
+        key: &VerifiedKey,
+        limit: &LimitName,
+        cost: NonZeroU32,
+    ) -> Result<Option<Decision>, LimiterError> {
+        let Some(account) = key.account() else {
+            return Ok(None);
+        };
+        let plan = self.inner.plans.find(account.plan);
+        let Some(rule) = plan.and_then(|plan| plan.limits.get(limit)) else {
+            return Ok(None);
+        };
+        let bucket = Bucket {
+            subject: match rule.per {
+                LimitPer::Account => Subject::Account(account.id),
+                LimitPer::Key => Subject::Key(key.id()),
+            },
+            limit: limit.clone(),
+        };
+        let decision = self.inner.limiter.take(&bucket, rule.quota, cost).await?;
+        Ok(Some(decision))
+    }
+
+    /// A name that no plan has is a typing error, which must not turn into "no limit".
+    pub(super) fn check_limit_name(&self, limit: Option<&LimitName>) -> Result<(), VerifyError> {
+        let Some(limit) = limit else { return Ok(()) };
+        let is_known = self
+            .inner
+            .plans
+            .iter()
+            .any(|(_, plan)| plan.limits.contains_key(limit));
+        is_known.then_some(()).ok_or(VerifyError::UnknownLimit)
+    }
+}
+
+pub(super) fn too_slow() -> StoreError {
+    StoreError::Unavailable("the database took too long to answer".into())
+}
