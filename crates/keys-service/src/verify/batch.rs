@@ -1,6 +1,5 @@
 //! Several questions at once.
 
-use std::collections::HashMap;
 use std::num::NonZeroU32;
 
 use keys_core::{Denial, LimitName, LimitPer, PresentedKey};
@@ -19,12 +18,31 @@ use crate::usage::Used;
 /// One question of several.
 pub(super) struct Item<'a> {
     request: &'a VerifyRequest<'a>,
+    /// The key as it was presented, and as the cache finds it. `None` if it is malformed.
     presented: Option<(PresentedKey<'a>, MapKey)>,
     known: Cached,
 }
 
-/// Times that a verdict is made anew because what it rested on changed while the limit was asked.
-pub(super) const TURNS_MAX: u32 = 4;
+impl<'a> Item<'a> {
+    pub(super) fn new(
+        request: &'a VerifyRequest<'a>,
+        key: PresentedKey<'a>,
+        found_by: MapKey,
+        known: Cached,
+    ) -> Self {
+        Self {
+            request,
+            presented: Some((key, found_by)),
+            known,
+        }
+    }
+}
+
+/// The decision of a limit on the item at a place. `None` if the account has no such limit.
+type Decided = (usize, Option<Decision>);
+
+/// Times that a verdict is made anew because its record changed while a limit was asked.
+const TURNS_MAX: u32 = 4;
 
 impl KeyService {
     /// Answers several questions, in order. All that the cache does not know is read at once, and all limits are asked at once.
@@ -42,56 +60,78 @@ impl KeyService {
         let settle = Settle::Later(since, lease::nanos(self.inner.clock.elapsed()));
         let item = |request| self.item(request, settle);
         let mut items: Vec<Item<'_>> = requests.iter().map(item).collect();
-        self.load_missing(&mut items).await?;
-        let mut decisions = self.take_all(&items).await?;
-        // All that took time, in which keys may have been revoked. From the last look on nothing is waited for.
-        let mut turn = 0;
-        while self.give_up_outdated(&mut items) {
-            turn += 1;
-            if turn == TURNS_MAX {
-                return Err(VerifyError::Store(too_slow()));
-            }
-            self.load_missing(&mut items).await?;
+        let decisions = self.conclude(&mut items).await?;
+        Ok(self.verdicts(items, decisions).collect())
+    }
+
+    /// Answers one question that the cache alone does not answer.
+    pub(super) async fn verify_one(&self, mut item: Item<'_>) -> Result<Verdict, VerifyError> {
+        let decisions = self.conclude(std::slice::from_mut(&mut item)).await?;
+        let mut verdicts = self.verdicts([item], decisions);
+        Ok(verdicts.next().expect("one item has one verdict"))
+    }
+
+    /// Reads what is not known and asks the limits, until all that the verdicts rest on holds at
+    /// one moment.
+    async fn conclude(&self, items: &mut [Item<'_>]) -> Result<Vec<Decided>, VerifyError> {
+        self.load_missing(items).await?;
+        let decisions = self.take_all(items).await?;
+        // A key that was read alone, and has no limit, is judged at the moment it was read.
+        if matches!(items, [item] if item.request.limit.is_none()) {
+            return Ok(decisions);
         }
+        // All that took time, in which keys may have been revoked. Nothing is waited for after the
+        // last check.
+        let mut turns = 0;
+        while self.give_up_outdated(items) {
+            turns += 1;
+            if turns == TURNS_MAX {
+                return Err(too_slow().into());
+            }
+            self.load_missing(items).await?;
+        }
+        Ok(decisions)
+    }
+
+    /// Makes the verdicts, and notes the uses.
+    fn verdicts<'a>(
+        &self,
+        items: impl IntoIterator<Item = Item<'a>>,
+        decisions: Vec<Decided>,
+    ) -> impl Iterator<Item = Verdict> {
+        let cache = &self.inner.cache;
         let now = lease::nanos(self.inner.clock.elapsed());
-        let mut elsewhere = Vec::new();
-        let verdicts = items.into_iter().enumerate().map(|(place, item)| {
+        let mut decisions = decisions.into_iter().peekable();
+        items.into_iter().enumerate().map(move |(place, item)| {
+            let decided = decisions.next_if(|(decided, _)| *decided == place);
             let judged = match item.known {
                 Cached::Settled(code, key) => return Verdict::current(code, key),
                 Cached::Judged(judged) => judged,
                 Cached::Miss | Cached::Stale(_) => return Verdict::denied(Denial::NotFound),
             };
             let key_id = judged.key.id();
-            let verdict = Self::concluded(judged, decisions.remove(&place));
-            if verdict.is_valid()
-                && !item
-                    .presented
-                    .is_some_and(|(_, found_by)| self.inner.cache.note_use(&found_by, key_id, now))
-            {
-                elsewhere.push(Used::once(key_id, now));
+            let verdict = concluded(judged, decided.and_then(|(_, decision)| decision));
+            let is_noted = |(_, found_by)| cache.note_use(&found_by, key_id, now);
+            if verdict.is_valid() && !item.presented.is_some_and(is_noted) {
+                cache.uses.record(Used::once(key_id, now));
             }
             verdict
-        });
-        let verdicts = verdicts.collect();
-        self.inner.cache.uses.record_all(elsewhere);
-        Ok(verdicts)
+        })
     }
 
-    /// What the limits of all items say that have one, by the place of the item.
-    async fn take_all(&self, items: &[Item<'_>]) -> Result<HashMap<usize, Decision>, LimiterError> {
+    /// Asks the limits of all items that have one.
+    async fn take_all(&self, items: &[Item<'_>]) -> Result<Vec<Decided>, LimiterError> {
         let takes = items.iter().enumerate().filter_map(|(place, item)| {
             let limit = item.request.limit?;
             match &item.known {
                 Cached::Judged(judged) if judged.verdict.is_ok() => Some(async move {
                     let decision = self.take(&judged.key, limit, item.request.cost).await?;
-                    Ok::<_, LimiterError>((place, decision))
+                    Ok((place, decision))
                 }),
                 _ => None,
             }
         });
-        let decisions = futures_util::future::try_join_all(takes).await?;
-        let decided = |(place, decision)| Some((place, decision?));
-        Ok(decisions.into_iter().filter_map(decided).collect())
+        futures_util::future::try_join_all(takes).await
     }
 
     fn item<'a>(&self, request: &'a VerifyRequest<'a>, settle: Settle) -> Item<'a> {
@@ -108,11 +148,7 @@ impl KeyService {
         } else {
             self.cached(&found_by, request, settle)
         };
-        Item {
-            request,
-            presented: Some((key, found_by)),
-            known,
-        }
+        Item::new(request, key, found_by, known)
     }
 
     /// Reads what is not known, all at once. What was known before the database was lost is judged by that.
@@ -190,14 +226,14 @@ impl KeyService {
         any
     }
 
-    pub(super) fn wanted(&self, found_by: &MapKey, key: PresentedKey<'_>) -> Wanted {
+    fn wanted(&self, found_by: &MapKey, key: PresentedKey<'_>) -> Wanted {
         Wanted {
             cached_as: *found_by,
             digests: self.inner.peppers.digests(key).collect(),
         }
     }
 
-    pub(super) fn judge_loaded(
+    fn judge_loaded(
         &self,
         loaded: LoadedKey,
         request: &VerifyRequest<'_>,
@@ -217,25 +253,7 @@ impl KeyService {
         })
     }
 
-    /// Makes the verdict.
-    pub(super) fn concluded(judged: Judged, rate_limit: Option<Decision>) -> Verdict {
-        let is_limited = rate_limit
-            .as_ref()
-            .is_some_and(|decision| !decision.allowed);
-        let code = match judged.verdict {
-            Err(denial) => VerdictCode::Denied(denial),
-            Ok(()) if is_limited => VerdictCode::RateLimited,
-            Ok(()) => VerdictCode::Valid,
-        };
-        Verdict {
-            code,
-            key: Some(judged.key),
-            rate_limit,
-            freshness: judged.freshness,
-        }
-    }
-
-    pub(super) async fn take(
+    async fn take(
         &self,
         key: &VerifiedKey,
         limit: &LimitName,
@@ -271,6 +289,24 @@ impl KeyService {
     }
 }
 
-pub(super) fn too_slow() -> StoreError {
+/// Makes the verdict.
+fn concluded(judged: Judged, rate_limit: Option<Decision>) -> Verdict {
+    let is_limited = rate_limit
+        .as_ref()
+        .is_some_and(|decision| !decision.allowed);
+    let code = match judged.verdict {
+        Err(denial) => VerdictCode::Denied(denial),
+        Ok(()) if is_limited => VerdictCode::RateLimited,
+        Ok(()) => VerdictCode::Valid,
+    };
+    Verdict {
+        code,
+        key: Some(judged.key),
+        rate_limit,
+        freshness: judged.freshness,
+    }
+}
+
+fn too_slow() -> StoreError {
     StoreError::Unavailable("the database took too long to answer".into())
 }
