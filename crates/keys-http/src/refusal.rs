@@ -434,14 +434,6 @@ mod tests {
             reset: Duration::from_mins(1),
             retry_after: Duration::ZERO,
         };
-        let denials = [
-            Denial::KindNotAllowed,
-            Denial::AccountDisabled,
-            Denial::PlanForbidden,
-            Denial::IpNotAllowed,
-            Denial::InsufficientScope,
-            Denial::Unreadable,
-        ];
         let mut all = vec![
             Refusal::UnknownPath,
             Refusal::MethodNotAllowed { allow: "GET" },
@@ -471,7 +463,8 @@ mod tests {
             },
             Refusal::Unavailable,
         ];
-        all.extend(denials.map(Refusal::Denied));
+        let denials = Denial::ALL.into_iter().map(Refusal::denied);
+        all.extend(denials.filter(|refusal| matches!(refusal, Refusal::Denied(_))));
         all
     }
 

@@ -82,25 +82,20 @@ const GAUGE_DESCRIPTIONS: [(&str, &str); 10] = [
     ),
 ];
 
-const CODES: [VerdictCode; 11] = [
-    VerdictCode::Valid,
-    VerdictCode::RateLimited,
-    VerdictCode::Denied(Denial::Malformed),
-    VerdictCode::Denied(Denial::NotFound),
-    VerdictCode::Denied(Denial::Revoked),
-    VerdictCode::Denied(Denial::Expired),
-    VerdictCode::Denied(Denial::AccountDisabled),
-    VerdictCode::Denied(Denial::PlanForbidden),
-    VerdictCode::Denied(Denial::IpNotAllowed),
-    VerdictCode::Denied(Denial::InsufficientScope),
-    VerdictCode::Denied(Denial::Unreadable),
-];
+/// The codes of verdicts that answers show. [`Denial::KindNotAllowed`] is shown as not found.
+fn codes() -> impl Iterator<Item = VerdictCode> {
+    let denials = Denial::ALL.into_iter();
+    let shown = denials.filter(|denial| *denial != Denial::KindNotAllowed);
+    [VerdictCode::Valid, VerdictCode::RateLimited]
+        .into_iter()
+        .chain(shown.map(VerdictCode::Denied))
+}
 
 /// What is counted, and where it is written from.
 pub(crate) struct Metrics {
     recorder: PrometheusRecorder,
     /// Found once, so that counting a verdict is one addition.
-    verdicts: [(VerdictCode, Counter); CODES.len()],
+    verdicts: Vec<(VerdictCode, Counter)>,
     /// The same for verifications that were answered 200.
     hot: [OnceLock<Counter>; Endpoint::ALL.len()],
     requests: RwLock<HashMap<String, HashMap<StatusCode, Counter>>>,
@@ -115,11 +110,12 @@ impl Default for Metrics {
         for (name, description) in GAUGE_DESCRIPTIONS {
             recorder.describe_gauge(name.into(), None, description.into());
         }
-        let verdicts = CODES.map(|code| {
+        let counted = |code: VerdictCode| {
             let label = Label::from_static_parts("code", code.as_str());
             let key = Key::from_parts(VERDICTS, vec![label]);
             (code, recorder.register_counter(&key, &METADATA))
-        });
+        };
+        let verdicts = codes().map(counted).collect();
         Self {
             recorder,
             verdicts,
@@ -305,5 +301,29 @@ pub(crate) fn route(request: &HttpRequest) -> Route {
                 .match_pattern()
                 .map_or("unmatched".into(), Cow::Owned),
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_code_of_a_verdict_is_counted_and_documented() {
+        let document = include_str!("../../../../docs/api/verification.md");
+        let rows: Vec<_> = document
+            .lines()
+            .filter_map(|line| line.strip_prefix("| ")?.split(" |").next())
+            .collect();
+        for code in codes() {
+            let code = format!("`{}`", code.as_str());
+            assert!(rows.iter().any(|row| row.contains(&code)), "{code}");
+        }
+        let metrics = Metrics::default();
+        for denial in Denial::ALL {
+            let code = VerdictCode::Denied(denial);
+            let is_counted = metrics.verdicts.iter().any(|(known, _)| *known == code);
+            assert_eq!(is_counted, denial != Denial::KindNotAllowed, "{denial:?}");
+        }
     }
 }
