@@ -113,7 +113,7 @@ const BENCHMARKS: [Measurement; 8] = [
 /// The proof that needs more programs than the others.
 const HIGH_AVAILABILITY: &str = "ha";
 
-const PROOFS: [Measurement; 7] = [
+const PROOFS: [Measurement; 8] = [
     Measurement {
         name: "revocation",
         program: Program::Test("keys-server", "revocation"),
@@ -142,6 +142,12 @@ const PROOFS: [Measurement; 7] = [
         name: "spray",
         program: Program::Test("keys-server", "spray"),
         arguments: &["--nocapture", "--test-threads", "1"],
+        reads: Reads::Figures,
+    },
+    Measurement {
+        name: "judgement",
+        program: Program::Test("keys-service", "judgement"),
+        arguments: &["--nocapture"],
         reads: Reads::Figures,
     },
     Measurement {
