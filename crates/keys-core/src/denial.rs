@@ -10,8 +10,8 @@ macro_rules! denials {
         }
 
         impl Denial {
-            /// All reasons, in the order in which they are looked for. Complete, because the list and
-            /// the enum are made from one table.
+            /// All reasons, in the order in which they are looked for. Complete, because the list
+            /// and the enum are made from one table.
             pub const ALL: [Self; [$($code),+].len()] = [$(Self::$name),+];
 
             /// The stable name of this reason, as clients, metrics and logs see it.

@@ -51,7 +51,8 @@ pub struct Question<'a> {
     pub scopes: &'a ScopeSet,
 }
 
-/// Judges a stored key in the documented order: revoked, expired, kind, account, plan, address, scopes.
+/// Judges a stored key in the documented order: revoked, expired, kind, account, plan, address,
+/// scopes.
 ///
 /// Calls `now` only if the key expires, because reading a clock costs as much as finding the key in
 /// the cache. A key is expired from the moment `expires_at` on.
@@ -151,7 +152,7 @@ impl Evidence for StoredKey {
         match &self.account {
             Some(account) => judge_account(account, plans),
             None if self.key.kind == KeyKind::Operator => Ok(()),
-            // The database does not permit a key without its account. If there is one, it is refused.
+            // The database permits no key without its account. If there is one, it is refused.
             None => Err(Denial::AccountDisabled),
         }
     }

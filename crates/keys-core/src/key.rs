@@ -74,7 +74,8 @@ pub struct ApiKey {
 }
 
 impl ApiKey {
-    /// Whether the key counts towards the maximum of its account's plan at `now`: neither revoked nor expired.
+    /// Whether the key counts towards the maximum of its account's plan at `now`: neither revoked
+    /// nor expired.
     #[must_use]
     pub fn is_usable(&self, now: Timestamp) -> bool {
         self.revoked_at.is_none() && self.expires_at.is_none_or(|end| now < end)

@@ -45,7 +45,8 @@ type Decided = (usize, Option<Decision>);
 const TURNS_MAX: u32 = 4;
 
 impl KeyService {
-    /// Answers several questions, in order. All that the cache does not know is read at once, and all limits are asked at once.
+    /// Answers several questions, in order. All that the cache does not know is read at once, and
+    /// all limits are asked at once.
     ///
     /// # Errors
     /// As [`verify`](Self::verify), for all of them together.
@@ -151,7 +152,8 @@ impl KeyService {
         Item::new(request, key, found_by, known)
     }
 
-    /// Reads what is not known, all at once. What was known before the database was lost is judged by that.
+    /// Reads all items that are not known, at once. If the database is unavailable, items that were
+    /// known before are judged by that.
     async fn load_missing(&self, items: &mut [Item<'_>]) -> Result<(), StoreError> {
         let is_missing =
             |item: &&mut Item<'_>| matches!(item.known, Cached::Miss | Cached::Stale(_));

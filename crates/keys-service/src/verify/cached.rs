@@ -40,12 +40,14 @@ pub(super) enum Cached {
 pub(super) enum Settle {
     /// Where nothing is left to ask.
     Now,
-    /// Only after what else is waited for. Changes up to the snapshot are in what is found, and it is judged as of the time.
+    /// Only after other waits. Changes up to the snapshot are contained in the record, and it is
+    /// judged as of the time.
     Later(Snapshot, Nanos),
 }
 
 impl KeyService {
-    /// What a presented key is found by. What is known of it comes from memory while its digest is worked out.
+    /// Computes what a presented key is found by. Its record is prefetched while the digest is
+    /// computed.
     #[inline]
     pub(super) fn find_by(&self, key: PresentedKey<'_>, request: &VerifyRequest<'_>) -> MapKey {
         let inner = &*self.inner;
@@ -95,14 +97,15 @@ impl KeyService {
                     Settle::Later(_, elapsed) => elapsed,
                 };
                 let lease = inner.cache.lease.freshness(hit.read_at, elapsed, grace);
-                // The mark after the lease, which speaks only for what has been marked before it was extended.
+                // The mark after the lease, which holds only for what was marked before it was
+                // extended.
                 let account_id = hit.value.facts.account_id();
                 if lease == Lease::Expired
                     || account_id.is_some_and(|id| {
                         inner.cache.accounts.mark(id) != hit.value.facts.account_mark
                     })
                 {
-                    // Revocation is final, so it needs no lease. Of the rest nothing is told that may have changed.
+                    // Revocation is final, so it needs no lease. All else may have changed.
                     return if hit.value.is_revoked() {
                         Cached::Settled(VerdictCode::Denied(Denial::Revoked), None)
                     } else {

@@ -1,9 +1,9 @@
 //! Verification: may this key do this, from there, now? The hot path.
 //!
-//! Form and checksum are checked first, then the cache or the database is asked for the key. What
-//! is found is judged by [`keys_core::judge`](mod@keys_core::judge), as management does. The limit comes last, so a
-//! refused key takes nothing from it. The age of the record is checked after all that, immediately
-//! before the verdict.
+//! Form and checksum are checked first, then the cache or the database is asked for the key. The
+//! record is judged by [`judge`](keys_core::judge()), as management judges it. The limit comes last,
+//! so a refused key takes nothing from it. The age of the record is checked after all that,
+//! immediately before the verdict.
 //!
 //! | Module | Holds |
 //! |---|---|

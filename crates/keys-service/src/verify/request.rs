@@ -26,7 +26,7 @@ pub struct VerifyRequest<'a> {
 }
 
 impl<'a> VerifyRequest<'a> {
-    /// May this account's key be used at all, from anywhere it may be, for what needs no scope, without a limit?
+    /// Asks whether an account's key may be used at all: without an address, a scope or a limit.
     #[must_use]
     pub fn new(key: &'a str) -> Self {
         static NO_SCOPES: LazyLock<ScopeSet> = LazyLock::new(ScopeSet::default);
