@@ -10,6 +10,7 @@
 //! | [`key`] | the record of a key |
 //! | [`judge`](mod@judge), [`denial`] | whether a key may be used, and the reasons to refuse it |
 //! | [`account`], [`plan`] | who holds keys, and what they may do |
+//! | [`audit`] | which changes leave an event in the audit trail, and what it holds |
 //! | [`network`], [`address`] | address lists, and whose address a request has |
 //! | [`header`] | finding the credential in the headers of a request |
 //! | [`scope`], [`name`], [`id`], [`timestamp`] | small value types |
@@ -35,6 +36,7 @@
 
 pub mod account;
 pub mod address;
+pub mod audit;
 mod base62;
 pub mod denial;
 mod forwarded;
@@ -55,6 +57,7 @@ pub mod suggestion;
 pub mod timestamp;
 
 pub use account::{Account, ExternalId};
+pub use audit::{AuditAction, AuditActor, AuditEvent, AuditSubject};
 pub use denial::Denial;
 pub use id::{AccountId, EventId, KeyId};
 pub use judge::{Evidence, Question, judge};

@@ -1,7 +1,6 @@
 //! A store in memory: for tests of programs that embed the service, and for trying it out. It loses everything at exit.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
-use std::net::IpAddr;
 use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,8 +8,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use keys_core::pepper::PepperedDigest;
 use keys_core::{
-    Account, AccountId, ApiKey, EventId, ExternalId, KeyDigest, KeyId, KeyKind, PepperId,
-    StoredKey, Timestamp,
+    Account, AccountId, ApiKey, AuditAction, AuditEvent, AuditSubject, EventId, ExternalId,
+    KeyDigest, KeyId, KeyKind, PepperId, StoredKey, Timestamp,
 };
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -46,38 +45,6 @@ pub struct MemoryStore {
     /// Says that the log has grown.
     woken: Arc<watch::Sender<()>>,
     readers: Readers,
-}
-
-/// One entry of the audit trail: who changed what, when, from where.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AuditEvent {
-    /// Identifies the entry.
-    pub id: EventId,
-    /// When the change was made.
-    pub at: Timestamp,
-    /// `operator`, `account`, `session` or `system`.
-    pub actor_kind: String,
-    /// The credential that made it; none for `system`.
-    pub actor_id: Option<KeyId>,
-    /// What was done, such as `key.revoked`.
-    pub action: String,
-    /// What it was done to.
-    pub subject: AuditSubject,
-    /// Where the request came from.
-    pub address: Option<IpAddr>,
-    /// The reason of a change that no caller asked for at that moment, such as `replayed`.
-    pub reason: Option<String>,
-}
-
-/// What an [`AuditEvent`] is about.
-///
-/// The list is complete: nothing else can be changed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum AuditSubject {
-    /// An account.
-    Account(AccountId),
-    /// A key of any kind.
-    Key(KeyId),
 }
 
 impl MemoryStore {
@@ -255,18 +222,8 @@ impl State {
     }
 
     /// Leaves the trace of a change that was just made, and keeps its answer.
-    fn record(&mut self, change: Change, action: &str, subject: AuditSubject) {
-        let (actor_kind, actor_id) = change.actor();
-        self.audit.push(AuditEvent {
-            id: change.event_id,
-            at: change.at,
-            actor_kind: actor_kind.to_owned(),
-            actor_id,
-            action: action.to_owned(),
-            subject,
-            address: change.address(),
-            reason: change.reason.map(str::to_owned),
-        });
+    fn record(&mut self, change: Change, action: AuditAction, subject: AuditSubject) {
+        self.audit.push(change.event(action, subject));
         if let Some(completion) = change.completion
             && let Some(answer) = self.answers.get_mut(&completion.lookup)
         {
@@ -347,7 +304,7 @@ impl Keys for MemoryStore {
             uses: 0,
         };
         state.keys.insert(id, row);
-        state.record(change, "key.created", AuditSubject::Key(id));
+        state.record(change, AuditAction::KeyCreated, AuditSubject::Key(id));
         Ok(())
     }
 
@@ -371,7 +328,7 @@ impl Keys for MemoryStore {
             row.key.revoked_at = Some(change.at);
         }
         let commit = state.log.note(change.at, Changed::Key(id));
-        state.record(change, "key.revoked", AuditSubject::Key(id));
+        state.record(change, AuditAction::KeyRevoked, AuditSubject::Key(id));
         self.woken.send_replace(());
         Ok(Some(commit))
     }
@@ -427,7 +384,11 @@ impl Accounts for MemoryStore {
             state.external_ids.insert(external_id.clone(), id);
         }
         state.accounts.insert(id, account);
-        state.record(change, "account.created", AuditSubject::Account(id));
+        state.record(
+            change,
+            AuditAction::AccountCreated,
+            AuditSubject::Account(id),
+        );
         Ok(())
     }
 
@@ -467,7 +428,11 @@ impl Accounts for MemoryStore {
         }
         state.accounts.insert(id, account.clone());
         let commit = state.log.note(change.at, Changed::Account(id));
-        state.record(change, "account.updated", AuditSubject::Account(id));
+        state.record(
+            change,
+            AuditAction::AccountUpdated,
+            AuditSubject::Account(id),
+        );
         self.woken.send_replace(());
         Ok((account, commit))
     }

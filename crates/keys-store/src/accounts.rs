@@ -2,7 +2,7 @@
 
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
-use keys_core::{Account, AccountId, ExternalId};
+use keys_core::{Account, AccountId, AuditAction, AuditSubject, ExternalId};
 use keys_service::ports::{
     AccountEntry, AccountPatch, AccountQuery, Change, ChangeError, Commit, StoreError,
 };
@@ -86,7 +86,13 @@ async fn insert_in(
     if inserted == 0 {
         return Err(ChangeError::ExternalIdTaken);
     }
-    audit::record(connection, change, "account.created", account.id.as_uuid()).await?;
+    audit::record(
+        connection,
+        change,
+        AuditAction::AccountCreated,
+        AuditSubject::Account(account.id),
+    )
+    .await?;
     idempotency::complete(connection, change).await
 }
 
@@ -132,7 +138,13 @@ async fn update_in(
         Err(error) if error.is_unique_violation() => return Err(ChangeError::ExternalIdTaken),
         Err(error) => return Err(error.into()),
     }
-    audit::record(connection, change, "account.updated", id.as_uuid()).await?;
+    audit::record(
+        connection,
+        change,
+        AuditAction::AccountUpdated,
+        AuditSubject::Account(id),
+    )
+    .await?;
     idempotency::complete(connection, change).await?;
     Ok((account, changes::commit(connection).await?))
 }

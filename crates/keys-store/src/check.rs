@@ -2,7 +2,7 @@
 
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
-use keys_core::{AccountId, PepperId};
+use keys_core::{AccountId, AuditActor, PepperId};
 use keys_service::ports::StoreError;
 use uuid::Uuid;
 
@@ -173,7 +173,10 @@ fn read_event((id, actor_kind, actor_id, action, subject_id): EventRow) -> Row {
     let mut readable = |column, value: Result<(), Box<dyn std::error::Error + Send + Sync>>| {
         faults.extend(value.err().map(|error| fault(column, &*error)));
     };
-    let is_system = actor_kind.0.as_ref().is_ok_and(|kind| kind == "system");
+    let is_system = actor_kind
+        .0
+        .as_ref()
+        .is_ok_and(|kind| kind == AuditActor::System.kind());
     let has_actor = actor_id.is_some();
     let id = id.0.map(|id| id.0);
     let known_id = id.as_ref().ok().copied();
@@ -181,7 +184,7 @@ fn read_event((id, actor_kind, actor_id, action, subject_id): EventRow) -> Row {
     readable(
         "actor_kind",
         actor_kind.0.and_then(|kind| {
-            let known = ["system", "operator", "account", "session"].contains(&kind.as_str());
+            let known = AuditActor::KINDS.contains(&kind.as_str());
             known
                 .then_some(())
                 .ok_or("is not the kind of an actor".into())

@@ -10,7 +10,9 @@ use diesel::sql_types::{BigInt, Bool};
 use diesel_async::RunQueryDsl;
 use futures_util::FutureExt as _;
 use keys_core::pepper::{PepperError, PepperedDigest};
-use keys_core::{AccountId, Denial, KeyId, KeyKind, PepperId, Timestamp};
+use keys_core::{
+    AccountId, AuditAction, AuditSubject, Denial, KeyId, KeyKind, PepperId, Timestamp,
+};
 use keys_service::ports::{
     Change, ChangeError, Commit, FoundKey, KeyOwner, KeyPage, KeyUse, NewKey, StoreError,
 };
@@ -88,7 +90,11 @@ pub(crate) async fn insert(pools: Pools, new: NewKey, change: Change) -> Result<
         Err(error) => Err(error.into()),
     };
     let row = NewKeyRow::new(&new.key, &new.digest);
-    let event = audit::event(&change, "key.created", new.key.id.as_uuid());
+    let event = audit::event(
+        &change,
+        AuditAction::KeyCreated,
+        AuditSubject::Key(new.key.id),
+    );
     match (connection, admitted) {
         (Connection::Postgres(lease), Ok(())) if change.completion.is_none() => {
             let insertion =
@@ -352,7 +358,7 @@ pub(crate) async fn revoke(
         }
         Err(error) => Err(error.into()),
     };
-    let event = audit::event(&change, "key.revoked", id.as_uuid());
+    let event = audit::event(&change, AuditAction::KeyRevoked, AuditSubject::Key(id));
     match (connection, judged) {
         (Connection::Postgres(lease), Ok(())) if change.completion.is_none() => {
             let revocation =

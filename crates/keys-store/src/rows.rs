@@ -11,8 +11,8 @@ use diesel::prelude::*;
 use diesel::sqlite::Sqlite;
 use keys_core::pepper::PepperedDigest;
 use keys_core::{
-    Account, AccountId, AllowedNetworks, ApiKey, ExternalId, KeyId, KeyKind, KeyName, PlanName,
-    ScopeSet, ShownPrefix, StoredKey, Timestamp,
+    Account, AccountId, AllowedNetworks, ApiKey, AuditEvent, ExternalId, KeyId, KeyKind, KeyName,
+    PlanName, ScopeSet, ShownPrefix, StoredKey, Timestamp,
 };
 use keys_service::ports::{AccountPatch, StoreError, UnreadableAccount, UnreadableKey};
 use uuid::Uuid;
@@ -388,6 +388,21 @@ pub(crate) struct EventRow {
     pub(crate) subject_id: DbId,
     pub(crate) address: Option<DbAddress>,
     pub(crate) reason: Option<String>,
+}
+
+impl From<AuditEvent> for EventRow {
+    fn from(event: AuditEvent) -> Self {
+        Self {
+            id: DbId(event.id.as_uuid()),
+            at: DbTimestamp(event.at),
+            actor_kind: event.actor.kind(),
+            actor_id: event.actor.credential_id().map(|id| DbId(id.as_uuid())),
+            action: event.action.as_str(),
+            subject_id: DbId(event.subject.as_uuid()),
+            address: event.address.map(DbAddress),
+            reason: event.reason,
+        }
+    }
 }
 
 /// A reservation of an idempotent answer.

@@ -16,8 +16,7 @@ mod pools;
 use std::sync::Arc;
 use std::time::Duration;
 
-use keys_core::{Account, AccountId, EventId, KeyId, Plan, Plans, Timestamp};
-use keys_service::memory::{AuditEvent, AuditSubject};
+use keys_core::{Account, AuditEvent, EventId, Plan, Plans, Timestamp};
 use keys_service::ports::{
     Accounts as _, ChangeLog as _, Idempotency as _, KeyOwner, KeyUse, KeyUses as _, Keys as _,
     Maintenance as _, Reservation, StoreError,
@@ -147,18 +146,14 @@ fn trail(database: &Database) -> Vec<AuditEvent> {
             panic!("{line}");
         };
         let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-        let subject = subject.parse().unwrap();
+        let actor = common::actor(actor_kind, some(actor_id).as_deref());
+        let (action, subject) = common::action(action, subject);
         AuditEvent {
             id: EventId::from_uuid(id.parse().unwrap()),
             at: Timestamp::from_unix_micros(at.parse().unwrap()),
-            actor_kind: actor_kind.to_owned(),
-            actor_id: some(actor_id).map(|id| KeyId::from_uuid(id.parse().unwrap())),
-            action: action.to_owned(),
-            subject: if action.starts_with("account.") {
-                AuditSubject::Account(AccountId::from_uuid(subject))
-            } else {
-                AuditSubject::Key(KeyId::from_uuid(subject))
-            },
+            actor,
+            action,
+            subject,
             address: some(address).map(|address| address.parse().unwrap()),
             reason: some(reason),
         }

@@ -15,9 +15,8 @@ use std::time::Duration;
 use diesel::connection::SimpleConnection as _;
 use diesel::sql_types::{BigInt, Nullable, Text};
 use diesel::{Connection as _, QueryableByName, RunQueryDsl as _, SqliteConnection, sql_query};
-use keys_core::{AccountId, EventId, KeyId, Timestamp};
+use keys_core::{AuditEvent, EventId, Timestamp};
 use keys_service::KeyStore;
-use keys_service::memory::{AuditEvent, AuditSubject};
 use keys_service::ports::{
     Accounts as _, KeyOwner, KeyUses as _, Keys as _, Maintenance as _, StoreError,
 };
@@ -174,18 +173,14 @@ fn trail(path: &Path) -> Vec<AuditEvent> {
     .load(&mut by_hand(path))
     .unwrap();
     let events = rows.into_iter().map(|row| {
-        let subject = row.subject_id.parse().unwrap();
+        let actor = common::actor(&row.actor_kind, row.actor_id.as_deref());
+        let (action, subject) = common::action(&row.action, &row.subject_id);
         AuditEvent {
             id: EventId::from_uuid(row.id.parse().unwrap()),
             at: Timestamp::from_unix_micros(row.at),
-            actor_kind: row.actor_kind,
-            actor_id: row.actor_id.map(|id| KeyId::from_uuid(id.parse().unwrap())),
-            subject: if row.action.starts_with("account.") {
-                AuditSubject::Account(AccountId::from_uuid(subject))
-            } else {
-                AuditSubject::Key(KeyId::from_uuid(subject))
-            },
-            action: row.action,
+            actor,
+            action,
+            subject,
             address: row.address.map(|address| address.parse().unwrap()),
             reason: row.reason,
         }

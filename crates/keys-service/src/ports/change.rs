@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use keys_core::{
-    AccountId, Denial, EventId, KeyId, KeyKind, Plans, Question, ScopeSet, StoredKey, Timestamp,
-    judge,
+    AccountId, AuditAction, AuditActor, AuditEvent, AuditSubject, Denial, EventId, KeyId, KeyKind,
+    Plans, Question, ScopeSet, StoredKey, Timestamp, judge,
 };
 
 use super::idempotency::Completion;
@@ -76,21 +76,24 @@ pub struct Change {
 }
 
 impl Change {
-    /// Who the audit trail says made the change: the kind and, where there is one, the credential.
+    /// The event that this change leaves in the audit trail.
     #[must_use]
-    pub fn actor(&self) -> (&'static str, Option<KeyId>) {
-        match &self.authority {
-            Authority::Trusted => ("system", None),
-            Authority::Caller(caller) => (caller.kind.as_str(), Some(caller.key_id)),
-        }
-    }
-
-    /// The client address the audit trail keeps.
-    #[must_use]
-    pub fn address(&self) -> Option<IpAddr> {
-        match &self.authority {
-            Authority::Trusted => None,
-            Authority::Caller(caller) => caller.address,
+    pub fn event(&self, action: AuditAction, subject: AuditSubject) -> AuditEvent {
+        let (actor, address) = match &self.authority {
+            Authority::Trusted => (AuditActor::System, None),
+            Authority::Caller(caller) => {
+                let (kind, id) = (caller.kind, caller.key_id);
+                (AuditActor::Credential { kind, id }, caller.address)
+            }
+        };
+        AuditEvent {
+            id: self.event_id,
+            at: self.at,
+            actor,
+            action,
+            subject,
+            address,
+            reason: self.reason.map(str::to_owned),
         }
     }
 }

@@ -11,8 +11,8 @@ use crate::cache::lease;
 use crate::cache::loader::{Loaded, LoadedKey, Wanted};
 use crate::cache::map::MapKey;
 use crate::limiter::{Bucket, Decision, LimiterError, Subject};
-use crate::service::KeyService;
 use crate::ports::StoreError;
+use crate::service::KeyService;
 use crate::usage::Used;
 
 /// One question of several.

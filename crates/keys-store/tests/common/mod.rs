@@ -4,7 +4,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use keys_core::{Account, ApiKey};
+use keys_core::{
+    Account, AccountId, ApiKey, AuditAction, AuditActor, AuditSubject, KeyId, KeyKind,
+};
 use keys_service::ports::{
     Accounts as _, ChangeError, Idempotency as _, KeyOwner, KeyUse, KeyUses as _, Keys as _,
     Maintenance as _, NewKey, Reservation, Reserved, StoreError,
@@ -16,6 +18,34 @@ use tokio::task::JoinSet;
 
 pub(crate) mod feed;
 pub(crate) mod rows;
+
+/// The actor of an audit event, from its columns.
+pub(crate) fn actor(kind: &str, id: Option<&str>) -> AuditActor {
+    let Some(id) = id else {
+        assert_eq!(kind, AuditActor::System.kind());
+        return AuditActor::System;
+    };
+    let kinds = [KeyKind::Operator, KeyKind::Account, KeyKind::Session];
+    let known = kinds.into_iter().find(|known| known.as_str() == kind);
+    AuditActor::Credential {
+        kind: known.expect("the kind of the actor is known"),
+        id: KeyId::from_uuid(id.parse().expect("the id is one")),
+    }
+}
+
+/// The action of an audit event, and what it was done to, from their columns.
+pub(crate) fn action(name: &str, subject: &str) -> (AuditAction, AuditSubject) {
+    let known = AuditAction::ALL
+        .into_iter()
+        .find(|known| known.as_str() == name);
+    let subject = subject.parse().expect("the id is one");
+    let subject = if name.starts_with("account.") {
+        AuditSubject::Account(AccountId::from_uuid(subject))
+    } else {
+        AuditSubject::Key(KeyId::from_uuid(subject))
+    };
+    (known.expect("the action is known"), subject)
+}
 
 /// A database as someone beside the service sees it.
 pub(crate) trait Sql {

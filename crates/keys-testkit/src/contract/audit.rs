@@ -1,7 +1,6 @@
 use std::sync::Arc;
 
-use keys_core::KeyKind;
-use keys_service::memory::{AuditEvent, AuditSubject};
+use keys_core::{AuditAction, AuditActor, AuditEvent, AuditSubject, KeyKind};
 use keys_service::ports::{
     AccountPatch, Caller, Change, Completion, KeyStore, KeyUse, Reservation,
 };
@@ -33,21 +32,6 @@ impl AuditedStore {
     }
 }
 
-/// What `change` should leave in the trail.
-fn trace(change: &Change, action: &str, subject: AuditSubject) -> AuditEvent {
-    let (actor_kind, actor_id) = change.actor();
-    AuditEvent {
-        id: change.event_id,
-        at: change.at,
-        actor_kind: actor_kind.to_owned(),
-        actor_id,
-        action: action.to_owned(),
-        subject,
-        address: change.address(),
-        reason: change.reason.map(str::to_owned),
-    }
-}
-
 /// Makes one change of each kind, a second apart, on the word of `caller` or on its own.
 async fn change_everything(audited: &AuditedStore, caller: Option<&Caller>) -> Vec<AuditEvent> {
     let store = &*audited.store;
@@ -65,14 +49,14 @@ async fn change_everything(audited: &AuditedStore, caller: Option<&Caller>) -> V
     let account = an_account().external_id("u-1").build();
     let about_account = AuditSubject::Account(account.id);
     let created = change();
-    expected.push(trace(&created, "account.created", about_account));
+    expected.push(created.event(AuditAction::AccountCreated, about_account));
     store
         .insert_account(account.clone(), created)
         .await
         .unwrap();
 
     let updated = change();
-    expected.push(trace(&updated, "account.updated", about_account));
+    expected.push(updated.event(AuditAction::AccountUpdated, about_account));
     let patch = AccountPatch {
         external_id: Some(None),
         ..AccountPatch::default()
@@ -86,11 +70,11 @@ async fn change_everything(audited: &AuditedStore, caller: Option<&Caller>) -> V
         let key = key.build_new();
         let about_key = AuditSubject::Key(key.key.id);
         let created = change();
-        expected.push(trace(&created, "key.created", about_key));
+        expected.push(created.event(AuditAction::KeyCreated, about_key));
         store.insert_key(key.clone(), created).await.unwrap();
 
         let revoked = change();
-        expected.push(trace(&revoked, "key.revoked", about_key));
+        expected.push(revoked.event(AuditAction::KeyRevoked, about_key));
         let revoked = store.revoke_key(None, key.key.id, revoked).await;
         assert!(revoked.unwrap().is_some());
     }
@@ -102,8 +86,7 @@ pub async fn every_change_leaves_its_trace(audited: AuditedStore) {
     let expected = change_everything(&audited, None).await;
     assert_eq!(audited.trail(), expected);
     for event in expected {
-        assert_eq!(event.actor_kind, "system");
-        assert_eq!(event.actor_id, None);
+        assert_eq!(event.actor, AuditActor::System);
         assert_eq!(event.address, None);
     }
 }
@@ -112,9 +95,8 @@ pub async fn every_change_leaves_its_trace(audited: AuditedStore) {
 pub async fn trace_names_the_caller(audited: AuditedStore) {
     let holder = an_account().build();
     let change = a_change().build();
-    let mut expected = vec![trace(
-        &change,
-        "account.created",
+    let mut expected = vec![change.event(
+        AuditAction::AccountCreated,
         AuditSubject::Account(holder.id),
     )];
     audited
@@ -124,7 +106,7 @@ pub async fn trace_names_the_caller(audited: AuditedStore) {
         .unwrap();
     let key = a_key().session_of(&holder).build_new();
     let change = a_change().build();
-    expected.push(trace(&change, "key.created", AuditSubject::Key(key.key.id)));
+    expected.push(change.event(AuditAction::KeyCreated, AuditSubject::Key(key.key.id)));
     audited.store.insert_key(key.clone(), change).await.unwrap();
     // Both happened at the same moment: their order says nothing.
     expected.sort_by_key(|event| event.id);
@@ -136,8 +118,8 @@ pub async fn trace_names_the_caller(audited: AuditedStore) {
         };
         let events = change_everything(&audited, Some(&caller)).await;
         for event in &events {
-            assert_eq!(event.actor_kind, KeyKind::Session.as_str());
-            assert_eq!(event.actor_id, Some(key.key.id));
+            let (kind, id) = (KeyKind::Session, key.key.id);
+            assert_eq!(event.actor, AuditActor::Credential { kind, id });
             assert_eq!(event.address, caller.address);
         }
         expected.extend(events);

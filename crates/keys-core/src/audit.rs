@@ -1,0 +1,162 @@
+//! The audit trail: which changes leave an event, and what an event holds.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use uuid::Uuid;
+
+use crate::id::{AccountId, EventId, KeyId};
+use crate::key::KeyKind;
+use crate::timestamp::Timestamp;
+
+macro_rules! actions {
+    ($($(#[$attribute:meta])+ $name:ident = $text:literal,)+) => {
+        /// A change that leaves an event in the audit trail.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
+        pub enum AuditAction {
+            $($(#[$attribute])+ $name,)+
+        }
+
+        impl AuditAction {
+            /// All actions. Complete, because the list and the enum are made from one table.
+            pub const ALL: [Self; [$($text),+].len()] = [$(Self::$name),+];
+
+            /// The stable name of the action, as it is stored: the changed thing and the change, in two words.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$name => $text,)+
+                }
+            }
+        }
+    };
+}
+
+actions! {
+    /// An account was added.
+    AccountCreated = "account.created",
+    /// An account was changed.
+    AccountUpdated = "account.updated",
+    /// A key of any kind was added.
+    KeyCreated = "key.created",
+    /// A key of any kind was revoked.
+    KeyRevoked = "key.revoked",
+}
+
+impl fmt::Display for AuditAction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// One entry of the audit trail: who changed what, when, from where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditEvent {
+    /// The identifier of the entry.
+    pub id: EventId,
+    /// The time of the change.
+    pub at: Timestamp,
+    /// The party that made the change.
+    pub actor: AuditActor,
+    /// The kind of change.
+    pub action: AuditAction,
+    /// The thing that was changed.
+    pub subject: AuditSubject,
+    /// The address that the request came from. `None` if there was no request, or its address is unknown.
+    pub address: Option<IpAddr>,
+    /// The reason of a change that no caller asked for at that moment, such as `replayed`.
+    pub reason: Option<String>,
+}
+
+/// The party that made a change.
+///
+/// The list is complete: a change is made by a credential or by the service itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum AuditActor {
+    /// The service itself, or the program that it is embedded in.
+    System,
+    /// The holder of a credential.
+    Credential {
+        /// The kind of the credential.
+        kind: KeyKind,
+        /// The credential.
+        id: KeyId,
+    },
+}
+
+impl AuditActor {
+    /// All kinds of actors, as they are stored.
+    pub const KINDS: [&'static str; 4] = [
+        Self::SYSTEM,
+        KeyKind::Operator.as_str(),
+        KeyKind::Account.as_str(),
+        KeyKind::Session.as_str(),
+    ];
+
+    const SYSTEM: &'static str = "system";
+
+    /// The kind of the actor, as it is stored.
+    #[must_use]
+    pub const fn kind(self) -> &'static str {
+        match self {
+            Self::System => Self::SYSTEM,
+            Self::Credential { kind, .. } => kind.as_str(),
+        }
+    }
+
+    /// The credential. `None` for [`System`](Self::System).
+    #[must_use]
+    pub const fn credential_id(self) -> Option<KeyId> {
+        match self {
+            Self::System => None,
+            Self::Credential { id, .. } => Some(id),
+        }
+    }
+}
+
+/// The thing that an [`AuditEvent`] is about.
+///
+/// The list is complete: nothing else can be changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum AuditSubject {
+    /// An account.
+    Account(AccountId),
+    /// A key of any kind.
+    Key(KeyId),
+}
+
+impl AuditSubject {
+    /// The identifier, without its type.
+    #[must_use]
+    pub fn as_uuid(self) -> Uuid {
+        match self {
+            Self::Account(id) => id.as_uuid(),
+            Self::Key(id) => id.as_uuid(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn actions_are_two_words_and_each_is_another() {
+        let mut names = AuditAction::ALL.map(AuditAction::as_str);
+        for name in names {
+            let is_word = |word: &str| {
+                !word.is_empty() && word.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
+            };
+            let words = name.split_once('.');
+            assert!(
+                words.is_some_and(|(one, other)| is_word(one) && is_word(other)),
+                "{name}"
+            );
+            // As long as the column may be.
+            assert!(name.len() <= 64, "{name}");
+        }
+        names.sort_unstable();
+        assert!(names.is_sorted_by(|one, other| one < other));
+    }
+}
