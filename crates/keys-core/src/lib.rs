@@ -13,6 +13,7 @@
 //! | [`audit`] | which changes leave an event in the audit trail, and what it holds |
 //! | [`network`], [`address`] | address lists, and whose address a request has |
 //! | [`header`] | finding the credential in the headers of a request |
+//! | [`operator_scope`] | the scopes of operator keys |
 //! | [`scope`], [`name`], [`id`], [`timestamp`] | small value types |
 //! | [`suggestion`] | which known name a misspelt one stands for |
 //!
@@ -47,6 +48,7 @@ pub mod key;
 mod mac;
 pub mod name;
 pub mod network;
+pub mod operator_scope;
 pub mod pepper;
 pub mod plan;
 pub mod scope;
@@ -64,6 +66,7 @@ pub use judge::{Evidence, Question, judge};
 pub use key::{ApiKey, KeyKind, StoredKey};
 pub use name::KeyName;
 pub use network::{AllowedNetworks, Network};
+pub use operator_scope::OperatorScope;
 pub use pepper::{KeyDigest, Pepper, PepperId, PepperRing};
 pub use plan::{Limit, LimitName, LimitPer, Operation, Plan, PlanName, Plans, Quota};
 pub use scope::{Scope, ScopeSet};

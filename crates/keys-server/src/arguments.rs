@@ -7,17 +7,9 @@ use clap::builder::TypedValueParser;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 use keys_core::{
-    AccountId, AllowedNetworks, ExternalId, KeyId, KeyName, KeyPrefix, PlanName, Scope, Timestamp,
+    AccountId, AllowedNetworks, ExternalId, KeyId, KeyName, KeyPrefix, OperatorScope, PlanName,
+    Scope, Timestamp,
 };
-
-/// Everything an operator's key may manage.
-pub(crate) const OPERATOR_SCOPES: [&str; 5] = [
-    "accounts:read",
-    "accounts:write",
-    "keys:read",
-    "keys:write",
-    "keys:verify",
-];
 
 #[expect(clippy::doc_markdown, reason = "the text is shown in a terminal")]
 /// Issues, lists, verifies and revokes API keys.
@@ -87,8 +79,8 @@ pub(crate) enum OperatorKeyCommand {
         ips: Vec<String>,
         /// Scope of the key. Repeat for more. Default: all (accounts:read, accounts:write,
         /// keys:read, keys:write, keys:verify).
-        #[arg(long = "scope", value_name = "SCOPE", value_parser = operator_scope)]
-        scopes: Vec<Scope>,
+        #[arg(long = "scope", value_name = "SCOPE")]
+        scopes: Vec<OperatorScope>,
         /// Expiry, as 2027-12-31T23:59:59Z. Default: never.
         #[arg(long, value_name = "TIME", value_parser = Timestamp::parse_rfc3339)]
         expires: Option<Timestamp>,
@@ -205,13 +197,6 @@ fn network(text: &str) -> Result<String, &'static str> {
     }
 }
 
-/// Parses a scope of an operator.
-fn operator_scope(text: &str) -> Result<Scope, String> {
-    let known = OPERATOR_SCOPES.contains(&text);
-    let scope = text.parse().ok().filter(|_| known);
-    scope.ok_or_else(|| format!("an operator's scopes are {}", OPERATOR_SCOPES.join(", ")))
-}
-
 /// Parses the id of a key. The usual error message would repeat the argument, which may be a key
 /// that was pasted by mistake.
 #[derive(Debug, Clone, Copy)]
@@ -239,6 +224,46 @@ impl TypedValueParser for KeyIdParser {
 mod tests {
     use super::*;
     use clap::CommandFactory as _;
+    use std::collections::BTreeSet;
+
+    /// The scopes in a text, beside operators' scopes also those of `keys` and `accounts` that do not exist.
+    fn scopes_in(text: &str) -> BTreeSet<&str> {
+        let is_part = |c: char| c.is_ascii_lowercase() || c == ':';
+        text.split(|c| !is_part(c))
+            .filter(|word| {
+                let action = ["accounts:", "keys:"]
+                    .iter()
+                    .find_map(|resource| word.strip_prefix(resource));
+                action.is_some_and(|action| !action.is_empty())
+            })
+            .collect()
+    }
+
+    #[test]
+    fn help_and_documents_name_the_scopes_of_operators() {
+        const OPERATIONS: &str = include_str!("../../../docs/operations.md");
+        const API: [&str; 2] = [
+            include_str!("../../../docs/api/management.md"),
+            include_str!("../../../docs/api/verification.md"),
+        ];
+        let all = BTreeSet::from(OperatorScope::ALL.map(OperatorScope::as_str));
+        let table = OPERATIONS
+            .split_once("| scope | allows |")
+            .and_then(|(_, rest)| rest.split_once("\n\n"))
+            .map_or("", |(table, _)| table);
+        assert_eq!(scopes_in(table), all);
+        assert_eq!(scopes_in(&API.concat()), all);
+        let command = Arguments::command();
+        let create = ["operator-key", "create"]
+            .iter()
+            .try_fold(&command, |command, name| command.find_subcommand(name))
+            .expect("the command is there");
+        let scope = create
+            .get_arguments()
+            .find(|argument| argument.get_id() == "scopes");
+        let help = scope.and_then(clap::Arg::get_help).expect("it has help");
+        assert_eq!(scopes_in(&help.to_string()), all);
+    }
 
     #[test]
     fn command_line_is_consistent() {

@@ -4,7 +4,7 @@ use std::error::Error;
 
 use anyhow::{Context as _, bail};
 use clap::CommandFactory as _;
-use keys_core::{AllowedNetworks, Scope, ScopeSet};
+use keys_core::{AllowedNetworks, OperatorScope, Scope, ScopeSet};
 use keys_service::{
     AccountError, AccountPatch, AccountQuery, Actor, IssueError, IssueField, Issued, KeyDraft,
     KeyOwner, NewAccount, OperatorKeyDraft,
@@ -12,8 +12,7 @@ use keys_service::{
 use serde_json::{Value, json};
 
 use crate::arguments::{
-    AccountCommand, Arguments, Command, KeyCommand, OPERATOR_SCOPES, OperatorKeyCommand, Output,
-    Owner,
+    AccountCommand, Arguments, Command, KeyCommand, OperatorKeyCommand, Output, Owner,
 };
 use crate::config::Settings;
 use crate::embedded::Creation;
@@ -73,14 +72,13 @@ async fn check(output: Output, settings: &Settings) -> anyhow::Result<()> {
 }
 
 /// Returns the scopes of an operator key: those named, or all.
-pub(crate) fn operator_scopes(named: &[Scope]) -> anyhow::Result<ScopeSet> {
-    let named: Vec<_> = named.iter().map(Scope::as_str).collect();
+pub(crate) fn operator_scopes(named: &[OperatorScope]) -> ScopeSet {
     let scopes = if named.is_empty() {
-        &OPERATOR_SCOPES
+        &OperatorScope::ALL
     } else {
-        named.as_slice()
+        named
     };
-    Ok(ScopeSet::parse(scopes)?)
+    scopes.iter().copied().collect()
 }
 
 async fn operator_key(command: OperatorKeyCommand, settings: &Settings) -> anyhow::Result<()> {
@@ -94,7 +92,7 @@ async fn operator_key(command: OperatorKeyCommand, settings: &Settings) -> anyho
     let draft = OperatorKeyDraft {
         name,
         allowed_networks: networks(&ips)?,
-        scopes: operator_scopes(&scopes)?,
+        scopes: operator_scopes(&scopes),
         expires_at: expires,
     };
     let service = open::open(settings).await?.service;

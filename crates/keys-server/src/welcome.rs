@@ -32,7 +32,7 @@ pub(crate) async fn print(
     let draft = OperatorKeyDraft {
         name: KeyName::from_name("first operator")?,
         allowed_networks: AllowedNetworks::default(),
-        scopes: operator_scopes(&[])?,
+        scopes: operator_scopes(&[]),
         expires_at: None,
     };
     let url = reachable(endpoints);
@@ -243,7 +243,7 @@ mod tests {
         let draft = OperatorKeyDraft {
             name: KeyName::from_name("first operator").unwrap(),
             allowed_networks: AllowedNetworks::default(),
-            scopes: operator_scopes(&[]).unwrap(),
+            scopes: operator_scopes(&[]),
             expires_at: None,
         };
         let issued = service.issue_operator_key(&Actor::system(), draft).await;

@@ -13,7 +13,7 @@ use actix_web::dev::HttpServiceFactory;
 use actix_web::http::header::CACHE_CONTROL;
 use actix_web::middleware::DefaultHeaders;
 use actix_web::web;
-use keys_core::ScopeSet;
+use keys_core::OperatorScope::{self, AccountsRead, AccountsWrite, KeysRead, KeysWrite};
 use keys_service::Requirement;
 
 use crate::api::Api;
@@ -22,12 +22,12 @@ use crate::{fallback, problem};
 
 pub(crate) fn scope(api: &Api) -> impl HttpServiceFactory + use<> {
     let resource = |path, allow| fallback::resource(path, allow, problem::render);
-    let requires = |scopes: &[&str]| {
-        let scopes = ScopeSet::parse(scopes).expect("the scopes of operators are legal");
+    let requires = |scopes: &[OperatorScope]| {
+        let scopes = scopes.iter().copied().collect();
         RequireKey::managing(api, Requirement::operator(scopes))
     };
-    let reads = || requires(&["accounts:read"]);
-    let writes = || requires(&["accounts:write"]);
+    let reads = || requires(&[AccountsRead]);
+    let writes = || requires(&[AccountsWrite]);
     let accounts = resource("/accounts", "GET, HEAD, POST")
         .route(
             fallback::read()
@@ -51,13 +51,13 @@ pub(crate) fn scope(api: &Api) -> impl HttpServiceFactory + use<> {
                 .wrap(writes()),
         );
     // A session lists, creates and deletes keys, so whoever opens one must be able to do all of that.
-    let opens = requires(&["keys:read", "keys:write"]);
+    let opens = requires(&[KeysRead, KeysWrite]);
     let sessions = resource("/accounts/{account_id}/sessions", "POST")
         .route(web::post().to(open_session::open_session).wrap(opens));
     let keys = resource("/accounts/{account_id}/keys", "POST").route(
         web::post()
             .to(issue_key::issue_key)
-            .wrap(requires(&["keys:write"])),
+            .wrap(requires(&[KeysWrite])),
     );
     web::scope("/v1")
         .wrap(DefaultHeaders::new().add((CACHE_CONTROL, "no-store")))

@@ -1,7 +1,7 @@
 //! What every route of verification needs to answer.
 
 use actix_web::dev::RequestHead;
-use keys_core::{KeyKind, ScopeSet};
+use keys_core::{KeyKind, OperatorScope, ScopeSet};
 
 use crate::admission::Refused;
 use crate::api::Api;
@@ -15,7 +15,7 @@ pub(crate) struct Desk {
 
 impl Desk {
     pub(crate) fn new(api: &Api) -> Self {
-        let scopes = ScopeSet::parse(["keys:verify"]).expect("the scope of operators is legal");
+        let scopes = ScopeSet::from_iter([OperatorScope::KeysVerify]);
         Self {
             api: api.clone(),
             operators: Guard::verifying(api, &[KeyKind::Operator], scopes),
