@@ -14,9 +14,9 @@ use keys_core::{
     Account, AllowedNetworks, ApiKey, Denial, KeyKind, PepperRing, Plan, Plans, ScopeSet,
     SecretKey, StoredKey, Timestamp,
 };
-use keys_service::store::{Admission, Caller, NewKey};
+use keys_service::ports::{Accounts as _, Admission, Caller, Keys as _, NewKey};
 use keys_service::{
-    AccountPatch, AuthenticateError, KeyService, KeyStore, MemoryStore, Requirement, VerdictCode,
+    AccountPatch, AuthenticateError, KeyService, MemoryStore, Requirement, VerdictCode,
     VerifyRequest,
 };
 use keys_testkit::clock::FakeClock;

@@ -10,8 +10,7 @@ use super::verdict::{Freshness, Verdict, VerdictCode, VerifiedKey, VerifyError};
 use crate::cache::lease;
 use crate::cache::loader::{Loaded, LoadedKey, Wanted};
 use crate::cache::map::MapKey;
-use crate::limiter::{Bucket, Decision, LimiterError, Subject};
-use crate::ports::StoreError;
+use crate::ports::{Bucket, Decision, LimiterError, StoreError, Subject};
 use crate::service::KeyService;
 use crate::usage::Used;
 

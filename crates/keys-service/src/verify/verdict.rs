@@ -5,8 +5,7 @@ use std::sync::LazyLock;
 use keys_core::{AccountId, Denial, ExternalId, KeyId, KeyKind, PlanName, ScopeSet, Timestamp};
 
 use crate::cache::record::{Facts, PlanNames};
-use crate::limiter::{Decision, LimiterError};
-use crate::ports::StoreError;
+use crate::ports::{Decision, LimiterError, StoreError};
 
 /// What a verdict says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
