@@ -5,7 +5,7 @@
 //! |---|---|
 //! | [`data`] | builders of test data with sane defaults |
 //! | [`clock`], [`rng`] | time and randomness that tests control |
-//! | [`contract`] | the contract of every [`KeyStore`](keys_service::KeyStore); see [`store_contract!`] |
+//! | [`contract`] | the contract of every store; see [`store_contract!`] |
 //! | [`fault_proxy`] | a network that fails on request |
 //! | [`gateway`] | throw-away gateways: [`nginx`], [`traefik`] and [`envoy`] |
 //! | [`haproxy`] | a throw-away HAProxy |

@@ -1,5 +1,6 @@
 //! The project's commands: `cargo xtask test` and its parts.
 
+mod columns;
 mod dependencies;
 mod document;
 mod install;
@@ -46,7 +47,7 @@ enum Command {
     /// The rules are in `.cargo/deny.toml`. If the database of advisories cannot be fetched, as
     /// on a machine without access to its host, the command says so and checks the rest.
     Dependencies,
-    /// Format all code
+    /// Format all code, and check that comments wrap at 100 columns
     Fmt,
     /// Run clippy on everything, with warnings as errors
     Lint,
@@ -90,7 +91,7 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Test => test(),
         Command::Dependencies => dependencies::check().map(drop),
-        Command::Fmt => step::all(&[format()]),
+        Command::Fmt => step::all(&[format()]).and_then(|()| columns::check()),
         Command::Lint => step::all(&[lint()]),
         Command::Docs { open } => step::all(&[docs().arguments(open.then_some("--open"))]),
         Command::Words => words::print(),

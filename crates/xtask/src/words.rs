@@ -58,16 +58,16 @@ const fn wanted(name: &'static str, forms: &'static [&'static str], least: f64) 
 }
 
 const TERMS: [Term; 10] = [
-    avoided(&["whoever"], 83),
-    avoided(&["nobody"], 100),
-    avoided(&["somebody"], 22),
-    avoided(&["everybody"], 14),
-    avoided(&["strangers", "stranger"], 4),
+    avoided(&["whoever"], 60),
+    avoided(&["nobody"], 53),
+    avoided(&["somebody"], 10),
+    avoided(&["everybody"], 8),
+    avoided(&["strangers", "stranger"], 3),
     Term {
         name: "what is/was/has",
         forms: &["what is", "what was", "what has"],
         goal: Goal::AtMost(2.0),
-        ceiling: None,
+        ceiling: Some(182),
     },
     wanted("returns", &["returns"], 22.0),
     wanted("because", &["because"], 1.0),
@@ -145,19 +145,8 @@ impl Count {
 
     /// Reads all comments and documents of the repository.
     fn read() -> anyhow::Result<Self> {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-        let mut files = Vec::new();
-        for entry in fs::read_dir(&root)? {
-            let path = entry?.path();
-            if path.is_file() {
-                files.push(path);
-            }
-        }
-        for folder in ["crates", "docs"] {
-            find(&root.join(folder), &mut files)?;
-        }
         let mut count = Self::default();
-        for path in files {
+        for path in files()? {
             let read = || fs::read_to_string(&path).with_context(|| path.display().to_string());
             match path.extension().and_then(|extension| extension.to_str()) {
                 Some("rs") => count.add(&comments(&read()?)),
@@ -173,6 +162,25 @@ impl Count {
     fn rate(&self, count: usize) -> f64 {
         count as f64 * 10_000.0 / self.words as f64
     }
+}
+
+/// Returns the files of the repository that may contain comments or prose.
+pub(crate) fn files() -> anyhow::Result<Vec<PathBuf>> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let root = root
+        .canonicalize()
+        .with_context(|| root.display().to_string())?;
+    let mut files = Vec::new();
+    for entry in fs::read_dir(&root)? {
+        let path = entry?.path();
+        if path.is_file() {
+            files.push(path);
+        }
+    }
+    for folder in ["crates", "docs"] {
+        find(&root.join(folder), &mut files)?;
+    }
+    Ok(files)
 }
 
 fn find(folder: &Path, files: &mut Vec<PathBuf>) -> anyhow::Result<()> {
@@ -214,6 +222,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn wanted_words_stay() {
+        let found = Count::read().unwrap();
+        for (count, term) in found.terms.into_iter().zip(&TERMS) {
+            let rate = found.rate(count);
+            if matches!(term.goal, Goal::AtLeast(_)) {
+                let goal = term.goal.show();
+                let name = term.name;
+                assert!(term.goal.is_reached(rate), "`{name}`: {rate:.2}, {goal}");
+            }
+        }
+    }
+
+    #[test]
     fn avoided_words_do_not_become_more() {
         let found = Count::read().unwrap();
         for (count, term) in found.terms.into_iter().zip(&TERMS) {
@@ -222,8 +243,8 @@ mod tests {
             };
             assert!(
                 count <= ceiling,
-                "comments and documents have `{}` {count} times instead of {ceiling}: name the role instead, \
-                 such as caller, client, operator or instance",
+                "comments and documents have `{}` {count} times instead of {ceiling}: name the role or \
+                 the thing instead, such as caller, client, operator or instance",
                 term.name
             );
         }
