@@ -1,4 +1,5 @@
-//! What the rules cost, each beside its floor. Read the results as ratios to `sha256`, in one run on one machine.
+//! Cost of the rules, each beside its floor. Read the results as ratios to `sha256`, in one run on
+//! one machine.
 //!
 //! Budgets: `parse` at most 0.5 and `digest` at most 2.3 times `sha256`.
 
@@ -20,12 +21,14 @@ fn keys(criterion: &mut Criterion) {
     let Ok(key) = SecretKey::generate(&prefix, &mut rng);
     let text = key.expose().to_owned();
 
-    // The yardstick: one block of SHA-256, since a key of 40 bytes leaves room for the padding.
+    // The base of all ratios: one block of SHA-256, because a key of 40 bytes leaves room for the
+    // padding.
     criterion.bench_function("sha256", |bencher| {
         bencher.iter(|| Sha256::digest(black_box(text.as_bytes())));
     });
 
-    // Floor: 32 bytes of keystream and one allocation. The operating system's generator adds a system call.
+    // Floor: 32 bytes of keystream and one allocation. The operating system's generator adds a
+    // system call.
     criterion.bench_function("generate", |bencher| {
         bencher.iter(|| SecretKey::generate(black_box(&prefix), &mut rng));
     });
@@ -44,7 +47,8 @@ fn keys(criterion: &mut Criterion) {
         bencher.iter(|| ring.digest(black_box(&key)).digest);
     });
 
-    // Floor: two comparisons of times, a mask and comparison per network, a binary search per scope.
+    // Floor: two comparisons of times, a mask and comparison per network, a binary search per
+    // scope.
     let now = Timestamp::from_unix_micros(1_800_000_000_000_000);
     let key = ApiKey {
         id: KeyId::generate(now, &mut getrandom::SysRng).expect("random bytes"),

@@ -1,7 +1,8 @@
-//! What a verification that is not cached costs, beside `pgbench` asking the same server the same, and what a large table changes.
+//! Cost of a verification that is not cached, compared with the same query by `pgbench` on the same
+//! server, and the effect of a large table.
 //!
-//! Whoever is compared takes turns of about a second. Each figure is the median of what the rounds say, so that what else the
-//! machine does cancels out.
+//! The compared programs take turns of about a second. Each figure is the median of the rounds, so
+//! that other load of the machine cancels out.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -20,21 +21,21 @@ use keys_testkit::many::{self, ManyKey};
 use keys_testkit::postgres::{self, Database};
 use keys_testkit::report;
 
-/// Keys that are asked for, spread over the whole table.
+/// Keys that are looked up, spread over the whole table.
 const KEYS: usize = 10_000;
 const SMALL: usize = 1_000;
 const LARGE: usize = 1_000_000;
 
-/// As many as the reads of misses that are under way at once.
+/// Equal to the number of concurrent reads of misses.
 const CONNECTIONS: u32 = 4;
 
-/// Requests that miss the cache at the same time.
+/// Concurrent requests that miss the cache.
 const MISSES: u32 = 256;
 
 const ROUNDS: usize = 7;
 const LENGTH: Duration = Duration::from_secs(1);
 
-/// Calls in a row of which the time is taken. Few, so that both tables see the same of what else the machine does.
+/// Calls in a row that are timed together. Few, so that other load affects both tables equally.
 const CALLS: u32 = 100;
 
 fn main() {
@@ -136,7 +137,7 @@ fn throughput(
     report::ratio_at_least(embedded, ratio(4, 3), 4.0);
 }
 
-/// Look-ups of one key each a second, as many at once as there are connections.
+/// Look-ups of one key each a second, as many concurrently as there are connections.
 async fn look_ups(store: &Store, keys: &Arc<Vec<ManyKey>>) -> f64 {
     rate_of(CONNECTIONS, |mut random, turn| {
         let (store, keys, peppers) = (store.clone(), Arc::clone(keys), many::peppers());
@@ -154,7 +155,7 @@ async fn look_ups(store: &Store, keys: &Arc<Vec<ManyKey>>) -> f64 {
     .await
 }
 
-/// Verifications a second that are not answered from the cache, many at once.
+/// Verifications a second that are not answered from the cache, many concurrently.
 async fn misses(service: &KeyService, keys: &Arc<Vec<ManyKey>>) -> f64 {
     rate_of(MISSES, |mut random, turn| {
         let (service, keys) = (service.clone(), Arc::clone(keys));
@@ -194,7 +195,7 @@ impl Turn {
     }
 }
 
-/// How much a second the tasks count.
+/// Returns the work of all tasks a second.
 async fn rate_of<F>(tasks: u32, work: impl Fn(Random, Arc<Turn>) -> F) -> f64
 where
     F: Future<Output = ()> + Send + 'static,
@@ -260,14 +261,14 @@ fn micros(start: Instant) -> f64 {
     start.elapsed().as_secs_f64() * 1e6 / f64::from(CALLS)
 }
 
-/// What a million keys in the table change against a thousand.
+/// Measures the effect of a million keys in the table against a thousand.
 fn growth(runtime: &tokio::runtime::Runtime, database: &str, tables: &[Table<'_>; 2]) {
     const ROUNDS: usize = 60;
     let mut random = Random(1);
     let [mut verifications, mut listings] = [Vec::new(), Vec::new()];
     // The first one fills the caches of the database and is not counted.
     for round in 0..=ROUNDS {
-        // Whoever comes first in one round comes second in the next.
+        // The order alternates from round to round.
         let (first, second) = (round % 2, (round + 1) % 2);
         let [mut verification, mut listing] = [[0.0; 2]; 2];
         for size in [first, second] {
@@ -306,7 +307,7 @@ impl Pgbench {
         let columns = "k.digest, k.pepper_id, k.id, k.account_id, k.kind, k.shown_prefix, k.name, k.allowed_networks, \
                        k.scopes, k.expires_at, k.revoked_at, k.last_used_at, k.created_at, \
                        a.id, a.external_id, a.plan, a.disabled, a.created_at";
-        // The one in a hundred that has another digest is not found, which costs no more.
+        // One in a hundred has another digest and is not found, which costs no more.
         let text = format!(
             "\\set n random(0, {LARGE} - 1)\n\
              select {columns} from api_key k left join account a on a.id = k.account_id \
@@ -341,7 +342,7 @@ impl Pgbench {
     }
 }
 
-/// Numbers without a pattern that matters here.
+/// Random numbers, of sufficient quality for a benchmark.
 struct Random(u64);
 
 impl Random {

@@ -58,7 +58,7 @@ async fn connect(database: &Database, options: StoreOptions) -> Store {
     Store::connect(&url, options).await.unwrap()
 }
 
-/// A connection beside the service's own.
+/// A connection outside of the service.
 async fn by_hand(url: &str) -> tokio_postgres::Client {
     let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
     tokio::spawn(connection);
@@ -115,7 +115,7 @@ impl Sql for Database {
     }
 }
 
-/// Adds a key, without waiting for long.
+/// Adds a key, with a short time limit.
 async fn hasty_insert(store: &Store, account: &Account) -> Result<(), String> {
     let key = a_key().of(account).build_new();
     let insert = store.insert_key(key, a_change().build());
@@ -271,7 +271,7 @@ async fn rules_hold_in_the_schema() {
         ),
     ];
     common::rows::rules_hold_in_the_schema(&store, &database, &legal, &refused).await;
-    // Scopes of a later version are let in, though this one does not know them.
+    // Scopes of a later version are accepted, though this one does not know them.
     let later = "update api_key set scopes = array['*', 'orders:*']";
     assert_eq!(database.run(later).await, Ok(()));
 }
@@ -288,7 +288,7 @@ async fn keys_are_counted_whoever_changes_them() {
     database.run("truncate api_key").await.unwrap();
     let counted = "select count(*) from key_count where listed <> 0 or unending <> 0";
     assert_eq!(database.number(counted).await, 0);
-    // Also for what a replica of the rows writes.
+    // Also for rows that a replica writes.
     let replicated = format!("set session_replication_role = replica; {many}");
     database.run(&replicated).await.unwrap();
     let listed = "select sum(listed) from key_count";
@@ -313,7 +313,7 @@ async fn changes_are_noted() {
     let database = Database::create().await;
     common::changes_are_noted(&open(&database).await, &database).await;
 
-    // Emptying tables is a change of everything.
+    // Truncating tables changes everything.
     database.run("truncate account, api_key").await.unwrap();
     let everything = "select count(*) from key_change where kind = 3 and ref is null";
     assert_eq!(database.number(everything).await, 2);
@@ -337,7 +337,8 @@ async fn changes_are_noted_under_any_search_path() {
     assert_eq!(database.number(notes).await, 2);
 }
 
-/// Rows are numbered by transactions, so that "everything since" misses none that commits late.
+/// Rows have the number of their transaction, so that "everything since" misses none that commits
+/// late.
 #[tokio::test(flavor = "multi_thread")]
 async fn notes_of_one_transaction_carry_its_number() {
     let database = Database::create().await;
@@ -350,7 +351,7 @@ async fn notes_of_one_transaction_carry_its_number() {
     assert_eq!(database.number("select count(*) from key_change").await, 2);
 }
 
-/// Keys of a service on this store, each of which was let through once.
+/// Keys of a service on this store, each of which was accepted once.
 async fn used_keys(store: &Store, count: usize) -> (KeyService, Vec<Identity>) {
     let service = KeyService::builder(store.clone(), pepper_ring("p1")).build();
     let account = add_account(store).await;
@@ -400,7 +401,8 @@ async fn locked_row_keeps_only_its_own_uses_from_being_written() {
     assert_eq!(database.number(written).await, wrote - 1);
     assert_eq!(service.unwritten_uses(), 1);
 
-    // At the stop all others are written as well; what is locked is tried until time is up, and kept.
+    // At the stop all others are written as well. Locked ones are tried until the time is over, and
+    // kept.
     service.record_success(&used[8]);
     let last = timeout(Duration::from_secs(2), service.flush_last_uses()).await;
     assert!(last.is_err(), "the row is locked");
@@ -442,7 +444,7 @@ async fn sweep_goes_on_until_old_changes_are_gone() {
     assert_eq!(database.number(count).await, OLD);
     sweeping.rollback().await.unwrap();
 
-    // An old transaction elsewhere in the cluster may hold some back, for as long as it lasts.
+    // An old transaction elsewhere in the cluster may delay some, for as long as it lasts.
     for _ in 0..300 {
         store.sweep(NOON).await.unwrap();
         if database.number(count).await == 0 {
@@ -581,7 +583,7 @@ async fn terminated_connections_are_replaced() {
             read.unwrap().unwrap();
         }
         database.run(TERMINATE_OTHERS).await.unwrap();
-        // The news of the closed sockets takes a moment.
+        // The end of the sockets takes a moment to arrive.
         tokio::time::sleep(Duration::from_millis(100)).await;
         assert!(store.find_account(account.id).await.unwrap().is_some());
         store.ready().await.unwrap();
@@ -589,7 +591,7 @@ async fn terminated_connections_are_replaced() {
     }
 }
 
-/// Nobody says that they are dead, and looking up waits for one of them only.
+/// No end of the connections arrives, and a look-up waits for one of them only.
 #[tokio::test(flavor = "multi_thread")]
 async fn silent_connections_are_found_out_all_at_once_and_in_time() {
     const IN_TIME: Duration = Duration::from_secs(3);
@@ -686,7 +688,7 @@ async fn slow_statements_and_operations_are_given_up() {
     }
 }
 
-/// A change that is given up lets go of its locks at once, not when its connection is next needed.
+/// A change that is given up releases its locks at once, not when its connection is needed again.
 #[tokio::test(flavor = "multi_thread")]
 async fn change_given_up_holds_no_lock() {
     let database = Database::create().await;
@@ -744,7 +746,7 @@ async fn exhausted_pool_is_unavailable_within_its_time() {
     assert!(waiting.await.unwrap().unwrap().is_some());
 }
 
-/// Each locks both keys in the same order; otherwise some of these would end as deadlocks.
+/// Each locks both keys in the same order. Otherwise some of these would end as deadlocks.
 #[tokio::test(flavor = "multi_thread")]
 async fn operators_revoking_each_other_do_not_deadlock() {
     let database = Database::create().await;
@@ -768,7 +770,7 @@ async fn operators_revoking_each_other_do_not_deadlock() {
     }
 }
 
-/// The costs that do not grow with the tables are those of an index; this asks the planner.
+/// An index is needed for a cost that does not grow with the tables. This test asks the planner.
 #[tokio::test(flavor = "multi_thread")]
 async fn hot_queries_use_an_index() {
     let database = Database::create().await;
@@ -824,19 +826,20 @@ async fn hot_queries_use_an_index() {
         let plan = plan.join("\n");
         assert!(plan.contains(index), "{query}\n{plan}");
         assert!(!plan.contains("Seq Scan on api_key"), "{query}\n{plan}");
-        // There are many operator keys here: sorting them to show the first page would be felt.
+        // There are many operator keys here. Sorting them for the first page would be slow.
         let is_long = query.contains("account_id is null");
         assert!(!(is_long && plan.contains("Sort")), "{query}\n{plan}");
     }
 }
 
-/// How often an operation is timed at most.
+/// Maximum number of measurements of an operation.
 const ATTEMPTS: usize = 8;
 
-/// How far away the server is.
+/// Round-trip time to the server.
 const ROUND_TRIP: Duration = Duration::from_millis(80);
 
-/// Fails unless an operation takes that many round trips at most. A busy machine may add to some attempts.
+/// Fails unless an operation takes at most that many round trips. A busy machine may delay some
+/// attempts.
 async fn takes_round_trips(count: u32, what: &str, mut operation: impl AsyncFnMut()) {
     let mut quickest = Duration::MAX;
     for _ in 0..ATTEMPTS {
@@ -876,7 +879,8 @@ async fn key_is_created_and_revoked_in_two_round_trips() {
         key.admission.plans = Arc::clone(&roomy);
         key
     };
-    // Both as an operator does it and as an account does it for itself, which is judged again in the transaction.
+    // Both as an operator and as an account for itself, whose key is checked again in the
+    // transaction.
     let caller = add_key(&store, a_key().of(&account).build_new()).await;
     let caller = a_caller(&caller);
     let changes = [
@@ -919,7 +923,7 @@ async fn key_is_created_and_revoked_in_two_round_trips() {
     }
 }
 
-/// The commit is sent together with the statement, before it is known that it fails.
+/// The commit is sent together with the statement, before its failure is known.
 #[tokio::test(flavor = "multi_thread")]
 async fn change_whose_last_statement_fails_is_rolled_back() {
     let database = Database::create().await;
@@ -951,7 +955,7 @@ async fn change_whose_last_statement_fails_is_rolled_back() {
     assert_eq!(database.number(keys).await, 0);
 }
 
-/// Uses are recorded without touching any index, so that they stay cheap however many indexes there are.
+/// Recording uses touches no index, so that it stays cheap with any number of indexes.
 #[tokio::test(flavor = "multi_thread")]
 async fn recording_uses_rewrites_no_index() {
     let database = Database::create().await;
@@ -960,7 +964,7 @@ async fn recording_uses_rewrites_no_index() {
     for _ in 0..20 {
         keys.push(add_key(&store, a_key().build_new()).await);
     }
-    // A page has room for new versions of some of its rows at a time, not of all.
+    // A page has room for new versions of some of its rows, not of all.
     for keys in keys.chunks(5).cycle().take(12) {
         let uses = keys.iter().map(|key| KeyUse {
             key_id: key.id,
@@ -974,7 +978,7 @@ async fn recording_uses_rewrites_no_index() {
         let updated = "select n_tup_upd from pg_stat_user_tables where relname = 'api_key'";
         if database.number(updated).await == 60 {
             let hot = "select n_tup_hot_upd from pg_stat_user_tables where relname = 'api_key'";
-            // Some find their page full; were an index in the way, it would be all.
+            // Some find their page full. If an index were affected, it would be all of them.
             assert!(database.number(hot).await >= 30);
             return;
         }
@@ -994,7 +998,7 @@ async fn settings_of_connections_are_the_safe_ones() {
     );
     let store = Store::open(&url.parse().unwrap()).await.unwrap();
     add_account(&store).await;
-    // What the connections were started with shows in a trigger of this test's own.
+    // A trigger of this test records the start-up options of the connections.
     database
         .run(
             "create table seen (name text, value text); \
@@ -1045,7 +1049,7 @@ async fn errors_never_repeat_a_password() {
     assert_eq!(format!("{store:?}"), "Store(postgres)");
 }
 
-/// Another process is known by an advisory lock of its own.
+/// Another process is identified by an advisory lock of its own.
 #[tokio::test(flavor = "multi_thread")]
 async fn reservation_is_taken_over_at_once_only_if_its_process_has_ended() {
     const LOCKS: i32 = 0x6b65_7973;

@@ -405,7 +405,7 @@ async fn audit_events_follow_rules() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rules_hold_in_the_schema() {
-    /// An expression for a text of so many characters.
+    /// An expression for a text of this many characters.
     const LONG: &str = "replace(hex(zeroblob(250)), '0', 'ä')";
     let file = File::new();
     let store = file.open().await;
@@ -489,13 +489,13 @@ async fn rules_hold_in_the_schema() {
         ("api_key", "allowed_networks", r#"'[":::/64"]'"#),
     ];
     common::rows::rules_hold_in_the_schema(&store, &file, &legal, &refused).await;
-    // Scopes of a later version are let in, though this one does not know them.
+    // Scopes of a later version are accepted, though this one does not know them.
     let later = r#"update api_key set scopes = '["*", "orders:*"]'"#;
     assert_eq!(file.run(later).await, Ok(()));
-    // Not written by any program, though it could be read.
+    // No program writes it, though it could be read.
     let zero = r#"update api_key set allowed_networks = '["10.0.0.01/32"]'"#;
     assert!(file.run(zero).await.is_err());
-    // What would stop every follower of the log does not get in.
+    // A row that would stop every follower of the log is refused.
     let change = "insert into key_change (kind, ref) values (1, x'00')";
     assert!(file.run(change).await.is_err());
 }
@@ -525,7 +525,7 @@ async fn busy_file_is_unavailable_and_then_available_again() {
         ),
         "{refused:?}"
     );
-    // Reading goes on meanwhile.
+    // Reading works meanwhile.
     store.ready().await.unwrap();
     other.batch_execute("rollback").unwrap();
     add_account(&store).await;
@@ -589,7 +589,7 @@ fn opening_outside_a_runtime_is_refused() {
     ));
 }
 
-/// Another process is known by the lock on a file of its own.
+/// Another process is identified by the lock on a file of its own.
 #[tokio::test(flavor = "multi_thread")]
 async fn reservation_is_taken_over_at_once_only_if_its_process_has_ended() {
     let file = File::new();
@@ -599,7 +599,7 @@ async fn reservation_is_taken_over_at_once_only_if_its_process_has_ended() {
     let leave = async |number| {
         common::leave_reservation(&store, &file, number, &format!("'{id}'")).await;
     };
-    // Its own, and one without a sign of life.
+    // Its own, and one without a holder.
     leave(1).await;
     assert!(!common::is_taken_over(&store, 1).await);
     let living = std::fs::File::create(&path).unwrap();

@@ -1,4 +1,4 @@
-//! TLS to PostgreSQL: what each `sslmode` accepts of a server, and certificates of clients.
+//! TLS to PostgreSQL: the servers that each `sslmode` accepts, and certificates of clients.
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
 use std::fs::{self, Permissions};
@@ -15,7 +15,8 @@ use keys_testkit::postgres::Cluster;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use tokio_postgres::{Client, NoTls};
 
-/// A server whose certificate is for 127.0.0.1 and comes from an authority that only `authority.pem` knows.
+/// A server whose certificate is for 127.0.0.1, from an authority that only `authority.pem`
+/// contains.
 struct Server {
     cluster: Cluster,
     client: Client,
@@ -86,7 +87,7 @@ impl Server {
         panic!("the server does not switch TLS on");
     }
 
-    /// From now on, only clients with a certificate for their role are let in.
+    /// From now on, only clients with a certificate for their role are accepted.
     async fn require_client_certificates(&self) {
         let rules = "hostssl all all 127.0.0.1/32 cert\n";
         write_as_server(&self.client, "pg_hba.conf", rules).await;
@@ -133,14 +134,16 @@ impl Server {
             .to_string()
     }
 
-    /// Whether the store's connections are encrypted, the one that follows changes included.
+    /// Returns whether the store's connections are encrypted, the one that follows changes
+    /// included.
     async fn is_encrypted(&self, url: &str) -> Result<bool, OpenError> {
-        // Connections of earlier calls may take a moment to go away: each call has a name of its own.
+        // Connections of earlier calls may take a moment to close, so each call has a name of its
+        // own.
         static NEXT: AtomicU32 = AtomicU32::new(1);
         let name = format!("keys-{}", NEXT.fetch_add(1, Ordering::Relaxed));
         let url = format!("{url}&application_name={name}");
         let store = Store::connect(&url.parse().unwrap(), StoreOptions::default()).await?;
-        // The store keeps the connection that this needs.
+        // The store keeps the connection for this.
         store.migrate().await.unwrap();
         store.ready().await.unwrap();
         let _feed = followed(&store).await;
@@ -191,7 +194,7 @@ async fn each_sslmode_accepts_what_it_says() {
 
     let plain = server.url("sslmode=disable");
     assert!(!server.is_encrypted(&plain).await.unwrap());
-    // Without a mode, and with the one that means the same, there is TLS with whoever answers.
+    // Without a mode, and with the equivalent one, there is TLS without verification.
     for url in [server.url(""), server.url("sslmode=prefer")] {
         assert!(server.is_encrypted(&url).await.unwrap(), "{url}");
     }
@@ -199,14 +202,14 @@ async fn each_sslmode_accepts_what_it_says() {
         let trusted = server.url(&format!("sslmode={mode}&sslrootcert={authority}"));
         assert!(server.is_encrypted(&trusted).await.unwrap(), "{mode}");
 
-        // An authority the system does not know.
+        // An authority that the system does not trust.
         let untrusted = server.url(&format!("sslmode={mode}"));
         let refused = server.is_encrypted(&untrusted).await;
         assert!(
             matches!(refused, Err(OpenError::Connect(_) | OpenError::Tls(_))),
             "{mode}: {refused:?}"
         );
-        // The authorities of the system by their name demand the same, also without a mode.
+        // Naming the authorities of the system requires the same, also without a mode.
         for parameters in [
             "sslrootcert=system".to_owned(),
             format!("sslrootcert=system&sslmode={mode}"),
@@ -221,7 +224,7 @@ async fn each_sslmode_accepts_what_it_says() {
         let misnamed = trusted.replace("127.0.0.1", "localhost");
         let refused = server.is_encrypted(&misnamed).await;
         assert!(matches!(refused, Err(OpenError::Connect(_))), "{mode}");
-        // The folder of a socket is no name, and with an address it is no socket.
+        // The folder of a socket is not a host name, and with an address it is not a socket.
         let located = format!(
             "{}&hostaddr=127.0.0.1",
             trusted.replace("127.0.0.1", "%2Fnowhere")
@@ -253,7 +256,7 @@ async fn client_certificate_is_presented_and_its_absence_says_what_to_set() {
     let verified = format!("sslmode=verify-full&sslrootcert={}", server.authority());
     let files = server.client_files("postgres");
     let parameters = files.parameters();
-    // The one verifies the server, the other one does not.
+    // The first verifies the server, the second does not.
     for mode in [&*verified, "sslmode=prefer"] {
         let url = server.url(&format!("{mode}&{parameters}"));
         assert!(server.is_encrypted(&url).await.unwrap(), "{mode}");
@@ -264,7 +267,7 @@ async fn client_certificate_is_presented_and_its_absence_says_what_to_set() {
     for word in ["client certificate", "`sslcert`", "`sslkey`"] {
         assert!(said.contains(word), "{word}: {said}");
     }
-    // One for another role is no reason to set them.
+    // A client certificate for another role must not set them.
     let other = server.client_files("other").parameters();
     let url = server.url(&format!("{verified}&{other}"));
     let said = chain(&server.is_encrypted(&url).await.unwrap_err());
@@ -306,7 +309,7 @@ async fn client_key_must_be_private_and_belong_to_its_certificate() {
         matches!(refused, OpenError::Tls(TlsError::ClientPair(_))),
         "{refused:?}"
     );
-    // A file with nothing in it, and one that is not there.
+    // An empty file, and one that does not exist.
     let empty = server.folder.path().join("empty.pem");
     fs::write(&empty, "").unwrap();
     fs::set_permissions(&empty, Permissions::from_mode(0o600)).unwrap();

@@ -1,4 +1,4 @@
-//! Following changes, where it takes SQL or several stores to show what must hold.
+//! Following changes: cases that need SQL or several stores.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use keys_testkit::data::{NOON, a_key};
 
 use super::{Sql, add_account, add_key, revoke};
 
-/// What is corrected by hand is followed like everything else.
+/// Changes by SQL are followed like all others.
 pub(crate) async fn typed_sql_is_in_the_feed(store: &Store, sql: &impl Sql) {
     let account = add_account(store).await;
     let key = add_key(store, a_key().of(&account).build_new()).await;
@@ -36,7 +36,7 @@ pub(crate) async fn typed_sql_is_in_the_feed(store: &Store, sql: &impl Sql) {
     assert_eq!(news(&mut *feed).await, HashSet::from([Changed::Everything]));
 }
 
-/// A change by one store wakes whoever follows through another.
+/// A change by one store wakes the followers of another.
 pub(crate) async fn change_by_another_store_wakes(stores: &[Store; 2]) {
     const ROUNDS: usize = 9;
     let mut feed = followed(&stores[0]).await;
@@ -51,7 +51,8 @@ pub(crate) async fn change_by_another_store_wakes(stores: &[Store; 2]) {
     assert!(times[ROUNDS / 2] < Duration::from_millis(100), "{times:?}");
 }
 
-/// Whoever was away for longer than the log reaches back starts afresh. `sweeper` does not know of the feed.
+/// A feed that was away for longer than the log reaches back starts afresh. `sweeper` does not know
+/// the feed.
 pub(crate) async fn feed_that_missed_pruned_rows_starts_afresh(
     store: &Store,
     sweeper: &Store,
@@ -66,7 +67,7 @@ pub(crate) async fn feed_that_missed_pruned_rows_starts_afresh(
     assert_eq!(sql.number("select count(*) from key_change").await, 0);
 
     assert!(feed.poll().await.unwrap().reset);
-    // Until that has been done.
+    // Until the reset has been applied.
     assert!(feed.poll().await.unwrap().reset);
     feed.applied().await;
     revoke(store, &key).await;
@@ -76,7 +77,7 @@ pub(crate) async fn feed_that_missed_pruned_rows_starts_afresh(
     );
 }
 
-/// What somebody who is there has not applied yet stays, however old it is.
+/// Changes that a living feed has not applied yet are kept, however old they are.
 pub(crate) async fn rows_are_kept_for_whoever_follows(
     store: &Store,
     sql: &impl Sql,
@@ -93,7 +94,7 @@ pub(crate) async fn rows_are_kept_for_whoever_follows(
     store.sweep(NOON).await.unwrap();
     assert_eq!(sql.number("select count(*) from key_change").await, 1);
     assert_eq!(news(&mut *feed).await, expected);
-    // Reports take a moment, and what others have under way beside us holds them up.
+    // Reports take a moment, and concurrent transactions of other tests delay them.
     for _ in 0..100 {
         store.sweep(NOON).await.unwrap();
         if sql.number("select count(*) from key_change").await == 0 {
@@ -106,8 +107,8 @@ pub(crate) async fn rows_are_kept_for_whoever_follows(
     panic!("the log is not pruned");
 }
 
-/// Many changes come in pages of a bounded size, so that nothing else has to be read anew. `insert` notes changes of keys, one for
-/// each number from 1 to the one that is given.
+/// Many changes come in pages of a bounded size, so that other keys are not read again. `insert`
+/// writes changes of keys, one for each number from 1 to its argument.
 pub(crate) async fn many_changes_come_in_pages(
     store: &Store,
     sql: &impl Sql,
@@ -131,7 +132,8 @@ pub(crate) async fn many_changes_come_in_pages(
         if !changes.more {
             break;
         }
-        // What is changed meanwhile belongs to the next poll or to one of these pages, and is not lost.
+        // Changes made meanwhile belong to the next poll or to one of these pages, and are not
+        // lost.
         if pages.len() == 2 {
             sql.run(&insert(1)).await.unwrap();
         }

@@ -1,4 +1,5 @@
-//! Rows that break a rule of the program: each refuses its own key alone, and none comes in any more.
+//! Rows that break a rule of the program: each refuses its own key only, and no new one is
+//! accepted.
 
 use keys_core::{Account, ApiKey, Denial, KeyId, PepperId};
 use keys_service::ports::{
@@ -14,7 +15,7 @@ use super::{Sql, add_account, add_key, revoke};
 /// A column of `api_key`, and an expression in SQL for a value that cannot be read.
 pub(crate) type Offence = (&'static str, &'static str);
 
-/// The id of a row as SQL of both databases can compare it.
+/// Returns the id of a row in a form that SQL of both databases can compare.
 fn hex(id: Uuid) -> String {
     id.simple().to_string()
 }
@@ -36,8 +37,8 @@ async fn keys(store: &Store, account: &Account, count: usize) -> Vec<NewKey> {
     keys
 }
 
-/// Of 256 keys that are looked up together, those with a row that cannot be read are refused and all others are found.
-/// They are listed with a mark, their uses are recorded, and they can be revoked.
+/// Of 256 keys that are looked up together, those with a row that cannot be read are refused and
+/// all others are found. Lists mark them, their uses are recorded, and they can be revoked.
 pub(crate) async fn unreadable_row_refuses_its_own_key_only(
     store: &Store,
     sql: &impl Sql,
@@ -79,7 +80,7 @@ pub(crate) async fn unreadable_row_refuses_its_own_key_only(
     let peppers = store.pepper_ids(NOON).await.unwrap();
     assert_eq!(peppers, [keys[0].digest.pepper]);
 
-    // Uses of all are written together.
+    // The uses of all are written together.
     let uses = keys.iter().map(|key| KeyUse {
         key_id: key.key.id,
         last_used_at: NOON,
@@ -122,8 +123,8 @@ pub(crate) async fn unreadable_row_refuses_its_own_key_only(
     assert!(page.unreadable.is_empty());
 }
 
-/// An account that cannot be read refuses its own keys, is listed with a mark, and is mended by an update of the
-/// columns at fault.
+/// An account that cannot be read refuses its own keys, is listed with a mark, and is repaired by
+/// an update of the invalid columns.
 pub(crate) async fn unreadable_account_is_listed_and_mended(store: &Store, sql: &impl Sql) {
     let mut accounts = [
         add_account(store).await,
@@ -181,7 +182,7 @@ pub(crate) async fn unreadable_account_is_listed_and_mended(store: &Store, sql: 
         Err(ChangeError::AccountDenied(Denial::Unreadable))
     ));
 
-    // What is not set stays at fault, and is named.
+    // A column that is not set stays invalid, and is named.
     let mend = |patch| store.update_account(broken.id, patch, a_change().build());
     let only_plan = AccountPatch {
         plan: Some(plan("pro")),
@@ -220,7 +221,8 @@ pub(crate) async fn impossible_pepper_is_left_out(store: &Store, sql: &impl Sql)
     );
 }
 
-/// What the program could not read is refused from every writer. Everything that it can read is written.
+/// The schema refuses values that the program cannot read, from every writer. It accepts all values
+/// that the program can read.
 pub(crate) async fn rules_hold_in_the_schema(
     store: &Store,
     sql: &impl Sql,
@@ -243,7 +245,7 @@ pub(crate) async fn rules_hold_in_the_schema(
         let statement = set(table, column, value);
         assert_eq!(sql.run(&statement).await, Ok(()), "{statement}");
         assert_eq!(store.check_rows(|_| {}).await.unwrap(), 0, "{statement}");
-        // A row like it may be added.
+        // A row like it can be added.
         let copy = sql.copy(table, &id);
         assert_eq!(sql.run(&copy).await, Ok(()), "{statement}; {copy}");
         let remove = format!("delete from account where external_id is not null and id <> {id}");
@@ -252,12 +254,12 @@ pub(crate) async fn rules_hold_in_the_schema(
     for (table, column, value) in refused {
         let statement = set(table, column, value);
         assert!(sql.run(&statement).await.is_err(), "{statement}");
-        // Nor is a row like it added.
+        // A row like it cannot be added either.
         sql.run_without_rules(&statement).await.unwrap();
         let copy = sql.copy(table, &id);
         assert!(sql.run(&copy).await.is_err(), "{statement}; {copy}");
         assert!(store.check_rows(|_| {}).await.unwrap() > 0, "{statement}");
-        // An offender can be changed in other ways, and mended.
+        // An invalid row can be changed in other ways, and repaired.
         let other = match *table {
             "account" => set("account", "disabled", "not disabled"),
             _ => set("api_key", "use_count", "use_count + 1"),
@@ -281,7 +283,7 @@ async fn add_account_named(store: &Store) -> Account {
     account
 }
 
-/// What an audit event says follows rules too.
+/// The fields of an audit event follow rules too.
 pub(crate) async fn audit_events_follow_rules(store: &Store, sql: &impl Sql) {
     add_account(store).await;
     let copy = |kind: &str, actor: &str, action: &str| {
@@ -316,7 +318,7 @@ pub(crate) async fn audit_events_follow_rules(store: &Store, sql: &impl Sql) {
     }
 }
 
-/// Counts the accounts for which what the triggers keep is not what is there.
+/// Counts the accounts for which the counters of the triggers are wrong.
 pub(crate) const MISCOUNTED: &str = "select count(*) from ( \
      select id, coalesce((select listed from key_count where account_id = account.id), 0) as listed, \
             coalesce((select unending from key_count where account_id = account.id), 0) as unending, \
@@ -326,7 +328,8 @@ pub(crate) const MISCOUNTED: &str = "select count(*) from ( \
              and revoked_at is null and expires_at is null) as without_end \
      from account) as compared where listed <> all_of_them or unending <> without_end";
 
-/// The numbers that lists and the cap go by are right, also if keys are changed by hand, one at a time or thousands at once.
+/// The numbers for lists and the cap are right, also if keys are changed by SQL, one at a time or
+/// thousands at once.
 pub(crate) async fn keys_are_counted_whoever_changes_them(
     store: &Store,
     sql: &impl Sql,
@@ -364,7 +367,7 @@ pub(crate) async fn keys_are_counted_whoever_changes_them(
     }
 }
 
-/// Each page is what the whole list has there, from whichever end it is found.
+/// Each page equals that part of the whole list, from whichever end it is found.
 pub(crate) async fn deep_pages_are_exact(store: &Store) {
     const KEYS: u32 = 60;
     let account = add_account(store).await;

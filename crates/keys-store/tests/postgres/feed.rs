@@ -78,8 +78,8 @@ async fn more_changes_than_a_cache_holds_are_a_reset() {
         .await;
 }
 
-/// A transaction that began first and commits last is not lost between two polls. While it is open nothing comes twice, and
-/// nobody waits for it.
+/// A transaction that began first and commits last is not lost between two polls. While it is open
+/// no change comes twice, and no feed waits for it.
 #[tokio::test(flavor = "multi_thread")]
 async fn transaction_that_commits_late_is_in_the_feed() {
     let database = Database::create().await;
@@ -131,7 +131,7 @@ async fn nothing_is_lost_when_the_connection_is() {
             feed.wait().await;
         }
         assert!(begin.elapsed() < Duration::from_millis(250));
-        // While it is down, nobody is made to wait before asking again.
+        // While it is down, no caller has to wait before asking again.
         assert!(
             timeout(Duration::from_millis(100), feed.wait())
                 .await
@@ -144,7 +144,7 @@ async fn nothing_is_lost_when_the_connection_is() {
     }
 }
 
-/// A wake-up arrives on the new connection as on the one before.
+/// A wake-up arrives on the new connection as on the previous one.
 #[tokio::test(flavor = "multi_thread")]
 async fn listening_goes_on_after_a_reconnection() {
     let database = Database::create().await;
@@ -159,7 +159,7 @@ async fn listening_goes_on_after_a_reconnection() {
     assert!(time < POLL_INTERVAL / 2, "{time:?}");
 }
 
-/// What others do with rows of other instances, or with none, is not this one's to trust.
+/// A feed does not trust a row that others have changed or deleted.
 #[tokio::test(flavor = "multi_thread")]
 async fn feed_whose_row_is_another_starts_afresh() {
     let database = Database::create().await;
@@ -183,7 +183,7 @@ async fn feed_whose_row_is_another_starts_afresh() {
         assert_eq!(news(&mut *feed).await, HashSet::new());
     }
 
-    // Without the connection being lost, it is noticed when the next report finds no row.
+    // Without losing the connection, it notices when the next report finds no row.
     database.run("delete from instance").await.unwrap();
     let deadline = Instant::now() + Duration::from_secs(5);
     while !feed.poll().await.is_ok_and(|changes| changes.reset) {
@@ -193,7 +193,7 @@ async fn feed_whose_row_is_another_starts_afresh() {
     }
 }
 
-/// A dump brings numbers of transactions along that its new server has not reached.
+/// A dump contains numbers of transactions that its new server has not reached.
 #[tokio::test(flavor = "multi_thread")]
 async fn numbers_of_another_server_do_no_harm() {
     let database = Database::create().await;
@@ -233,8 +233,8 @@ async fn instances_long_gone_are_forgotten() {
     assert_eq!(database.number(count).await, 0);
 }
 
-/// A crash empties the table of instances. Until whatever they may have cached has run out, nobody claims to know that
-/// everybody has seen a change.
+/// A crash empties the table of instances. Until their caches have expired, no store claims that
+/// every instance has seen a change.
 #[tokio::test(flavor = "multi_thread")]
 async fn crash_of_the_server_is_no_proof_that_all_have_seen() {
     let cluster = Cluster::start().unwrap();
@@ -295,7 +295,7 @@ async fn crash_of_the_server_is_no_proof_that_all_have_seen() {
     assert!(is_seen_soon(&store, commit, &mut [&mut feed]).await);
 }
 
-/// A connection whose other end has vanished without a word.
+/// A connection whose other end has vanished without closing it.
 #[tokio::test(flavor = "multi_thread")]
 async fn silent_connection_is_given_up_in_time() {
     let database = Database::create().await;
@@ -318,7 +318,7 @@ async fn silent_connection_is_given_up_in_time() {
                 feed.applied().await;
             }
         }
-        // A report of 500 ms that nobody answers, and an attempt to connect of 1,500.
+        // A report of 500 ms without an answer, and an attempt to connect of 1,500.
         assert!(begin.elapsed() < Duration::from_millis(2_900));
         for _ in 0..2 {
             let begin = Instant::now();
@@ -349,7 +349,7 @@ async fn silent_connection_is_given_up_in_time() {
     }
 }
 
-/// Which feeds follow which store is theirs to say: each has a row of its own.
+/// Each feed is an instance with a row of its own.
 #[tokio::test(flavor = "multi_thread")]
 async fn each_feed_is_an_instance() {
     let database = Database::create().await;
@@ -360,7 +360,7 @@ async fn each_feed_is_an_instance() {
     }
     let count = "select count(distinct id) from instance";
     assert_eq!(database.number(count).await, 3);
-    // Going on, and coming back, are not new instances.
+    // A feed that continues, or comes back, is not a new instance.
     database.run(KILL_LISTENERS).await.unwrap();
     for feed in &mut feeds {
         feed.wait().await;

@@ -1,4 +1,4 @@
-//! The identity of the log of changes, and what the log rests on.
+//! The identity of the log of changes, and the conditions that the log depends on.
 
 use std::collections::HashSet;
 use std::future::poll_fn;
@@ -44,7 +44,7 @@ async fn revoked(store: &Store) -> (ApiKey, Commit) {
     (key, commit.unwrap().unwrap())
 }
 
-/// What the feed finds once it is connected again.
+/// Returns the changes that the feed finds once it is connected again.
 async fn after_reconnection(feed: &mut dyn ChangeFeed) -> Changes {
     let begin = Instant::now();
     loop {
@@ -55,7 +55,8 @@ async fn after_reconnection(feed: &mut dyn ChangeFeed) -> Changes {
     }
 }
 
-/// A dump brings reports and epochs along whose numbers belong to the old cluster. What the new one says by then is smaller.
+/// A dump contains reports and epochs whose numbers belong to the old cluster. Those of the new one
+/// are smaller by then.
 #[tokio::test(flavor = "multi_thread")]
 async fn move_to_another_cluster_is_a_reset_and_its_waits_are_not_answered_by_old_reports() {
     let [old, new] = [(); 2].map(|()| Cluster::start().unwrap());
@@ -90,7 +91,7 @@ async fn move_to_another_cluster_is_a_reset_and_its_waits_are_not_answered_by_ol
         news(&mut *feed).await,
         HashSet::from([Changed::Key(key.id)])
     );
-    // Of the old cluster's transaction this one knows nothing, whatever its number.
+    // This cluster does not know the transaction of the old one, whatever its number.
     assert!(
         !store
             .is_seen_everywhere(&before, SILENCE_MAX)
@@ -99,7 +100,8 @@ async fn move_to_another_cluster_is_a_reset_and_its_waits_are_not_answered_by_ol
     );
 }
 
-/// A volume that is restored keeps the cluster's identifier and timeline; its server has been started anew.
+/// A restored volume keeps the identifier and the timeline of the cluster. Its server has been
+/// restarted.
 #[tokio::test(flavor = "multi_thread")]
 async fn server_that_was_started_anew_is_a_reset() {
     let mut cluster = Cluster::start().unwrap();
@@ -166,7 +168,7 @@ async fn server_on_an_earlier_timeline_is_refused() {
     assert!(!after_reconnection(&mut *feed).await.reset);
 }
 
-/// Polls until something has to be read anew.
+/// Polls until there is a reset.
 async fn until_reset(mut feed: Box<dyn ChangeFeed>) -> (Box<dyn ChangeFeed>, Changes) {
     loop {
         feed.wait().await;
@@ -204,8 +206,7 @@ async fn feed_goes_along_when_a_pooled_connection_leads_to_a_new_primary() {
     assert_eq!(standby.sql("postgres", followers).trim(), "1");
 }
 
-/// A record that was read on another server than the one whose changes are followed would be served although its changes are not
-/// heard of.
+/// Otherwise a record from one server would be served although the changes of another are followed.
 #[tokio::test(flavor = "multi_thread")]
 async fn pooled_connections_lead_to_the_server_whose_changes_are_followed() {
     let [one, other] = [(); 2].map(|()| Cluster::start().unwrap());
@@ -246,7 +247,8 @@ async fn pooled_connections_lead_to_the_server_whose_changes_are_followed() {
     assert!(!feed.poll().await.unwrap().reset);
     feed.applied().await;
 
-    // While none are followed, it is. Afterwards everything is read anew, although the feed is where it was.
+    // While none are followed, it is. Afterwards everything is read again, although the feed is
+    // where it was.
     feeds_proxy.set(Fault::Cut).await;
     while feed.is_live() {
         feed.wait().await;
@@ -263,7 +265,8 @@ async fn pooled_connections_lead_to_the_server_whose_changes_are_followed() {
     assert!(!feed.poll().await.unwrap().reset);
 }
 
-/// A change that waits for a lock on the old primary while the feed moves on is made there, and lost.
+/// A change that waits for a lock on the old primary while the feed moves on is made there, and
+/// lost.
 #[tokio::test(flavor = "multi_thread")]
 async fn commit_on_a_server_that_is_no_longer_followed_is_not_acknowledged() {
     let primary = Cluster::start().unwrap();
@@ -317,7 +320,8 @@ async fn commit_on_a_server_that_is_no_longer_followed_is_not_acknowledged() {
     assert_eq!(standby.sql("postgres", count).trim(), "0");
 }
 
-/// The pool leads to an old state of the database, in which a key is not revoked yet, and the feed to the present one.
+/// The pool leads to an old state of the database, in which a key is not revoked yet, and the feed
+/// to the current one.
 #[tokio::test(flavor = "multi_thread")]
 async fn key_is_not_accepted_because_of_a_server_that_is_not_followed() {
     let [present, old] = [(); 2].map(|()| Cluster::start().unwrap());
@@ -341,7 +345,7 @@ async fn key_is_not_accepted_because_of_a_server_that_is_not_followed() {
         sleep(Duration::from_millis(20)).await;
     }
     let request = VerifyRequest::new(secret.expose());
-    // By another instance: this one remembers those that it makes itself.
+    // By another instance, because this one remembers its own revocations.
     let other = open_at(&present.database_url(DATABASE)).await;
     let revoked = other.revoke_key(None, key.id, a_change().build()).await;
     assert!(revoked.unwrap().is_some());
@@ -373,14 +377,14 @@ async fn key_is_not_accepted_because_of_a_server_that_is_not_followed() {
     maintained.abort();
 }
 
-/// A replica that had not received a revocation takes over: the instance that acknowledged it applies it again, and says so in
-/// the audit trail.
+/// A replica that had not received a revocation takes over. The instance that acknowledged it
+/// applies it again, and records that in the audit trail.
 #[tokio::test(flavor = "multi_thread")]
 async fn revocations_that_a_failover_loses_are_applied_again() {
     lose_a_revocation(async |_, _| {}).await;
 }
 
-/// A failing disk, for example, shows in polls before the server is lost.
+/// A failing disk, for example, makes polls fail before the server is lost.
 #[tokio::test(flavor = "multi_thread")]
 async fn revocations_are_applied_again_also_if_polls_failed_before_the_failover() {
     lose_a_revocation(async |primary, service| {
@@ -394,7 +398,7 @@ async fn revocations_are_applied_again_also_if_polls_failed_before_the_failover(
     .await;
 }
 
-/// Has each poll that reports fail with this SQLSTATE.
+/// Makes each poll that reports fail with this SQLSTATE.
 fn fail_polls(state: &str) -> String {
     format!(
         "create or replace function fail() returns trigger language plpgsql as \
@@ -403,7 +407,8 @@ fn fail_polls(state: &str) -> String {
     )
 }
 
-/// Fails over to a replica that lacks an acknowledged revocation. `before` is called before the primary is lost.
+/// Fails over to a replica that lacks an acknowledged revocation. `before` is called before the
+/// primary is lost.
 async fn lose_a_revocation(before: impl AsyncFnOnce(&Cluster, &KeyService)) {
     let primary = Cluster::start().unwrap();
     let (proxy, url) = FaultProxy::in_front_of(&primary.database_url("postgres")).await;
@@ -490,7 +495,7 @@ async fn asynchronous_replication_is_noticed() {
     assert!(!feed.is_replicated_asynchronously());
 }
 
-/// Ordinary roles of managed offers may not ask for all of it.
+/// Ordinary roles of managed offers may not read all of it.
 #[tokio::test(flavor = "multi_thread")]
 async fn server_that_does_not_tell_its_identity_is_used() {
     let cluster = Cluster::start().unwrap();
@@ -511,7 +516,7 @@ async fn server_that_does_not_tell_its_identity_is_used() {
     assert!(is_seen_soon(&store, commit, &mut [&mut feed]).await);
 }
 
-/// The role of one URL may ask for all of it, and that of the other may not.
+/// The role of one URL may read all of it, and that of the other may not.
 #[tokio::test(flavor = "multi_thread")]
 async fn server_that_tells_its_identity_to_one_role_only_is_one_server() {
     let cluster = Cluster::start().unwrap();
@@ -575,7 +580,8 @@ async fn changes_in_the_replica_role_are_in_the_feed() {
     assert!(unrevoked.unwrap_err().contains("final"));
 }
 
-/// A tidy-up by hand takes away what has not been read. What the service prunes has been.
+/// A clean-up by hand deletes rows that have not been read. The service prunes only rows that have
+/// been.
 #[tokio::test(flavor = "multi_thread")]
 async fn log_that_is_emptied_or_edited_by_hand_is_a_change_of_everything() {
     let database = Database::create().await;
@@ -615,7 +621,7 @@ async fn log_that_is_emptied_or_edited_by_hand_is_a_change_of_everything() {
     assert_eq!(news(&mut *feed).await, HashSet::new());
 }
 
-/// An instance whose row is deleted by hand may go on with its cache for a while.
+/// An instance whose row is deleted by hand may use its cache for a while.
 #[tokio::test(flavor = "multi_thread")]
 async fn instances_deleted_by_hand_are_waited_for() {
     let database = Database::create().await;
@@ -631,7 +637,8 @@ async fn instances_deleted_by_hand_are_waited_for() {
     );
 }
 
-/// What is changed while a trigger is off is not in the log, so the feed is down, and starts afresh when they are right again.
+/// Changes made while a trigger is off are not in the log, so the feed is down, and starts afresh
+/// when the triggers are right again.
 #[tokio::test(flavor = "multi_thread")]
 async fn feed_is_down_while_a_trigger_of_the_log_is_not_as_it_should_be() {
     let database = Database::create().await;
@@ -647,7 +654,7 @@ async fn feed_is_down_while_a_trigger_of_the_log_is_not_as_it_should_be() {
             "alter table account disable trigger account_update_noted",
             "account_update_noted",
         ),
-        // As `pg_restore --disable-triggers` leaves them.
+        // The state in which `pg_restore --disable-triggers` leaves them.
         (
             "alter table key_change disable trigger all; alter table key_change enable trigger all",
             "key_change_kept",
@@ -671,7 +678,7 @@ async fn feed_is_down_while_a_trigger_of_the_log_is_not_as_it_should_be() {
         assert_eq!(news(&mut *feed).await, HashSet::new());
     }
 
-    // Turned off and on again between two looks.
+    // Disabled and enabled again between two checks.
     database
         .run(&format!(
             "begin; alter table api_key disable trigger api_key_update_noted; update api_key set name = 'x'; \
@@ -714,7 +721,7 @@ async fn poll_reads_what_is_new_while_an_old_transaction_is_open() {
         .await
         .unwrap();
     let mut feed = followed(&store).await;
-    // Two transactions that have ended, and one that has written as much and has not.
+    // Two transactions that have ended, and one that has written as much and is still open.
     let fill = format!(
         "insert into key_change (kind, ref) select 1, gen_random_uuid() from generate_series(1, {ROWS})"
     );
@@ -754,7 +761,7 @@ async fn poll_reads_what_is_new_while_an_old_transaction_is_open() {
     );
 }
 
-/// Nothing of a new key or account is in any cache.
+/// A new key or account is in no cache.
 #[tokio::test(flavor = "multi_thread")]
 async fn creating_keys_and_accounts_wakes_no_instance() {
     let database = Database::create().await;
@@ -793,7 +800,8 @@ async fn by_hand_listening(url: &str) -> (Client, Arc<AtomicUsize>) {
     (client, heard)
 }
 
-/// Wake-ups do not make an instance poll more often than 25 times a second, and no change waits longer than that.
+/// Wake-ups do not make an instance poll more often than 25 times a second, and no change waits
+/// longer than that.
 #[tokio::test(flavor = "multi_thread")]
 async fn polls_are_few_however_many_changes_there_are() {
     let database = Database::create().await;
@@ -821,7 +829,8 @@ async fn polls_are_few_however_many_changes_there_are() {
     );
 }
 
-/// A feed that is woken more often than it polls stops listening, polls as if it were woken, and listens again once it is quiet.
+/// A feed that is woken more often than it polls stops listening, polls as if it were woken, and
+/// listens again once it is quiet.
 #[tokio::test(flavor = "multi_thread")]
 async fn feed_that_wake_ups_crowd_listens_again_when_it_is_quiet() {
     let database = Database::create().await;
@@ -834,7 +843,7 @@ async fn feed_that_wake_ups_crowd_listens_again_when_it_is_quiet() {
         (paused, news(&mut *feed).await)
     };
     let is_quick = |paused: Duration| paused < POLL_INTERVAL / 2;
-    // Far more wake-ups than polls, for two pauses between those.
+    // Far more wake-ups than polls, for two pauses between polls.
     let writer = by_hand(&database.url()).await;
     let crowd = async {
         for _ in 0..30 {
@@ -850,7 +859,7 @@ async fn feed_that_wake_ups_crowd_listens_again_when_it_is_quiet() {
     };
     tokio::join!(crowd, polls());
 
-    // A change is found although no wake-up is heard.
+    // A change is found without a wake-up.
     let key = add_key(&store, a_key().build_new()).await;
     let id = key.id.as_uuid();
     let by_hand = format!("update api_key set revoked_at = now() where id = '{id}'");

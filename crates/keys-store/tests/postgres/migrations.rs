@@ -1,4 +1,4 @@
-//! What migrations leave behind, and what they do to programs that go on beside them.
+//! The results of migrations, and their effect on programs that run beside them.
 
 use std::time::{Duration, Instant};
 
@@ -38,7 +38,7 @@ async fn keys_that_were_loaded_without_triggers_are_counted_again() {
         .unwrap();
     let listed = "select sum(listed)::bigint from key_count";
     assert_eq!(database.number(listed).await, 1);
-    // However they are enabled, no change is counted twice.
+    // In each state of the triggers, no change is counted twice.
     for state in ["enable", "enable always"] {
         let enable = format!(
             "do $$ declare one text; begin \
@@ -110,7 +110,7 @@ async fn keys_are_counted_right_whatever_the_default_isolation_is() {
             .await
             .unwrap();
         let store = connect(&database, StoreOptions::default()).await;
-        // The count waits for this insertion, and must see it then.
+        // The count waits for this insertion, and must include it then.
         let writer = by_hand(&database.url()).await;
         let insertion = format!(
             "begin isolation level read committed; {}",
@@ -151,7 +151,7 @@ async fn replicated_keys_are_counted() {
         "source",
         "create publication keys for table account, api_key",
     );
-    // Within one cluster the command that subscribes cannot make the slot.
+    // Within one cluster the command that subscribes cannot create the slot.
     cluster.sql(
         "source",
         "select pg_create_logical_replication_slot('keys', 'pgoutput')",
@@ -254,7 +254,7 @@ async fn role_that_may_only_revoke_keys_does_so_without_rights_on_the_counts() {
             "set role {role}; update api_key set revoked_at = now() where id = (select id from api_key limit 1)"
         ))
         .await;
-    // A temporary table of the role does not take the place of the real one.
+    // A temporary table of the role does not shadow the real one.
     let shadowed = client
         .batch_execute(&format!(
             "set role {role}; \
@@ -323,7 +323,7 @@ async fn pruning_by_the_version_before_resets_no_cache() {
         .run("insert into key_change (kind, ref, at) values (1, gen_random_uuid(), now() - interval '1 hour')")
         .await
         .unwrap();
-    // As that version does: it notes in the same statement how far it went.
+    // As that version does: it records its progress in the same statement.
     database
         .run(
             "with gone as (delete from key_change where at < now() - interval '10 minutes' returning xid) \
@@ -341,7 +341,7 @@ async fn pruning_by_the_version_before_resets_no_cache() {
             .await,
         1
     );
-    // By hand, an instance that comes back later would miss the row.
+    // By hand, because an instance that comes back later would miss the row.
     database
         .run("insert into key_change (kind, ref, at) values (1, gen_random_uuid(), now() - interval '1 hour')")
         .await

@@ -1,4 +1,5 @@
-//! Poolers in front of the server: those that give each client a session of its own work, and the others are found out.
+//! Poolers in front of the server: those that give each client a session of its own work, and the
+//! others are detected.
 
 use std::time::Duration;
 
@@ -45,7 +46,7 @@ async fn a_session_pooler_works_whether_or_not_it_passes_options_on_with_the_sam
         let _feed = followed(&store).await;
         assert_eq!(database.sql("select count(*) from apart.api_key"), "1\n");
 
-        // The time limit of the session ends what hangs in the server.
+        // The time limit of the session ends statements that hang in the server.
         let blocker = by_hand(&database.url()).await;
         blocker
             .batch_execute("begin; lock table apart.account")

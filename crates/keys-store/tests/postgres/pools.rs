@@ -1,4 +1,4 @@
-//! What hangs must not stop what must go on, and what is not needed is given back.
+//! Operations that hang must not block others, and unused connections are closed.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use tokio::time::{sleep, timeout};
 
 use super::{add_account, add_key, by_hand, chain, connect, open};
 
-/// A loaded machine is slow; what hangs takes longer than this.
+/// A loaded machine is slow. An operation that hangs takes longer than this.
 const AT_ONCE: Duration = Duration::from_millis(700);
 
 /// Options with short time limits.
@@ -73,7 +73,7 @@ async fn writes_that_hang_leave_look_ups_and_lists_alone_and_are_cancelled_on_th
             Err(ChangeError::Store(StoreError::Unavailable(_)))
         ));
     }
-    // Nothing of it waits in the server any more, although the lock is still held.
+    // No statement waits in the server any more, although the lock is still held.
     sleep(Duration::from_millis(500)).await;
     let waiting = blocker
         .query_one(
@@ -158,7 +158,7 @@ async fn an_idle_instance_has_two_connections_and_a_busy_one_as_many_as_are_set(
     }
     assert!(most <= i64::from(CONNECTIONS_MAX), "{most}");
     assert!(most >= 4, "{most}");
-    // Ten seconds later they have been given back.
+    // Ten seconds later they have been closed.
     let mut now = most;
     for _ in 0..60 {
         sleep(Duration::from_millis(300)).await;
@@ -170,7 +170,7 @@ async fn an_idle_instance_has_two_connections_and_a_busy_one_as_many_as_are_set(
     assert_eq!(now, 2);
 }
 
-/// A cluster that has few connections to give.
+/// A cluster with few connections.
 struct Scarce {
     cluster: Cluster,
     client: tokio_postgres::Client,
@@ -277,7 +277,7 @@ async fn verification_goes_on_while_commits_wait_for_a_standby_that_is_away() {
             Err(ChangeError::Store(StoreError::Unavailable(_)))
         ));
     }
-    // From now on they are refused at once, and say why.
+    // From now on they are refused at once, with the reason.
     for account in &accounts {
         let began = Instant::now();
         let key = a_key().of(account).build_new();
@@ -289,7 +289,7 @@ async fn verification_goes_on_while_commits_wait_for_a_standby_that_is_away() {
             chain(&refused)
         );
     }
-    // Verification, lists and readiness are not concerned.
+    // Verification, lists and readiness are not affected.
     for _ in 0..20 {
         let found = timeout(AT_ONCE, store.find_by_digests(vec![digest]))
             .await
@@ -302,7 +302,8 @@ async fn verification_goes_on_while_commits_wait_for_a_standby_that_is_away() {
         let ready = timeout(AT_ONCE, store.ready()).await.unwrap();
         assert!(!ready.unwrap().is_writable);
     }
-    // What waits for the standby is bounded, and is not made visible by cancelling it: no other server has it.
+    // The commits that wait for the standby are bounded, and cancelling does not make them visible,
+    // because no other server has them.
     let waiting = "select count(*) from pg_stat_activity where wait_event = 'SyncRep'";
     let waiting: i64 = by_hand.query_one(waiting, &[]).await.unwrap().get(0);
     assert!((1..=6).contains(&waiting), "{waiting}");
@@ -344,7 +345,7 @@ async fn hosts_are_tried_without_waiting_for_one_that_is_silent_or_a_standby() {
         .map(|(a, b)| (a.to_owned(), b.to_owned()))
         .unwrap();
     let live = rest.rsplit_once('@').unwrap().1;
-    // Accepts, and never answers: as a process that was stopped.
+    // Accepts, and never answers, like a process that was stopped.
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let silent = silent.local_addr().unwrap();
     let began = Instant::now();
@@ -364,7 +365,7 @@ async fn hosts_are_tried_without_waiting_for_one_that_is_silent_or_a_standby() {
         "{:?}",
         began.elapsed()
     );
-    // No host at all: each of them is named.
+    // No host can be reached, and each is named.
     let url = format!("postgres://postgres:hunter2@127.0.0.1:1,127.0.0.1:2/{name}");
     let said = chain(&Store::open(&url.parse().unwrap()).await.unwrap_err());
     assert!(
@@ -432,7 +433,8 @@ async fn a_password_file_is_used_and_its_permissions_are_checked() {
     let said = try_it(&url).await.unwrap_err();
     assert!(said.contains("pgpass"), "{said}");
 
-    // An empty password is none. Without a user it is the one of the system, and the database has the same name.
+    // An empty password counts as none. The default user is that of the system, and the default
+    // database has the same name.
     let user = whoami::username().unwrap();
     if user != "postgres" {
         let role = format!("create role \"{user}\" login password 'c'");
@@ -459,7 +461,7 @@ async fn a_database_that_is_read_only_is_read() {
         "alter database {} set default_transaction_read_only = on",
         name.trim()
     ));
-    // New connections find it so, and a start has nothing to migrate.
+    // New connections find the schema, and a start has nothing to migrate.
     let store = open(&database).await;
     assert!(store.find_account(account.id).await.unwrap().is_some());
     assert!(!store.ready().await.unwrap().is_writable);
@@ -562,7 +564,7 @@ async fn a_server_with_too_few_connections_is_told_with_the_numbers() {
     }
 }
 
-/// A connection is ready only after its requester has gone. The next one uses it.
+/// A connection is ready only after its requester has gone. The next request uses it.
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_that_are_slow_to_be_made_are_kept_for_the_next_requester_and_are_few() {
     const CONNECTIONS_MAX: u32 = 6;
@@ -584,7 +586,7 @@ async fn connections_that_are_slow_to_be_made_are_kept_for_the_next_requester_an
         sleep(Duration::from_millis(20)).await;
     }
 
-    // Longer for each connection than all that follows.
+    // Longer for each connection than the time limit of all that follows.
     proxy.set(Fault::Delay(Duration::from_secs(1))).await;
     let before = proxy.opened();
     let digest = a_key().build_new().digest;
@@ -616,7 +618,7 @@ async fn connections_that_are_slow_to_be_made_are_kept_for_the_next_requester_an
     assert!((1..6).contains(&made), "{made} connections");
 
     proxy.set(Fault::None).await;
-    // Until those that are under way are ready.
+    // Until those under way are ready.
     let begin = Instant::now();
     let idle = "select count(*) from pg_stat_activity where datname = current_database() \
                 and application_name = 'keys' and state = 'idle' and state_change < now() - interval '500 ms'";
@@ -631,8 +633,8 @@ async fn connections_that_are_slow_to_be_made_are_kept_for_the_next_requester_an
     assert_eq!(proxy.opened(), opened);
 }
 
-/// The last statement of a change waits for a lock that a person holds: it fails by its own time limit, and no other change
-/// is refused because of it.
+/// The last statement of a change waits for a lock that a person holds. It fails by its own time
+/// limit, and no other change is refused because of it.
 #[tokio::test(flavor = "multi_thread")]
 async fn last_statement_that_waits_for_a_lock_is_not_taken_for_a_commit_that_hangs() {
     let database = Database::create().await;

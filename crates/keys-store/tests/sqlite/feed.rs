@@ -25,7 +25,7 @@ async fn change_by_another_store_wakes() {
     common::feed::change_by_another_store_wakes(&[file.open().await, file.open().await]).await;
 }
 
-/// As a person at the command line does, or another process.
+/// Like a person at the command line, or another process.
 #[tokio::test(flavor = "multi_thread")]
 async fn typed_sql_wakes() {
     let file = File::new();
@@ -78,7 +78,7 @@ async fn more_changes_than_a_cache_holds_are_a_reset() {
     common::feed::more_changes_than_a_cache_holds_are_a_reset(&store, &file, insert_changes).await;
 }
 
-/// A tidy-up by hand takes away what has not been read yet.
+/// A clean-up by hand deletes rows that have not been read yet.
 #[tokio::test(flavor = "multi_thread")]
 async fn log_that_is_emptied_by_hand_is_a_reset() {
     let file = File::new();
@@ -99,7 +99,7 @@ async fn log_that_is_emptied_by_hand_is_a_reset() {
     assert!(edited.unwrap_err().contains("append-only"));
 }
 
-/// A file that was put in place of the one before may have fewer changes.
+/// A file that replaces the previous one may have fewer changes.
 #[tokio::test(flavor = "multi_thread")]
 async fn log_that_ends_before_the_last_poll_is_another_one() {
     let file = File::new();
@@ -118,7 +118,7 @@ async fn log_that_ends_before_the_last_poll_is_another_one() {
     assert_eq!(news(&mut *feed).await, HashSet::new());
 }
 
-/// Where another process follows as well, nobody knows how far it is.
+/// If another process follows as well, its progress is unknown.
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_speaks_for_other_processes() {
     let file = File::new();

@@ -1,4 +1,4 @@
-//! The identity of the file: one file by many names, and one name of many files.
+//! The identity of the file: one file under many names, and one name for many files.
 
 use std::error::Error as _;
 use std::fs;
@@ -17,7 +17,7 @@ use keys_testkit::data::{a_change, a_key, an_account};
 use crate::common::{add_account, add_key};
 use crate::{File, by_hand, mode};
 
-/// How long a loss may take to be found by a store that follows its feed.
+/// Time limit for a store that follows its feed to notice a loss.
 const FOUND_WITHIN: Duration = Duration::from_secs(1);
 
 async fn open(path: impl Into<PathBuf>) -> Result<Store, OpenError> {
@@ -28,7 +28,7 @@ fn is_lost(error: &StoreError) -> bool {
     matches!(error, StoreError::Unavailable(source) if source.is::<FileLost>())
 }
 
-/// Every way to write the path of one file, by symbolic links, relative and with `..`.
+/// Every spelling of the path of one file, by symbolic links, relative and with `..`.
 #[tokio::test(flavor = "multi_thread")]
 async fn processes_find_each_other_by_whatever_name_they_open_the_file() {
     let folder = tempfile::tempdir().unwrap();
@@ -130,7 +130,7 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
     format!("{}{suffix}", path.display()).into()
 }
 
-/// A file with the same content that SQLite would take for the same database.
+/// A file with the same content, which SQLite would take for the same database.
 fn backup(path: &Path) -> PathBuf {
     use diesel::connection::SimpleConnection as _;
     let backup = path.with_extension("backup");
@@ -139,7 +139,7 @@ fn backup(path: &Path) -> PathBuf {
     backup
 }
 
-/// A word of the error, and what is done to the database under a running service.
+/// A word of the error, and a change of the database under a running service.
 type Loss = (&'static str, fn(&Path));
 
 const LOSSES: [Loss; 8] = [
@@ -196,7 +196,7 @@ async fn change_to_a_file_that_was_moved_away_is_not_acknowledged() {
         assert!(is_lost(&error), "{number}: {error:?}");
         let said = error.source().unwrap().to_string();
         assert!(said.contains(word), "{number}: {said}");
-        // For good, and for every reader.
+        // Permanently, and for every reader.
         assert!(is_lost(&store.ready().await.unwrap_err()), "{number}");
         let found = store.find_account(account.id).await;
         assert!(is_lost(&found.unwrap_err()), "{number}");
@@ -248,7 +248,7 @@ async fn link_that_leads_elsewhere_is_another_file() {
     assert!(matches!(refused, Err(ChangeError::Store(error)) if is_lost(&error)));
 }
 
-/// What checkpoints, vacuuming and other processes do to the file is no loss.
+/// Checkpoints, vacuuming and other processes do not count as a loss.
 #[tokio::test(flavor = "multi_thread")]
 async fn file_stays_the_same_through_its_maintenance() {
     use diesel::connection::SimpleConnection as _;
@@ -272,7 +272,7 @@ async fn file_stays_the_same_through_its_maintenance() {
     }
 }
 
-/// SQLite would copy what is in the log over the restored pages.
+/// SQLite would copy the pages in the log over the restored ones.
 #[tokio::test(flavor = "multi_thread")]
 async fn log_that_was_left_by_another_file_is_refused() {
     let file = File::new();
