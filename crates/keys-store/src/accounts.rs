@@ -24,7 +24,7 @@ pub(crate) async fn entry(pools: Pools, id: AccountId) -> Result<Option<AccountE
     Ok(row.and_then(shown))
 }
 
-/// The account as lists show it. `None` if not even its identifier can be read.
+/// Returns the account as lists show it. `None` if not even its identifier can be read.
 fn shown(row: AccountRow) -> Option<AccountEntry> {
     match row.read() {
         Ok(account) => Some(Ok(account)),

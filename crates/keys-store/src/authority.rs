@@ -1,4 +1,4 @@
-//! Whether a change may still be made, judged inside its transaction.
+//! The check inside the transaction whether a change may still be made.
 
 use keys_core::Account;
 use keys_service::ports::{Authority, Change, ChangeError, UnreadableKey};
@@ -8,9 +8,10 @@ use crate::load;
 use crate::rows::{self, AccountRow, CorruptAccount, KeyRow, stored_key};
 use crate::types::DbId;
 
-/// Judges the caller on what the transaction sees, and keeps its key from being revoked before the transaction ends.
+/// Checks the caller with the rows of the transaction, and keeps its key from being revoked before
+/// the transaction ends.
 ///
-/// Its account is kept as well wherever the change is to that account, which has then been locked before.
+/// Its account is locked as well if the change is to that account, which has been locked before.
 pub(crate) async fn check(connection: &mut Connection, change: &Change) -> Result<(), ChangeError> {
     let Authority::Caller(caller) = &change.authority else {
         return Ok(());
@@ -23,7 +24,8 @@ pub(crate) async fn check(connection: &mut Connection, change: &Change) -> Resul
     judge(change, key, account.map(AccountRow::read).as_ref())
 }
 
-/// Judges the caller on its key and its account, as the transaction sees them. Another account than the key's counts as none.
+/// Checks the caller with its key and its account, as the transaction sees them. An account other
+/// than the key's counts as missing.
 pub(crate) fn judge(
     change: &Change,
     key: Option<KeyRow>,

@@ -1,4 +1,4 @@
-//! The place of a transaction in the log of changes, and who has seen it.
+//! The position of a transaction in the log of changes, and the instances that have seen it.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::connection::Connection;
 use crate::error::QueryError;
 use crate::{postgres, sqlite};
 
-/// Identifies the transaction that `connection` is in, once it has changed something.
+/// Identifies the current transaction of `connection`, once it has changed something.
 pub(crate) async fn commit(connection: &mut Connection) -> Result<Commit, QueryError> {
     match connection {
         Connection::Postgres(lease) => {
@@ -22,7 +22,8 @@ pub(crate) async fn commit(connection: &mut Connection) -> Result<Commit, QueryE
     }
 }
 
-/// Whether every instance that may still have a cache has seen the transaction; for PostgreSQL, which knows of all.
+/// Returns whether every instance that may still have a cache has seen the transaction. For
+/// PostgreSQL, which knows all instances.
 pub(crate) async fn is_seen_everywhere(
     connection: &mut Connection,
     commit: Commit,

@@ -1,4 +1,4 @@
-//! Finding stored rows that break a rule of this program.
+//! Search for stored rows that break a rule of this program.
 
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
@@ -11,26 +11,28 @@ use crate::rows::{AccountRow, CorruptRow, Fault, KeyRow};
 use crate::schema::{account, api_key, audit_event};
 use crate::types::{DbId, Tolerant};
 
-/// Rows read at once: few enough for one statement to end well within its time limit.
+/// Rows of one read: few enough for a statement to end well within its time limit.
 const PAGE: i64 = 1_000;
 
-/// A column of a stored row that breaks a rule of this program. The row stays as it is; what it stands for is refused.
+/// A column of a stored row that breaks a rule of this program. The row is not changed, and the key
+/// or account of the row is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RowFault {
     /// The table.
     pub table: &'static str,
-    /// The identifier as the API shows it. `None` if it cannot be read.
+    /// The identifier in the form of the API. `None` if it cannot be read.
     pub id: Option<String>,
-    /// The identifier as SQL shows it.
+    /// The identifier in the form of SQL.
     pub uuid: Option<Uuid>,
     /// The column.
     pub column: &'static str,
-    /// What is wrong with its value. Never repeats the value.
+    /// The rule that its value breaks. Never repeats the value.
     pub why: String,
 }
 
-/// Where the next page of a table begins: after `last`, and after so many more rows whose identifiers cannot be read.
+/// Start of the next page of a table: after `last`, and after a number of rows whose identifiers
+/// cannot be read.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Position {
     last: DbId,
@@ -54,7 +56,7 @@ impl Position {
     }
 }
 
-/// A table with a grammar.
+/// A table whose columns have a grammar.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Table {
     Account,
@@ -63,11 +65,12 @@ pub(crate) enum Table {
 }
 
 impl Table {
-    /// In the order of their names.
+    /// All tables, in the order of their names.
     pub(crate) const ALL: [Self; 3] = [Self::Account, Self::ApiKey, Self::AuditEvent];
 }
 
-/// The faults of one page, in the order of identifiers, and where the next one begins, if there may be one.
+/// Returns the faults of one page, in the order of identifiers, and the start of the next one, if
+/// there may be one.
 pub(crate) async fn page(
     pools: Pools,
     table: Table,
@@ -240,7 +243,7 @@ fn told(row: CorruptRow) -> impl Iterator<Item = RowFault> {
         .into_iter()
         .map(move |Fault { column, why }| RowFault {
             table,
-            // Identifiers of all kinds are written alike.
+            // Identifiers of all kinds have the same form.
             id: id.map(|id| AccountId::from_uuid(id).to_string()),
             uuid: id,
             column,

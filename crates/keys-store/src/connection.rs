@@ -1,4 +1,4 @@
-//! Pools, and the connections taken from them.
+//! Pools and their connections.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -25,7 +25,8 @@ use crate::sqlite::{self, DatabaseFile, SqliteConnection, SqliteConnector};
 pub(crate) enum Pools {
     Postgres(postgres::Pool),
     Sqlite {
-        /// One connection: SQLite has one writer at a time, and waiting for a turn here is cheaper than in SQLite.
+        /// One connection, because SQLite has one writer at a time, and waiting here is cheaper
+        /// than in SQLite.
         writer: Pool<SqliteConnection>,
         readers: Pool<SqliteConnection>,
         file: Arc<DatabaseFile>,
@@ -64,7 +65,7 @@ impl Pools {
         }
     }
 
-    /// Makes sure that a SQLite file is still the one that was opened.
+    /// Checks that a SQLite file is still the one that was opened.
     pub(crate) fn check_file(&self) -> Result<(), StoreError> {
         match self {
             Self::Postgres(_) => Ok(()),
@@ -72,7 +73,8 @@ impl Pools {
         }
     }
 
-    /// As [`check_file`](Self::check_file), unless that was done a moment ago. For what only reads.
+    /// Like [`check_file`](Self::check_file), unless that was done a moment ago. For operations
+    /// that only read.
     pub(crate) fn check_file_now_and_then(&self) -> Result<(), StoreError> {
         match self {
             Self::Postgres(_) => Ok(()),
@@ -87,7 +89,7 @@ impl Pools {
         }
     }
 
-    /// `false` while commits that were given up have not ended.
+    /// Returns `false` while commits that were given up have not ended.
     pub(crate) fn commits_end(&self) -> bool {
         match self {
             Self::Postgres(pool) => !pool.has_pending_commits(),
@@ -95,12 +97,12 @@ impl Pools {
         }
     }
 
-    /// A connection for verification, which goes on whatever else hangs.
+    /// Returns a connection for verification, which is available even if other work hangs.
     pub(crate) async fn look_up(&self) -> Result<Connection, StoreError> {
         self.reader(Purpose::LookUp).await
     }
 
-    /// A connection for any other reading.
+    /// Returns a connection for any other reading.
     pub(crate) async fn read(&self) -> Result<Connection, StoreError> {
         self.reader(Purpose::Read).await
     }
@@ -114,12 +116,13 @@ impl Pools {
         })
     }
 
-    /// A connection with a transaction open for writing, to be ended by [`Connection::finish`].
+    /// Returns a connection with a transaction open for writing. End it with
+    /// [`Connection::finish`].
     pub(crate) async fn begin(&self) -> Result<Connection, StoreError> {
         self.begin_for(Purpose::Write).await
     }
 
-    /// As [`begin`](Self::begin), for regular work that can wait.
+    /// Like [`begin`](Self::begin), for regular work that can wait.
     pub(crate) async fn begin_housekeeping(&self) -> Result<Connection, StoreError> {
         self.begin_for(Purpose::Housekeeping).await
     }
@@ -144,7 +147,8 @@ pub(crate) enum Connection {
     Sqlite(Lease<AsyncDieselConnectionManager<SqliteConnection>>),
 }
 
-/// Runs one query, written once, on whichever database is open: `query!(connection, |open| table.load(open))`.
+/// Runs one query, written once, on whichever database is open:
+/// `query!(connection, |open| table.load(open))`.
 macro_rules! query {
     ($connection:expr, |$open:ident| $query:expr) => {
         match $connection {
@@ -164,7 +168,7 @@ macro_rules! query {
 pub(crate) use query;
 
 impl Connection {
-    /// Ends the transaction: keeps what was done if `outcome` is a success, and nothing otherwise.
+    /// Ends the transaction: commits if `outcome` is a success, and rolls back otherwise.
     pub(crate) async fn finish<T, E>(self, outcome: Result<T, E>) -> Result<T, E>
     where
         E: From<StoreError>,
@@ -172,7 +176,8 @@ impl Connection {
         match (self, &outcome) {
             (Self::Postgres(lease), Ok(_)) => lease.commit().await.map_err(E::from)?,
             (Self::Sqlite(lease), Ok(_)) => lease.commit().await.map_err(StoreError::from)?,
-            // What went wrong first is what matters; a connection that cannot roll back is closed, which does.
+            // The first error is the relevant one. A connection that cannot roll back is closed,
+            // which rolls back.
             (Self::Postgres(lease), Err(_)) => drop(lease.roll_back().await),
             (Self::Sqlite(lease), Err(_)) => drop(lease.roll_back().await),
         }
@@ -180,10 +185,10 @@ impl Connection {
     }
 }
 
-/// A connection that goes back to its pool only while it is known to be in order. One that was given up in the middle
-/// of a query or transaction is closed at once, which frees every lock it holds.
+/// A connection that returns to its pool only while it is known to be in order. One that was given
+/// up in the middle of a query or transaction is closed at once, which releases all its locks.
 pub(crate) struct Lease<M: Manager> {
-    // Boxed, because a connection to PostgreSQL is large and is moved about.
+    // Boxed, because a connection to PostgreSQL is large and is moved often.
     object: Option<Box<managed::Object<M>>>,
     in_query: bool,
     in_transaction: bool,
@@ -202,7 +207,7 @@ impl<M: Manager> Lease<M> {
         }
     }
 
-    /// The connection, until [`leave`](Self::leave).
+    /// Returns the connection, until [`leave`](Self::leave).
     pub(crate) fn enter(&mut self) -> &mut M::Type {
         self.in_query = true;
         self.object.as_mut().expect("held until dropped")
@@ -272,10 +277,11 @@ where
     AsyncDieselConnectionManager<C>: Manager<Type = C>,
 {
     let mut config = ManagerConfig::default();
-    // A connection found closed is replaced; asking the server each time would double the cost of a look-up.
+    // A connection that is found closed is replaced. Asking the server each time would double the
+    // cost of a look-up.
     config.recycling_method = RecyclingMethod::Fast;
     config.custom_setup = setup;
-    // The connector knows where to; the pool is given no address that it could print.
+    // The connector has the address. The pool gets none that it could print.
     Pool::builder(AsyncDieselConnectionManager::new_with_config("", config))
         .runtime(deadpool::Runtime::Tokio1)
         .max_size(usize::try_from(connections_max.get()).unwrap_or(usize::MAX))
@@ -294,7 +300,7 @@ async fn rollback<C: AsyncConnection>(connection: &mut C) -> QueryResult<()> {
     C::TransactionManager::rollback_transaction(connection).await
 }
 
-/// The pool's own error for "no connection" carries text only.
+/// The pool's own error for "no connection" contains text only.
 fn bad_connection(error: &dyn std::error::Error) -> ConnectionError {
     let mut text = error.to_string();
     let mut source = error.source();

@@ -1,9 +1,9 @@
-//! Failed queries, and which of them may succeed later.
+//! Failed queries, and whether they may succeed later.
 
 use diesel::result::{DatabaseErrorKind, Error};
 use keys_service::ports::{ChangeError, StoreError};
 
-/// Why there is no connection.
+/// Reason why there is no connection.
 pub(crate) type ConnectError = Box<dyn std::error::Error + Send + Sync>;
 
 /// A query failed.
@@ -12,12 +12,12 @@ pub(crate) type ConnectError = Box<dyn std::error::Error + Send + Sync>;
 pub(crate) struct QueryError(#[from] Error);
 
 impl QueryError {
-    /// Whether nothing is wrong with the query itself, so that it may succeed later.
+    /// Returns whether the query itself is fine, so that it may succeed later.
     pub(crate) fn is_transient(&self) -> bool {
         is_transient(&self.0)
     }
 
-    /// Whether nothing can be written at the moment: a full disk, a database that is read-only.
+    /// Returns whether nothing can be written at the moment: a full disk, a read-only database.
     pub(crate) fn is_unwritable(&self) -> bool {
         match &self.0 {
             Error::DatabaseError(DatabaseErrorKind::ReadOnlyTransaction, _) => true,
@@ -61,9 +61,10 @@ pub(crate) fn optional<T>(outcome: Result<T, QueryError>) -> Result<Option<T>, Q
     }
 }
 
-/// What PostgreSQL and SQLite say when they are overloaded, shutting down or full. Neither driver hands on the codes
-/// of these errors, so a PostgreSQL set to another language is understood less well: what it says about its own state then
-/// counts as unexpected. A lost connection is noticed in any case.
+/// Messages of PostgreSQL and SQLite when they are overloaded, shutting down or full. Neither
+/// driver passes on the codes of these errors. If PostgreSQL is set to another language, its
+/// messages about its own state count as unexpected errors. A lost connection is detected in any
+/// case.
 const TRANSIENT_MESSAGES: [&str; 17] = [
     "canceling statement due to",
     "terminating connection",
@@ -84,7 +85,7 @@ const TRANSIENT_MESSAGES: [&str; 17] = [
     "unable to open database file",
 ];
 
-/// Those of them that say that nothing can be written, while reading may well go on.
+/// The subset of messages that say that nothing can be written, while reading may still work.
 const UNWRITABLE_MESSAGES: [&str; 6] = [
     "could not extend file",
     "could not write to file",
@@ -100,7 +101,7 @@ fn is_transient(error: &Error) -> bool {
             DatabaseErrorKind::UnableToSendCommand
             | DatabaseErrorKind::ClosedConnection
             | DatabaseErrorKind::SerializationFailure
-            // The server was demoted to a replica; its successor is found by connecting again.
+            // The server was demoted to a replica. Connecting again finds its successor.
             | DatabaseErrorKind::ReadOnlyTransaction => true,
             DatabaseErrorKind::Unknown => TRANSIENT_MESSAGES
                 .iter()

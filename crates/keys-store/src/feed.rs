@@ -1,4 +1,4 @@
-//! Following the log of changes: what both databases share.
+//! Following the log of changes: code that both databases share.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::time::Duration;
@@ -8,30 +8,30 @@ use keys_service::ports::{CHANGES_MAX, Changed, StoreError};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-/// How many rows a poll reads: one more than it hands over tells that there are too many.
+/// Number of rows that a poll reads. One more than it returns shows that there are more.
 pub(crate) const ROWS_MAX: usize = CHANGES_MAX + 1;
 
-/// How long establishing a feed's connection may take. With the poll that follows, a reconnection stays below the
-/// bound that cached records have to run out.
+/// Time limit for a feed to connect. Together with the next poll, a reconnection stays below the
+/// time for which cached records are trusted.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_millis(1_500);
 
-/// How long a poll may take, as the client counts: a connection whose other end vanished answers nothing at all.
+/// Time limit of a poll in the client, because a connection whose other end vanished never answers.
 pub(crate) const POLL_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// The shortest and the longest pause between attempts to connect.
+/// Shortest and longest pause between attempts to connect.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
-/// Reads a row's `kind` and `ref`.
+/// Converts `kind` and `ref` of a row.
 pub(crate) fn changed(kind: i64, reference: Option<Uuid>) -> Changed {
     match (kind, reference) {
         (1, Some(id)) => Changed::Key(KeyId::from_uuid(id)),
         (2, Some(id)) => Changed::Account(AccountId::from_uuid(id)),
-        // Also whatever a newer program may note: forgetting too much is never wrong.
+        // Includes entries of a newer program, because forgetting too much is never wrong.
         _ => Changed::Everything,
     }
 }
 
-/// When to try again to connect.
+/// Schedule of attempts to connect.
 pub(crate) struct Retry {
     failures: u32,
     at: Instant,
@@ -59,8 +59,8 @@ impl Retry {
     }
 }
 
-/// How long to wait for the next attempt. Instances that lost the same database must not come back in step, so each throws dice
-/// for the second half.
+/// Returns the pause before the next attempt. The second half is random, so that instances that
+/// lost the same database do not return at the same time.
 fn pause_after(failures: u32) -> Duration {
     let (shortest, longest) = PAUSES;
     let pause = shortest.saturating_mul(1 << failures.min(8)).min(longest);
@@ -69,7 +69,7 @@ fn pause_after(failures: u32) -> Duration {
     pause / 2 + pause / 2 * dice / 1_000
 }
 
-/// A feed that could not be read.
+/// Returns the error of a feed that could not be read.
 pub(crate) fn unavailable(
     error: impl Into<Box<dyn std::error::Error + Send + Sync>>,
 ) -> StoreError {
@@ -104,7 +104,7 @@ mod tests {
         for failures in 0..10 {
             let pauses = (0..INSTANCES).map(|_| pause_after(failures));
             let pauses: BTreeSet<Duration> = pauses.collect();
-            // There are a thousand places, so a few may share theirs.
+            // There are a thousand values, so a few may collide.
             assert!(pauses.len() > INSTANCES * 3 / 4, "{pauses:?}");
             let (first, last) = (pauses.first(), pauses.last());
             let spread = last.zip(first).map(|(last, first)| last.abs_diff(*first));

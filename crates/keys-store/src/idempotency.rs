@@ -1,4 +1,4 @@
-//! Answers that are kept for whoever asks again.
+//! Answers that are stored for repeated requests.
 
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
@@ -14,7 +14,7 @@ use crate::schema::idempotency;
 use crate::sqlite::LifeFile;
 use crate::types::{DbId, DbTimestamp};
 
-/// Look-up digest, digest of the body, sealed answer, when it expires, and who reserved it.
+/// Look-up digest, digest of the body, sealed answer, expiry, and the holder of the reservation.
 type KeptRow = (
     Vec<u8>,
     Vec<u8>,
@@ -39,7 +39,8 @@ async fn reserve_in(
     life: &Life,
 ) -> Result<Reserved, StoreError> {
     if let Connection::Postgres(lease) = connection {
-        // A row that does not exist yet cannot be locked; two attempts may also share only one of their digests.
+        // A row that does not exist yet cannot be locked. Two attempts may also share only one of
+        // their digests.
         let outcome = postgres::lock_lookups(lease.enter(), &reservation.lookups).await;
         lease.leave(outcome)?;
     }
@@ -137,7 +138,7 @@ pub(crate) async fn release(
     connection.finish(outcome).await
 }
 
-/// Keeps the answer of a change, if one was reserved, in the transaction of the change.
+/// Stores the answer of a change, if one was reserved, in the transaction of the change.
 pub(crate) async fn complete(
     connection: &mut Connection,
     change: &Change,
@@ -161,7 +162,7 @@ pub(crate) async fn complete(
     }
 }
 
-/// Deletes at most `limit` answers that have expired, those first that expired first. Returns how many.
+/// Deletes at most `limit` expired answers, in the order of their expiry. Returns how many.
 pub(crate) async fn delete_expired(
     connection: &mut Connection,
     now: Timestamp,
@@ -184,7 +185,7 @@ pub(crate) async fn delete_expired(
     Ok(count)
 }
 
-/// Removes the lock files of processes that have ended and of which no reservation is left.
+/// Removes the lock files of processes that have ended and have no reservations left.
 pub(crate) async fn sweep_files(
     connection: &mut Connection,
     files: &LifeFile,

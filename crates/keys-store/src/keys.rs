@@ -66,7 +66,7 @@ pub(crate) async fn find_by_digests(
         let (Ok(digest), Ok(pepper_id)) = (digest.0, pepper_id.0) else {
             continue;
         };
-        // A digest counts only under the pepper that it was made with.
+        // A digest is valid only under its own pepper.
         if let Some(digest) = wanted.get(&(digest.as_slice(), pepper_id.as_str())) {
             found.push(FoundKey {
                 digest: *digest,
@@ -78,8 +78,8 @@ pub(crate) async fn find_by_digests(
 }
 
 pub(crate) async fn insert(pools: Pools, new: NewKey, change: Change) -> Result<(), ChangeError> {
-    // The lock on the account comes first and in a statement of its own: only a statement that begins after the lock was granted
-    // sees every key that was made under it before.
+    // The lock on the account comes first and in a statement of its own, because only a statement
+    // that begins after the lock was granted sees every key that was created under it before.
     let mut opening = Opening::new(&change, new.key.account_id, None);
     if new.admission.cap && new.key.kind == KeyKind::Account {
         opening = opening.count_at(change.at);
@@ -130,7 +130,7 @@ async fn insert_in(
     idempotency::complete(connection, change).await
 }
 
-/// Judges whether the key may be made.
+/// Checks whether the key may be created.
 async fn admit(
     connection: &mut Connection,
     opened: Opened,
@@ -167,8 +167,9 @@ async fn admit(
     Ok(())
 }
 
-/// Whether the account has at least `count` usable keys. Those that never expire are counted already; of the others the index
-/// gives those that have not expired, and no more are read than matter.
+/// Returns whether the account has at least `count` usable keys. Those that never expire are
+/// counted already. For the others the index finds those that have not expired, and only as many
+/// are read as needed.
 async fn has_usable(
     connection: &mut Connection,
     account_id: AccountId,
@@ -186,7 +187,8 @@ async fn has_usable(
     }
     let last: Vec<Option<Tolerant<DbTimestamp>>> = query!(connection, |open| api_key::table
         .filter(api_key::account_id.eq(id))
-        // Literally as the index has it: a planner that does not know the parameters could not use it.
+        // Written as in the index, because a planner that does not know the parameters could not
+        // use it otherwise.
         .filter(sql::<Bool>("kind = 2"))
         .filter(api_key::revoked_at.is_null())
         .filter(api_key::expires_at.gt(DbTimestamp(now)))
@@ -240,12 +242,13 @@ async fn operators_page(
         .count()
         .get_result(open))?;
     let rows = query!(connection, |open| api_key::table
-        // `account_id = x` and `account_id is null` use the same index, but only if they are written as such.
+        // `account_id = x` and `account_id is null` use the same index, but only if they are
+        // written in this way.
         .filter(api_key::account_id.is_null())
         .filter(api_key::kind.eq(OPERATOR))
         .filter(api_key::revoked_at.is_null())
-        // The owner is the same in all rows. PostgreSQL reads them in order only if it is asked for every
-        // column of the index; otherwise it sorts all of the operators' keys.
+        // The owner is the same in all rows. PostgreSQL reads them in order only if every column of
+        // the index is named; otherwise it sorts all operator keys.
         .order((
             api_key::account_id,
             api_key::created_at.desc(),
@@ -258,8 +261,8 @@ async fn operators_page(
     Ok((total, rows))
 }
 
-/// An account may have a hundred thousand keys: they are not counted, and a page deep in the list is found by the index alone,
-/// from the end that is nearer.
+/// Returns a page of an account's keys. An account may have a hundred thousand keys, so they are
+/// not counted, and a page deep in the list is found by the index alone, from the nearer end.
 async fn account_page(
     connection: &mut Connection,
     account_id: AccountId,
@@ -297,8 +300,8 @@ async fn account_page(
     Ok((total, rows))
 }
 
-/// The identifiers of a page. Where it is nearer to the end of the list it is counted from there, in one statement with the
-/// number of all keys, so that both are of the same moment.
+/// Returns the identifiers of a page. If it is nearer to the end of the list it is counted from
+/// there, in one statement with the number of all keys, so that both are consistent.
 async fn deep_page(
     connection: &mut Connection,
     account_id: DbId,
@@ -311,7 +314,8 @@ async fn deep_page(
         #[diesel(sql_type = Id)]
         id: DbId,
     }
-    /// In both databases' SQL; each parameter appears for the first time in the order of its number, as SQLite counts.
+    /// In SQL of both databases. Parameters first appear in the order of their numbers, as SQLite
+    /// requires.
     const FROM_THE_START: &str = "select id from api_key \
          where account_id = $1 and kind = 2 and revoked_at is null \
          order by account_id, created_at desc, id desc limit $2 offset $3";
@@ -328,7 +332,7 @@ async fn deep_page(
     } else {
         (FROM_THE_START, i64::from(limit))
     };
-    // An offset beyond every list; without this its difference to the number of keys could overflow.
+    // An offset beyond every list. Otherwise its difference to the number of keys could overflow.
     let offset = offset.min(i64::from(u32::MAX) * 1_000);
     let rows: Vec<Row> = query!(connection, |open| sql_query(sql)
         .bind::<Id, _>(account_id)
@@ -404,7 +408,8 @@ async fn revoke_on_sqlite(
     Ok(Some(changes::commit(connection).await?))
 }
 
-/// For SQLite. Changes nothing if the key is revoked already or is not of `owner`.
+/// Revokes a key, for SQLite. Changes nothing if the key is revoked already or does not belong to
+/// `owner`.
 async fn mark_revoked(
     connection: &mut Connection,
     owner: Option<KeyOwner>,
@@ -450,7 +455,7 @@ pub(crate) async fn record_uses(pools: Pools, uses: Vec<KeyUse>) -> Result<Vec<K
 
 /// Records uses of the keys that no other transaction has locked, and returns the others.
 async fn record_unlocked(pools: &Pools, uses: Vec<KeyUse>) -> Result<Vec<KeyId>, StoreError> {
-    // All or nothing: whoever tries again after a fault must not count some of them twice.
+    // All or nothing, so that a retry after an error does not count some of them twice.
     let mut connection = pools.begin().await?;
     let outcome = match &mut connection {
         Connection::Postgres(lease) => {
@@ -465,7 +470,8 @@ async fn record_unlocked(pools: &Pools, uses: Vec<KeyUse>) -> Result<Vec<KeyId>,
     connection.finish(outcome.map_err(StoreError::from)).await
 }
 
-/// One entry for each key, in order: an update takes one of several, and locks taken in order cannot deadlock.
+/// Returns one entry for each key, in order: an update takes one of several, and locks taken in
+/// order cannot deadlock.
 fn merge(uses: Vec<KeyUse>) -> Vec<KeyUse> {
     let mut merged = BTreeMap::<KeyId, KeyUse>::new();
     for one in uses {
@@ -480,8 +486,8 @@ fn merge(uses: Vec<KeyUse>) -> Vec<KeyUse> {
     merged.into_values().collect()
 }
 
-/// Deletes at most `limit` sessions that ended long ago, those first that ended first: no one can present or list them, and every
-/// sign-in makes one. Returns how many.
+/// Deletes at most `limit` sessions that ended long ago, in the order of their end. They cannot be
+/// used or listed, and every sign-in creates one. Returns how many.
 pub(crate) async fn delete_ended_sessions(
     connection: &mut Connection,
     ended_before: Timestamp,
@@ -506,7 +512,7 @@ pub(crate) async fn pepper_ids(pools: Pools, now: Timestamp) -> Result<Vec<Peppe
     let mut connection = pools.read().await?;
     let mut found = Vec::<PepperId>::new();
     let mut last = String::new();
-    // Steps from one value to the next through the index: `distinct` would read every key.
+    // Steps from one value to the next through the index. `distinct` would read every key.
     loop {
         let next: Option<String> = query!(&mut connection, |open| api_key::table
             .filter(api_key::revoked_at.is_null())
@@ -518,21 +524,22 @@ pub(crate) async fn pepper_ids(pools: Pools, now: Timestamp) -> Result<Vec<Peppe
             )
             .select(min(api_key::pepper_id))
             .first(open))?;
-        // What SQLite stores that is not UTF-8 is not read as it is stored, so it need not come after the last value.
-        // It comes after every legal one.
+        // Stored bytes that are not UTF-8 are read in another form, so they need not sort after the
+        // last value. They sort after every legal one.
         let Some(next) = next.filter(|next| *next > last) else {
             return Ok(found);
         };
         match next.parse() {
             Ok(pepper) => found.push(pepper),
-            // Keys under a name that no pepper can have are refused. They do not keep the others from being served.
+            // Keys under a name that no pepper can have are refused. They do not prevent the others
+            // from being served.
             Err(error) => report_pepper(&mut connection, &next, &error).await?,
         }
         last = next;
     }
 }
 
-/// Names one key whose pepper has an impossible name in the log.
+/// Logs one key whose pepper has an impossible name.
 async fn report_pepper(
     connection: &mut Connection,
     pepper_id: &str,

@@ -1,8 +1,9 @@
-//! Keeps keys and accounts in PostgreSQL or in an embedded SQLite, behind the port
+//! Stores keys and accounts in PostgreSQL or in an embedded SQLite, behind the port
 //! [`KeyStore`](keys_service::KeyStore).
 //!
-//! Every query is written once. Own SQL types name what a value means and each database stores it natively; row
-//! locks, connections and the like, which truly differ, have one module per database.
+//! Every query is written once. SQL types of our own name the meaning of a value, and each database
+//! stores them natively. Real differences, such as row locks and connections, have one module for
+//! each database.
 
 mod accounts;
 mod audit;

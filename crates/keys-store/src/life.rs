@@ -1,8 +1,10 @@
-//! Signs of life: whether the process that works on an idempotent request is still there.
+//! Detection of dead processes: whether the process that executes an idempotent request still
+//! exists.
 //!
-//! A process holds a lock as long as it lives, and each of its reservations names that lock. When the process dies the
-//! database or the operating system releases the lock, and the next attempt need not wait until the time is up. An
-//! attempt of a living process is never taken over before that, however slow it is.
+//! A process holds a lock as long as it lives, and each of its reservations names that lock. When
+//! the process dies the database or the operating system releases the lock, and the next attempt
+//! does not wait until the time is over. An attempt of a living process is never taken over before
+//! that, however slow it is.
 
 use keys_service::ports::StoreError;
 
@@ -12,12 +14,13 @@ use crate::sqlite::LifeFile;
 
 /// The lock of this process.
 pub(crate) enum Life {
-    /// The number of a shared advisory lock of PostgreSQL. Each session that reserves an answer holds it from then on, and so
-    /// does the connection that follows the log of changes.
+    /// Number of a shared advisory lock of PostgreSQL. Each session that has reserved an answer
+    /// holds it, and so does the connection that follows the log of changes.
     Postgres(i32),
     /// A file beside the database.
     Sqlite(LifeFile),
-    /// None: behind a proxy that pools transactions, a session is not this process's own. The time limit alone decides.
+    /// No lock: behind a proxy that pools transactions, sessions do not belong to one process. Only
+    /// the time limit decides.
     Unknown,
 }
 
@@ -27,7 +30,7 @@ impl Life {
         Self::Postgres(postgres::own_number())
     }
 
-    /// Whether the process that wrote `holder` is known to have ended. `false` in doubt.
+    /// Returns whether the process that wrote `holder` is known to have ended. `false` if in doubt.
     pub(crate) async fn has_ended(
         &self,
         connection: &mut Connection,

@@ -1,4 +1,4 @@
-//! Rows read inside a transaction, with the locks that keep them as they are.
+//! Reads of rows inside a transaction, with locks that prevent their change.
 
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
@@ -13,7 +13,7 @@ use crate::rows::{AccountRow, KeyRow};
 use crate::schema::{account, api_key};
 use crate::types::DbId;
 
-/// Begins a transaction, to be ended by [`Connection::finish`] whatever came of the opening.
+/// Begins a transaction. End it with [`Connection::finish`], also if the opening failed.
 pub(crate) async fn open(
     pools: &Pools,
     opening: &Opening,
@@ -45,7 +45,8 @@ async fn read(connection: &mut Connection, opening: &Opening) -> Result<Opened, 
     Ok(opened)
 }
 
-/// The row of the account, which no other transaction changes or gives keys until this one ends.
+/// Reads the row of the account and locks it: no other transaction changes it or gives it keys
+/// until this one ends.
 pub(crate) async fn locked_account(
     connection: &mut Connection,
     id: AccountId,
@@ -60,7 +61,7 @@ pub(crate) async fn locked_account(
     }
 }
 
-/// The row of the account.
+/// Reads the row of the account.
 pub(crate) async fn account(
     connection: &mut Connection,
     id: DbId,
@@ -72,7 +73,7 @@ pub(crate) async fn account(
     Ok(optional(found)?)
 }
 
-/// The row of the key, which no other transaction changes until this one ends.
+/// Reads the row of the key and locks it: no other transaction changes it until this one ends.
 pub(crate) async fn locked_key(
     connection: &mut Connection,
     id: DbId,

@@ -1,4 +1,4 @@
-//! Bringing a database up to date, and telling whether it is.
+//! Migrates a database, and checks whether it is up to date.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
@@ -30,7 +30,7 @@ use crate::sqlite::SqliteConnector;
 const POSTGRES: EmbeddedMigrations = embed_migrations!("migrations/postgres");
 const SQLITE: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
 
-/// The tables beside those of keys and accounts.
+/// Tables other than those of keys and accounts.
 const SQLITE_TABLES: [&str; 4] = [
     "audit_event",
     "idempotency",
@@ -46,44 +46,45 @@ const POSTGRES_TABLES: [&str; 6] = [
     "instance_epoch",
 ];
 
-/// Why a database could not be brought up to date. Migrations that were finished before stay.
+/// Error returned when a database could not be migrated. Migrations that were finished before stay.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum MigrateError {
     /// There is no connection, or another instance has been migrating for too long.
     #[error("no connection to migrate the database with")]
     Connect(#[source] Box<dyn Error + Send + Sync>),
-    /// A newer program has been here.
+    /// A newer program has migrated the database.
     #[error(transparent)]
     Schema(#[from] SchemaError),
-    /// A migration failed, and was undone.
+    /// A migration failed, and was rolled back.
     #[error("a migration failed")]
     Failed(#[source] Box<dyn Error + Send + Sync>),
-    /// The thread that migrates could not be started, or died.
+    /// The thread of the migration could not be started, or panicked.
     #[error("the thread for migrations is gone")]
     Thread,
 }
 
-/// How long a migration is tried again while other transactions hold the tables that it alters.
+/// Time for which a migration is retried while other transactions hold the tables that it alters.
 const LOCK_PATIENCE: Duration = Duration::from_mins(1);
 
-/// The pause between two attempts, in which the reads that queued behind the first are answered.
+/// Pause between two attempts, in which the reads that queued behind the first are answered.
 const LOCK_PAUSE: Duration = Duration::from_secs(1);
 
-/// For each migration, the oldest one that a program must know in order to go on after it: table `schema_compatibility`.
+/// For each migration, the oldest one that a program must know to run after it: table
+/// `schema_compatibility`.
 type Compatibility = BTreeMap<String, String>;
 
-/// The schema of a database is not one that this program can use.
+/// Error returned when this program cannot use the schema of a database.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SchemaError {
-    /// It was never migrated, or may not be read.
+    /// It was never migrated, or cannot be read.
     #[error("the database has no schema that can be read; migrate it")]
     Missing(#[source] Option<Box<dyn Error + Send + Sync>>),
     /// It lacks migrations that this program has.
     #[error("the database is older than this program, it lacks {0:?}; migrate it")]
     Pending(Vec<String>),
-    /// It has migrations that this program does not know and cannot go on with.
+    /// It has migrations that this program does not know and that do not allow it.
     #[error(
         "the database is newer than this program, which cannot go on after its {0:?}; update the program"
     )]
@@ -94,7 +95,7 @@ pub(crate) async fn postgres(
     runtime: &tokio::runtime::Handle,
     connector: Arc<PostgresConnector>,
 ) -> Result<(), MigrateError> {
-    // The connection is driven by the store's runtime while the thread below waits for it.
+    // The store's runtime drives the connection while the thread below waits for it.
     let (connection, compatibility) = runtime
         .spawn(async move {
             let mut connection = connector.connect_to_migrate().await?;
@@ -110,7 +111,7 @@ pub(crate) async fn postgres(
         loop {
             match run::<Pg>(&mut harness, POSTGRES, &compatibility) {
                 Ok(()) => return Ok(harness.into_inner()),
-                // A long query or an open transaction holds a table that is to be altered.
+                // A long query or an open transaction holds a table that the migration alters.
                 Err(MigrateError::Failed(error))
                     if is_lock_timeout(&*error) && begin.elapsed() < LOCK_PATIENCE =>
                 {
@@ -126,7 +127,7 @@ pub(crate) async fn postgres(
         .await
         .map_err(|error| MigrateError::Failed(Box::new(error)))?;
     if repaired.is_err() {
-        // The feed says what is wrong, and caches are not used until it is mended.
+        // The feed reports the fault, and caches are not used until it is repaired.
         tracing::warn!(
             "triggers that write the log of changes do not fire in every replication role, and this role may not alter them"
         );
@@ -134,7 +135,8 @@ pub(crate) async fn postgres(
     Ok(())
 }
 
-/// Compares the number of keys of each account with the keys, and counts again if it differs. Returns whether it did.
+/// Compares the number of keys of each account with the keys, and counts again if it differs.
+/// Returns whether it did.
 pub(crate) async fn recount_keys(
     runtime: &tokio::runtime::Handle,
     connector: Arc<PostgresConnector>,
@@ -165,12 +167,13 @@ pub(crate) async fn recount_keys(
         .map_err(|error| MigrateError::Failed(Box::new(error)))?
 }
 
-/// Whether a migration gave up waiting for a lock. The driver tells that by its message alone.
+/// Returns whether a migration gave up waiting for a lock. The driver reports that only in its
+/// message.
 fn is_lock_timeout(error: &(dyn Error + Send + Sync + 'static)) -> bool {
     error.to_string().contains("lock timeout")
 }
 
-/// Without the table nothing is known to be compatible.
+/// Without the table no migration is known to be compatible.
 fn compatibility(rows: QueryResult<Vec<(String, String)>>) -> Compatibility {
     rows.unwrap_or_default().into_iter().collect()
 }
@@ -220,7 +223,7 @@ fn run<DB: Backend>(
     Ok(())
 }
 
-/// Runs `work` on a thread that belongs to no runtime, where migrations may block as they please.
+/// Runs `work` on a thread outside of any runtime, where migrations may block.
 async fn on_thread<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, MigrateError> + Send + 'static,
 ) -> Result<T, MigrateError> {
@@ -232,14 +235,15 @@ async fn on_thread<T: Send + 'static>(
     receiver.await.map_err(|_| MigrateError::Thread)?
 }
 
-/// Makes sure that every table can be read, whatever was found earlier, and says whether the database takes writes.
+/// Checks that every table can be read, without caching, and returns whether the database accepts
+/// writes.
 pub(crate) async fn probe(connection: &mut Connection) -> Result<bool, QueryError> {
     #[derive(QueryableByName)]
     struct Row {
         #[diesel(sql_type = Bool)]
         takes_writes: bool,
     }
-    // The columns that verification reads, and that the tables are there.
+    // Reads the columns for verification, and shows that the tables exist.
     let _: Vec<FoundRow> = query!(&mut *connection, |open| api_key::table
         .left_join(account::table)
         .select((
@@ -265,8 +269,8 @@ pub(crate) async fn probe(connection: &mut Connection) -> Result<bool, QueryErro
     Ok(row.takes_writes)
 }
 
-/// Whether this program can use the schema, which also shows that the database can be reached. Returns the migrations
-/// that this program does not know and can go on with.
+/// Checks whether this program can use the schema, which also shows that the database can be
+/// reached. Returns the migrations that this program does not know and that allow it.
 pub(crate) async fn check(
     connection: &mut Connection,
 ) -> Result<Result<Vec<String>, SchemaError>, StoreError> {
@@ -277,7 +281,7 @@ pub(crate) async fn check(
     let applied: BTreeSet<String> = match versions {
         Ok(versions) => versions.into_iter().collect(),
         Err(error) if error.is_transient() => return Err(error.into()),
-        // The table cannot be read, most likely because there is none.
+        // The table cannot be read, most likely because it does not exist.
         Err(error) => return Ok(Err(SchemaError::Missing(Some(Box::new(error))))),
     };
     let compare = |connection: &Connection, compatibility: &Compatibility| match connection {
@@ -288,7 +292,7 @@ pub(crate) async fn check(
         Err(SchemaError::Unknown(unknown)) => unknown,
         outcome => return Ok(outcome),
     };
-    // Only now, because a role that may not read this table needs it for newer schemas alone.
+    // Only now, because a role that may not read this table needs it for newer schemas only.
     let rows: Result<Vec<(String, String)>, QueryError> =
         query!(&mut *connection, |open| schema_compatibility::table
             .load(open));
@@ -299,8 +303,8 @@ pub(crate) async fn check(
     }
 }
 
-/// Compares what the database has with what this program knows. Returns the migrations that it does not know and can go on
-/// with.
+/// Compares the migrations of the database with those of this program. Returns the unknown ones
+/// that allow it.
 fn compare<DB: Backend>(
     known: &impl MigrationSource<DB>,
     applied: &BTreeSet<String>,
@@ -315,7 +319,7 @@ fn compare<DB: Backend>(
     let latest = known.last();
     let unknown: Vec<String> = applied.difference(&known).cloned().collect();
     let pending: Vec<String> = known.difference(applied).cloned().collect();
-    // Versions are dates and times of the same length, so their order is that of their texts.
+    // Versions are dates and times of the same length, so they sort as texts.
     let is_compatible = |migration: &String| {
         let oldest = compatibility.get(migration);
         oldest.is_some_and(|oldest| latest.is_some_and(|latest| oldest <= latest))
@@ -383,12 +387,12 @@ mod tests {
         ));
         let compatible = ["20990101000000", "20990102000000"];
         assert_eq!(compare(newer(&compatible)).unwrap(), compatible);
-        // Without a row, and with one that asks for more than this program knows.
+        // Without a row, and with one that requires more than this program knows.
         for unknown in ["20990103000000", "20990104000000"] {
             let outcome = compare(newer(&["20990101000000", unknown]));
             assert!(is_unknown(outcome, &[unknown]), "{unknown}");
         }
-        // Both newer and older: it is the newer part that no migration can mend.
+        // Both newer and older: no migration can repair the newer part.
         let both = BTreeSet::from(["20990104000000".to_owned()]);
         assert!(is_unknown(compare(both), &["20990104000000"]));
     }

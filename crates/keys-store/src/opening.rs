@@ -1,7 +1,8 @@
-//! The beginning of a change of keys: its transaction, its locks, and the rows that it is judged by.
+//! The beginning of a change of keys: its transaction, its locks, and the rows that decide it.
 //!
-//! On PostgreSQL all of it is sent at once and costs one round trip. The server still runs the statements one after another, and
-//! each sees everything that was committed before the locks of the earlier ones were granted.
+//! On PostgreSQL all of it is sent at once and costs one round trip. The server still executes the
+//! statements one after another, and each sees everything that was committed before the locks of
+//! the earlier ones were granted.
 
 use keys_core::{AccountId, KeyId, Timestamp};
 use keys_service::ports::{Authority, Change};
@@ -14,17 +15,19 @@ use crate::types::{DbId, DbTimestamp};
 pub(crate) struct Opening {
     /// Locked before anything else.
     pub(crate) account: Option<DbId>,
-    /// The key that is to be changed. Locked, together with the caller's, in order of their identifiers.
+    /// The key to be changed. Locked, together with the caller's, in the order of their
+    /// identifiers.
     pub(crate) key: Option<DbId>,
-    /// The caller's key. Kept from being changed, and read.
+    /// The caller's key. Locked against changes, and read.
     pub(crate) caller: Option<DbId>,
     /// The caller's account, if it is not the one that is locked. Read.
     pub(crate) caller_account: Option<DbId>,
-    /// Since when usable keys of the account must not have expired, if they are to be counted.
+    /// Time at which usable keys of the account must not have expired, if they are to be counted.
     pub(crate) counted_at: Option<DbTimestamp>,
 }
 
-/// The result of an [`Opening`]: rows as the transaction sees them. `None` for a row that is not there or was not asked for.
+/// The result of an [`Opening`]: rows as the transaction sees them. `None` for a row that does not
+/// exist or was not requested.
 #[derive(Default)]
 pub(crate) struct Opened {
     pub(crate) account: Option<AccountRow>,
@@ -45,7 +48,8 @@ pub(crate) struct Counted {
 impl Counted {
     pub(crate) const ENDING_MAX: i64 = 100;
 
-    /// Whether there are at least `count`. `None` if that takes counting further.
+    /// Returns whether there are at least `count`. `None` if the count is not exact enough to
+    /// decide.
     pub(crate) fn reaches(self, count: u32) -> Option<bool> {
         if self.unending.saturating_add(self.ending) >= i64::from(count) {
             Some(true)
@@ -58,7 +62,8 @@ impl Counted {
 }
 
 impl Opening {
-    /// For a change to `key`, if it exists already, of `account`, if it belongs to one.
+    /// Creates an opening for a change to `key`, if it exists already, of `account`, if it belongs
+    /// to one.
     pub(crate) fn new(change: &Change, account: Option<AccountId>, key: Option<KeyId>) -> Self {
         let caller = match &change.authority {
             Authority::Trusted => None,
@@ -76,7 +81,7 @@ impl Opening {
         }
     }
 
-    /// Has the usable keys of the account counted, where that costs no round trip.
+    /// Counts the usable keys of the account, if that costs no round trip.
     pub(crate) fn count_at(mut self, now: Timestamp) -> Self {
         self.counted_at = Some(DbTimestamp(now));
         self

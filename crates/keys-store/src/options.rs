@@ -1,4 +1,4 @@
-//! How a store uses its database.
+//! Settings of a store.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -20,23 +20,25 @@ use crate::url::DatabaseUrl;
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoreOptions {
-    /// The most connections at once; 10 by default. With PostgreSQL the one that follows changes is among them, and there are at
-    /// least 3. With SQLite it is the number of readers, beside the one writer.
+    /// Maximum number of connections. Defaults to 10. With PostgreSQL it includes the one that
+    /// follows changes, and is at least 3. With SQLite it is the number of readers, beside the one
+    /// writer.
     pub connections_max: NonZeroU32,
-    /// Where the feed and migrations connect to PostgreSQL, past a pooler; `None`, the default, is the URL of the database.
+    /// URL of PostgreSQL for the feed and migrations, to bypass a pooler. Defaults to `None`, the
+    /// URL of the database.
     pub direct_url: Option<DatabaseUrl>,
-    /// How long to wait for a free connection; 1 second by default.
+    /// Time limit of waiting for a free connection. Defaults to 1 second.
     pub pool_wait: Duration,
-    /// How long establishing one connection may take; 3 seconds by default.
+    /// Time limit of establishing one connection. Defaults to 3 seconds.
     pub connect_timeout: Duration,
-    /// How long one statement may take, in whole milliseconds; 5 seconds by default. With SQLite it is how long to wait
-    /// for another process that is writing.
+    /// Time limit of one statement, in whole milliseconds. Defaults to 5 seconds. With SQLite it is
+    /// the time limit of waiting for another process that is writing.
     pub statement_timeout: Duration,
-    /// How long an operation may take altogether; 10 seconds by default. A change given up then may or may not have
-    /// been made.
+    /// Time limit of a whole operation. Defaults to 10 seconds. A change given up then may or may
+    /// not have been made.
     pub operation_timeout: Duration,
-    /// Whether a SQLite file that is missing is created, with its folder; `true` by default. With `false` a database that was
-    /// moved away is an error, and never an empty one.
+    /// Whether a missing SQLite file is created, with its folder. Defaults to `true`. With `false`
+    /// a database that was moved away is an error, and never an empty one.
     pub create: bool,
 }
 

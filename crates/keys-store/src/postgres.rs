@@ -1,4 +1,4 @@
-//! What only PostgreSQL does: row locks, advisory locks, arrays as tables, its connections.
+//! Parts that only PostgreSQL has: row locks, advisory locks, arrays as tables, its connections.
 
 use std::marker::PhantomData;
 use std::sync::OnceLock;
@@ -34,7 +34,7 @@ pub(crate) use opening::{key_for_share, lock_account};
 pub(crate) use pool::{Lease, Pool, Purpose};
 pub(crate) use start::{Capacity, capacity};
 
-/// How many keys one statement updates: with many more the planner changes its mind and reads the whole table.
+/// Keys that one statement updates. With many more the planner would read the whole table.
 const USES_PER_STATEMENT: usize = 1_000;
 
 /// Writes a key and its audit event, in one statement.
@@ -54,7 +54,7 @@ pub(crate) async fn insert_key(
     Ok(())
 }
 
-/// Two insertions as one statement: both are done, or none.
+/// Two insertions as one statement: both are executed, or none.
 struct InsertBoth<F, S> {
     first: F,
     second: S,
@@ -74,8 +74,9 @@ impl<F: QueryFragment<Pg>, S: QueryFragment<Pg>> QueryFragment<Pg> for InsertBot
     }
 }
 
-/// Revokes the key that `event` is about, writes the event and identifies the transaction, in one statement. `None`, and nothing
-/// is changed, if the key is revoked already, is not there, or is not of `owner`.
+/// Revokes the key of `event`, writes the event and identifies the transaction, in one statement.
+/// Returns `None`, and changes nothing, if the key is revoked already, does not exist, or does not
+/// belong to `owner`.
 pub(crate) async fn revoke_key(
     mut connection: &AsyncPgConnection,
     owner: Option<KeyOwner>,
@@ -100,7 +101,8 @@ pub(crate) async fn revoke_key(
     commit_of(&number, &log).map(Some)
 }
 
-/// Written by hand, because diesel has its own updates prepared anew for each execution, which is a round trip.
+/// Written by hand, because diesel prepares its own updates again for each execution, which is a
+/// round trip.
 struct RevokeKey {
     kind: Option<i16>,
     account: Option<DbId>,
@@ -157,7 +159,8 @@ impl QueryFragment<Pg> for RevokeKey {
     }
 }
 
-/// The keys kept under any of these digests, by one prepared statement, however many they are.
+/// Returns the keys stored under any of these digests, by one prepared statement for any number of
+/// them.
 pub(crate) async fn keys_by_digest(
     connection: &mut AsyncPgConnection,
     wanted: &[[u8; KeyDigest::LEN]],
@@ -179,17 +182,17 @@ pub(crate) async fn keys_by_digest(
     BuiltOnce::new(&SQL, &query, wanted)?.load(connection).await
 }
 
-/// A query for a list whose text is put together the first time only: `diesel-async` would do so for each execution, only
-/// to find that it is prepared already.
+/// A query for a list whose text is built only once. `diesel-async` would build it for each
+/// execution, only to find that it is prepared already.
 struct BuiltOnce<'a, Q> {
-    /// What stands before and after the list.
+    /// Text before and after the list.
     sql: &'static [String; 2],
     list: Vec<&'a [u8]>,
     query: PhantomData<fn() -> Q>,
 }
 
 impl<'a, Q: QueryFragment<Pg>> BuiltOnce<'a, Q> {
-    /// `query` is the query for an empty list.
+    /// Builds from `query`, the query for an empty list.
     fn new(
         sql: &'static OnceLock<[String; 2]>,
         query: &Q,
@@ -230,10 +233,10 @@ impl<Q> QueryFragment<Pg> for BuiltOnce<'_, Q> {
     }
 }
 
-/// The number of the transaction under way, and the log that it belongs to.
+/// The number of the current transaction, and its log.
 const TRANSACTION: &str = "pg_current_xact_id()::text, current_setting('keys.log')";
 
-/// Identifies the transaction under way, and the log that its number belongs to.
+/// Identifies the current transaction, and the log of its number.
 pub(crate) async fn transaction(connection: &mut AsyncPgConnection) -> QueryResult<Commit> {
     let (number, log): (String, String) = Transaction.get_result(connection).await?;
     commit_of(&number, &log)
@@ -282,8 +285,8 @@ pub(crate) async fn lock_lookups(
     Ok(())
 }
 
-/// Records uses, sorted by key, of the keys that no other transaction has locked. Returns the others: to wait for one
-/// would keep all the rest from being recorded.
+/// Records uses, sorted by key, of the keys that no other transaction has locked. Returns the
+/// others, because waiting for one would delay all the rest.
 pub(crate) async fn record_uses(
     connection: &mut AsyncPgConnection,
     uses: &[KeyUse],
@@ -293,7 +296,7 @@ pub(crate) async fn record_uses(
         #[diesel(sql_type = Id)]
         id: DbId,
     }
-    // Losing the last of these in a crash costs nothing that matters; waiting for the disk each time does.
+    // Losing the last of these in a crash is harmless, and waiting for the disk each time is slow.
     connection
         .batch_execute("set local synchronous_commit = off")
         .await?;
@@ -329,9 +332,10 @@ pub(crate) async fn record_uses(
     Ok(skipped)
 }
 
-/// Lets one instance at a time sweep. `false` if another one does.
+/// Lets one instance at a time sweep. Returns `false` if another one is sweeping.
 pub(crate) async fn try_sweep_lock(connection: &mut AsyncPgConnection) -> QueryResult<bool> {
-    /// An arbitrary number ("keyssweep", in ASCII as far as it fits) that no other program should use.
+    /// An arbitrary number ("keyssweep", in ASCII as far as it fits) that no other program should
+    /// use.
     const SWEEP_LOCK: i64 = 0x6b65_7973_7377_6570;
     #[derive(QueryableByName)]
     struct Row {
@@ -345,7 +349,7 @@ pub(crate) async fn try_sweep_lock(connection: &mut AsyncPgConnection) -> QueryR
     Ok(row.locked)
 }
 
-/// Age of the oldest change in microseconds.
+/// Returns the age of the oldest change in microseconds.
 pub(crate) async fn oldest_change(connection: &mut AsyncPgConnection) -> QueryResult<Option<i64>> {
     #[derive(QueryableByName)]
     struct Row {
@@ -360,19 +364,21 @@ pub(crate) async fn oldest_change(connection: &mut AsyncPgConnection) -> QueryRe
     Ok(row.age)
 }
 
-/// Has the statements of this transaction planned for their parameters: how many rows are old, and which partial index is
-/// meant, is not known otherwise.
+/// Plans the statements of this transaction for their parameters. Otherwise the planner does not
+/// know how many rows are old, and which partial index fits.
 pub(crate) async fn plan_each_time(connection: &mut AsyncPgConnection) -> QueryResult<()> {
     connection
         .batch_execute("set local plan_cache_mode = force_custom_plan")
         .await
 }
 
-/// Forgets at most `limit` changes that are older than `kept` and that every instance heard of in that time has seen, the oldest
-/// first, and notes how far that went in the same transaction. Returns how many.
+/// Deletes at most `limit` changes that are older than `kept` and that every instance alive in that
+/// time has seen, the oldest first, and records the progress in the same transaction. Returns how
+/// many.
 ///
-/// The oldest rows are looked at and those among them that may go are deleted, so that the work is bounded even while an old
-/// transaction keeps them all. What is left is for the next batch.
+/// Only the oldest rows are examined, and those among them that may go are deleted, so that the
+/// work is bounded even while an old transaction keeps all of them. The rest is left for the next
+/// batch.
 pub(crate) async fn prune_changes(
     connection: &mut AsyncPgConnection,
     kept: Duration,
@@ -383,7 +389,7 @@ pub(crate) async fn prune_changes(
         #[diesel(sql_type = BigInt)]
         count: i64,
     }
-    // Tells the triggers that keep the log from being emptied by hand.
+    // Allows the deletion to the triggers that protect the log.
     connection
         .batch_execute("set local keys.pruning = 'on'")
         .await?;
@@ -415,8 +421,9 @@ pub(crate) async fn prune_changes(
     Ok(usize::try_from(row.count).unwrap_or(0))
 }
 
-/// Forgets at most `limit` changes of transactions that lie in the future: they come from another server by way of a dump. No feed
-/// reads them, and a mark among them would have every feed start afresh each time. Returns how many.
+/// Deletes at most `limit` changes of transactions in the future, which come from another server
+/// through a dump. No feed reads them, and a mark among them would reset every feed each time.
+/// Returns how many.
 pub(crate) async fn prune_foreign_changes(
     connection: &mut AsyncPgConnection,
     limit: i64,
@@ -433,7 +440,7 @@ pub(crate) async fn prune_foreign_changes(
     .await
 }
 
-/// Forgets instances that have given no sign of life for an hour.
+/// Deletes instances without a sign of life for an hour.
 pub(crate) async fn forget_instances(connection: &mut AsyncPgConnection) -> QueryResult<usize> {
     connection
         .batch_execute("set local keys.pruning = 'on'")
@@ -443,14 +450,14 @@ pub(crate) async fn forget_instances(connection: &mut AsyncPgConnection) -> Quer
         .await
 }
 
-/// Has the triggers that write the log of changes fire in every replication role, if some do not. A restore with
-/// `--disable-triggers` leaves them otherwise.
+/// Enables the triggers that write the log of changes in every replication role, if some are not. A
+/// restore with `--disable-triggers` leaves them so.
 pub(crate) async fn repair_triggers(connection: &mut AsyncPgConnection) -> QueryResult<()> {
     connection.batch_execute(&feed::repair_statement()).await
 }
 
-/// The accounts whose keys are not as many as `key_count` says, with the right numbers. Read from indexes alone: one has the
-/// keys that are listed, another those among them that expire.
+/// The accounts whose number of keys differs from `key_count`, with the right numbers. Read from
+/// indexes alone: one has the listed keys, another those among them that expire.
 const MISCOUNTED: &str = "\
     select account_id, coalesce(counted.listed, 0) as listed, coalesce(counted.unending, 0) as unending \
     from ( \
@@ -466,7 +473,8 @@ const MISCOUNTED: &str = "\
     where (coalesce(counted.listed, 0), coalesce(counted.unending, 0)) \
           <> (coalesce(kept.listed, 0), coalesce(kept.unending, 0))";
 
-/// Whether the keys of some account are not as many as the triggers counted. They do not count while they are switched off.
+/// Returns whether the triggers have miscounted the keys of some account. They do not count while
+/// they are disabled.
 pub(crate) async fn are_keys_miscounted(connection: &mut AsyncPgConnection) -> QueryResult<bool> {
     #[derive(QueryableByName)]
     struct Row {
@@ -479,7 +487,7 @@ pub(crate) async fn are_keys_miscounted(connection: &mut AsyncPgConnection) -> Q
     Ok(row.is_wrong)
 }
 
-/// Counts the keys of the accounts anew that were miscounted. No key can be changed meanwhile.
+/// Counts the keys of the miscounted accounts again. No key can be changed meanwhile.
 pub(crate) async fn recount_keys(connection: &mut AsyncPgConnection) -> QueryResult<()> {
     connection
         .batch_execute(&format!(
@@ -492,8 +500,9 @@ pub(crate) async fn recount_keys(connection: &mut AsyncPgConnection) -> QueryRes
         .await
 }
 
-/// Whether every instance that may still have a cache has seen this transaction. The answer is never "yes" for a transaction of
-/// another log than the one that this server keeps now, and an instance that reported a position in another log has not seen it.
+/// Returns whether every instance that may still have a cache has seen this transaction. Never
+/// `true` for a transaction of another log than the current one of this server, and an instance
+/// that reported a position in another log has not seen it.
 pub(crate) async fn is_seen_everywhere(
     connection: &mut AsyncPgConnection,
     commit: Commit,
@@ -510,7 +519,7 @@ pub(crate) async fn is_seen_everywhere(
         #[diesel(sql_type = Bool)]
         is_seen: bool,
     }
-    // An epoch without a log is the one of a new database that no instance has followed yet.
+    // An epoch without a log is that of a new database that no instance has followed yet.
     let row: Row = sql_query(format!(
         "with heard as (select now() - $2 * interval '1 millisecond' as since, current_setting('{SETTING}') as log), \
          epoch as (select epoch.since from instance_epoch as epoch, heard \
@@ -529,7 +538,7 @@ pub(crate) async fn is_seen_everywhere(
     .get_result(connection)
     .await?;
     if !row.has_epoch {
-        // The server crashed or was replaced, and who follows its log is known from now on only.
+        // The server crashed or was replaced. From now on, its followers are known again.
         sql_query(format!(
             "insert into instance_epoch (since, log) values (now(), current_setting('{SETTING}')) \
              on conflict (one) do update set since = excluded.since, log = excluded.log \

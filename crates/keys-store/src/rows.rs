@@ -1,4 +1,4 @@
-//! Rows as the databases hold them, and their way to and from the domain.
+//! Rows of the databases, and their conversion to and from the domain.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -20,7 +20,7 @@ use uuid::Uuid;
 use crate::schema::{account, api_key, audit_event, idempotency};
 use crate::types::{DbAddress, DbId, DbNetworks, DbTexts, DbTimestamp, Tolerant};
 
-/// A row that cannot be read, by which columns, and why.
+/// A row that cannot be read, with the columns at fault and the reasons.
 #[derive(Debug, thiserror::Error)]
 #[error("row {} of table {table} cannot be read: {}", id_text(*id), reasons(faults))]
 pub(crate) struct CorruptRow {
@@ -54,7 +54,7 @@ impl From<CorruptRow> for StoreError {
     }
 }
 
-/// Gathers what is wrong with a row while its columns are read.
+/// Collects the faults of a row while its columns are read.
 #[derive(Default)]
 struct Faults(Vec<Fault>);
 
@@ -95,13 +95,13 @@ impl Faults {
     }
 }
 
-/// Never fails: for columns that have no grammar beyond their type.
+/// Never fails. For columns without a grammar beyond their type.
 #[expect(clippy::unnecessary_wraps, reason = "stands for a parser")]
 fn as_it_is<T>(value: T) -> Result<T, Infallible> {
     Ok(value)
 }
 
-/// An account as it is written.
+/// An account to be written.
 #[derive(Insertable)]
 #[diesel(table_name = account, treat_none_as_default_value = false)]
 pub(crate) struct NewAccountRow {
@@ -124,7 +124,7 @@ impl From<&Account> for NewAccountRow {
     }
 }
 
-/// An account as it is read.
+/// An account as stored.
 #[derive(Debug, Queryable, Selectable)]
 #[diesel(table_name = account, check_for_backend(Pg, Sqlite))]
 pub(crate) struct AccountRow {
@@ -138,12 +138,12 @@ pub(crate) struct AccountRow {
 /// An account that cannot be read.
 pub(crate) struct CorruptAccount {
     pub(crate) row: CorruptRow,
-    /// What lists show of it. `None` without a readable identifier.
+    /// The entry in lists. `None` without a readable identifier.
     pub(crate) shown: Option<UnreadableAccount>,
 }
 
 impl AccountRow {
-    /// The account after `patch`. Columns that `patch` sets need not be readable.
+    /// Returns the account after `patch`. Columns that `patch` sets need not be readable.
     pub(crate) fn patched(mut self, patch: AccountPatch) -> Result<Account, CorruptRow> {
         if let Some(plan) = patch.plan {
             self.plan = Tolerant(Ok(plan.to_string()));
@@ -199,7 +199,7 @@ impl AccountRow {
     }
 }
 
-/// A text as it is stored, legal or not.
+/// Returns a text as it is stored, legal or not.
 fn shown(text: &Tolerant<String>) -> Option<String> {
     text.0.as_ref().ok().cloned()
 }
@@ -212,7 +212,7 @@ impl TryFrom<AccountRow> for Account {
     }
 }
 
-/// A key as it is written.
+/// A key to be written.
 #[derive(Insertable)]
 #[diesel(table_name = api_key, treat_none_as_default_value = false)]
 pub(crate) struct WrittenKeyRow {
@@ -253,7 +253,7 @@ impl From<&ApiKey> for WrittenKeyRow {
     }
 }
 
-/// A key as it is read.
+/// A key as stored.
 #[derive(Debug, Queryable, Selectable)]
 #[diesel(table_name = api_key, check_for_backend(Pg, Sqlite))]
 pub(crate) struct KeyRow {
@@ -273,8 +273,8 @@ pub(crate) struct KeyRow {
 /// A key that cannot be read.
 pub(crate) struct CorruptKey {
     pub(crate) row: CorruptRow,
-    /// What lists show of it: the columns that can be read, and a harmless value in place of each other one. `None`
-    /// without a readable identifier.
+    /// The entry in lists: the columns that can be read, and a harmless value in place of each
+    /// other one. `None` without a readable identifier.
     pub(crate) shown: Option<ApiKey>,
     is_revoked: bool,
 }
@@ -291,7 +291,7 @@ impl CorruptKey {
 impl KeyRow {
     pub(crate) fn read(self) -> Result<ApiKey, Box<CorruptKey>> {
         let mut faults = Faults::default();
-        // Also a time that cannot be read says that the key is revoked.
+        // A time that cannot be read also means that the key is revoked.
         let is_revoked = self.revoked_at.is_some();
         let id = faults.read("id", self.id, as_it_is);
         let account_id = faults.read_option("account_id", self.account_id, as_it_is);
@@ -308,7 +308,8 @@ impl KeyRow {
         let revoked_at = faults.read_option("revoked_at", self.revoked_at, as_it_is);
         let last_used_at = faults.read_option("last_used_at", self.last_used_at, as_it_is);
         let created_at = faults.read("created_at", self.created_at, as_it_is);
-        // Only operators' keys belong to no account; a table whose checks were switched off may say otherwise.
+        // Only operator keys have no account, but a table whose checks were disabled may contain
+        // others.
         if let Some(kind) = kind
             && (kind == KeyKind::Operator) != account_id.is_none()
             && !faults.0.iter().any(|fault| fault.column == "account_id")
@@ -347,8 +348,8 @@ impl KeyRow {
     }
 }
 
-/// Digest, pepper, key, account: what a look-up reads. A digest or pepper that cannot be read belongs to no key that
-/// was asked for.
+/// Digest, pepper, key, account: the row of a look-up. A digest or pepper that cannot be read
+/// matches no requested key.
 pub(crate) type FoundRow = (
     Tolerant<Vec<u8>>,
     Tolerant<String>,
@@ -356,7 +357,7 @@ pub(crate) type FoundRow = (
     Option<AccountRow>,
 );
 
-/// A key with what it is found by.
+/// A key with the columns of its look-up.
 #[derive(Insertable)]
 #[diesel(table_name = api_key, treat_none_as_default_value = false)]
 pub(crate) struct NewKeyRow {
@@ -416,7 +417,8 @@ pub(crate) struct ReservationRow {
     pub(crate) holder: Option<String>,
 }
 
-/// The key with its account, or why it is refused. A row that cannot be read is named in the log.
+/// Returns the key with its account, or the reason why it is refused. A row that cannot be read is
+/// logged.
 pub(crate) fn stored_key(
     key: KeyRow,
     account: Option<AccountRow>,
@@ -438,8 +440,8 @@ pub(crate) fn stored_key(
     }
 }
 
-/// Names a row that cannot be read in the log: each once in ten minutes, and at most a thousand in that time. The same
-/// row may be asked for thousands of times a second.
+/// Logs a row that cannot be read: each once in ten minutes, and at most a thousand in that time,
+/// because the same row may be requested thousands of times a second.
 pub(crate) fn log(row: &CorruptRow) {
     const PAUSE: Duration = Duration::from_mins(10);
     const ROWS_MAX: usize = 1_000;
@@ -460,7 +462,7 @@ pub(crate) fn log(row: &CorruptRow) {
         }
         logged.insert(name, now);
     }
-    // As the API and the other lines of the log write it, and as SQL does.
+    // In the form of the API and the other lines of the log, and in that of SQL.
     let id = row.id.map(|id| AccountId::from_uuid(id).to_string());
     let id = id.as_deref().unwrap_or("without an id");
     let (table, uuid) = (row.table, id_text(row.id));
@@ -473,7 +475,7 @@ pub(crate) fn log(row: &CorruptRow) {
     );
 }
 
-/// What stands in the column `kind`.
+/// Returns the value of the column `kind`.
 pub(crate) const fn kind_code(kind: KeyKind) -> i16 {
     match kind {
         KeyKind::Operator => 1,

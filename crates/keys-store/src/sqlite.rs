@@ -1,4 +1,4 @@
-//! What only SQLite does: files, pragmas, immediate transactions, blocking calls.
+//! Parts that only SQLite has: files, pragmas, immediate transactions, blocking calls.
 
 use std::future::Future;
 use std::io;
@@ -38,11 +38,12 @@ pub(crate) use life::LifeFile;
 
 pub(crate) use feed::{Followers, SqliteFeed};
 
-/// A connection whose calls block threads set aside for that.
+/// A connection whose calls run on threads for blocking work.
 pub(crate) type SqliteConnection = SyncConnectionWrapper<diesel::SqliteConnection, BlockingThreads>;
 
-/// Runs blocking calls on the runtime's threads for them. Unlike the default of `diesel-async`, it does not wait for
-/// a call that nobody awaits any more, which would block a worker and panic on a single-threaded runtime.
+/// Runs blocking calls on the runtime's threads for them. Unlike the default of `diesel-async`, it
+/// does not wait for a call whose future was dropped, which would block a worker and panic on a
+/// single-threaded runtime.
 pub(crate) struct BlockingThreads(Handle);
 
 impl SpawnBlocking for BlockingThreads {
@@ -64,23 +65,24 @@ impl SpawnBlocking for BlockingThreads {
     }
 }
 
-/// What a connection is for.
+/// Purpose of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Access {
     Read,
     ReadWrite,
 }
 
-/// Makes connections.
+/// Creates connections.
 pub(crate) struct SqliteConnector {
     file: Arc<DatabaseFile>,
     busy_timeout: Duration,
-    /// A connection that is open as long as the store. While there is one, no process takes the write-ahead log away.
+    /// A connection that is open as long as the store. While it is open, no process removes the
+    /// write-ahead log.
     anchor: Mutex<Option<SqliteConnection>>,
 }
 
 impl SqliteConnector {
-    /// Creates the file if it is missing and that is wanted.
+    /// Creates the file if it is missing and creation is enabled.
     pub(crate) fn new(path: &Path, options: &StoreOptions) -> io::Result<Result<Self, UnsafeFile>> {
         let file = DatabaseFile::new(path, options.create)?;
         Ok(file.map(|file| Self {
@@ -97,7 +99,7 @@ impl SqliteConnector {
     /// Opens the first connection and keeps it. From then on the file must stay the same.
     pub(crate) async fn open(&self) -> Result<(), ConnectError> {
         let mut connection = self.connect(Access::ReadWrite).await?;
-        // The log and its index are opened by the first statement that reads.
+        // The first statement that reads opens the log and its index.
         connection
             .spawn_blocking(|open| open.batch_execute("select count(*) from sqlite_schema"))
             .await?;
@@ -108,7 +110,7 @@ impl SqliteConnector {
     }
 
     pub(crate) async fn connect(&self, access: Access) -> Result<SqliteConnection, ConnectError> {
-        // A lost file must not be made anew, nor another one opened in its place.
+        // A lost file must not be created again, nor another one opened in its place.
         self.file.check()?;
         let mut connection = SqliteConnection::establish(self.file.name()).await?;
         let pragmas = self.pragmas(access);
@@ -120,7 +122,7 @@ impl SqliteConnector {
         Ok(connection)
     }
 
-    /// A connection for migrations, which run on a thread of their own.
+    /// Returns a connection for migrations, which run on a thread of their own.
     pub(crate) fn connect_to_migrate(&self) -> Result<diesel::SqliteConnection, ConnectError> {
         self.file.check()?;
         let mut connection = diesel::SqliteConnection::establish(self.file.name())?;
@@ -133,8 +135,9 @@ impl SqliteConnector {
     }
 
     fn pragmas(&self, access: Access) -> String {
-        // `full` makes a revocation that was answered survive a loss of power: in WAL mode `normal` does not.
-        // A file with a schema of unknown origin must not make us call its functions: `trusted_schema`.
+        // `full` makes a revocation that was answered survive a loss of power: in WAL mode `normal`
+        // does not. `trusted_schema` keeps a file with a schema of unknown origin from calling our
+        // functions.
         let common = format!(
             "pragma busy_timeout = {}; pragma journal_mode = wal; pragma synchronous = full; \
              pragma foreign_keys = on; pragma trusted_schema = off;",
@@ -147,8 +150,9 @@ impl SqliteConnector {
     }
 }
 
-/// Of several who open a new file at once, one makes it a WAL file. SQLite refuses the others at once, whatever its own
-/// patience, as two who wait for each other would do so for ever.
+/// If several connections open a new file at once, one makes it a WAL file. SQLite refuses the
+/// others at once and ignores its timeout, because two that wait for each other would do so for
+/// ever.
 fn set_up(
     open: &mut diesel::SqliteConnection,
     pragmas: &str,
@@ -169,7 +173,8 @@ fn set_up(
 }
 
 pub(crate) async fn begin(connection: &mut SqliteConnection) -> QueryResult<()> {
-    // A deferred transaction that writes after having read ends in "busy" when another one wrote in between.
+    // A deferred transaction that writes after having read ends in "busy" when another one wrote in
+    // between.
     connection
         .spawn_blocking(|open| {
             diesel::connection::AnsiTransactionManager::begin_transaction_sql(
@@ -180,8 +185,9 @@ pub(crate) async fn begin(connection: &mut SqliteConnection) -> QueryResult<()> 
         .await
 }
 
-/// The keys kept under any of these digests, all in one visit to the blocking thread. A list of any length would have to
-/// be prepared anew each time; stepping through one prepared statement costs microseconds.
+/// Returns the keys stored under any of these digests, all in one call on the blocking thread. A
+/// list of any length would have to be prepared each time; stepping through one prepared statement
+/// costs microseconds.
 pub(crate) fn keys_by_digest(
     connection: &mut SqliteConnection,
     wanted: Vec<[u8; KeyDigest::LEN]>,
@@ -191,7 +197,7 @@ pub(crate) fn keys_by_digest(
             let found = wanted.iter().map(|digest| key_by_digest(open, digest));
             found.filter_map(Result::transpose).collect()
         };
-        // As one transaction the file is locked and looked at for changes once, not for each of them.
+        // As one transaction the file is locked and checked for changes once, not for each of them.
         if wanted.len() > 1 {
             open.transaction(read)
         } else {
@@ -217,8 +223,9 @@ fn key_by_digest(
         .optional()
 }
 
-/// A value that SQLite's planner does not look into. Once a table has been analysed, what is compared with an indexed column is
-/// compared with the samples, and the statement is prepared anew for each value: that costs more than the look-up.
+/// A value that SQLite's planner does not inspect. Once a table has been analysed, the planner
+/// compares values with the samples of an indexed column, and prepares the statement again for each
+/// value, which costs more than the look-up.
 #[derive(QueryId, ValidGrouping)]
 struct Opaque<E>(E);
 
@@ -237,21 +244,21 @@ impl<E: QueryFragment<Sqlite>> QueryFragment<Sqlite> for Opaque<E> {
     }
 }
 
-/// The number of the latest change, of this transaction or an earlier one.
+/// Returns the number of the latest change, of this transaction or an earlier one.
 pub(crate) async fn last_change(connection: &mut SqliteConnection) -> QueryResult<u64> {
     #[derive(QueryableByName)]
     struct Row {
         #[diesel(sql_type = BigInt)]
         number: i64,
     }
-    // Rows that were pruned keep their numbers, so the table itself may know less.
+    // Rows that were pruned keep their numbers, so the table itself may have a lower maximum.
     let query =
         "select coalesce(max(seq), 0) as number from sqlite_sequence where name = 'key_change'";
     let last = connection.spawn_blocking(move |open| sql_query(query).get_result::<Row>(open));
     Ok(u64::try_from(last.await?.number).unwrap_or(0))
 }
 
-/// Records uses, all in one visit to the blocking thread.
+/// Records uses, all in one call on the blocking thread.
 pub(crate) fn record_uses(
     connection: &mut SqliteConnection,
     uses: Vec<KeyUse>,
@@ -273,8 +280,8 @@ pub(crate) fn record_uses(
     })
 }
 
-/// Forgets at most `limit` changes that are older than `kept` and have a number of at most `up_to`, the oldest first, and notes how far
-/// that went in the same transaction. Returns how many.
+/// Deletes at most `limit` changes that are older than `kept` and have a number of at most `up_to`,
+/// the oldest first, and records the progress in the same transaction. Returns how many.
 pub(crate) async fn prune_changes(
     connection: &mut SqliteConnection,
     kept: Duration,
@@ -285,7 +292,8 @@ pub(crate) async fn prune_changes(
     let up_to = up_to.map_or(i64::MAX, |up_to| i64::try_from(up_to).unwrap_or(i64::MAX));
     connection
         .spawn_blocking(move |open| {
-            // Of the rows with the lowest numbers; times follow numbers but for changes of the clock.
+            // Of the rows with the lowest numbers. Times follow numbers except for changes of the
+            // clock.
             let old = "select seq from ( \
                            select seq, at from key_change where seq <= ?2 order by seq limit ?3 \
                        ) where at < (cast(strftime('%s', 'now') as integer) - ?1) * 1000000";
@@ -306,7 +314,7 @@ pub(crate) async fn prune_changes(
         .await
 }
 
-/// Age of the oldest change in microseconds.
+/// Returns the age of the oldest change in microseconds.
 pub(crate) async fn oldest_change(connection: &mut SqliteConnection) -> QueryResult<Option<i64>> {
     #[derive(QueryableByName)]
     struct Row {

@@ -1,4 +1,5 @@
-//! Deleting what is old: a batch at a time, each in a transaction of its own, by one instance at a time.
+//! Deletion of old rows: a batch at a time, each in a transaction of its own, by one instance at a
+//! time.
 
 use std::time::{Duration, Instant};
 
@@ -9,26 +10,27 @@ use crate::connection::{Connection, Pools};
 use crate::error::QueryError;
 use crate::{idempotency, keys, postgres, sqlite};
 
-/// Rows deleted in one transaction: done well within the time limit of a statement, and no transaction holds its locks
-/// for long.
+/// Rows deleted in one transaction: well within the time limit of a statement, so that no
+/// transaction holds its locks for long.
 const BATCH: i64 = 5_000;
 
-/// How long one kind of rows is swept before the others have their turn. At some 100,000 rows a second, four million old
-/// rows are gone after a few sweeps.
+/// Time for one kind of rows before the next kind has its turn. At some 100,000 rows a second, four
+/// million old rows are gone after a few sweeps.
 const BUDGET: Duration = Duration::from_secs(20);
 
-/// How long the rows that tell caches what changed are kept. An instance that has not read them by then starts afresh.
+/// Time for which changes are kept for caches. An instance that has not read them by then starts
+/// afresh.
 const CHANGES_KEPT: Duration = Duration::from_mins(10);
 
-/// Longer than all kinds may take together.
+/// Longer than all kinds together may take.
 pub(crate) const TIMEOUT: Duration = Duration::from_mins(3);
 
-/// A kind of rows that get old.
+/// A kind of rows that expire.
 #[derive(Debug, Clone, Copy)]
 enum Kind {
-    /// The log of changes up to this number, where the store's process knows of all readers.
+    /// The log of changes up to this number, if the store's process knows all readers.
     Changes(Option<u64>),
-    /// Changes that came from another server by way of a dump, and instances that are gone.
+    /// Changes that came from another server through a dump, and instances that are gone.
     Foreign,
     Sessions(Timestamp),
     Answers(Timestamp),
@@ -45,7 +47,7 @@ impl Kind {
     }
 }
 
-/// Rows of one kind were not deleted.
+/// Error returned when rows of one kind were not deleted.
 #[derive(Debug, thiserror::Error)]
 #[error("{what} could not be deleted")]
 struct NotSwept {
@@ -63,7 +65,7 @@ impl From<NotSwept> for StoreError {
     }
 }
 
-/// Sweeps every kind, whether or not another one fails. Returns how many answers were deleted.
+/// Sweeps every kind, also if another one fails. Returns how many answers were deleted.
 pub(crate) async fn sweep(
     pools: &Pools,
     slowest: Option<u64>,
@@ -113,7 +115,8 @@ async fn sweep_kind(pools: &Pools, kind: Kind, patience: Duration) -> Result<u64
             .await
             .map_err(|elapsed| StoreError::Unavailable(Box::new(elapsed)))??;
         deleted += count as u64;
-        // A batch that is not full is the last one. It is not full either where what is left may not be deleted yet.
+        // A batch that is not full is the last one. It is also not full if the rest may not be
+        // deleted yet.
         let is_full = i64::try_from(count).is_ok_and(|count| count >= BATCH);
         if !is_full || began.elapsed() >= BUDGET {
             return Ok(deleted);
@@ -155,7 +158,7 @@ async fn batch(connection: &mut Connection, kind: Kind) -> Result<usize, QueryEr
     }
 }
 
-/// Age of the oldest row in the log of changes.
+/// Returns the age of the oldest row in the log of changes.
 pub(crate) async fn oldest_change(pools: Pools) -> Result<Option<Duration>, StoreError> {
     let micros = match &mut pools.read().await? {
         Connection::Postgres(lease) => {

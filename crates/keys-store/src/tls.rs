@@ -23,7 +23,7 @@ pub enum TlsError {
     /// The file of `sslrootcert` cannot be read, or is not PEM.
     #[error("the file with trusted certificates (sslrootcert) cannot be read")]
     RootCertificates(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// There is nothing to verify the certificate of the server with.
+    /// There are no certificates to verify that of the server with.
     #[error("there is no trusted certificate; name a file of them with `sslrootcert`")]
     NoRootCertificates,
     /// The file of `sslcert` cannot be read, or is not PEM.
@@ -32,7 +32,7 @@ pub enum TlsError {
     /// The file of `sslkey` cannot be read, or is not PEM.
     #[error("the file with the private key of the client (sslkey) cannot be read")]
     ClientKey(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// Others than its owner have access to the file of `sslkey`.
+    /// Users other than its owner can access the file of `sslkey`.
     #[error(
         "the file with the private key of the client (sslkey) may be read by others than its owner \
          (mode {mode:03o}); run `chmod 600` on it"
@@ -48,7 +48,7 @@ pub enum TlsError {
     ClientPair(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// Returns a configuration that verifies the certificate of the server, and that it is for its name.
+/// Returns a configuration that verifies the certificate of the server and its name.
 pub(crate) fn verified(files: &TlsFiles) -> Result<ClientConfig, TlsError> {
     let mut store = RootCertStore::empty();
     match &files.roots {
@@ -60,7 +60,7 @@ pub(crate) fn verified(files: &TlsFiles) -> Result<ClientConfig, TlsError> {
                     .map_err(|error| TlsError::RootCertificates(Box::new(error)))?;
             }
         }
-        // Single certificates of the system that cannot be read are no reason to do without the others.
+        // If single certificates of the system cannot be read, the others are still used.
         TlsRoots::System => {
             store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         }
@@ -71,7 +71,8 @@ pub(crate) fn verified(files: &TlsFiles) -> Result<ClientConfig, TlsError> {
     with_client(builder(files).with_root_certificates(store), files)
 }
 
-/// Returns a configuration that accepts any server, for connections that would be made without TLS too.
+/// Returns a configuration that accepts any server, for connections that would otherwise be made
+/// without TLS.
 pub(crate) fn opportunistic(files: &TlsFiles) -> Result<ClientConfig, TlsError> {
     let builder = builder(files)
         .dangerous()
@@ -109,8 +110,8 @@ fn client_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
     PrivateKeyDer::from_pem_reader(file).map_err(|error| TlsError::ClientKey(Box::new(error)))
 }
 
-/// The one place that decides on the implementation of cryptography: two crates that switch on different ones in
-/// rustls would otherwise make it panic when it has to choose.
+/// The only place that chooses the implementation of cryptography. If two crates enable different
+/// ones in rustls, it would otherwise panic when it has to choose.
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
@@ -126,7 +127,7 @@ fn builder(files: &TlsFiles) -> ConfigBuilder<ClientConfig, rustls::WantsVerifie
         .expect("ring implements every protocol version")
 }
 
-/// Takes any certificate.
+/// Accepts any certificate.
 #[derive(Debug)]
 struct AnyServer(Arc<CryptoProvider>);
 

@@ -1,4 +1,4 @@
-//! SQL types that name a meaning, stored natively by each database, and the values that go with them.
+//! SQL types that name a meaning, stored natively by each database, and their values.
 //!
 //! | Type | PostgreSQL | SQLite |
 //! |---|---|---|
@@ -23,7 +23,7 @@ use diesel::sqlite::{Sqlite, SqliteValue};
 use ipnet::IpNet;
 use uuid::Uuid;
 
-/// Microseconds from 1970 to 2000, where PostgreSQL begins to count.
+/// Microseconds from 1970 to 2000, the epoch of PostgreSQL.
 const POSTGRES_EPOCH_MICROS: i64 = 946_684_800_000_000;
 
 #[derive(QueryId, SqlType)]
@@ -31,7 +31,8 @@ const POSTGRES_EPOCH_MICROS: i64 = 946_684_800_000_000;
 #[diesel(sqlite_type(name = "Binary"))]
 pub struct Id;
 
-// Not called `Timestamp`: the macro for tables gives columns of that name arithmetic that this type has not.
+// Not called `Timestamp`, because the macro for tables gives columns of that name arithmetic that
+// this type lacks.
 #[derive(QueryId, SqlType)]
 #[diesel(postgres_type(oid = 1184, array_oid = 1185))]
 #[diesel(sqlite_type(name = "Long"))]
@@ -72,8 +73,8 @@ pub struct DbTexts(pub Vec<String>);
 #[diesel(sql_type = Address)]
 pub struct DbAddress(pub IpAddr);
 
-/// A column that is read on its own: a value that cannot be decoded fails this column, not the statement. Every row
-/// that is read together with others has only such columns.
+/// A column that is read on its own: a value that cannot be decoded fails this column, not the
+/// statement. Every row that is read together with others has only such columns.
 #[derive(Debug, FromSqlRow)]
 pub(crate) struct Tolerant<T>(pub(crate) Result<T, Box<dyn Error + Send + Sync>>);
 
@@ -125,7 +126,7 @@ impl ToSql<Moment, Pg> for DbTimestamp {
 impl FromSql<Moment, Pg> for DbTimestamp {
     fn from_sql(value: PgValue<'_>) -> deserialize::Result<Self> {
         let micros = <i64 as FromSql<BigInt, Pg>>::from_sql(value)?;
-        // PostgreSQL's `infinity` is the largest number: it becomes the last moment there is.
+        // PostgreSQL's `infinity` is the largest number. It becomes the last possible time.
         let micros = micros.saturating_add(POSTGRES_EPOCH_MICROS);
         Ok(Self(keys_core::Timestamp::from_unix_micros(micros)))
     }

@@ -13,36 +13,52 @@ mod postgres;
 pub(crate) use passfile::{PassfileError, mode_for_others, password as password_in_file};
 pub(crate) use postgres::{PostgresHost, PostgresLocation, TlsFiles, TlsRoots};
 
-/// The URL of a database: `sqlite:keys.db`, `sqlite:///var/lib/keys/keys.db` or `postgres://user@host/database`.
+/// The URL of a database: `sqlite:keys.db`, `sqlite:///var/lib/keys/keys.db` or
+/// `postgres://user@host/database`.
 ///
-/// It may hold a password, so it has no `Display`; `Debug` names the kind of the database only.
+/// It may contain a password, so it has no `Display`; `Debug` shows the kind of the database only.
 ///
 /// # SQLite
-/// The text after `sqlite:` or `sqlite://` is the path, taken literally. A database in memory is refused, because each
-/// connection would see another one, and none would outlive the process.
+/// The text after `sqlite:` or `sqlite://` is the path, taken literally. A database in memory is
+/// refused, because each connection would see another one, and none would outlive the process.
 ///
 /// # PostgreSQL
-/// The URL is read as [libpq](https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING-URIS) reads it:
-/// several hosts (`host1:5432,host2:5433`), percent-encoding, Unix sockets (`?host=/run/postgresql`), and these parameters. A
-/// parameter that is not listed is refused by its name. Environment variables of libpq (`PGPASSWORD`, ..) are not read.
-/// Without a user it is the one that this process runs as, and without a database the one named like the user.
+/// The URL is read as
+/// [libpq](https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING-URIS) reads
+/// it: several hosts (`host1:5432,host2:5433`), percent-encoding, Unix sockets
+/// (`?host=/run/postgresql`), and these parameters. A parameter that is not listed is refused by
+/// its name. Environment variables of libpq (`PGPASSWORD`, ..) are not read. The default user is
+/// the one that this process runs as, and the default database has the name of the user.
 ///
 /// | Parameter | Meaning |
 /// |---|---|
 /// | `user`, `password`, `host`, `hostaddr`, `port`, `dbname` | As in the other parts of the URL, which they override. |
-/// | `passfile` | A file in the format of `.pgpass`, read for each new connection. Only its owner may have access to it. |
+/// | `passfile` | A file in the format of `.pgpass`, read for each new connection. [^owner] |
 /// | `sslmode=disable` | No TLS. |
-/// | `sslmode=prefer` (the default), `allow` | TLS if the server offers it. The certificate of the server is not verified, because an attacker could turn TLS off anyway. |
-/// | `sslmode=require`, `verify-ca`, `verify-full` | TLS, with a certificate for the host's name from a trusted authority. Stricter than libpq, which verifies this for `verify-full` only. |
-/// | `sslrootcert` | A PEM file with the trusted authorities. Without it, those of the system are trusted. `system` says so, and makes `sslmode=verify-full` the default: `disable`, `allow` and `prefer` are then refused. |
-/// | `sslcert`, `sslkey` | PEM files with the certificate of this client and its private key. Only its owner may have access to the key. |
+/// | `sslmode=prefer` (the default), `allow` | TLS if the server offers it, not verified. [^prefer] |
+/// | `sslmode=require`, `verify-ca`, `verify-full` | TLS with a verified certificate. [^verified] |
+/// | `sslrootcert` | A PEM file with the trusted authorities. [^roots] |
+/// | `sslcert`, `sslkey` | PEM files with the certificate of this client and its private key. [^owner] |
 /// | `sslnegotiation`, `channel_binding`, `ssl_min_protocol_version` | As in libpq. |
-/// | `application_name`, `fallback_application_name` | Shown in `pg_stat_activity`. Defaults to `keys`. |
-/// | `options` | Settings of the session: `-c search_path=keys`. They are set after connecting, because many poolers refuse them before. |
+/// | `application_name`, `fallback_application_name` | Shown in `pg_stat_activity`. Default: `keys`. |
+/// | `options` | Settings of the session: `-c search_path=keys`. [^options] |
 /// | `connect_timeout` | Seconds for each host. |
-/// | `keepalives`, `keepalives_idle`, `keepalives_interval`, `keepalives_count`, `tcp_user_timeout` | As in libpq. |
-/// | `target_session_attrs` | `any`, `read-write` or `primary`. The program uses a primary server only, whichever of them is given. |
+/// | `keepalives`, `keepalives_idle`, `keepalives_interval` | As in libpq. |
+/// | `keepalives_count`, `tcp_user_timeout` | As in libpq. |
+/// | `target_session_attrs` | `any`, `read-write` or `primary`, all with the same effect. [^primary] |
 /// | `load_balance_hosts` | `disable` or `random`. |
+///
+/// [^owner]: Only its owner may have access to the file, or to the file of the key.
+///
+/// [^prefer]: The certificate of the server is not verified, because an attacker could disable TLS anyway.
+///
+/// [^verified]: For the host's name, from a trusted authority. This is stricter than libpq, which verifies it for `verify-full` only.
+///
+/// [^roots]: Without it, those of the system are trusted. The value `system` trusts them too, and makes `sslmode=verify-full` the default: `disable`, `allow` and `prefer` are then refused.
+///
+/// [^options]: They are set after connecting, because many poolers refuse them before.
+///
+/// [^primary]: The program uses a primary server only.
 ///
 /// ```
 /// use keys_store::DatabaseUrl;
@@ -61,7 +77,8 @@ pub(crate) enum Location {
     Sqlite(PathBuf),
 }
 
-/// Error returned for a text that is not the URL of a database. It never repeats a value of the URL, which may be a password.
+/// Error returned when a text is not the URL of a database. It never repeats a value of the URL,
+/// which may be a password.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidUrl {
@@ -94,13 +111,13 @@ pub enum InvalidUrl {
     /// An unknown `sslmode`.
     #[error("sslmode is one of disable, prefer, require, verify-ca and verify-full")]
     SslMode,
-    /// A client certificate without its key, or the other way round.
+    /// A client certificate without its key, or a key without its certificate.
     #[error("the parameters `sslcert` and `sslkey` of the PostgreSQL URL need each other")]
     ClientCertificate,
     /// No path, or one with parameters.
     #[error("a SQLite URL is `sqlite:` and the path of a file, without parameters")]
     SqlitePath,
-    /// A path with characters that no one types on purpose.
+    /// A path with control characters, which are usually a mistake.
     #[error(
         "the path of a SQLite file has no control characters, such as line breaks, and no blanks at its ends; \
          a file with settings may have ended the line with one"
@@ -112,29 +129,29 @@ pub enum InvalidUrl {
          (or ./~ for a folder of that name)"
     )]
     SqliteExpansion,
-    /// In memory.
+    /// A database in memory.
     #[error("a SQLite database in memory is a different one for each connection; name a file")]
     SqliteMemory,
 }
 
 impl DatabaseUrl {
-    /// The SQLite database in the file at `path`.
+    /// Returns the SQLite database in the file at `path`.
     #[must_use]
     pub fn sqlite(path: impl Into<PathBuf>) -> Self {
         Self(Location::Sqlite(path.into()))
     }
 
-    /// The path of the SQLite file without symbolic links in it, whether or not the file exists; `None` for PostgreSQL. This
-    /// is where SQLite keeps the files that belong to the database.
+    /// Returns the path of the SQLite file without symbolic links in it, whether or not the file
+    /// exists; `None` for PostgreSQL. SQLite keeps the files that belong to the database there.
     ///
     /// # Errors
-    /// When the links lead nowhere or in circles.
+    /// If the links lead nowhere or in circles.
     #[must_use]
     pub fn resolved_sqlite_path(&self) -> Option<io::Result<PathBuf>> {
         self.sqlite_path().map(file::resolve)
     }
 
-    /// The path of the SQLite file as it was written; `None` for PostgreSQL.
+    /// Returns the path of the SQLite file as it was written; `None` for PostgreSQL.
     #[must_use]
     pub fn sqlite_path(&self) -> Option<&Path> {
         match &self.0 {
@@ -186,7 +203,8 @@ fn parse_sqlite(path: &str) -> Result<DatabaseUrl, InvalidUrl> {
     }
 }
 
-/// Whether a part of a path is written as shells and service managers write their variables, `$HOME` or `${HOME}`.
+/// Returns whether a part of a path has the form of a variable in shells and service managers,
+/// `$HOME` or `${HOME}`.
 fn is_variable(part: &str) -> bool {
     let Some(name) = part.strip_prefix('$') else {
         return false;

@@ -1,4 +1,4 @@
-//! Telling other instances at once that something has changed.
+//! Wake-ups of other instances after a change.
 
 use std::time::Duration;
 
@@ -10,26 +10,28 @@ use tokio::time::timeout;
 use crate::connection::{Connection, Pools};
 use crate::postgres::CHANNEL;
 
-/// At most one wake-up in this time; the first is sent at once. Those who are woken poll every 42 ms at most, so more of them would
-/// only cost each instance and its server process. Inside each transaction, `NOTIFY` would halve the throughput of changes (measured: 6,227
-/// to 3,110 a second), because PostgreSQL lets one such transaction commit at a time.
+/// Minimum interval of wake-ups. The first is sent at once. Woken instances poll every 42 ms at
+/// most, so more wake-ups would only cost each instance and its server process. Inside each
+/// transaction, `NOTIFY` would halve the throughput of changes (measured: 6,227 to 3,110 a second),
+/// because PostgreSQL lets one such transaction commit at a time.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// How long one wake-up may take. Later, it comes no earlier than the next poll of those it is for.
+/// Time limit of one wake-up. A later one would arrive no earlier than the next poll of its
+/// receivers.
 const PATIENCE: Duration = POLL_INTERVAL;
 
-/// Sends wake-ups after changes, from a task of its own that ends when the last clone is gone.
+/// Sends wake-ups after changes, from a task of its own that ends when the last clone is dropped.
 #[derive(Clone)]
 pub(crate) struct Waker(mpsc::Sender<()>);
 
 impl Waker {
-    /// To be called on the store's runtime.
+    /// Starts the task. Call it on the store's runtime.
     pub(crate) fn new(pools: Pools) -> Self {
-        // One that waits to be sent says as much as many.
+        // One waiting wake-up has the same effect as many.
         let (sender, mut receiver) = mpsc::channel(1);
         tokio::spawn(async move {
             while receiver.recv().await.is_some() {
-                // One that is lost costs others the time until their next poll, and nothing else.
+                // A lost wake-up costs others the time until their next poll, and nothing else.
                 let _ = timeout(PATIENCE, notify(&pools)).await;
                 tokio::time::sleep(PAUSE).await;
             }
@@ -37,9 +39,9 @@ impl Waker {
         Self(sender)
     }
 
-    /// Something has been committed.
+    /// Sends a wake-up after a commit.
     pub(crate) fn wake(&self) {
-        // Full: one is about to be sent that covers this one, too.
+        // Full: a waiting wake-up covers this change, too.
         let _ = self.0.try_send(());
     }
 }

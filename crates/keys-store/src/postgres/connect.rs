@@ -1,6 +1,7 @@
-//! Connections to PostgreSQL: which host, which settings, and whether the server may be used.
+//! Connections to PostgreSQL: the host, the settings, and whether the server may be used.
 //!
-//! Every connection of the store is made here, and every new one passes [`Facts::check`] before it is used.
+//! Every connection of the store is made here, and every new one passes [`Facts::check`] before it
+//! is used.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
@@ -30,34 +31,37 @@ use crate::options::StoreOptions;
 use crate::tls::{self, TlsError};
 use crate::url::{self, PassfileError, PostgresHost, PostgresLocation};
 
-/// Only one instance migrates at a time. An arbitrary number ("keysmigr" in ASCII) that no other program should use.
+/// Lets only one instance migrate at a time. An arbitrary number ("keysmigr" in ASCII) that no
+/// other program should use.
 const MIGRATION_LOCK: i64 = 0x6b65_7973_6d69_6772;
 
-/// How long to wait for another instance that is migrating.
+/// Time limit of waiting for another instance that is migrating.
 const MIGRATION_LOCK_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// How long a migration waits for a lock on a table. Every read queues behind it meanwhile, so it gives up soon and tries again.
+/// Time limit of a migration for a lock on a table. Every read queues behind it meanwhile, so it
+/// gives up soon and retries.
 const TABLE_LOCK_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long a host may be silent before the next one is tried as well. Long enough for a healthy server far away, and short
-/// enough for writes to go on within a second of a failover while the old primary is stopped and answers nothing.
+/// Time of silence of a host after which the next one is tried as well. Long enough for a healthy
+/// server far away, and short enough to write again within a second of a failover while the old
+/// primary is stopped and answers nothing.
 const NEXT_HOST_AFTER: Duration = Duration::from_millis(250);
 
-/// How long asking the server to cancel a statement may take.
+/// Time limit of cancelling a statement on the server.
 const CANCEL_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The only encoding of a database that this program works with.
 const ENCODING: &str = "UTF8";
 
-/// What a new connection is asked, in this order.
+/// The query on a new connection, in this order of columns.
 const FACTS: &str = "select pg_catalog.pg_is_in_recovery(), pg_catalog.getdatabaseencoding(), \
                      pg_catalog.pg_backend_pid()";
 
-/// Makes connections.
+/// Creates connections.
 pub(crate) struct PostgresConnector {
-    /// Where pooled connections lead.
+    /// Route of pooled connections.
     pooled: Route,
-    /// Where the feed and migrations lead, if elsewhere.
+    /// Route of the feed and migrations, if it differs.
     direct: Option<Route>,
     session: Session,
     listening: Session,
@@ -65,29 +69,30 @@ pub(crate) struct PostgresConnector {
     followed: Followed,
 }
 
-/// The way to a database.
+/// A route to a database.
 struct Route {
     location: PostgresLocation,
     tls: Option<MakeRustlsConnect>,
-    /// The host that was connected to last, which is tried first.
+    /// The host of the last successful connection, which is tried first.
     last_good: AtomicUsize,
 }
 
-/// How connections for one purpose are set up.
+/// Settings of connections for one purpose.
 struct Session {
     /// Appended to the application name.
     name_suffix: &'static str,
-    /// For establishing it, over all hosts.
+    /// Time limit of connecting, over all hosts.
     timeout: Duration,
-    /// Time limits of the system that hold whatever the URL says; `None` leaves those of the URL, or these as defaults.
+    /// Time limits of the system that override the URL. `None` uses those of the URL, or these as
+    /// defaults.
     keep_alive: Option<Duration>,
     user_timeout: Duration,
     is_user_timeout_fixed: bool,
-    /// Settings that win over those of the URL.
+    /// Settings that override those of the URL.
     settings: Vec<(&'static str, String)>,
 }
 
-/// What a server says of itself on a new connection.
+/// Properties of a server on a new connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Facts {
     is_standby: bool,
@@ -96,7 +101,7 @@ pub(crate) struct Facts {
     pub(crate) backend: i32,
 }
 
-/// Why there is no connection.
+/// Reason why there is no connection.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConnectFailure {
     #[error("the server refused the connection or cannot be reached")]
@@ -148,7 +153,7 @@ impl fmt::Display for Listed<'_> {
 }
 
 impl ConnectFailure {
-    /// Whether a server has no connection left for this role.
+    /// Returns whether a server has no connection left for this role.
     pub(crate) fn is_full(&self) -> bool {
         match self {
             Self::Driver(error) => error.code() == Some(&SqlState::TOO_MANY_CONNECTIONS),
@@ -160,7 +165,7 @@ impl ConnectFailure {
 
 type RustlsConnection = Connection<Socket, <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream>;
 
-/// The half of a connection that reads and writes. It does so only while it is polled.
+/// The half of a connection that reads and writes, while it is polled.
 pub(super) enum Wire {
     Plain(Box<Connection<Socket, tokio_postgres::tls::NoTlsStream>>),
     Tls(Box<RustlsConnection>),
@@ -184,7 +189,7 @@ impl Wire {
         work: impl Future<Output = Result<T, ConnectFailure>>,
     ) -> Result<T, ConnectFailure> {
         let over = async {
-            // Notices are of no interest yet.
+            // Notices are not used yet.
             while let Some(message) = poll_fn(|context| self.poll_message(context)).await {
                 message?;
             }
@@ -196,7 +201,7 @@ impl Wire {
             outcome = &mut work => outcome,
             ended = over => match ended {
                 Err(error) => Err(ConnectFailure::Driver(error)),
-                // The driver tells `work` that the connection is closed.
+                // The driver reports the closed connection to `work`.
                 Ok(()) => work.await,
             },
         }
@@ -229,7 +234,7 @@ impl PostgresConnector {
         let timeout = location
             .connect_timeout
             .map_or(options.connect_timeout, |each| each.saturating_mul(hosts));
-        // A peer that vanished is noticed rather than waited for. The system counts whole seconds.
+        // Detects a peer that vanished instead of waiting for it. The system counts whole seconds.
         let silence_max = options.operation_timeout.max(Duration::from_secs(1));
         let session = Session {
             name_suffix: "",
@@ -244,9 +249,10 @@ impl PostgresConnector {
                     millis(options.operation_timeout),
                 ),
                 ("synchronous_commit", "on".to_owned()),
-                // Statements are planned once for each connection, not once for each execution. By default the server plans a
-                // look-up of few keys each time, because it believes a list of unknown length to be longer; that costs more than
-                // the look-up. Sweeps are planned for their parameters: see `plan_each_time`.
+                // Plans statements once for each connection, not once for each execution. By
+                // default the server plans a look-up of few keys each time, because it expects a
+                // list of unknown length to be longer, and that costs more than the look-up. Sweeps
+                // are planned for their parameters: see `plan_each_time`.
                 ("plan_cache_mode", "force_generic_plan".to_owned()),
             ],
         };
@@ -256,9 +262,9 @@ impl PostgresConnector {
             keep_alive: Some(feed::KEEP_ALIVE),
             user_timeout: feed::USER_TIMEOUT,
             is_user_timeout_fixed: true,
-            // The place of an instance is of no use after a crash, so nothing waits for the disk. However large the planner
-            // believes the log to be, news are read through the index, one row after the other, and without compiling the
-            // statement first.
+            // The position of an instance is useless after a crash, so it does not wait for the
+            // disk. However large the planner believes the log to be, new changes are read through
+            // the index, one row after the other, and without compiling the statement first.
             settings: vec![
                 ("statement_timeout", millis(feed::STATEMENT_TIMEOUT)),
                 ("synchronous_commit", "off".to_owned()),
@@ -278,13 +284,13 @@ impl PostgresConnector {
         })
     }
 
-    /// Has the feed and migrations connect to `location`, past a pooler.
+    /// Connects the feed and migrations to `location`, to bypass a pooler.
     pub(crate) fn direct(mut self, location: &PostgresLocation) -> Result<Self, TlsError> {
         self.direct = Some(Route::new(location)?);
         Ok(self)
     }
 
-    /// A connection for the pool, to the server whose changes are followed.
+    /// Returns a connection for the pool, to the server whose changes are followed.
     pub(crate) async fn connect(&self) -> Result<Pooled, ConnectFailure> {
         let mut opened = self.pooled.connect(&self.session, &self.servers).await?;
         let moves = self.followed.moves();
@@ -297,35 +303,35 @@ impl PostgresConnector {
         opened.pooled(moves).await
     }
 
-    /// The server whose changes are followed, and whether it still is.
+    /// Returns the server whose changes are followed, and whether it still is.
     pub(super) fn followed(&self) -> &Followed {
         &self.followed
     }
 
-    /// As the feed would connect, which has to be driven.
+    /// Connects as the feed would. The connection has to be driven.
     pub(super) async fn connect_direct(&self) -> Result<Opened, ConnectFailure> {
         self.direct_route()
             .connect(&self.listening, &self.servers)
             .await
     }
 
-    /// Whether a pooled connection may be used now.
+    /// Returns whether a pooled connection may be used now.
     pub(super) fn may_use(&self, pooled: &mut Pooled) -> bool {
         pooled.moves = self.followed.moves();
         self.followed.admit(&pooled.server)
     }
 
-    /// Whether the feed has moved on to another server since `pooled` was taken into use.
+    /// Returns whether the feed has moved to another server since `pooled` was taken into use.
     pub(super) fn has_left(&self, pooled: &Pooled) -> bool {
         self.followed.has_left(&pooled.server, pooled.moves)
     }
 
-    /// A connection for the pool whose other half has to be driven.
+    /// Returns a connection for the pool whose other half has to be driven.
     pub(super) async fn connect_raw(&self) -> Result<Opened, ConnectFailure> {
         self.pooled.connect(&self.session, &self.servers).await
     }
 
-    /// A connection that alone may migrate, for as long as it is open.
+    /// Returns a connection that alone may migrate, as long as it is open.
     pub(crate) async fn connect_to_migrate(&self) -> Result<AsyncPgConnection, ConnectError> {
         let opened = self
             .direct_route()
@@ -339,13 +345,13 @@ impl PostgresConnector {
             MIGRATION_LOCK_TIMEOUT.as_millis(),
             TABLE_LOCK_TIMEOUT.as_millis()
         );
-        // Each statement of a migration must see what was committed while the one before waited for a lock, whatever the role or
-        // the database has as default.
+        // Each statement of a migration must see the commits made while the previous one waited for
+        // a lock, independent of the defaults of the role or the database.
         connection.batch_execute(&set_up).await?;
         Ok(connection)
     }
 
-    /// Asks the server to cancel the statement that runs on a pooled connection.
+    /// Requests that the server cancel the statement on a pooled connection.
     pub(crate) async fn cancel(&self, token: &CancelToken) {
         let cancelled = async {
             match &self.pooled.tls {
@@ -353,11 +359,11 @@ impl PostgresConnector {
                 Some(tls) => token.cancel_query(tls.clone()).await,
             }
         };
-        // One that does not get through leaves the statement to its own time limit.
+        // If the request is lost, the statement ends by its own time limit.
         let _ = timeout(CANCEL_TIMEOUT, cancelled).await;
     }
 
-    /// Whether the feed and migrations lead elsewhere than pooled connections.
+    /// Returns whether the feed and migrations use another route than pooled connections.
     pub(super) fn has_direct_route(&self) -> bool {
         self.direct.is_some()
     }
@@ -391,9 +397,10 @@ impl Route {
             .map_err(|_| ConnectFailure::Timeout)?
     }
 
-    /// Tries the hosts one after the other, without waiting for a silent one before the next is tried as well. The driver would
-    /// wait: its own time limit ends with the TCP handshake, which also a stopped process completes. While one is silent, those
-    /// that refused are asked again, because one of them may be promoted.
+    /// Tries the hosts one after the other, without waiting for a silent one before the next is
+    /// tried as well. The driver would wait: its own time limit ends with the TCP handshake, which
+    /// a stopped process completes too. While one is silent, those that refused are asked again,
+    /// because one of them may be promoted.
     async fn first_of_all(
         &self,
         session: &Session,
@@ -447,7 +454,7 @@ impl Route {
         }
     }
 
-    /// The hosts in the order in which they are tried.
+    /// Returns the hosts in the order of the attempts.
     fn order(&self) -> Vec<usize> {
         let count = self.location.hosts.len();
         let mut order: Vec<usize> = (0..count).collect();
@@ -471,7 +478,7 @@ impl Route {
         let config = self.config(host, session).await?;
         let refused = |error| self.refused(error);
         let (client, mut wire) = match &self.tls {
-            // TLS is not for sockets in the file system.
+            // Sockets in the file system do not use TLS.
             Some(tls) if config.get_ssl_mode() != SslMode::Disable => {
                 let (client, connection) = config.connect(tls.clone()).await.map_err(refused)?;
                 (client, Wire::Tls(Box::new(connection)))
@@ -500,9 +507,9 @@ impl Route {
         })
     }
 
-    /// Why the server did not let us in.
+    /// Returns the reason why the server refused the connection.
     fn refused(&self, error: tokio_postgres::Error) -> ConnectFailure {
-        // In the words of pg_hba's method `cert`, and of `clientcert` with other methods.
+        // The messages of pg_hba's method `cert`, and of `clientcert` with other methods.
         let is_about_certificate = error.as_db_error().is_some_and(|error| {
             *error.code() == SqlState::INVALID_AUTHORIZATION_SPECIFICATION
                 && error.message().contains("valid client certificate")
@@ -557,7 +564,8 @@ impl Route {
         Ok(config)
     }
 
-    /// The password for `host` in the password file, which is read anew each time, so that it can be changed.
+    /// Returns the password for `host` in the password file, which is read each time, so that it
+    /// can be changed.
     async fn password(
         &self,
         host: &PostgresHost,
@@ -587,10 +595,11 @@ impl Route {
 }
 
 impl Session {
-    /// What is said on a new connection. Not as start-up options, because poolers refuse or drop them.
+    /// Returns the statements for a new connection. They are not start-up options, because poolers
+    /// refuse or drop those.
     fn set_up(&self, of_url: &[(String, String)]) -> String {
         let mut text = String::new();
-        // First of all: the time limit of the role may be too short for what follows.
+        // First, because the time limit of the role may be too short for the rest.
         for (name, value) in &self.settings {
             let _ = write!(text, "set {name} = {}; ", literal(value));
         }
@@ -610,7 +619,7 @@ impl Session {
     }
 }
 
-/// A literal that is right whatever `standard_conforming_strings` says.
+/// Returns a literal that is right with any `standard_conforming_strings`.
 fn literal(text: &str) -> String {
     format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
 }
@@ -628,9 +637,9 @@ impl Facts {
         })
     }
 
-    /// Whether this connection may be used.
+    /// Checks whether this connection may be used.
     fn check(&self) -> Result<(), ConnectFailure> {
-        // A standby would answer with keys as they were.
+        // A standby would answer with old keys.
         if self.is_standby {
             return Err(ConnectFailure::Standby);
         }
@@ -642,7 +651,7 @@ impl Facts {
 }
 
 impl Opened {
-    /// Has the session keep `log` from now on.
+    /// Stores `log` in the session.
     async fn keep(&mut self, log: String) -> Result<(), ConnectFailure> {
         let kept = self.server.keep(&self.client, log);
         let kept = async { kept.await.map_err(ConnectFailure::Driver) };
@@ -674,7 +683,7 @@ impl Opened {
     }
 }
 
-/// The name of a host in messages.
+/// Returns the name of a host in messages.
 fn name(host: &PostgresHost) -> String {
     match &host.host {
         Host::Tcp(name) => format!("{name}:{}", host.port),

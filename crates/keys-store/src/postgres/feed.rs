@@ -21,35 +21,37 @@ use super::identity::{Bond, SETTING, ServerIdentity};
 use crate::error::ConnectError;
 use crate::feed::{self, CONNECT_TIMEOUT, POLL_TIMEOUT, ROWS_MAX, Retry, unavailable};
 
-/// The channel of the notifications. They carry no payload: an instance that receives one reads the log.
+/// The channel of the notifications. They have no payload: an instance that receives one reads the
+/// log.
 pub(crate) const CHANNEL: &str = "key_change";
 
-/// How long one statement of the feed may take, as the server counts.
+/// Time limit of a statement of the feed on the server.
 pub(super) const STATEMENT_TIMEOUT: Duration = Duration::from_millis(400);
 
-/// How long the other end may be silent before the system asks whether it is there, and how long it may then not
-/// acknowledge anything.
+/// Time of silence of the other end after which the system probes it, and time limit of its
+/// acknowledgement.
 pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(1);
 pub(super) const USER_TIMEOUT: Duration = Duration::from_millis(1_500);
 
-/// The pause between polls that are due to wake-ups, after the first two.
+/// Pause between polls that wake-ups cause, after the first two.
 const POLL_PAUSE: Duration = Duration::from_millis(42);
 
-/// Polls without news after which a feed that had stopped listening listens again: half a second. Several writers send more
-/// wake-ups than it may poll, and each costs the server 0.02 ms for every instance that listens.
+/// Number of polls without changes after which a feed that had stopped listening listens again:
+/// half a second. Several writers send more wake-ups than it may poll, and each costs the server
+/// 0.02 ms for every instance that listens.
 const QUIET_POLLS: u8 = 12;
 
-/// How often an instance reports at most how far it is: with every second poll, while each finds something.
+/// Minimum interval of an instance's reports: with every second poll, while each finds something.
 const REPORT_PAUSE: Duration = Duration::from_millis(50);
 
-/// A poll carries a report if the last one is at least this old. Less than [`POLL_INTERVAL`], so that an instance with nothing to
-/// do sends one statement for both.
+/// A poll contains a report if the last one is at least this old. Less than [`POLL_INTERVAL`], so
+/// that an idle instance sends one statement for both.
 const REPORT_DUE_AFTER: Duration = Duration::from_millis(450);
 
-/// How often the triggers that write the log are looked at, beside each new connection.
+/// Interval of checking the triggers that write the log, in addition to each new connection.
 const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The triggers that the log rests on, as rows of relation and name.
+/// The triggers that the log depends on, as rows of relation and name.
 const TRIGGERS: &str = "(values \
     ('account', 'account_delete_noted'), ('account', 'account_update_noted'), \
     ('account', 'account_truncate_noted'), ('account', 'account_id_fixed'), \
@@ -60,18 +62,21 @@ const TRIGGERS: &str = "(values \
     ('key_change', 'key_change_emptied'), \
     ('instance', 'instance_kept'), ('instance', 'instance_emptied')) as wanted (relation, name)";
 
-/// The triggers that count the keys of each account. No verdict rests on them, so caches are used without them.
+/// The triggers that count the keys of each account. No verdict depends on them, so caches are used
+/// without them.
 const COUNTERS: &str = "(values \
     ('api_key', 'api_key_counted_insert'), ('api_key', 'api_key_counted_delete'), \
     ('api_key', 'api_key_counted_update'), ('api_key', 'api_key_counted_truncate')) as wanted (relation, name)";
 
-/// Those that count in sessions with the role `replica`, where logical replication fires no triggers for statements.
+/// Triggers that count in sessions with the role `replica`, where logical replication fires no
+/// triggers for statements.
 const REPLICA_COUNTERS: &str = "(values \
     ('api_key', 'api_key_counted_replicated_begin'), ('api_key', 'api_key_counted_replicated_end'), \
     ('api_key', 'api_key_counted_replicated_insert'), ('api_key', 'api_key_counted_replicated_delete'), \
     ('api_key', 'api_key_counted_replicated_update')) as wanted (relation, name)";
 
-/// Selects the triggers of a list that exist and are not enabled `always` or `replica`, as it is said.
+/// Returns a query for the triggers of a list that exist and are not enabled in this way, `always`
+/// or `replica`.
 fn altered(wanted: &str, enabled: &str) -> String {
     format!(
         "select fired.tgrelid::regclass as relation, fired.tgname as name, '{enabled}' as enabled \
@@ -82,9 +87,10 @@ fn altered(wanted: &str, enabled: &str) -> String {
     )
 }
 
-/// Names the triggers that are not as they should be, describes all of them in a text that changes whenever one of them or
-/// its function is altered, and tells whether changes are acknowledged before a replica has them. Logical
-/// replication and running backups are no replicas that could take over.
+/// Returns a query that names the triggers that are not in order, describes all of them in a text
+/// that changes whenever one of them or its function is altered, and returns whether changes are
+/// acknowledged before a replica has them. Logical replication and running backups do not count as
+/// replicas that could take over.
 fn check_statement() -> String {
     format!(
         "with found as ( \
@@ -105,7 +111,8 @@ fn check_statement() -> String {
     )
 }
 
-/// Enables the triggers of all lists in the replication roles that they are for, if they exist.
+/// Returns a statement that enables the triggers of all lists in their replication roles, if they
+/// exist.
 pub(super) fn repair_statement() -> String {
     format!(
         "do $$ declare found record; begin \
@@ -122,12 +129,14 @@ pub(super) fn repair_statement() -> String {
 /// The snapshot that has seen no transaction.
 const NOTHING: &str = "1:1:";
 
-/// Says that this instance is alive and, the first time or when the row is not the one that it left in this log, that it has
-/// seen nothing. The row is then another one because the server crashed, or is a replica that took over, or was restored from a
-/// backup: its transactions have other numbers than those this feed knows.
+/// Returns a statement that reports that this instance is alive. The first time, or if the row is
+/// not the one that it left in this log, it also reports that it has seen nothing. The row differs
+/// if the server crashed, or is a replica that took over, or was restored from a backup: its
+/// transactions have other numbers than those this feed knows.
 ///
-/// An epoch of another log is replaced: who follows this log is known from now on only. An epoch without a log was left by the migration that
-/// made the table; if no instance had registered by then, none has a cache.
+/// An epoch of another log is replaced, because the followers of this log are known from now on
+/// only. An epoch without a log was left by the migration that created the table. If no instance
+/// had registered by then, none has a cache.
 fn register_statement() -> String {
     format!(
         "with server as (select current_setting('{SETTING}') as log), \
@@ -150,13 +159,14 @@ fn register_statement() -> String {
 const REPORT: &str = "\
     update instance set seen = coalesce($2::text::pg_snapshot, seen), seen_at = now() where id = $1::text::uuid";
 
-/// Everything that the snapshot `seen` did not see and the one of this very statement sees: rows of transactions that began since, and of those that
-/// were under way and have ended. Two conditions, each answered by the index, because one with `or` is not (measured
-/// with 6 million rows since an open transaction: 0.13 ms instead of 428 ms). A transaction still under way is not looked up, however much it has
-/// written.
+/// Returns a query for everything that the snapshot `seen` did not see and the one of this
+/// statement sees: rows of transactions that began since, and of those that were under way and have
+/// ended. Two conditions, each answered by the index, because one with `or` is not (measured with 6
+/// million rows since an open transaction: 0.13 ms instead of 428 ms). A transaction that is still
+/// under way is not looked up, however much it has written.
 ///
-/// Transaction numbers in the future come from another server by way of a dump: rows with them are left out, and a cursor
-/// or a mark with one is void.
+/// Transaction numbers in the future come from another server through a dump: rows with them are
+/// left out, and a cursor or a mark with one is void.
 fn news_of(seen: &str, columns: &str) -> String {
     format!(
         "select now.snapshot::text, \
@@ -178,14 +188,15 @@ fn news_of(seen: &str, columns: &str) -> String {
     )
 }
 
-/// Reads what is new after the snapshot `$1`.
+/// Returns a query for the changes after the snapshot `$1`.
 fn poll_statement() -> String {
     let news = news_of("$1::text", "new.kind, new.ref::text");
     format!("{news} limit {ROWS_MAX}) as new on true")
 }
 
-/// Does the same and reports of the instance `$2` that it has applied everything up to there. A statement of its own, because
-/// a condition for the report would cost polls without one a third more.
+/// Does the same and reports for the instance `$2` that it has applied everything up to there. A
+/// statement of its own, because a condition for the report would make polls without one a third
+/// more expensive.
 fn poll_and_report_statement() -> String {
     let news = news_of(
         "$1::text",
@@ -199,7 +210,7 @@ fn poll_and_report_statement() -> String {
     )
 }
 
-/// Reads page by page what does not fit into one, from one snapshot.
+/// Opens a cursor that reads page by page the changes that do not fit into one, from one snapshot.
 fn open_pages_statement(seen: &str) -> String {
     let news = news_of(&format!("'{seen}'"), "new.kind, new.ref::text");
     format!(
@@ -216,31 +227,31 @@ fn open_pages_statement(seen: &str) -> String {
 pub(crate) struct PostgresFeed {
     connector: Arc<PostgresConnector>,
     runtime: Handle,
-    /// Given by the database; kept from one connection to the next.
+    /// Assigned by the database, and kept across connections.
     id: Option<String>,
-    /// The server that the cursors belong to.
+    /// The server of the cursors.
     server: Option<ServerIdentity>,
     /// See [`Followed::follow`](super::identity::Followed::follow).
     strays: u64,
-    /// Another server took over from the one that the last applied poll was sent to.
+    /// Whether another server took over from the one of the last applied poll.
     took_over: bool,
     link: Option<Link>,
     retry: Retry,
     is_live: bool,
     polled_at: Instant,
-    /// When the triggers that write the log were last looked at on this connection, and how they were.
+    /// Time of the last check of the triggers on this connection, and its result.
     checked_at: Option<Instant>,
     triggers: Option<String>,
     is_replicated_asynchronously: bool,
     pace: Pace,
-    /// A wake-up has arrived that no poll has followed yet.
+    /// Whether a wake-up has arrived after the last poll.
     is_woken: bool,
-    /// Wake-ups come faster than polls may.
+    /// Whether wake-ups come faster than polls may.
     is_crowded: bool,
     listening: Listening,
-    /// Rows handed over of a poll that takes several pages.
+    /// Number of returned rows of a poll that takes several pages.
     paged: Option<usize>,
-    /// The snapshot of the last poll, until it is applied, and whether anything was new.
+    /// The snapshot of the last poll, until it is applied, and whether it found changes.
     found: Option<String>,
     found_news: bool,
     /// The snapshot up to which everything has been applied.
@@ -248,13 +259,13 @@ pub(crate) struct PostgresFeed {
     report: Report,
 }
 
-/// What the others were told.
+/// The last report to the other instances.
 #[derive(Default)]
 struct Report {
     is_due: bool,
-    /// When the last one that arrived was sent, on a clock that counts suspended time.
+    /// Send time of the last one that arrived, on a clock that counts suspended time.
     sent_at: Option<Duration>,
-    /// What it said, and what the last one said of which nobody knows whether it arrived.
+    /// Its content, and that of the last one of which it is unknown whether it arrived.
     known: Option<String>,
     attempted: Option<String>,
 }
@@ -266,7 +277,8 @@ impl Report {
         })
     }
 
-    /// Notes that the report `said`, sent at `sent_at`, has been written; or that there is no row to write it to.
+    /// Records that the report `said`, sent at `sent_at`, has been written; or that there is no row
+    /// for it.
     fn arrived(
         &mut self,
         sent_at: Duration,
@@ -287,8 +299,8 @@ impl Report {
     }
 }
 
-/// Limits polls that are due to wake-ups to 25 a second, whatever the writers do: a burst of two, then one each
-/// [`POLL_PAUSE`]. Holds the time at which the burst is whole again.
+/// Limits polls caused by wake-ups to 25 a second, whatever the writers do: a burst of two, then
+/// one each [`POLL_PAUSE`]. Contains the time at which the burst is full again.
 #[derive(Debug)]
 struct Pace(Instant);
 
@@ -306,7 +318,8 @@ impl Pace {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Listening {
     On,
-    /// It polls as if it were woken all the time, and so many polls in turn have found nothing.
+    /// It polls as if it were woken all the time, and this many consecutive polls have found
+    /// nothing.
     Off {
         quiet_polls: u8,
     },
@@ -378,10 +391,10 @@ impl PostgresFeed {
             .map_err(unavailable)?
     }
 
-    /// Connects and starts to listen. Only a poll that comes after that misses nothing.
+    /// Connects and starts to listen. Only a poll after that misses nothing.
     async fn connect(&mut self) -> Result<(), StoreError> {
         let connector = Arc::clone(&self.connector);
-        // The store's runtime drives the connection, whichever runtime this is.
+        // The store's runtime drives the connection, on any calling runtime.
         let opening = self
             .runtime
             .spawn(async move { timeout(CONNECT_TIMEOUT, Link::open(&connector)).await });
@@ -400,8 +413,8 @@ impl PostgresFeed {
         Ok(())
     }
 
-    /// Stops listening while wake-ups come faster than polls may, and listens again once nothing is new. What is committed before
-    /// it listens again is found by the poll that comes after.
+    /// Stops listening while wake-ups come faster than polls may, and listens again once there are
+    /// no changes. Commits before it listens again are found by the next poll.
     async fn update_listening(&mut self) -> Result<(), StoreError> {
         let Some(link) = &self.link else {
             return Err(unavailable("not connected"));
@@ -423,8 +436,9 @@ impl PostgresFeed {
         Ok(())
     }
 
-    /// Looks at what the log rests on: the triggers that write it. They are turned off by `alter table .. disable trigger`, and
-    /// `pg_restore --disable-triggers` leaves them so that they do not fire in every replication role.
+    /// Checks the triggers that write the log. `alter table .. disable trigger` disables them, and
+    /// `pg_restore --disable-triggers` leaves them so that they do not fire in every replication
+    /// role.
     async fn check(&mut self) -> Result<(), StoreError> {
         let Some(link) = &self.link else {
             return Err(unavailable("not connected"));
@@ -438,7 +452,7 @@ impl PostgresFeed {
         let triggers: String = row.try_get(1).map_err(unexpected)?;
         self.is_replicated_asynchronously = row.try_get(2).map_err(unexpected)?;
         if !wrong.is_empty() {
-            // What is changed until they are right is not in the log.
+            // Changes made until they are right are not in the log.
             self.applied = None;
             self.triggers = None;
             return Err(StoreError::Unexpected(
@@ -479,7 +493,7 @@ impl PostgresFeed {
             self.server = Some(link.server.clone());
         }
         if self.strays != link.strays {
-            // What was read from another server meanwhile must not stay in the cache.
+            // Records that were read from another server meanwhile must not stay in the cache.
             self.applied = None;
             self.strays = link.strays;
         }
@@ -511,16 +525,16 @@ impl PostgresFeed {
         Ok(())
     }
 
-    /// Reads what is new; `None` if that is more than one page.
+    /// Reads the changes. `None` if there are more than one page.
     async fn read(&mut self) -> Result<Option<Changes>, StoreError> {
         let Some(link) = &self.link else {
             return Err(unavailable("not connected"));
         };
-        // What wakes from now on may be too late for this poll.
+        // Wake-ups from now on may be too late for this poll.
         let _ = link.bond.wake.notified().now_or_never();
         self.is_woken = false;
-        // Others wait for an instance that was heard of lately. A poll makes this instance's cache trusted anew, so a
-        // sign of life must be committed before the poll returns.
+        // Others wait for an instance with a recent sign of life. A poll renews the trust in this
+        // instance's cache, so a sign of life must be committed before the poll returns.
         let pause = if self.report.is_due {
             REPORT_PAUSE
         } else {
@@ -576,7 +590,7 @@ impl PostgresFeed {
         let (Some(link), Some(applied)) = (&self.link, &self.applied) else {
             return Err(unavailable("not connected"));
         };
-        // It becomes part of a statement, so it must be what a snapshot looks like.
+        // It becomes part of a statement, so it must have the form of a snapshot.
         if !applied
             .bytes()
             .all(|byte| byte.is_ascii_digit() || b":,".contains(&byte))
@@ -595,7 +609,8 @@ impl PostgresFeed {
 
     /// Reads the next page of a poll that takes several.
     async fn next_page(&mut self) -> Result<Changes, StoreError> {
-        // Taken, so that neither a failure nor a caller that gives up leaves the transaction half read.
+        // Taken, so that neither an error nor a caller that gives up leaves the transaction half
+        // read.
         let (Some(link), Some(paged)) = (self.link.take(), self.paged.take()) else {
             return Err(unavailable("not connected"));
         };
@@ -654,7 +669,7 @@ impl PostgresFeed {
             .arrived(sent_at, self.applied.as_ref(), updated == 1)
     }
 
-    /// As [`send_report`](Self::send_report), but a failure shows in the next poll.
+    /// Like [`send_report`](Self::send_report), but an error shows in the next poll.
     async fn report(&mut self) {
         let sent = timeout(POLL_TIMEOUT, self.send_report()).await;
         if !matches!(sent, Ok(Ok(()))) {
@@ -664,7 +679,7 @@ impl PostgresFeed {
     }
 
     fn until_report(&self) -> Option<Duration> {
-        // The first one shows, after a reconnection, that the row is still this instance's own.
+        // After a reconnection, the first one shows that the row is still this instance's own.
         let is_first = self.report.known.as_deref() == Some(NOTHING);
         let after = REPORT_PAUSE.saturating_sub(self.report.age());
         self.report
@@ -687,7 +702,7 @@ impl ChangeFeed for PostgresFeed {
             let next_report = self
                 .until_report()
                 .map(|after| Instant::now() + after)
-                // The poll carries it if that comes soon.
+                // The poll contains it if that comes soon.
                 .filter(|_| !self.is_woken && self.listening == Listening::On);
             tokio::select! {
                 () = link.bond.wake.notified() => {
@@ -715,7 +730,8 @@ impl ChangeFeed for PostgresFeed {
         if outcome.is_ok() {
             self.retry.succeeded();
         } else {
-            // A connection that failed once is not asked again; what was said on it is read anew from the log.
+            // A connection that failed once is not used again. Its changes are read again from the
+            // log.
             self.link = None;
             self.retry.failed();
         }
@@ -732,7 +748,7 @@ impl ChangeFeed for PostgresFeed {
         };
         self.applied = Some(found);
         self.took_over = false;
-        // Nothing that others may wait for has been applied otherwise, and the next poll reports anyway.
+        // Otherwise nothing was applied that others may wait for, and the next poll reports anyway.
         self.report.is_due |= self.found_news;
         if self.until_report() == Some(Duration::ZERO) {
             self.report().await;
@@ -809,8 +825,8 @@ impl Drop for Link {
     }
 }
 
-/// Ends the task that reads and writes a connection together with whoever uses it, without waiting for a farewell that may
-/// never get through.
+/// Ends the task that reads and writes a connection when dropped, without waiting for a termination
+/// message that may never arrive.
 struct Driver(AbortHandle);
 
 impl Drop for Driver {
@@ -819,7 +835,7 @@ impl Drop for Driver {
     }
 }
 
-/// Says that a connection is over, in whichever way it ended.
+/// Reports the end of a connection, however it ended.
 struct Over(Arc<Bond>);
 
 impl Drop for Over {
@@ -837,8 +853,8 @@ async fn drive(mut connection: Wire, bond: Arc<Bond>) {
     }
 }
 
-/// A lost connection, an overloaded or restarting server may do better later, and so may the successor of one that fails with
-/// I/O or internal errors; a missing table will not.
+/// A lost connection, an overloaded or restarting server may recover, and so may the successor of
+/// one that fails with I/O or internal errors. A missing table will not.
 fn classify(error: tokio_postgres::Error) -> StoreError {
     const MAY_PASS: [&str; 8] = ["08", "25", "40", "53", "55", "57", "58", "XX"];
     match error.code() {

@@ -1,8 +1,9 @@
-//! Which server a connection leads to.
+//! The identity of the server of a connection.
 //!
-//! Transaction numbers and snapshots mean something only in the cluster, on the timeline and since the start of the
-//! server that gave them. Each new connection therefore reads these three once, keeps them as the session's setting
-//! [`keys.log`](SETTING), and statements that compare positions compare that setting as well.
+//! Transaction numbers and snapshots are valid only in the cluster, on the timeline and since the
+//! start of the server that assigned them. Each new connection therefore reads these three once and
+//! stores them as the session's setting [`keys.log`](SETTING). Statements that compare positions
+//! compare that setting as well.
 
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -17,21 +18,22 @@ use tokio_postgres::{Client, SimpleQueryMessage};
 
 use crate::error::ConnectError;
 
-/// The setting of each session that holds [`ServerIdentity::log`].
+/// The setting of each session that contains [`ServerIdentity::log`].
 pub(super) const SETTING: &str = "keys.log";
 
-/// The identifier that `initdb` gave the cluster. A dump does not copy it; a base backup and a restored volume do.
+/// The identifier that `initdb` gave the cluster. A dump does not copy it; a base backup and a
+/// restored volume do.
 const SYSTEM: &str = "(select system_identifier::text from pg_control_system())";
 
-/// The timeline, from the name of the WAL file that is written to. `pg_control_checkpoint()` lags a promotion by up to a
-/// checkpoint (measured: 21 s).
+/// The timeline, from the name of the current WAL file. `pg_control_checkpoint()` lags a promotion
+/// by up to a checkpoint (measured: 21 s).
 const TIMELINE: &str = "substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)";
 
-/// When the server started, in microseconds. A volume that is restored keeps the cluster's identifier and timeline, but its server starts
-/// anew.
+/// Start time of the server, in microseconds. A restored volume keeps the cluster's identifier and
+/// timeline, but its server is started again.
 const STARTED: &str = "(extract(epoch from pg_postmaster_start_time()) * 1000000)::bigint::text";
 
-/// Stands for a part that the server does not tell.
+/// Placeholder for a part that the server does not tell.
 const UNTOLD: &str = "-";
 
 /// The server at the other end of a connection.
@@ -48,7 +50,7 @@ pub(crate) struct ServerIdentity {
 }
 
 impl ServerIdentity {
-    /// Reads the identity and keeps it as the session's setting [`SETTING`].
+    /// Reads the identity and stores it as the session's setting [`SETTING`].
     pub(crate) async fn read(client: &Client) -> Result<Self, ConnectError> {
         let all = format!(
             "select set_config('{SETTING}', concat_ws('/', {SYSTEM}, {TIMELINE}, {STARTED}), false)"
@@ -60,7 +62,7 @@ impl ServerIdentity {
         }
     }
 
-    /// Some managed offers have no such functions, or keep them from ordinary roles.
+    /// Some managed offers do not have these functions, or do not allow them to ordinary roles.
     async fn read_parts(client: &Client) -> Result<Self, ConnectError> {
         let mut parts = Vec::new();
         for part in [SYSTEM, TIMELINE, STARTED] {
@@ -78,13 +80,13 @@ impl ServerIdentity {
         Ok(identity)
     }
 
-    /// Keeps `log`, which the parser has passed, as the session's setting [`SETTING`].
+    /// Stores `log`, which the parser has accepted, as the session's setting [`SETTING`].
     pub(super) async fn keep(
         &mut self,
         client: &Client,
         log: String,
     ) -> Result<(), tokio_postgres::Error> {
-        // Nothing but digits, hexadecimal digits, dashes and slashes passes the parser.
+        // The parser accepts only digits, hexadecimal digits, dashes and slashes.
         let set = format!("select set_config('{SETTING}', '{log}', false)");
         first_column(client, &set).await?;
         self.log = log;
@@ -118,14 +120,15 @@ impl ServerIdentity {
         })
     }
 
-    /// The identity of the log of changes: the value of [`SETTING`] in this session. On a pooled connection that is the one of the feed's
-    /// session, which may be told more or less of the server.
+    /// Returns the identity of the log of changes: the value of [`SETTING`] in this session. On a
+    /// pooled connection it is that of the feed's session, which may see more or less of the
+    /// server.
     pub(crate) fn log(&self) -> &str {
         &self.log
     }
 
-    /// Whether `self` and `other` may be one server: parts that both were told are equal. Roles of different rights are told
-    /// different parts.
+    /// Returns whether `self` and `other` may be one server: the parts that both have are equal.
+    /// Roles of different rights see different parts.
     fn may_be(&self, other: &Self) -> bool {
         fn agree<T: PartialEq>(one: Option<T>, other: Option<T>) -> bool {
             one.zip(other).is_none_or(|(one, other)| one == other)
@@ -135,7 +138,7 @@ impl ServerIdentity {
             && agree(self.started, other.started)
     }
 
-    /// Whether `self` took over from `other`: a later timeline of the same cluster.
+    /// Returns whether `self` took over from `other`: a later timeline of the same cluster.
     pub(crate) fn took_over_from(&self, other: &Self) -> bool {
         self.system.is_some()
             && self.system == other.system
@@ -143,7 +146,7 @@ impl ServerIdentity {
             && self.timeline > other.timeline
     }
 
-    /// Guarantees that are lost because the server does not tell part of its identity.
+    /// Returns the guarantees that are lost because the server does not tell part of its identity.
     pub(crate) fn lost_guarantees(&self) -> impl Iterator<Item = &'static str> {
         let system = self.system.is_none().then_some(
             "the server does not tell its system identifier (pg_control_system) to the role of `database.url` or `database.direct_url`: \
@@ -158,7 +161,7 @@ impl ServerIdentity {
     }
 }
 
-/// The identity of a log as a number, to be kept with the number of a transaction.
+/// Returns the identity of a log as a number, to be stored with the number of a transaction.
 pub(super) fn log_number(log: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
     log.hash(&mut hasher);
@@ -175,8 +178,9 @@ async fn first_column(client: &Client, sql: &str) -> Result<String, tokio_postgr
     Ok(row.unwrap_or(UNTOLD).to_owned())
 }
 
-/// Whether the server answered that it will not say: insufficient privilege, no such function, feature not supported, and what
-/// managed offers raise in their place. A server in recovery (55000) is a replica, which is not to be used at all.
+/// Returns whether the server refused to tell: insufficient privilege, no such function, feature
+/// not supported, and the errors of managed offers in their place. A server in recovery (55000) is
+/// a replica, which must not be used at all.
 fn is_refused(error: &tokio_postgres::Error) -> bool {
     const REFUSALS: [&str; 4] = ["42", "0A", "P0", "XX"];
     error
@@ -184,7 +188,8 @@ fn is_refused(error: &tokio_postgres::Error) -> bool {
         .is_some_and(|state| REFUSALS.iter().any(|class| state.code().starts_with(class)))
 }
 
-/// How many clusters are remembered. A store is connected to one, and to another one after a move.
+/// Number of clusters that are remembered. A store is connected to one, and to another one after a
+/// move.
 const CLUSTERS_MAX: usize = 16;
 
 /// The servers that this store has been connected to.
@@ -193,17 +198,19 @@ pub(crate) struct Servers(Mutex<Seen>);
 
 #[derive(Debug, Default)]
 struct Seen {
-    /// The highest timeline of each cluster by its system identifier, the one that was seen least recently first.
+    /// The highest timeline of each cluster by its system identifier, the least recently seen
+    /// first.
     timelines: VecDeque<(u64, u32)>,
-    /// Lost guarantees that the log tells of.
+    /// Lost guarantees that have been logged.
     lost: Vec<&'static str>,
 }
 
 impl Servers {
-    /// Notes that a connection leads to `server`.
+    /// Records a connection to `server`.
     ///
     /// # Errors
-    /// Refuses a server on an earlier timeline than one that was seen: an old primary that was not fenced.
+    /// Refuses a server on an earlier timeline than one that was seen: an old primary that was not
+    /// fenced.
     pub(crate) fn admit(&self, server: &ServerIdentity) -> Result<(), ConnectError> {
         let mut seen = self.0.lock();
         if let (Some(system), Some(timeline)) = (server.system, server.timeline) {
@@ -217,7 +224,8 @@ impl Servers {
 }
 
 impl Seen {
-    /// The guarantees that are lost with `server` and with none before. The roles of two URLs may be told different parts.
+    /// Returns the guarantees that are lost with `server` and with none before. The roles of two
+    /// URLs may see different parts.
     fn lost_anew(&mut self, server: &ServerIdentity) -> Vec<&'static str> {
         let mut lost: Vec<_> = server.lost_guarantees().collect();
         lost.retain(|one| !self.lost.contains(one));
@@ -245,11 +253,12 @@ impl Seen {
     }
 }
 
-/// How long a new pooled connection to another server than the feed's waits for the feed to connect anew.
+/// Time limit of a new pooled connection to another server than the feed's for the feed to
+/// reconnect.
 const AGREEMENT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A pooled connection that leads to another server than the one whose changes are followed. A record that is read there must not be cached, because
-/// its changes would not be heard of.
+/// Error of a pooled connection that leads to another server than the one whose changes are
+/// followed. A record that is read there must not be cached, because its changes would be missed.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "the connection leads to another server than the one whose changes are followed (cluster/timeline/start is {server}, followed is \
@@ -273,20 +282,20 @@ impl Bond {
         self.is_over.load(Ordering::Acquire)
     }
 
-    /// The feed has to connect anew.
+    /// Makes the feed reconnect.
     pub(super) fn end(&self) {
         self.is_over.store(true, Ordering::Release);
         self.wake.notify_one();
     }
 }
 
-/// The server whose changes are followed, which pooled connections have to lead to as well.
+/// The server whose changes are followed. Pooled connections have to lead to it as well.
 #[derive(Debug, Default)]
 pub(super) struct Followed {
     state: Mutex<Following>,
-    /// How often the feed has moved on to another log.
+    /// Number of moves of the feed to another log.
     moves: AtomicU64,
-    /// The feed has connected.
+    /// Notified when the feed has connected.
     connected: Notify,
 }
 
@@ -295,7 +304,7 @@ struct Following {
     /// The last one.
     server: Option<ServerIdentity>,
     bond: Weak<Bond>,
-    /// How often a pooled connection to another server was used while none was followed.
+    /// Number of uses of a pooled connection to another server while none was followed.
     strays: u64,
 }
 
@@ -306,10 +315,11 @@ impl Following {
 }
 
 impl Followed {
-    /// The feed is connected to `server` from now on, for as long as `bond` holds. Pooled connections to other servers are not used any more.
+    /// Records that the feed is connected to `server` from now on, for as long as `bond` holds.
+    /// Pooled connections to other servers are not used any more.
     ///
-    /// Returns a number that differs from the one before if connections to other servers were used since: what was read over
-    /// them must be read again.
+    /// Returns a number that differs from the previous one if connections to other servers were
+    /// used since: records read over them must be read again.
     pub(super) fn follow(&self, server: &ServerIdentity, bond: &Arc<Bond>) -> u64 {
         let mut state = self.state.lock();
         let before = state.server.replace(server.clone());
@@ -323,9 +333,10 @@ impl Followed {
         strays
     }
 
-    /// Whether a pooled connection to `server` may be used now. While no changes are followed, records are not served from memory, and
-    /// any server will do. One that keeps another log than the feed may not be used, even if it may lead to the same server: what it
-    /// says of transactions would not be understood.
+    /// Returns whether a pooled connection to `server` may be used now. While no changes are
+    /// followed, records are not served from memory, and any server is allowed. One that has
+    /// another log than the feed is not allowed, even if it may be the same server, because its
+    /// transaction numbers would not be understood.
     pub(super) fn admit(&self, server: &ServerIdentity) -> bool {
         let mut state = self.state.lock();
         if state
@@ -342,16 +353,17 @@ impl Followed {
         true
     }
 
-    /// How often the feed has moved on to another log. To be read before a connection is admitted, and given to
-    /// [`has_left`](Self::has_left) after a commit on it.
+    /// Returns the number of moves of the feed to another log. Read it before a connection is
+    /// admitted, and pass it to [`has_left`](Self::has_left) after a commit on it.
     pub(super) fn moves(&self) -> u64 {
         self.moves.load(Ordering::Acquire)
     }
 
-    /// Whether the feed has moved on from `server`, which was admitted after `moves`. A commit there may be lost: an old primary that is
-    /// not fenced yet goes on acknowledging them.
+    /// Returns whether the feed has moved on from `server`, which was admitted after `moves`. A
+    /// commit there may be lost, because an old primary that is not fenced yet still acknowledges
+    /// commits.
     pub(super) fn has_left(&self, server: &ServerIdentity, moves: u64) -> bool {
-        // Hardly ever does it move, so this is one read of memory.
+        // It rarely moves, so this is one read of memory.
         if self.moves() == moves {
             return false;
         }
@@ -362,7 +374,7 @@ impl Followed {
             .is_some_and(|followed| !followed.may_be(server))
     }
 
-    /// The log that a new pooled connection to `server` has to keep. `None` if it may not be used now.
+    /// Returns the log for a new pooled connection to `server`. `None` if it may not be used now.
     fn admit_new(&self, server: &ServerIdentity) -> Option<String> {
         let followed = self.state.lock().server.clone();
         if let Some(followed) = followed.filter(|followed| followed.may_be(server)) {
@@ -371,8 +383,9 @@ impl Followed {
         self.admit(server).then(|| server.log.clone())
     }
 
-    /// Has the feed connect anew if it follows another server than `server`: one of the two connections leads to an old
-    /// primary, or to one that is gone. Returns the log that the connection has to keep.
+    /// Makes the feed reconnect if it follows another server than `server`: one of the two
+    /// connections leads to an old primary, or to one that is gone. Returns the log for the
+    /// connection.
     pub(super) async fn agree(&self, server: &ServerIdentity) -> Result<String, Elsewhere> {
         let deadline = Instant::now() + AGREEMENT_TIMEOUT;
         let connected = self.connected.notified();
@@ -506,7 +519,7 @@ mod tests {
         assert!(!followed.has_left(&new, moves));
         // Also when the new one is lost.
         assert!(followed.has_left(&old, moves));
-        // Another role's view of the same server.
+        // The same server as another role sees it.
         followed.follow(&server("-/-/2"), &bond);
         assert!(!followed.has_left(&new, moves));
     }
@@ -523,7 +536,7 @@ mod tests {
         }
         servers.admit(&server("7/00000001/1")).unwrap_err();
         servers.admit(&server("7/00000002/1")).unwrap();
-        // Of so many clusters, the one that was seen least recently is forgotten.
+        // Of that many clusters, the least recently seen one is forgotten.
         servers.admit(&server("99/00000001/1")).unwrap();
         servers.admit(&server("7/00000001/1")).unwrap_err();
         servers.admit(&server("100/00000008/1")).unwrap();
@@ -558,7 +571,7 @@ mod tests {
         followed.agree(&one).await.unwrap();
         assert!(!bond.is_over());
 
-        // A connection to another one has the feed connect anew, which decides.
+        // A connection to another one makes the feed reconnect, which decides.
         let bond = {
             let anew = Arc::new(Bond::default());
             let (agreed, _) = tokio::join!(followed.agree(&other), async {
@@ -571,7 +584,7 @@ mod tests {
         };
         assert_eq!(followed.follow(&one, &bond), strays);
 
-        // If it cannot, none is followed, and the next one that is hears of it.
+        // If it cannot, none is followed, and the next one that is gets the number.
         followed.agree(&other).await.unwrap();
         assert!(bond.is_over());
         assert!(followed.follow(&one, &Arc::new(Bond::default())) > strays);

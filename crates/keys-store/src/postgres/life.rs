@@ -10,26 +10,29 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl as _};
 use crate::rows::ReservationRow;
 use crate::types::{Id, Moment};
 
-/// The number of this process. No other living process has it, with all but certainty. If two share one, neither is taken over
-/// early.
+/// The number of this process. It is almost certainly unique among living processes. If two share
+/// one, neither is taken over early.
 static NUMBER: LazyLock<i32> = LazyLock::new(|| {
-    // The seeds of hash maps are random enough for a number that must merely differ.
+    // The seeds of hash maps are random enough for a number that only has to differ.
     let [a, b, c, d, ..] = RandomState::new().hash_one(0).to_ne_bytes();
     i32::from_ne_bytes([a, b, c, d])
 });
 
-/// The number of the lock of this process.
+/// Returns the number of the lock of this process.
 pub(crate) fn own_number() -> i32 {
     *NUMBER
 }
 
-/// The first number of the advisory locks that are signs of life ("keys" in ASCII). The second is the process's own.
+/// First number of the advisory locks that are signs of life ("keys" in ASCII). The second is that
+/// of the process.
 const LIFE_LOCKS: i32 = 0x6b65_7973;
 
-/// When the server started. A server that starts anew has lost the locks of processes that live on.
+/// Start time of the server. A server that is restarted has lost the locks of processes that are
+/// still alive.
 const SERVER_STARTED: &str = "extract(epoch from pg_postmaster_start_time())::text";
 
-/// Holds the lock of this process in the session that runs it: the feed's, which lives longest.
+/// Returns a statement that takes the lock of this process in its session: the feed's, which lives
+/// longest.
 pub(super) fn show_statement() -> String {
     let number = own_number();
     format!("select pg_advisory_lock_shared({LIFE_LOCKS}, {number})")
@@ -41,7 +44,8 @@ pub(crate) async fn insert_reservation(
     row: ReservationRow,
     number: i32,
 ) -> QueryResult<()> {
-    // As part of a value the lock is taken for certain, and before anybody can see the row.
+    // As part of a value the lock is certainly taken, and before any other transaction can see the
+    // row.
     sql_query(format!(
         "insert into idempotency (lookup, body_digest, token, expires_at, holder) \
          values ($1, $2, $3, $4, \
@@ -57,16 +61,17 @@ pub(crate) async fn insert_reservation(
     Ok(())
 }
 
-/// The number of the lock, and when the server started that has it.
+/// Parses the number of the lock, and the start time of its server.
 pub(crate) fn parse_holder(holder: &str) -> Option<(i32, &str)> {
     let (number, started) = holder.split_once('@')?;
     Some((number.parse().ok()?, started))
 }
 
-/// Whether no process holds or awaits the lock `number`, on a server that has not lost its locks since.
+/// Returns whether no process holds or awaits the lock `number`, on a server that has not lost its
+/// locks since.
 ///
-/// It looks instead of trying to take the lock: several repetitions of attempts of one process look at the same time, and
-/// each would take the lock of another for a sign of life.
+/// It looks at the locks instead of trying to take one: several repetitions of attempts of one
+/// process look at the same time, and each would mistake the lock of another for a sign of life.
 pub(crate) async fn is_lock_free(
     connection: &mut AsyncPgConnection,
     number: i32,
@@ -77,7 +82,8 @@ pub(crate) async fn is_lock_free(
         #[diesel(sql_type = Bool)]
         is_free: bool,
     }
-    // The second number of the lock, with its sign as a bit, and that it is one of two numbers.
+    // The second number of the lock, with its sign as a bit, and the marker of a lock of two
+    // numbers.
     let query = format!(
         "select {SERVER_STARTED} = $2 and not exists ( \
              select from pg_catalog.pg_locks \

@@ -19,14 +19,16 @@ use crate::schema::{account, api_key};
 use crate::types::{DbId, DbTimestamp, Id, Moment};
 
 async fn begin(mut connection: &AsyncPgConnection) -> QueryResult<()> {
-    // Counting under the lock on the account is only right if each statement sees what was committed before it.
-    // It does not say `read write`: a database that was made read-only by default is meant to be so.
+    // Counting under the lock on the account is only right if each statement sees the commits
+    // before it. It does not say `read write`, because a database that was made read-only by
+    // default should stay so.
     connection
         .batch_execute("begin isolation level read committed")
         .await
 }
 
-/// The account, kept from being changed or given keys by others until the transaction ends.
+/// Reads the account and locks it: others do not change it or give it keys until the transaction
+/// ends.
 pub(crate) async fn lock_account(
     mut connection: &AsyncPgConnection,
     id: DbId,
@@ -39,7 +41,7 @@ pub(crate) async fn lock_account(
         .await
 }
 
-/// The key, kept from being changed by others until the transaction ends.
+/// Reads the key and locks it: others do not change it until the transaction ends.
 pub(crate) async fn key_for_share(
     mut connection: &AsyncPgConnection,
     id: DbId,
@@ -52,8 +54,9 @@ pub(crate) async fn key_for_share(
         .await
 }
 
-/// Locks keys that are about to be judged and changed, always in the same order: two operators revoking each other's
-/// keys would otherwise wait for each other. Returns them as they are once they are locked.
+/// Locks keys that are about to be checked and changed, always in the same order, because two
+/// operators revoking each other's keys would otherwise wait for each other. Returns them as they
+/// are once they are locked.
 async fn lock_keys(
     mut connection: &AsyncPgConnection,
     ids: Vec<DbId>,
@@ -67,7 +70,7 @@ async fn lock_keys(
         .await
 }
 
-/// Why a transaction is not open.
+/// Reason why a transaction is not open.
 pub(crate) enum OpenFailure {
     /// The server did not answer the first statement in time.
     Silent,
@@ -80,10 +83,10 @@ impl From<Error> for OpenFailure {
     }
 }
 
-/// Begins a transaction, locks and reads, in one round trip. The beginning must be answered within `patience`; locks may be
-/// waited for.
+/// Begins a transaction, locks and reads, in one round trip. The beginning must be answered within
+/// `patience`; locks may be waited for.
 ///
-/// Nothing here changes anything, so that nothing is done if the transaction was not begun.
+/// None of this changes anything, so nothing is done if the transaction was not begun.
 pub(crate) async fn open(
     connection: &AsyncPgConnection,
     opening: &Opening,
@@ -109,8 +112,8 @@ pub(crate) async fn open(
     let counted = if_wanted(opening.account.zip(opening.counted_at), |(account, now)| {
         count_usable(connection, account, now)
     });
-    // Each is sent when it is polled first, which is in this order. One that has to be prepared keeps the later ones from
-    // being sent until it is sent itself.
+    // Each is sent when it is polled first, in this order. One that has to be prepared holds the
+    // later ones back until it is sent itself.
     let ((), (account, caller, caller_account, counted)) =
         try_join(begun, try_join4(account, caller, caller_account, counted)).await?;
     Ok(Opened {
@@ -121,7 +124,7 @@ pub(crate) async fn open(
     })
 }
 
-/// The row that `find` reads, if there is something to look for and it is there.
+/// Returns the row that `find` reads, if an identifier is given and the row exists.
 async fn if_wanted<W, T, F>(
     wanted: Option<W>,
     find: impl FnOnce(W) -> F,
@@ -154,7 +157,7 @@ async fn count_usable(
     Ok(Counted { unending, ending })
 }
 
-/// The usable keys of an account, those that expire up to a maximum.
+/// Counts the usable keys of an account, those that expire up to a maximum.
 #[derive(QueryId)]
 struct CountUsable {
     account: DbId,
@@ -170,7 +173,8 @@ impl QueryFragment<Pg> for CountUsable {
         const { assert!(Counted::ENDING_MAX == 100, "as the statement says") };
         out.push_sql("select coalesce((select unending from key_count where account_id = ");
         out.push_bind_param::<Id, _>(&self.account)?;
-        // Literally as the index has it: a planner that does not know the parameters could not use it.
+        // Written as in the index, because a planner that does not know the parameters could not
+        // use it otherwise.
         out.push_sql(
             "), 0), (select count(*) from (\
                  select from api_key \

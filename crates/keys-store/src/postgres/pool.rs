@@ -1,21 +1,22 @@
 //! The pooled connections to PostgreSQL.
 //!
-//! One budget is shared so that work that hangs cannot stop what must go on:
+//! One budget is shared so that work that hangs cannot block the rest:
 //!
 //! | Purpose | May use |
 //! |---|---|
 //! | [`LookUp`](Purpose::LookUp): verification and readiness | every connection |
 //! | [`Read`](Purpose::Read): lists and the like | all but a quarter |
-//! | [`Write`](Purpose::Write): transactions that change something | fewer still, so that lists go on |
+//! | [`Write`](Purpose::Write): transactions that change something | fewer still, so that lists work |
 //!
-//! A statement that is given up is cancelled on the server, and its place is kept until that is done. A `COMMIT` is the
-//! exception: while it waits for a synchronous standby, cancelling it would make the change visible although no standby has
-//! it, and a repeated request would then be answered as if it were safe. So it goes on in the background, keeps its place, and
-//! further writes are refused at once until it has ended.
+//! A statement that is given up is cancelled on the server, and its permits are kept until that is
+//! done. A `COMMIT` is the exception: while it waits for a synchronous standby, cancelling it would
+//! make the change visible although no standby has it, and a repeated request would then be
+//! answered as if it were safe. So it continues in the background, keeps its permits, and further
+//! writes are refused at once until it has ended.
 //!
-//! Only a few connections are made at once. Each keeps its place while it is being made, and if its requester gives up it goes to
-//! the next one. Otherwise a slow server would be asked for new connections without end: each would be ready only after its
-//! requester had gone.
+//! Only a few connections are made at once. Each keeps its permits while it is being made, and if
+//! its requester gives up it goes to the next one. Otherwise a slow server would be asked for new
+//! connections without end, and each would be ready only after its requester had gone.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -44,47 +45,48 @@ use crate::health::WriteHealth;
 use crate::opening::{self, Opened};
 use crate::options::StoreOptions;
 
-/// How long a connection is kept that is not used. The last one is kept for verification.
+/// Time for which an unused connection is kept. The last one is kept for verification.
 const IDLE_MAX: Duration = Duration::from_secs(10);
 
-/// How often idle connections are looked at.
+/// Interval of checking idle connections.
 const REAP_INTERVAL: Duration = Duration::from_secs(2);
 
-/// How often a connection is tried to be made again while the server has none left.
+/// Interval of attempts to connect while the server has no connection left.
 const FULL_PAUSE: Duration = Duration::from_millis(100);
 
-/// How many connections are made at once.
+/// Maximum number of connections that are being made.
 const CONNECTING_MAX: usize = 4;
 
-/// How many of them for other purposes than verification.
+/// Maximum of those for purposes other than verification.
 const CONNECTING_FOR_WORK_MAX: usize = 3;
 
-/// How long after its time limit the server may end the last statement of a transaction.
+/// Time after its time limit in which the server may end the last statement of a transaction.
 const STATEMENT_END_WITHIN: Duration = Duration::from_secs(1);
 
-/// How long the first statement on a connection may take. It does nothing yet, so it may be tried again on another one.
+/// Time limit of the first statement on a connection. It has no effect yet, so it may be retried on
+/// another one.
 const BEGIN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How often the server is asked whether commits that were given up have ended.
+/// Interval of asking the server whether commits that were given up have ended.
 const WATCH_INTERVAL: Duration = Duration::from_millis(250);
 
-/// How long asking that may take.
+/// Time limit of asking that.
 const WATCH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What a connection is used for.
+/// Purpose of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
-    /// Verification, and whether it is possible. Must go on whatever else hangs.
+    /// Verification and readiness. Must work even if everything else hangs.
     LookUp,
     /// Any other reading.
     Read,
     /// Changes.
     Write,
-    /// Regular work that can wait: it opens no connection of its own while there is an idle one.
+    /// Regular work that can wait: it opens no connection while there is an idle one.
     Housekeeping,
 }
 
-/// Why there is no connection.
+/// Reason why there is no connection.
 #[derive(Debug, thiserror::Error)]
 enum PoolError {
     #[error(
@@ -120,7 +122,7 @@ impl From<PoolError> for StoreError {
     }
 }
 
-/// See the module. Cheap to clone; all clones are the same pool.
+/// The pool of connections, see the module. Cheap to clone; all clones are the same pool.
 #[derive(Clone)]
 pub(crate) struct Pool(Arc<Inner>);
 
@@ -131,33 +133,33 @@ struct Inner {
     commit_timeout: Duration,
     /// One permit for each connection.
     slots: Arc<Semaphore>,
-    /// One for each that is not for verification.
+    /// One permit for each that is not for verification.
     shared: Arc<Semaphore>,
-    /// One for each that writes.
+    /// One permit for each that writes.
     writing: Arc<Semaphore>,
     state: Mutex<State>,
-    /// A connection came back or was closed.
+    /// Notified when a connection was returned or closed.
     returned: Notify,
     commits: Commits,
     health: WriteHealth,
 }
 
 struct State {
-    /// The one used last comes last.
+    /// Idle connections, the most recently used last.
     idle: Vec<Object>,
-    /// Connections, including idle ones and those that are being made.
+    /// Number of connections, including idle ones and those that are being made.
     open: usize,
-    /// Those that are being made.
+    /// Number of those that are being made.
     connecting: usize,
-    /// Those in use that are not for verification.
+    /// Number of those in use that are not for verification.
     in_work: usize,
-    /// Connections made before are not used any more.
+    /// Connections made before this time are not used any more.
     valid_since: Instant,
-    /// Until when the server is not asked for a further connection, because it had none left.
+    /// Time until which the server is not asked for a further connection, because it had none left.
     full_until: Instant,
 }
 
-/// What became of a connection that was to be made. With a failure, the permits are returned.
+/// Result of making a connection. With an error, the permits are returned.
 type Opening = Result<Lease, (ConnectFailure, Vec<OwnedSemaphorePermit>)>;
 
 struct Object {
@@ -184,7 +186,7 @@ struct PendingCommit {
     task: AbortHandle,
 }
 
-/// How many connections there are for each purpose.
+/// Numbers of connections for each purpose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Shares {
     pub(crate) connections: usize,
@@ -193,7 +195,8 @@ pub(crate) struct Shares {
 }
 
 impl Shares {
-    /// Of `connections_max` one is the feed's. At least two are pooled: one for verification, one for the rest.
+    /// Divides `connections_max`, of which one is the feed's. At least two are pooled: one for
+    /// verification, one for the rest.
     pub(crate) fn of(connections_max: u32) -> Self {
         let connections = usize::try_from(connections_max)
             .unwrap_or(usize::MAX)
@@ -210,7 +213,7 @@ impl Shares {
 }
 
 impl Pool {
-    /// To be called on the runtime that is to drive the connections.
+    /// Creates the pool. Call it on the runtime that drives the connections.
     pub(crate) fn new(
         connector: Arc<PostgresConnector>,
         options: &StoreOptions,
@@ -243,8 +246,9 @@ impl Pool {
         Self(inner)
     }
 
-    /// Closes the connections that were made before `began`, those in use as soon as they come back: whatever made one of them
-    /// fall silent has silenced all of them, and each would be found out one by one. Commits on them are not waited for.
+    /// Closes the connections that were made before `began`, those in use as soon as they are
+    /// returned. The cause that silenced one of them has silenced all of them, and each would be
+    /// detected one by one. Commits on them are not waited for.
     pub(crate) fn forget_made_before(&self, began: Instant) {
         let forgotten: Vec<Object> = {
             let mut state = self.0.state.lock();
@@ -259,7 +263,7 @@ impl Pool {
         self.closed(forgotten.len());
     }
 
-    /// A connection, within the time limit of the pool and that for connecting.
+    /// Returns a connection, within the time limit of the pool and that for connecting.
     pub(crate) async fn take(&self, purpose: Purpose) -> Result<Lease, StoreError> {
         let inner = &*self.0;
         let deadline = tokio::time::Instant::now() + inner.wait;
@@ -286,7 +290,7 @@ impl Pool {
             if let Some(object) = self.take_idle(purpose) {
                 return Ok(self.lease(object, purpose, permits));
             }
-            // Not each of those who wait asks the server again and again.
+            // Only one of those that wait asks the server again.
             if let Some(place) = Place::reserve(self, purpose) {
                 let ended = self.open(place, std::mem::take(&mut permits)).await;
                 match ended.map_err(|_| PoolError::Connect(ConnectFailure::Timeout))? {
@@ -299,8 +303,8 @@ impl Pool {
                     Err((failure, _)) => return Err(PoolError::Connect(failure).into()),
                 }
             }
-            // The server has no connection left, or enough are being made. One of ours may come back or be ready, or one of
-            // another program end.
+            // The server has no connection left, or enough are being made. One of ours may be
+            // returned or become ready, or one of another program may end.
             was_full |= inner.state.lock().full_until > Instant::now();
             let now = tokio::time::Instant::now();
             if now >= deadline {
@@ -318,14 +322,14 @@ impl Pool {
         }
     }
 
-    /// A connection with a transaction open for writing.
+    /// Returns a connection with a transaction open for writing.
     pub(crate) async fn begin(&self, purpose: Purpose) -> Result<Lease, StoreError> {
         let (lease, opened) = self.open_for(purpose, &opening::Opening::default()).await?;
         opened?;
         Ok(lease)
     }
 
-    /// A connection with a transaction open for a change, which has locked and read.
+    /// Returns a connection with a transaction open for a change, which has locked and read.
     pub(crate) async fn begin_change(
         &self,
         opening: &opening::Opening,
@@ -361,7 +365,8 @@ impl Pool {
         Err(PoolError::Silent.into())
     }
 
-    /// An idle connection. Work leaves one behind: while the server has none left, and work hangs, verification needs it.
+    /// Returns an idle connection. Work leaves one behind: while the server has none left, and work
+    /// hangs, verification needs it.
     fn take_idle(&self, purpose: Purpose) -> Option<Object> {
         let mut broken = Vec::new();
         let taken = {
@@ -377,7 +382,8 @@ impl Pool {
                 let Some(mut object) = state.idle.pop() else {
                     break None;
                 };
-                // One to another server than the one whose changes are followed must not be read from.
+                // A connection to another server than the one whose changes are followed must not
+                // be read from.
                 if object.pooled.connection.is_broken()
                     || !self.0.connector.may_use(&mut object.pooled)
                 {
@@ -395,12 +401,12 @@ impl Pool {
         taken
     }
 
-    /// Makes a connection, which goes to the idle ones if the receiver has gone. It keeps its place and permits until it is
-    /// made or has failed, so that there are never more of them than the setting allows.
+    /// Makes a connection, which becomes idle if the receiver has gone. It keeps its permits until
+    /// it is made or has failed, so that there are never more than the setting allows.
     fn open(&self, place: Place, permits: Vec<OwnedSemaphorePermit>) -> oneshot::Receiver<Opening> {
         let (requester, receiver) = oneshot::channel();
         let connector = Arc::clone(&self.0.connector);
-        // Driven by the runtime of the store, whichever runtime asks.
+        // Driven by the runtime of the store, on any calling runtime.
         self.0.runtime.spawn(async move {
             let made_at = Instant::now();
             let opening = match connector.connect().await {
@@ -414,14 +420,14 @@ impl Pool {
                 }
                 Err(failure) => {
                     if failure.is_full() {
-                        // Before the place is free and another one asks.
+                        // Before the permit is free and another request asks.
                         place.pool.0.state.lock().full_until = Instant::now() + FULL_PAUSE;
                     }
                     drop(place);
                     Err((failure, permits))
                 }
             };
-            // A lease that is not received gives its connection back.
+            // A lease that is not received returns its connection.
             let _ = requester.send(opening);
         });
         receiver
@@ -445,7 +451,7 @@ impl Pool {
         }
     }
 
-    /// A commit was given up; it may or may not have been made.
+    /// Records that a commit was given up. It may or may not have been made.
     fn give_up(&self, id: u64, backend: i32, task: AbortHandle) {
         let mut pending = self.0.commits.pending.lock();
         if task.is_finished() {
@@ -462,7 +468,7 @@ impl Pool {
         self.0.commits.pending.lock().commits.remove(&id);
     }
 
-    /// Which of these processes of the server are still at work.
+    /// Returns which of these processes of the server are still active.
     async fn active(&self, backends: Vec<i32>) -> Result<Vec<i32>, StoreError> {
         #[derive(QueryableByName)]
         struct Row {
@@ -480,7 +486,7 @@ impl Pool {
         Ok(rows.into_iter().map(|row| row.pid).collect())
     }
 
-    /// Whether commits that were given up have not ended.
+    /// Returns whether commits that were given up have not ended.
     pub(crate) fn has_pending_commits(&self) -> bool {
         self.0.commits.are_pending()
     }
@@ -492,8 +498,8 @@ impl Commits {
     }
 }
 
-/// Looks after commits that were given up until all of them have ended. A connection that leads nowhere any more never says so:
-/// its process is not there on the server that is reached now.
+/// Watches commits that were given up until all of them have ended. A connection to a server that
+/// is gone never reports its end, but its process does not exist on the current server.
 async fn watch(pool: Weak<Inner>) {
     loop {
         sleep(WATCH_INTERVAL).await;
@@ -528,7 +534,7 @@ async fn watch(pool: Weak<Inner>) {
     }
 }
 
-/// Gives idle connections back.
+/// Closes idle connections.
 async fn reap(pool: Weak<Inner>) {
     loop {
         sleep(REAP_INTERVAL).await;
@@ -563,11 +569,11 @@ async fn reap(pool: Weak<Inner>) {
     }
 }
 
-/// The place of a connection in its pool: its permits, and that it is counted.
+/// The place of a connection in its pool: its permits, and its part in the counts.
 struct Place {
     pool: Pool,
     purpose: Purpose,
-    /// Whether there is a connection in it.
+    /// Whether it has a connection.
     is_taken: bool,
     /// Whether the connection stays open.
     is_kept: bool,
@@ -575,8 +581,9 @@ struct Place {
 }
 
 impl Place {
-    /// A place for a connection that is about to be made. `None` if enough are being made, or the server had none left a
-    /// moment ago. It is counted from now on, so that many at once do not take one another's place.
+    /// Reserves a place for a connection that is about to be made. `None` if enough are being made,
+    /// or the server had none left a moment ago. It is counted from now on, so that concurrent
+    /// requests do not take the same place.
     fn reserve(pool: &Pool, purpose: Purpose) -> Option<Self> {
         let connecting_max = match purpose {
             Purpose::LookUp => CONNECTING_MAX,
@@ -601,7 +608,7 @@ impl Place {
         })
     }
 
-    /// The connection is made.
+    /// Marks the connection as made.
     fn taken(mut self, permits: Vec<OwnedSemaphorePermit>) -> Self {
         self.is_taken = true;
         self.permits = permits;
@@ -631,14 +638,15 @@ impl Drop for Place {
     }
 }
 
-/// A connection that goes back to its pool only while it is known to be in order. One that was given up in the middle
-/// of a query or transaction is closed, which frees every lock it holds; a statement under way is cancelled first.
+/// A connection that returns to its pool only while it is known to be in order. One that was given
+/// up in the middle of a query or transaction is closed, which releases all its locks; a statement
+/// under way is cancelled first.
 #[expect(
     clippy::struct_excessive_bools,
     reason = "each is a question of its own when the connection comes back"
 )]
 pub(crate) struct Lease {
-    // Boxed, because a connection is large and is moved about.
+    // Boxed, because a connection is large and is moved often.
     object: Option<Box<Object>>,
     place: Option<Place>,
     in_query: bool,
@@ -659,7 +667,7 @@ impl Lease {
         }
     }
 
-    /// The connection, until [`leave`](Self::leave).
+    /// Returns the connection, until [`leave`](Self::leave).
     pub(crate) fn enter(&mut self) -> &mut AsyncPgConnection {
         self.in_query = true;
         let object = self.object.as_mut().expect("held until dropped");
@@ -680,7 +688,7 @@ impl Lease {
         })
     }
 
-    /// Commits. What is given up half-way goes on in the background.
+    /// Commits. A commit that is given up half-way continues in the background.
     pub(crate) async fn commit(self) -> Result<(), StoreError> {
         let committing = Arc::new(SetOnce::new_with(Some(())));
         self.end(committing, |connection| {
@@ -689,8 +697,8 @@ impl Lease {
         .await
     }
 
-    /// Sends the last statement together with the commit, which spares a round trip. If the statement fails, the server rolls
-    /// back instead.
+    /// Sends the last statement together with the commit, which saves a round trip. If the
+    /// statement fails, the server rolls back instead.
     pub(crate) async fn commit_with<T, S>(self, last: S) -> Result<T, StoreError>
     where
         T: Send + 'static,
@@ -708,8 +716,8 @@ impl Lease {
         .await
     }
 
-    /// Runs `ending`, which sets `committing` when its commit begins. Before that it waits for a statement, which the server
-    /// ends by its own time limit, and which says nothing about commits.
+    /// Runs `ending`, which sets `committing` when its commit begins. Before that it waits for a
+    /// statement, which the server ends by its own time limit, and which does not affect commits.
     async fn end<T, S>(mut self, committing: Arc<SetOnce<()>>, ending: S) -> Result<T, StoreError>
     where
         T: Send + 'static,
@@ -759,7 +767,8 @@ impl Lease {
         }
     }
 
-    /// Notes how a commit ended. It is not acknowledged if the feed has moved on to another server meanwhile.
+    /// Records the result of a commit. It is not acknowledged if the feed has moved to another
+    /// server meanwhile.
     fn committed<T>(&mut self, outcome: QueryResult<T>) -> Result<T, StoreError> {
         let outcome = self.leave(outcome)?;
         self.in_transaction = false;
@@ -772,7 +781,7 @@ impl Lease {
         Ok(outcome)
     }
 
-    /// Undoes everything.
+    /// Rolls back.
     pub(crate) async fn roll_back(mut self) -> Result<(), QueryError> {
         let outcome = self.enter().batch_execute("rollback").await;
         let outcome = self.leave(outcome);
@@ -783,7 +792,7 @@ impl Lease {
     }
 }
 
-/// Resolves if nothing is being committed when the server must have ended the statement before.
+/// Resolves if no commit has begun by the time at which the server must have ended the statement.
 async fn never_commits(committing: &SetOnce<()>, statement_timeout: Duration) {
     sleep(statement_timeout + STATEMENT_END_WITHIN).await;
     if committing.initialized() {
@@ -791,8 +800,8 @@ async fn never_commits(committing: &SetOnce<()>, statement_timeout: Duration) {
     }
 }
 
-/// Notes a commit that is not waited for any more, also if the future that waited is dropped. A statement before it is not noted:
-/// it holds its place until the server ends it.
+/// Records a commit that is not waited for any more, also if the waiting future is dropped. A
+/// statement before it is not recorded: it keeps its permits until the server ends it.
 struct GivenUp<'a> {
     pool: &'a Pool,
     id: u64,
@@ -817,7 +826,8 @@ impl Drop for Lease {
             return;
         };
         if self.in_query && !self.is_committing {
-            // The place is kept until the server has been told, so that it never has more of ours than the setting allows.
+            // The permits are kept until the server has received the cancellation, so that it never
+            // has more of our connections than the setting allows.
             let inner = Arc::clone(&place.pool.0);
             let runtime = inner.runtime.clone();
             let token = object.pooled.connection.cancel_token();
@@ -845,8 +855,9 @@ impl Drop for Lease {
     }
 }
 
-/// Commits after `last`, in the same round trip. `last` must be a query of diesel's, like the commit itself: those are sent in the
-/// order in which they are polled first, also if one has to be prepared.
+/// Commits after `last`, in the same round trip. `last` must be a query of diesel's, like the
+/// commit itself: those are sent in the order in which they are polled first, also if one has to be
+/// prepared.
 async fn commit_after<T>(
     mut connection: &AsyncPgConnection,
     last: impl Future<Output = QueryResult<T>>,
@@ -876,7 +887,7 @@ mod tests {
     fn shares_leave_some_for_look_ups_and_some_for_lists() {
         for connections_max in 1..=100 {
             let shares = Shares::of(connections_max);
-            // Of one or two there is nothing to share out; the feed has a connection beside them.
+            // With one or two there is nothing to divide. The feed has a connection beside them.
             let expected = usize::try_from(connections_max).unwrap().max(3) - 1;
             assert_eq!(shares.connections, expected);
             assert!(shares.shared < shares.connections, "{shares:?}");

@@ -1,4 +1,4 @@
-//! What is looked at once, when a store is opened.
+//! Checks that are made once, when a store is opened.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::time::Duration;
@@ -11,22 +11,23 @@ use tokio_postgres::{Client, SimpleQueryMessage};
 
 use super::connect::{ConnectFailure, Opened, PostgresConnector};
 
-/// How long a start waits for the server to have a connection left: instances that are being replaced give theirs back.
+/// Time for which a start waits for the server to have a connection left, because instances that
+/// are being replaced release theirs.
 const FULL_PATIENCE: Duration = Duration::from_secs(30);
 
-/// How long it waits between attempts.
+/// Pause between attempts.
 const FULL_PAUSE: Duration = Duration::from_millis(500);
 
-/// How long each question to a pooler may take.
+/// Time limit of each query to a pooler.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// How often the questions are asked: other clients of the pooler may get between them.
+/// Number of repetitions, because other clients of the pooler may get between the queries.
 const ROUNDS: usize = 3;
 
 /// An instance counts if it gave a sign of life within this time. It gives one each second.
 const INSTANCE_HEARD: &str = "10 seconds";
 
-/// Why a store cannot be opened.
+/// Reason why a store cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StartFailure {
     #[error(
@@ -48,7 +49,7 @@ pub(crate) enum StartFailure {
 }
 
 impl PostgresConnector {
-    /// Makes sure that there is a database to work with, and that sessions are what they seem.
+    /// Checks that the database is usable, and that sessions belong to one client.
     pub(crate) async fn start(&self) -> Result<(), StartFailure> {
         let began = Instant::now();
         let one = self.connect_patiently(began).await?;
@@ -128,10 +129,11 @@ impl Drop for Driven {
     }
 }
 
-/// Whether a session of the server is given to two clients in turn. One of them leaves a mark in its session. A pooler in
-/// transaction mode then either gives that session to the other one, which finds the mark, or, once the other one holds a session
-/// by a transaction, gives the first one another session, which lacks the mark. Equal process numbers would prove nothing: the
-/// connections may lead to two servers.
+/// Returns whether a session of the server is given to two clients in turn. One of them leaves a
+/// mark in its session. A pooler in transaction mode then either gives that session to the other
+/// one, which finds the mark, or, once the other one holds a session by a transaction, gives the
+/// first one another session, which lacks the mark. Equal process numbers would prove nothing,
+/// because the connections may lead to two servers.
 async fn shares_a_session(one: &Client, other: &Client) -> Result<bool, StartFailure> {
     let mark = format!("{:016x}", RandomState::new().hash_one("mark"));
     ask(
@@ -173,10 +175,10 @@ async fn ask(client: &Client, sql: &str) -> Result<Option<String>, StartFailure>
 /// Connections that the server has for this program, and instances that share them.
 #[derive(QueryableByName)]
 pub(crate) struct Capacity {
-    /// What the server, the database and the role allow.
+    /// The limits of the server, the database and the role.
     #[diesel(sql_type = BigInt)]
     pub(crate) connections: i64,
-    /// Instances that gave a sign of life a moment ago.
+    /// Instances with a recent sign of life.
     #[diesel(sql_type = BigInt)]
     pub(crate) instances: i64,
 }

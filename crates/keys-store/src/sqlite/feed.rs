@@ -18,10 +18,11 @@ use crate::error::QueryError;
 use crate::feed::{self, CONNECT_TIMEOUT, POLL_TIMEOUT, ROWS_MAX, Retry, unavailable};
 use crate::types::{DbId, Id};
 
-/// How often to look whether another connection, of this process or another, has committed anything. Costs microseconds.
+/// Interval of checking whether another connection, of this process or another, has committed
+/// anything. Costs microseconds.
 const VERSION_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Who follows a file from this store.
+/// The followers of a file in this store.
 pub(crate) struct Followers {
     pub(crate) readers: Readers,
     pub(crate) presence: Presence,
@@ -37,7 +38,7 @@ impl Followers {
         }
     }
 
-    /// Something has been committed.
+    /// Wakes them after a commit.
     pub(crate) fn wake(&self) {
         self.woken.send_replace(());
     }
@@ -54,12 +55,12 @@ pub(crate) struct SqliteFeed {
     retry: Retry,
     is_live: bool,
     polled_at: Instant,
-    /// What SQLite counts up whenever another connection commits, as it was before the last poll.
+    /// SQLite's counter of commits of other connections, as it was before the last poll.
     version: i64,
     version_read_at: Instant,
     /// The number of the last change that the last poll saw, until it is applied.
     found: Option<i64>,
-    /// Where the next page of a poll begins that takes several.
+    /// Start of the next page of a poll that takes several.
     page: Option<Page>,
     applied: Option<i64>,
 }
@@ -99,7 +100,7 @@ impl SqliteFeed {
         }
         self.polled_at = Instant::now();
         self.place.heard();
-        // Before the log is read: what comes later must wake.
+        // Before the log is read, because later commits must wake.
         self.woken.mark_unchanged();
         timeout(POLL_TIMEOUT, self.read())
             .await
@@ -109,7 +110,7 @@ impl SqliteFeed {
     async fn connect(&mut self) -> Result<(), StoreError> {
         let connector = Arc::clone(&self.connector);
         let followers = Arc::clone(&self.followers);
-        // The store's runtime has the threads that block, whichever runtime this is.
+        // The store's runtime has the blocking threads, on any calling runtime.
         let opening = self.runtime.spawn(async move {
             tokio::task::spawn_blocking(move || followers.presence.announce()).await??;
             connector.connect(Access::Read).await
@@ -153,11 +154,12 @@ impl SqliteFeed {
         Ok(changes)
     }
 
-    /// Whether another connection has committed anything since the last poll; if in doubt, it has.
+    /// Returns whether another connection has committed anything since the last poll. `true` if in
+    /// doubt.
     async fn is_outdated(&mut self) -> bool {
         self.version_read_at = Instant::now();
         if self.connector.file().check().is_err() || !self.followers.presence.is_found() {
-            // The next poll says what is wrong with the file, or announces this process again.
+            // The next poll reports the fault of the file, or announces this process again.
             return true;
         }
         let Some(connection) = &mut self.connection else {
@@ -190,7 +192,7 @@ impl ChangeFeed for SqliteFeed {
     }
 
     async fn poll(&mut self) -> Result<Changes, StoreError> {
-        // Also for whoever drops this future half-way.
+        // Also if this future is dropped half-way.
         self.is_live = false;
         let outcome = self.try_poll().await;
         if outcome.is_ok() {
@@ -230,8 +232,9 @@ struct LogRow {
     reference: Option<DbId>,
 }
 
-/// Everything after `applied`, how far the log goes, and whether it still reaches back to there: one statement, which sees
-/// one state of the file. A log that ends before `applied` is another one.
+/// Reads everything after `applied`, the end of the log, and whether it still reaches back to
+/// there: one statement, which sees one state of the file. A log that ends before `applied` is
+/// another one.
 fn poll(open: &mut diesel::SqliteConnection, applied: Option<i64>) -> QueryResult<Vec<LogRow>> {
     let query = format!(
         "select log.last, \

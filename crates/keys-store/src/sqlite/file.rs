@@ -1,8 +1,9 @@
-//! The identity of a database file: device and inode, whatever its path is called.
+//! The identity of a database file: device and inode, under any path.
 //!
-//! SQLite keeps its write-ahead log and its locks in files beside the name it was given, with symbolic links resolved. Two
-//! names of one file in two places would therefore have two logs, and damage it. So links are resolved once, files with
-//! a second name that cannot be resolved are refused, and a file that is no longer the one that was opened is not used.
+//! SQLite keeps its write-ahead log and its locks in files beside the name it was given, with
+//! symbolic links resolved. Two names of one file in two places would therefore have two logs, and
+//! damage it. So links are resolved once, files with a second name that cannot be resolved are
+//! refused, and a file that is no longer the one that was opened is not used.
 
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Write as _};
@@ -16,17 +17,19 @@ use std::time::{Duration, Instant};
 use keys_service::ports::StoreError;
 use tokio::sync::watch;
 
-/// How long a reader may go by the last look at the file. A change is acknowledged only after a look of its own.
+/// Time for which a reader may rely on the last check of the file. A change is acknowledged only
+/// after a check of its own.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// What SQLite appends to the name of a database for its write-ahead log, and for the index of that log.
+/// Suffixes of SQLite for the write-ahead log, and for the index of that log.
 const LOG: &str = "-wal";
 const INDEX: &str = "-shm";
 
-/// What is appended for the file that says which write-ahead log belongs to which database.
+/// Suffix of the file that records which write-ahead log belongs to which database.
 const NOTE: &str = "-log.note";
 
-/// The most symbolic links that are followed to a file which does not exist yet, as in Linux (`MAXSYMLINKS`).
+/// Maximum number of symbolic links that are followed to a file that does not exist yet, as in
+/// Linux (`MAXSYMLINKS`).
 const LINKS_MAX: usize = 40;
 
 /// The reason why a SQLite file is not opened.
@@ -45,7 +48,7 @@ pub enum UnsafeFile {
         /// The number of its names.
         links: u64,
     },
-    /// The file alone is mounted, without the folder that has its write-ahead log.
+    /// Only the file is mounted, without the folder that has its write-ahead log.
     #[error(
         "{} is a mount point; SQLite keeps a write-ahead log beside the file, which would be in another place \
          for each mount: mount its folder instead",
@@ -61,7 +64,7 @@ pub enum UnsafeFile {
         /// The file, with symbolic links resolved.
         path: PathBuf,
     },
-    /// The write-ahead log beside the file was written for another file, which had the same name.
+    /// The write-ahead log beside the file was written for another file with the same name.
     #[error(
         "{} belongs to the database file that was here before, and would damage this one: \
          if you restored a backup, remove {0} and {1}, and start again",
@@ -75,10 +78,11 @@ pub enum UnsafeFile {
     },
 }
 
-/// The error of a store whose SQLite file is no longer the one that it opened.
+/// Error of a store whose SQLite file is no longer the one that it opened.
 ///
-/// It is the source of the [`StoreError::Unavailable`] that every operation of such a store returns, for good: what
-/// was not acknowledged is not in the new file. Open another store once the file is in place.
+/// It is the source of the [`StoreError::Unavailable`] that every operation of such a store returns
+/// permanently, because changes that were not acknowledged are not in the new file. Open another
+/// store once the file is in place.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error(
     "{} was {what} while it was in use: nothing more is read from it or acknowledged; \
@@ -91,14 +95,14 @@ pub struct FileLost {
 }
 
 impl FileLost {
-    /// The file that was lost: the database, or the write-ahead log or its index beside it.
+    /// Returns the file that was lost: the database, or the write-ahead log or its index beside it.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 }
 
-/// Error returned when it cannot be told whether the file is still the same one.
+/// Error returned when it is unknown whether the file is still the same one.
 #[derive(Debug, thiserror::Error)]
 #[error("{} cannot be looked at", path.display())]
 struct FileUnknown {
@@ -107,7 +111,7 @@ struct FileUnknown {
     source: io::Error,
 }
 
-/// A file of the file system, whatever it is called.
+/// A file of the file system, under any name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Identity {
     device: u64,
@@ -123,7 +127,7 @@ impl Identity {
         }
     }
 
-    /// Elsewhere an open file can be neither replaced nor removed.
+    /// On other systems an open file can be neither replaced nor removed.
     #[cfg(not(unix))]
     pub(crate) fn of(_: &Metadata) -> Self {
         Self {
@@ -133,14 +137,15 @@ impl Identity {
     }
 }
 
-/// A file that no later one is mistaken for: numbers of inodes are given out again, together with a time of birth they are not.
+/// An identity that later files do not share: numbers of inodes are reused, but not together with a
+/// time of birth.
 struct Birth {
     inode: u64,
     born: Duration,
 }
 
 impl Birth {
-    /// `None` also if the file system does not say when files were created.
+    /// Returns `None` also if the file system does not record creation times.
     fn of(path: &Path) -> Option<Self> {
         let metadata = fs::metadata(path).ok()?;
         let born = metadata.created().ok()?;
@@ -157,27 +162,29 @@ impl Birth {
 
 /// The database file of a store.
 pub(crate) struct DatabaseFile {
-    /// As it was asked for: absolute, with links.
+    /// The requested path: absolute, with links.
     asked_for: PathBuf,
-    /// Without links.
+    /// The path without links.
     path: PathBuf,
-    /// The same.
+    /// The same as text.
     name: String,
     /// Whether this process created it.
     is_new: bool,
     /// The file that was found before anything was opened.
     found: Identity,
-    /// The database, its write-ahead log, and the index of that log, once a connection has opened them.
+    /// The database, its write-ahead log, and the index of that log, once a connection has opened
+    /// them.
     opened: OnceLock<[(PathBuf, Identity); 3]>,
     began: Instant,
-    /// When it was last looked at, in milliseconds since `began`.
+    /// Time of the last check, in milliseconds since `began`.
     looked_at: AtomicU64,
     has_links: AtomicBool,
     lost: watch::Sender<Option<FileLost>>,
 }
 
 impl DatabaseFile {
-    /// Resolves the path, and creates the file if it is missing, readable by its owner alone, and so the folder it is in.
+    /// Resolves the path, and creates the file and its folder if they are missing, accessible only
+    /// to their owner.
     pub(crate) fn new(path: &Path, create: bool) -> io::Result<Result<Self, UnsafeFile>> {
         // An absolute path is never mistaken for one of SQLite's special names or URIs.
         let asked_for = std::path::absolute(path)?;
@@ -213,22 +220,22 @@ impl DatabaseFile {
             .map(|()| file))
     }
 
-    /// The path with links resolved.
+    /// Returns the path with links resolved.
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
-    /// Whether this process created the file.
+    /// Returns whether this process created the file.
     pub(crate) fn is_new(&self) -> bool {
         self.is_new
     }
 
-    /// A file beside the database whose name is the database's and `suffix`.
+    /// Returns the path of a file beside the database: the database's name and `suffix`.
     pub(crate) fn beside(&self, suffix: &str) -> PathBuf {
         format!("{}{suffix}", self.name).into()
     }
 
-    /// Refuses a file that another process may use by a name that does not lead here.
+    /// Refuses a file that another process may use under a name that does not lead here.
     fn check_alone(&self) -> io::Result<Result<(), UnsafeFile>> {
         let path = self.path.clone();
         let links = links(&fs::metadata(&path)?);
@@ -241,7 +248,8 @@ impl DatabaseFile {
         Ok(Ok(()))
     }
 
-    /// Refuses a write-ahead log that was left by a file which had the same name: SQLite would copy it into this one.
+    /// Refuses a write-ahead log that was left by another file with the same name, because SQLite
+    /// would copy it into this one.
     fn check_log(&self) -> Result<(), UnsafeFile> {
         let log = self.beside(LOG);
         let Ok(noted) = fs::read_to_string(self.beside(NOTE)) else {
@@ -258,8 +266,8 @@ impl DatabaseFile {
         Ok(())
     }
 
-    /// Notes which log belongs to which database, for [`check_log`](Self::check_log). A note that cannot be written is no
-    /// fault: it only tells of mistakes.
+    /// Records which log belongs to which database, for [`check_log`](Self::check_log). Failing to
+    /// write it is not an error, because it only detects mistakes.
     fn note_log(&self) {
         let (Some(database), Some(log)) = (Birth::of(&self.path), Birth::of(&self.beside(LOG)))
         else {
@@ -279,8 +287,8 @@ impl DatabaseFile {
         }
     }
 
-    /// Remembers the files that SQLite has open now. To be called while a connection holds them open, so that no other
-    /// process can make them anew.
+    /// Remembers the files that SQLite has open now. Call it while a connection holds them open, so
+    /// that no other process can create them again.
     pub(crate) fn opened(&self) -> io::Result<()> {
         let database = (self.path.clone(), identity(&self.path)?);
         if database.1 != self.found {
@@ -298,7 +306,7 @@ impl DatabaseFile {
         Ok(())
     }
 
-    /// Makes sure that the files are still those that were opened. Costs four calls of the system.
+    /// Checks that the files are still those that were opened. Costs four system calls.
     pub(crate) fn check(&self) -> Result<(), StoreError> {
         self.check_known()?;
         let Some(opened) = self.opened.get() else {
@@ -315,7 +323,7 @@ impl DatabaseFile {
         Ok(())
     }
 
-    /// As [`check`](Self::check), unless that was done a moment ago.
+    /// Like [`check`](Self::check), unless that was done a moment ago.
     pub(crate) fn check_now_and_then(&self) -> Result<(), StoreError> {
         let looked_at = Duration::from_millis(self.looked_at.load(Ordering::Relaxed));
         if self.began.elapsed().saturating_sub(looked_at) < LOOK_INTERVAL {
@@ -325,7 +333,7 @@ impl DatabaseFile {
         }
     }
 
-    /// Whether the file was lost before.
+    /// Returns an error if the file was lost before.
     fn check_known(&self) -> Result<(), StoreError> {
         match &*self.lost.borrow() {
             Some(lost) => Err(StoreError::Unavailable(Box::new(lost.clone()))),
@@ -343,7 +351,8 @@ impl DatabaseFile {
             }
             Ok(_) => "replaced",
             Err(error) if is_missing(&error) => "removed",
-            // A folder that may not be searched for a while says nothing of the file. In doubt nothing is acknowledged.
+            // A folder that cannot be searched for a while does not mean that the file is lost. If
+            // in doubt nothing is acknowledged.
             Err(source) => {
                 let path = path.to_owned();
                 return Err(StoreError::Unavailable(Box::new(FileUnknown {
@@ -364,7 +373,8 @@ impl DatabaseFile {
         Err(StoreError::Unavailable(Box::new(lost)))
     }
 
-    /// Another name does no harm before SQLite is given it, and no store takes it. But this one could not start again.
+    /// A second name is harmless until SQLite gets it, and no store uses it. But this one could not
+    /// start again.
     fn note_links(&self, metadata: &Metadata) {
         let has_links = links(metadata) > 1;
         if self.has_links.swap(has_links, Ordering::Relaxed) != has_links && has_links {
@@ -391,7 +401,7 @@ pub(crate) fn identity(path: &Path) -> io::Result<Identity> {
     Ok(Identity::of(&fs::metadata(path)?))
 }
 
-/// The path of a file without links in it, whether or not the file exists.
+/// Returns the path of a file without links in it, whether or not the file exists.
 pub(crate) fn resolve(path: &Path) -> io::Result<PathBuf> {
     let mut path = std::path::absolute(path)?;
     for _ in 0..LINKS_MAX {
@@ -447,7 +457,8 @@ fn links(_: &Metadata) -> u64 {
     1
 }
 
-/// Whether the file itself is mounted, as `docker run -v ./keys.db:/data/keys.db` does. `false` if the system cannot tell.
+/// Returns whether the file itself is mounted, as `docker run -v ./keys.db:/data/keys.db` does.
+/// `false` if the system cannot tell.
 #[cfg(target_os = "linux")]
 fn is_mount_point(path: &Path) -> bool {
     use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
@@ -460,7 +471,8 @@ fn is_mount_point(_: &Path) -> bool {
     false
 }
 
-/// Opens a file for its owner alone, without changing what is in it. Also returns whether it was missing.
+/// Opens a file that only its owner can access, without changing its contents. Also returns whether
+/// it was missing.
 pub(crate) fn open_or_create(path: &Path) -> io::Result<(File, bool)> {
     let mut options = OpenOptions::new();
     options.write(true);

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::file::{self, DatabaseFile};
 
-/// What is appended to the name of the database, in front of the identifier and behind it.
+/// Parts of the file name, after that of the database: before and after the identifier.
 const BEFORE: &str = "-life-";
 const AFTER: &str = ".lock";
 
@@ -28,8 +28,8 @@ impl LifeFile {
         }
     }
 
-    /// The identifier of the lock, which is taken first if need be. `None` if that is not possible: a reservation then
-    /// simply waits until its time is up.
+    /// Returns the identifier of the lock, and takes it first if needed. `None` if that is not
+    /// possible: a reservation then waits until its time is over.
     pub(crate) fn holder(&self) -> Option<String> {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         if held.is_none() {
@@ -51,19 +51,20 @@ impl LifeFile {
         }
     }
 
-    /// Whether the lock is free. `false` if the file is missing, because an operator may have removed it.
+    /// Returns whether the lock is free. `false` if the file is missing, because an operator may
+    /// have removed it.
     pub(crate) fn has_ended(&self, id: &str) -> bool {
         is_id(id) && self.ended(id).is_some()
     }
 
-    /// The file of a process that has ended, locked.
+    /// Returns the file of a process that has ended, locked.
     fn ended(&self, id: &str) -> Option<File> {
         let opened = OpenOptions::new().write(true).open(self.path(id)).ok()?;
         opened.try_lock().ok()?;
         Some(opened)
     }
 
-    /// The identifiers of the processes that have ended, of which files are left.
+    /// Returns the identifiers of the ended processes whose files are left.
     pub(crate) fn left_over(&self) -> Vec<String> {
         let path = PathBuf::from(&self.stem);
         let (Some(folder), Some(prefix)) = (path.parent(), path.file_name()) else {
@@ -81,12 +82,12 @@ impl LifeFile {
         ids.filter(|id| self.has_ended(id)).collect()
     }
 
-    /// Removes the file of a process that has ended and of which no reservation is left.
+    /// Removes the file of a process that has ended and has no reservations left.
     pub(crate) fn remove(&self, id: &str) {
         if is_id(id)
             && let Some(_locked) = self.ended(id)
         {
-            // A file that stays is looked at again by the next sweep.
+            // The next sweep examines a file that stays.
             let _ = fs::remove_file(self.path(id));
         }
     }
@@ -101,7 +102,7 @@ impl Drop for LifeFile {
         let held = self.held.get_mut().unwrap_or_else(PoisonError::into_inner);
         if let Some((id, locked)) = held.take() {
             let path = self.path(&id);
-            // By this name another database may have one by now.
+            // Another database may have a file of this name by now.
             if let (Ok(now), Ok(own)) = (file::identity(&path), locked.metadata())
                 && now == file::Identity::of(&own)
             {
@@ -111,12 +112,13 @@ impl Drop for LifeFile {
     }
 }
 
-/// An identifier as [`LifeFile`] writes it, and nothing that leads to another file.
+/// Returns whether this is an identifier as [`LifeFile`] writes it, which cannot lead to another
+/// file.
 fn is_id(text: &str) -> bool {
     text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-/// The seeds of hash maps are random enough for names that must merely differ.
+/// The seeds of hash maps are random enough for names that only have to differ.
 fn random() -> u128 {
     use std::hash::{BuildHasher as _, RandomState};
     let [high, low] = [0, 1].map(|half: u64| RandomState::new().hash_one(half));
@@ -137,7 +139,7 @@ mod tests {
         assert_eq!(one.holder().as_ref(), Some(&id));
         assert!(!other.has_ended(&id) && !one.has_ended(&id));
 
-        // As a process that was killed leaves it.
+        // As a killed process leaves it.
         let killed = Uuid::from_u128(7).simple().to_string();
         fs::write(one.path(&killed), "").unwrap();
         assert!(other.has_ended(&killed));
@@ -148,7 +150,7 @@ mod tests {
         assert!(one.path(&id).exists());
         drop(one);
         assert!(!other.path(&id).exists());
-        // What is no identifier is no path either.
+        // A text that is not an identifier is not used as a path either.
         fs::write(folder.path().join("else.lock"), "").unwrap();
         assert!(!other.has_ended("/../else") && !other.has_ended(""));
     }

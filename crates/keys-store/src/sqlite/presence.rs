@@ -1,8 +1,9 @@
 //! Whether another process follows the changes of the same file.
 //!
-//! Within one process its feeds know of each other. Heartbeats between processes would have to be written to the file, which
-//! costs a wait for the disk each; instead, locks on two empty files beside it, which the system releases when a
-//! process ends, tell whether there is anybody else at all. Where there is, nobody claims to know how far they are.
+//! Within one process its feeds know each other. Heartbeats between processes would have to be
+//! written to the file, and each would wait for the disk. Instead, locks on two empty files beside
+//! it, which the system releases when a process ends, show whether there is any other process. If
+//! there is one, its progress counts as unknown.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -12,15 +13,16 @@ use std::time::{Duration, Instant};
 
 use super::file::{self, DatabaseFile, Identity};
 
-/// What is appended to the name of the database for the lock of the first process, and for that of all others.
+/// Suffixes of the lock file of the first process, and of that of all others.
 pub(super) const FIRST: &str = "-feed.lock";
 const OTHERS: &str = "-feeds.lock";
 
-/// How often to ask for the first place when somebody has it: it may be someone who only looks whether it is taken.
+/// Number of attempts to take the first lock while it is held, because another process may only be
+/// testing it.
 const ATTEMPTS: usize = 5;
 const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(10);
 
-/// What this store holds of the locks.
+/// The locks that this store holds.
 pub(crate) struct Presence {
     /// Locked by the first process.
     first: PathBuf,
@@ -33,21 +35,21 @@ struct Held {
     is_first: bool,
     path: PathBuf,
     identity: Identity,
-    /// When a lock file was created by this store although the database was there before: an operator may have removed
-    /// the one that another process has a lock on.
+    /// Time at which this store created a lock file although the database existed before: an
+    /// operator may have removed the one that another process has a lock on.
     created_at: Option<Instant>,
     #[expect(dead_code, reason = "held, not used")]
     lock: File,
 }
 
 impl Held {
-    /// Whether other processes can still find the lock.
+    /// Returns whether other processes can still find the lock.
     fn is_found(&self) -> bool {
         file::identity(&self.path).is_ok_and(|now| now == self.identity)
     }
 
-    /// Whether a process that holds a lock on a file which was removed has found that out by now, or has been silent for
-    /// so long that it has no cache that it may use.
+    /// Returns whether a process that holds a lock on a removed file has noticed that by now, or
+    /// has been silent for so long that it has no usable cache.
     fn is_settled(&self, silence: Duration) -> bool {
         self.created_at
             .is_none_or(|created_at| created_at.elapsed() > silence)
@@ -62,7 +64,8 @@ impl Presence {
             held: Mutex::new(None),
         };
         if database.is_new() {
-            // No process can hold a lock on earlier ones. A folder that cannot be written shows later.
+            // No process can hold a lock on earlier ones. A folder that cannot be written is
+            // reported later.
             for path in [&presence.first, &presence.others] {
                 let _ = file::open_or_create(path);
             }
@@ -70,7 +73,8 @@ impl Presence {
         presence
     }
 
-    /// Lets other processes know, before anything is followed and cached, that somebody does. May block for a moment.
+    /// Announces this process to others, before anything is followed and cached. May block for a
+    /// moment.
     pub(crate) fn announce(&self) -> io::Result<()> {
         let mut held = self.held();
         if held.as_ref().is_some_and(Held::is_found) {
@@ -79,8 +83,9 @@ impl Presence {
         let (first, is_new) = file::open_or_create(&self.first)?;
         for _ in 0..ATTEMPTS {
             if first.try_lock().is_ok() {
-                // The other file is missing after a restore, and after an upgrade from a version without it. If it was removed,
-                // another process may have a lock on it, as on this one.
+                // The other file is missing after a restore, and after an upgrade from a version
+                // without it. If it was removed, another process may have a lock on it, as on this
+                // one.
                 let (_, are_others_new) = file::open_or_create(&self.others)?;
                 let is_new = is_new || are_others_new;
                 *held = Some(Held::new(true, &self.first, first, is_new)?);
@@ -94,25 +99,27 @@ impl Presence {
         Ok(())
     }
 
-    /// Whether other processes can find the lock of this one. `true` as long as there is none.
+    /// Returns whether other processes can find the lock of this one. `true` as long as there is
+    /// none.
     pub(crate) fn is_found(&self) -> bool {
         self.held().as_ref().is_none_or(Held::is_found)
     }
 
-    /// Whether no other process follows the file. A process that has been silent for `silence` does not count.
+    /// Returns whether no other process follows the file. A process that has been silent for
+    /// `silence` does not count.
     pub(crate) fn is_alone(&self, silence: Duration) -> bool {
         match &*self.held() {
             Some(held) if held.is_first => {
                 held.is_found() && held.is_settled(silence) && is_free(&self.others)
             }
-            // Of the others, none can tell whether it is the only one.
+            // None of the others knows whether it is the only one.
             Some(_) => false,
             None => is_free(&self.first) && is_free(&self.others),
         }
     }
 
     fn held(&self) -> MutexGuard<'_, Option<Held>> {
-        // Nothing is left half-done by a panic.
+        // A panic leaves no inconsistent state.
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -129,9 +136,9 @@ impl Held {
     }
 }
 
-/// Whether the lock is free. `false` if in doubt.
+/// Returns whether the lock is free. `false` if in doubt.
 fn is_free(path: &Path) -> bool {
-    // A file that is missing was removed, maybe from under a lock.
+    // A missing file was removed, maybe while it was locked.
     let opened = OpenOptions::new().write(true).open(path);
     opened.is_ok_and(|file| file.try_lock().is_ok())
 }
@@ -195,7 +202,7 @@ mod tests {
         std::fs::remove_file(folder.path().join("keys.db-feed.lock")).unwrap();
         assert!(!first.is_found() && !first.is_alone(SILENCE) && !looking.is_alone(SILENCE));
         second.announce().unwrap();
-        // The first may not have found out yet.
+        // The first may not have noticed yet.
         assert!(!second.is_alone(SILENCE));
         first.announce().unwrap();
         std::thread::sleep(SILENCE + SILENCE / 10);
@@ -229,7 +236,7 @@ mod tests {
         drop(first);
         next.announce().unwrap();
         assert!(!next.is_alone(SILENCE));
-        // It finds out at its next poll.
+        // It notices at its next poll.
         second.announce().unwrap();
         std::thread::sleep(SILENCE + SILENCE / 10);
         assert!(second.is_found() && !next.is_alone(SILENCE));

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-/// The largest file that is read.
+/// Maximum size of the file.
 const BYTES_MAX: u64 = 1 << 20;
 
 /// Error returned when a password file cannot be used.
@@ -25,8 +25,8 @@ pub(crate) enum PassfileError {
     Open { path: PathBuf, mode: u32 },
 }
 
-/// Returns the password of the first line that matches, `None` if there is none. `*` as a whole field matches everything;
-/// a backslash keeps the character after it.
+/// Returns the password of the first line that matches, `None` if there is none. `*` as a whole
+/// field matches everything; a backslash keeps the character after it.
 pub(crate) fn password(
     path: &Path,
     host: &str,
@@ -61,8 +61,8 @@ fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, PassfileError> {
     Ok(text)
 }
 
-/// Returns the mode of the file if others than its owner have access to it. A file of root that its group may read is fine, as
-/// libpq has it for keys: secrets are mounted so.
+/// Returns the mode of the file if users other than its owner can access it. A file of root that
+/// its group may read is accepted, as in libpq for keys, because secrets are mounted that way.
 pub(crate) fn mode_for_others(file: &File) -> io::Result<Option<u32>> {
     #[cfg(unix)]
     {
@@ -161,7 +161,7 @@ mod tests {
         assert_eq!(find(TEXT, "db", 2, "d", "u").unwrap(), "p:a");
         assert_eq!(find(TEXT, "x", 1, "y", "z").unwrap(), "last\\");
         assert_eq!(find("db:1:d:u:p", "db", 2, "d", "u"), None);
-        // Only an asterisk that is alone, and not escaped, stands for everything.
+        // Only a single asterisk that is not escaped matches everything.
         assert_eq!(find("\\*:1:d:u:p", "db", 1, "d", "u"), None);
         assert_eq!(find("d*:1:d:u:p", "db", 1, "d", "u"), None);
     }

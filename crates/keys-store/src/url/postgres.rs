@@ -10,19 +10,20 @@ use tokio_postgres::config::{ChannelBinding, Host, SslMode, SslNegotiation};
 
 use super::InvalidUrl;
 
-/// The port of a host without one.
+/// The default port.
 const PORT: u16 = 5432;
 
-/// Hosts of one URL. Each of them may be asked for each new connection.
+/// Maximum number of hosts in one URL. Each new connection may try all of them.
 const HOSTS_MAX: usize = 16;
 
-/// The longest time limit for connecting, for anything longer in the URL.
+/// Maximum time limit for connecting. Longer ones in the URL are reduced to it.
 const CONNECT_TIMEOUT_MAX: Duration = Duration::from_mins(1);
 
-/// Folders with the socket of a local server, for a URL without a host: that of Debian, and that of PostgreSQL itself.
+/// Folders with the socket of a local server, for a URL without a host: that of Debian, and that of
+/// PostgreSQL itself.
 const SOCKET_FOLDERS: [&str; 2] = ["/var/run/postgresql", "/tmp"];
 
-/// Parameters of libpq that are not supported. Their names are no part of a password.
+/// Parameters of libpq that are not supported. Their names cannot be part of a password.
 const UNSUPPORTED: [&str; 22] = [
     "gssdelegation",
     "gssencmode",
@@ -81,30 +82,30 @@ const SUPPORTED: [&str; 29] = [
     "user",
 ];
 
-/// A PostgreSQL database, and how to connect to it.
+/// A PostgreSQL database, and its connection parameters.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct PostgresLocation {
     /// At least one, in the order of the URL.
     pub(crate) hosts: Vec<PostgresHost>,
     /// Whether to try them in random order.
     pub(crate) random_order: bool,
-    /// Everything else that the driver knows. It has no hosts and no options.
+    /// All other parameters of the driver. It has no hosts and no options.
     pub(crate) config: tokio_postgres::Config,
     /// Settings of the session, in the order of the URL.
     pub(crate) settings: Vec<(String, String)>,
-    /// Where to look for the password if the URL has none.
+    /// Password file if the URL has no password.
     pub(crate) passfile: Option<PathBuf>,
     pub(crate) tls: TlsFiles,
-    /// The time limit of the URL for each host.
+    /// Time limit of the URL for each host.
     pub(crate) connect_timeout: Option<Duration>,
 }
 
 /// One of the hosts of a URL.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct PostgresHost {
-    /// The name that its certificate is for, or the folder of its socket.
+    /// The name in its certificate, or the folder of its socket.
     pub(crate) host: Host,
-    /// Its address, if the name is not to be looked up.
+    /// Its address, if the name should not be looked up.
     pub(crate) address: Option<IpAddr>,
     pub(crate) port: u16,
 }
@@ -122,14 +123,14 @@ pub(crate) struct TlsFiles {
 /// The trusted authorities.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) enum TlsRoots {
-    /// Those of the system.
+    /// The authorities of the system.
     #[default]
     System,
-    /// Those in a PEM file.
+    /// The authorities in a PEM file.
     File(PathBuf),
 }
 
-/// Reads the part of a URL after the scheme.
+/// Parses the part of a URL after the scheme.
 pub(super) fn parse(text: &str) -> Result<PostgresLocation, InvalidUrl> {
     let (user_information, rest) = split_user_information(text);
     let mut parameters = Parameters::default();
@@ -158,8 +159,9 @@ pub(super) fn parse(text: &str) -> Result<PostgresLocation, InvalidUrl> {
     parameters.build()
 }
 
-/// Parts the user information from the rest. An `@` after the first `/` or `?` belongs to a value. libpq takes a `?` in front of
-/// the `@` for a part of the password, so the query begins there only if a parameter follows it.
+/// Splits the user information from the rest. An `@` after the first `/` or `?` belongs to a value.
+/// libpq reads a `?` before the `@` as part of the password, so the query begins there only if a
+/// parameter follows it.
 fn split_user_information(text: &str) -> (Option<&str>, &str) {
     let end = text.find('/').unwrap_or(text.len());
     let Some(at) = text[..end].find('@') else {
@@ -179,8 +181,8 @@ fn split_user_information(text: &str) -> (Option<&str>, &str) {
     }
 }
 
-/// Refuses an unknown parameter by its name, unless the name could be a piece of a password that was not percent-encoded:
-/// there an `@` follows.
+/// Refuses an unknown parameter by its name, unless the name could be a piece of a password that
+/// was not percent-encoded: in that case an `@` follows.
 fn check_name(name: &str, query: &str) -> Result<(), InvalidUrl> {
     if SUPPORTED.contains(&name) {
         return Ok(());
@@ -196,7 +198,7 @@ fn check_name(name: &str, query: &str) -> Result<(), InvalidUrl> {
     }
 }
 
-/// All that a URL says, before it is put together. What is said last holds.
+/// All parts of a URL, before they are combined. The last value of a parameter wins.
 #[derive(Default)]
 struct Parameters {
     user: Option<String>,
@@ -213,7 +215,7 @@ struct Parameters {
     ssl_negotiation: SslNegotiation,
     channel_binding: Option<ChannelBinding>,
     roots: TlsRoots,
-    /// Whether `sslrootcert=system` was written, which demands a verified certificate.
+    /// Whether `sslrootcert=system` was written, which requires a verified certificate.
     are_roots_of_system: bool,
     certificate: Option<PathBuf>,
     key: Option<PathBuf>,
@@ -228,7 +230,7 @@ struct Parameters {
 }
 
 impl Parameters {
-    /// Reads `host:port,[address]:port,..`.
+    /// Parses `host:port,[address]:port,..`.
     fn set_authority(&mut self, authority: &str) -> Result<(), InvalidUrl> {
         if authority.is_empty() {
             return Ok(());
@@ -256,7 +258,7 @@ impl Parameters {
             if password.contains(&0) {
                 return Err(InvalidUrl::Postgres);
             }
-            // As in libpq an empty one is none, so that a password file is searched.
+            // As in libpq an empty one counts as none, so that a password file is searched.
             self.password = (!password.is_empty()).then(|| password.into_owned());
             return Ok(());
         }
@@ -340,7 +342,8 @@ impl Parameters {
             }
             "connect_timeout" => {
                 self.connect_timeout = match value.trim().parse::<i64>() {
-                    // As in libpq: no limit of its own, and no limit that is too short to be meant.
+                    // As in libpq: no limit of its own, or a minimum instead of one that is too
+                    // short.
                     Ok(..=0) => None,
                     Ok(seconds) => {
                         Some(Duration::from_secs(seconds.unsigned_abs()).min(CONNECT_TIMEOUT_MAX))
@@ -383,8 +386,8 @@ impl Parameters {
     fn build(self) -> Result<PostgresLocation, InvalidUrl> {
         let hosts = hosts(&self.hosts, &self.addresses, &self.ports)?;
         let mut config = tokio_postgres::Config::new();
-        // As in libpq, and as the driver does. It must be known before, because a password file is searched for it. Where the
-        // system has no name for the user, the driver says so.
+        // As in libpq, and as the driver does. It must be known before, because a password file is
+        // searched for it. If the system has no name for the user, the driver reports it.
         if let Some(user) = self.user.or_else(|| whoami::username().ok()) {
             config.user(user);
         }
@@ -466,7 +469,7 @@ fn hosts(
 ) -> Result<Vec<PostgresHost>, InvalidUrl> {
     let count = hosts.len().max(addresses.len()).max(1);
     let fits = |list: &[String]| list.is_empty() || list.len() == count;
-    // One port may be meant for all hosts.
+    // One port may apply to all hosts.
     if count > HOSTS_MAX || !fits(hosts) || !fits(addresses) || !(fits(ports) || ports.len() == 1) {
         return Err(InvalidUrl::Postgres);
     }
@@ -490,7 +493,7 @@ fn hosts(
             let host = match (hosts.get(index).map(String::as_str), address) {
                 (None | Some(""), None) => local_socket(),
                 (Some(path), None) if path.starts_with('/') => Host::Unix(path.into()),
-                // An address is always connected to by TCP. A folder is no name that a certificate could be for.
+                // An address is always connected to by TCP. A certificate cannot be for a folder.
                 (Some(name), Some(address)) if name.is_empty() || name.starts_with('/') => {
                     Host::Tcp(address.to_string())
                 }
@@ -511,8 +514,8 @@ fn local_socket() -> Host {
     Host::Unix(if first.is_dir() { first } else { second })
 }
 
-/// Parts `options` into settings (`-c name=value`, `--name=value`) and anything else, which is sent to the server as it is: some
-/// poolers find the database by it.
+/// Splits `options` into settings (`-c name=value`, `--name=value`) and the rest, which is sent to
+/// the server unchanged, because some poolers find the database by it.
 fn options(text: &str) -> Result<(Vec<(String, String)>, String), InvalidUrl> {
     const WRONG: InvalidUrl = InvalidUrl::Parameter {
         name: "options",
@@ -613,10 +616,10 @@ mod tests {
             assert_eq!(location.config.get_password(), Some(b"S@@".as_slice()));
             assert_eq!(location.config.get_application_name(), Some("x"));
         }
-        // The mode after such an `@` counts.
+        // The mode after such an `@` applies.
         let location = parse("postgres://h/d?user=a@b&sslmode=verify-full");
         assert_eq!(location.config.get_ssl_mode(), SslMode::Require);
-        // A database may be called so, too.
+        // A database may have such a name, too.
         assert_eq!(parse("postgres://h/a@b").config.get_dbname(), Some("a@b"));
     }
 
@@ -637,7 +640,7 @@ mod tests {
             ("h/d", system, None),
             ("h/d?user=", system, None),
             ("u:p@h/d?password=", Some("u"), None),
-            // What is said last holds.
+            // The last value wins.
             ("u:p@h/d?user=v&password=q", Some("v"), Some("q")),
         ] {
             let config = parse(&format!("postgres://{text}")).config;
@@ -680,7 +683,7 @@ mod tests {
         let located = parse("postgres://db.example/d?hostaddr=192.0.2.7").hosts;
         assert_eq!(located[0].address, Some([192, 0, 2, 7].into()));
         assert_eq!(located[0].host, Host::Tcp("db.example".to_owned()));
-        // As in libpq an address goes before a socket. TLS is turned off for sockets only.
+        // As in libpq an address has priority over a socket. TLS is disabled for sockets only.
         for text in [
             "u:p@%2Frun%2Fpg/d?hostaddr=192.0.2.7&sslmode=verify-full",
             "/d?host=/run/pg&hostaddr=192.0.2.7",
@@ -810,7 +813,8 @@ mod tests {
             ("?sslmode=verify-ca", SslMode::Require),
             ("?sslmode=verify-full&application_name=x", SslMode::Require),
             ("?ssl=true", SslMode::Require),
-            // As in libpq, which has certificates verified if the authorities of the system are asked for.
+            // As in libpq, which verifies certificates if the authorities of the system are
+            // requested.
             ("?sslrootcert=system", SslMode::Require),
             (
                 "?sslnegotiation=direct&sslrootcert=system",
