@@ -1,4 +1,4 @@
-//! Who holds keys.
+//! Accounts, which hold keys.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,22 +8,22 @@ use crate::name::check_visible;
 use crate::plan::PlanName;
 use crate::timestamp::Timestamp;
 
-/// What the host system calls an account: its own user or tenant identifier.
+/// The host system's own identifier of an account, such as a user or tenant id.
 ///
-/// 1 to 255 Unicode scalars, at least one of them visible, without control characters and bidirectional overrides. Unique
-/// among accounts.
+/// 1 to 255 Unicode scalars, at least one of them visible, without control characters and
+/// bidirectional overrides. Unique among accounts.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ExternalId(Box<str>);
 
 impl ExternalId {
-    /// The most Unicode scalars.
+    /// Maximum number of Unicode scalars.
     pub const MAX_CHARS: usize = 255;
 
-    /// Reads an identifier that was stored earlier, when it could be invisible: to show it, or to find its account. Not for
-    /// new ones.
+    /// Reads an identifier that was stored earlier, when it could be invisible: to show it, or to
+    /// find its account. Not for new ones.
     ///
     /// # Errors
-    /// When it is empty, too long, or has a control character.
+    /// If it is empty, too long, or has a control character.
     pub fn from_stored(text: &str) -> Result<Self, InvalidExternalId> {
         if text.is_empty()
             || text.chars().nth(Self::MAX_CHARS).is_some()
@@ -34,7 +34,7 @@ impl ExternalId {
         Ok(Self(text.into()))
     }
 
-    /// The identifier as text.
+    /// Returns the identifier as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -57,23 +57,23 @@ impl fmt::Display for ExternalId {
     }
 }
 
-/// The text is no external identifier.
+/// Error returned when a text is not an external identifier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "an external id is 1 to 255 characters, at least one of them visible, and no control character or bidirectional override"
 )]
 pub struct InvalidExternalId;
 
-/// An account: it holds keys, and its plan says how many and how often.
+/// An account. It holds keys, and its plan sets their maximum and the rate limits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Account {
     /// Our identifier.
     pub id: AccountId,
-    /// The host system's identifier, if it gave one.
+    /// The host system's identifier, if it has one.
     pub external_id: Option<ExternalId>,
-    /// The plan; it may have left the configuration since.
+    /// The plan. It may have been removed from the configuration since.
     pub plan: PlanName,
-    /// Disabled accounts keep everything and may do nothing.
+    /// Disabled accounts keep everything, and all their requests are refused.
     pub disabled: bool,
     /// When it was created.
     pub created_at: Timestamp,

@@ -1,17 +1,17 @@
-//! Base62 as keys use it: digits, then upper case, then lower case; most significant digit first.
+//! Base62 of keys: digits, then upper case, then lower case; most significant digit first.
 
 use rand_core::TryCryptoRng;
 
 const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
-/// The largest multiple of 62 that fits a byte. Bytes at or above it are thrown away, so that every character is
-/// equally likely; `byte % 62` alone would favour the first eight.
+/// The largest multiple of 62 that fits a byte. Larger bytes are discarded, so that every character
+/// is equally likely; `byte % 62` alone would favour the first eight.
 const UNBIASED_BYTES: u8 = 62 * 4;
 
-/// Characters that hold any `u32`: 62^6 is more than 2^32, 62^5 is less.
+/// Number of characters for any `u32`: 62^6 is more than 2^32, 62^5 is less.
 pub(crate) const U32_LEN: usize = 6;
 
-/// The value of each byte as a digit, or 255 for a byte that is none.
+/// The value of each byte as a digit, or 255 for a byte that is not a digit.
 const VALUES: [u8; 256] = {
     let mut values = [u8::MAX; 256];
     let mut digit = 0;
@@ -22,8 +22,9 @@ const VALUES: [u8; 256] = {
     values
 };
 
-/// Whether all of `bytes` are digits. Looks at each without branching and without a table, so that compilers turn it into a few
-/// instructions for all of them: keys are nearly always well-formed.
+/// Returns whether all of `bytes` are digits. It checks each without branching and without a table,
+/// so that compilers turn it into a few instructions for all of them, because keys are nearly
+/// always well-formed.
 #[inline]
 pub(crate) fn is_base62<const LEN: usize>(bytes: &[u8; LEN]) -> bool {
     bytes.iter().fold(1, |all, byte| {
@@ -55,7 +56,7 @@ pub(crate) fn push_random<R: TryCryptoRng + ?Sized>(
     Ok(())
 }
 
-/// `value` as six digits, with leading zeros.
+/// Returns `value` as six digits, with leading zeros.
 pub(crate) fn encode_u32(mut value: u32) -> [u8; U32_LEN] {
     let mut digits = [b'0'; U32_LEN];
     for digit in digits.iter_mut().rev() {
@@ -65,8 +66,8 @@ pub(crate) fn encode_u32(mut value: u32) -> [u8; U32_LEN] {
     digits
 }
 
-/// The number that six digits stand for; at most 62^6, which no `u64` overflows. Bytes that are no digits give
-/// a number that [`encode_u32`] never wrote, or are found by [`is_base62`].
+/// Returns the number of six digits; at most 62^6, which no `u64` overflows. Bytes that are not
+/// digits give a number that [`encode_u32`] never wrote, or are found by [`is_base62`].
 #[inline]
 pub(crate) fn decode(digits: [u8; U32_LEN]) -> u64 {
     let value = |digits: &[u8]| {
@@ -74,7 +75,7 @@ pub(crate) fn decode(digits: [u8; U32_LEN]) -> u64 {
             number * 62 + u64::from(VALUES[usize::from(*digit)])
         })
     };
-    // Two halves that do not wait for each other.
+    // Two halves that do not depend on each other.
     let (upper, lower) = digits.split_at(U32_LEN / 2);
     value(upper) * 62_u64.pow(3) + value(lower)
 }
@@ -104,8 +105,8 @@ mod tests {
         for byte in text.bytes() {
             counts[usize::from(VALUES[usize::from(byte)])] += 1;
         }
-        // Chi-squared with 61 degrees of freedom: 110 is exceeded once in ten thousand fair draws; a modulo bias
-        // over 256 values would give over 1,000 here.
+        // Chi-squared with 61 degrees of freedom: 110 is exceeded once in ten thousand fair draws;
+        // a modulo bias over 256 values would give over 1,000 here.
         let chi_squared: f64 = counts
             .iter()
             .map(|count| (f64::from(*count) - 4_000.0).powi(2) / 4_000.0)

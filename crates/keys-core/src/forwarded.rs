@@ -1,24 +1,26 @@
-//! The `Forwarded` header, as RFC 7239 writes it.
+//! The `Forwarded` header of RFC 7239.
 //!
 //! ```text
 //! forwarded-element = [ pair ] *( ";" [ pair ] )      elements are separated by ","
 //! pair              = token "=" ( token / quoted-string )
 //! ```
 //!
-//! A proxy appends its element to what the client sent, so the left part of a line may be anything. Quotes have to be right in
-//! the whole line nonetheless. If a client could leave a quote open, the proxy's element would become part of a quoted
-//! string, and what the proxy had quoted, such as the `Host` that the client chose, would become elements. With the rules of
-//! [`elements`] that cannot happen to a proxy that quotes properly. An open quote needs a partner among the quotes of the
-//! proxy, which come in pairs. The last one stays open then, or its partner is one that the proxy escaped, and a backslash
-//! outside of quotes is refused.
+//! A proxy appends its element to the header of the client, so the left part of a line may be
+//! anything. Quotes have to be right in the whole line nonetheless. If a client could leave a quote
+//! open, the proxy's element would become part of a quoted string, and text that the proxy had
+//! quoted, such as the `Host` that the client chose, would become elements. The rules of
+//! [`elements`] prevent that for a proxy that quotes properly. An open quote needs a partner among
+//! the quotes of the proxy, which come in pairs. The last one stays open then, or its partner is
+//! one that the proxy escaped, and a backslash outside of quotes is refused.
 
 use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Splits one line of the header at commas that are not within quotes. `None` if the quotes are wrong anywhere in it.
+/// Splits one line of the header at commas that are not within quotes. `None` if the quotes are
+/// wrong anywhere in it.
 ///
-/// A quoted string begins right after a `=` and ends at an element, a pair or the line. There is no backslash outside of
-/// quotes, and no control character within.
+/// A quoted string begins right after a `=` and ends at an element, a pair or the line. There is no
+/// backslash outside of quotes, and no control character within.
 pub(crate) fn elements(line: &[u8]) -> Option<Vec<&[u8]>> {
     let mut elements = Vec::new();
     let mut start = 0;
@@ -49,7 +51,8 @@ pub(crate) fn elements(line: &[u8]) -> Option<Vec<&[u8]>> {
     Some(elements)
 }
 
-/// The length of the quoted string that `text` begins with, quotes included. `None` if it does not end.
+/// Returns the length of the quoted string at the start of `text`, quotes included. `None` if it
+/// does not end.
 fn quoted_len(text: &[u8]) -> Option<usize> {
     let mut at = 1;
     loop {
@@ -68,9 +71,10 @@ fn is_quotable(byte: u8) -> bool {
     matches!(byte, b'\t' | b' '..=b'~' | 0x80..)
 }
 
-/// The address in the `for` parameter of an element that [`elements`] returned.
+/// Returns the address in the `for` parameter of an element that [`elements`] returned.
 ///
-/// `None` if there is no such parameter or there are two, if it names no address, or if any pair is malformed.
+/// `None` if there is no such parameter or there are two, if it has no address, or if any pair is
+/// malformed.
 pub(crate) fn client(element: &[u8]) -> Option<IpAddr> {
     let mut client = None;
     let mut rest = element;
@@ -94,10 +98,10 @@ pub(crate) fn client(element: &[u8]) -> Option<IpAddr> {
     }
 }
 
-/// A name, its value, and what comes after them.
+/// A name, its value, and the rest.
 type Pair<'a> = (&'a [u8], Cow<'a, [u8]>, &'a [u8]);
 
-/// The pair that `text` begins with.
+/// Parses the pair at the start of `text`.
 fn pair(text: &[u8]) -> Option<Pair<'_>> {
     let name_len = text.iter().position(|byte| !is_token(*byte))?;
     let (name, rest) = text.split_at(name_len);
@@ -110,7 +114,8 @@ fn pair(text: &[u8]) -> Option<Pair<'_>> {
         let inner = &quoted[1..quoted.len() - 1];
         return Some((name, unescape(inner), after));
     }
-    // Proxies are known to write `for=192.0.2.1:80` and `host=example.com:80` without the quotes that the colon needs.
+    // Proxies are known to write `for=192.0.2.1:80` and `host=example.com:80` without the quotes
+    // that the colon needs.
     let is_value =
         |byte: &u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\' | b';' | b',');
     let value_len = value
@@ -130,7 +135,7 @@ fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
-/// Undoes the quoted pairs.
+/// Removes the backslashes of quoted pairs.
 fn unescape(inner: &[u8]) -> Cow<'_, [u8]> {
     if !inner.contains(&b'\\') {
         return Cow::Borrowed(inner);
@@ -147,8 +152,8 @@ fn unescape(inner: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(out)
 }
 
-/// RFC 7239, section 6: an IPv4 address or an IPv6 address in brackets, and a port. Obfuscated nodes and `unknown` name no
-/// address.
+/// RFC 7239, section 6: an IPv4 address or an IPv6 address in brackets, and a port. Obfuscated
+/// nodes and `unknown` have no address.
 fn node(value: &[u8]) -> Option<IpAddr> {
     let text = std::str::from_utf8(value).ok()?;
     if let Some(rest) = text.strip_prefix('[') {

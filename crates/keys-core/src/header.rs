@@ -1,19 +1,21 @@
 //! The credential in the headers of a request.
 //!
-//! `Authorization: Bearer <key>` (RFC 6750, the scheme in any case, RFC 9110 section 11.1) and `X-API-Key: <key>`
-//! are read. A key in the query string is never read: addresses end up in logs.
+//! `Authorization: Bearer <key>` (RFC 6750, the scheme in any case, RFC 9110 section 11.1) and
+//! `X-API-Key: <key>` are read. A key in the query string is never read, because addresses end up
+//! in logs.
 
-/// The longest header value that is looked at, in bytes; longer than any key with its scheme.
+/// Maximum length of a header value in bytes, longer than any key with its scheme.
 pub const VALUE_MAX_LEN: usize = 256;
 
-/// Why the headers carry no usable credential. None of this needed a look at any key.
+/// Error returned when the headers contain no usable credential. No key was examined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CredentialError {
     /// A header has content that cannot be a bearer credential.
     #[error("the credential is malformed")]
     Malformed,
-    /// Two different credentials were presented; guessing which was meant would be wrong half of the time.
+    /// Two different credentials were presented. Guessing the right one would be wrong half of the
+    /// time.
     #[error("two different credentials were presented")]
     Conflicting,
 }
@@ -66,7 +68,7 @@ pub fn credential<'a>(
 
 /// The content of one header.
 enum Presented<'a> {
-    /// The header is empty, but for the scheme and blanks.
+    /// The header is empty, except for the scheme and blanks.
     Nothing,
     Token(&'a str),
     Malformed,

@@ -1,6 +1,6 @@
 //! Identifiers: UUID version 7 (RFC 9562), shown as 22 characters of unpadded URL-safe base64.
 //!
-//! They are ordered by time of creation and have nothing to do with any secret.
+//! They are ordered by time of creation and are independent of any secret.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,10 +12,11 @@ use uuid::Uuid;
 
 use crate::timestamp::Timestamp;
 
-/// Characters of an identifier as text: 128 bits at 6 bits each, rounded up.
+/// Number of characters of an identifier: 128 bits at 6 bits each, rounded up.
 pub const ID_LEN: usize = 22;
 
-/// The text is no identifier. A malformed identifier is simply one that nothing has.
+/// Error returned when a text is not an identifier. Treat it like an identifier that does not
+/// exist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("an id is 22 characters of URL-safe base64")]
 pub struct InvalidId;
@@ -27,21 +28,21 @@ macro_rules! id {
         pub struct $name(Uuid);
 
         impl $name {
-            /// Makes a new identifier for something created `now`.
+            /// Creates a new identifier for a record created `now`.
             ///
             /// # Errors
-            /// When the random number generator fails.
+            /// If the random number generator fails.
             pub fn generate<R: TryCryptoRng + ?Sized>(now: Timestamp, rng: &mut R) -> Result<Self, R::Error> {
                 v7(now, rng).map(Self)
             }
 
-            /// Takes an identifier back from where it was stored.
+            /// Restores a stored identifier.
             #[must_use]
             pub const fn from_uuid(uuid: Uuid) -> Self {
                 Self(uuid)
             }
 
-            /// The identifier in the form databases store.
+            /// Returns the identifier in the form that databases store.
             #[must_use]
             pub const fn as_uuid(self) -> Uuid {
                 self.0
@@ -59,7 +60,7 @@ macro_rules! id {
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 let mut text = [0; ID_LEN];
-                // Neither can fail: the text has exactly that length, and is ASCII.
+                // Neither can fail, because the text has exactly that length, and is ASCII.
                 URL_SAFE_NO_PAD
                     .encode_slice(self.0.as_bytes(), &mut text)
                     .map_err(|_| fmt::Error)?;
@@ -140,7 +141,7 @@ mod tests {
 
     #[test]
     fn second_spelling_of_an_id_is_refused() {
-        // The last character carries four bits that must be zero.
+        // The last character contains four bits that must be zero.
         assert!("AAAAAAAAAAAAAAAAAAAAAA".parse::<KeyId>().is_ok());
         assert!("AAAAAAAAAAAAAAAAAAAAAB".parse::<KeyId>().is_err());
         assert!("AAAAAAAAAAAAAAAAAAAAA=".parse::<KeyId>().is_err());

@@ -1,8 +1,8 @@
-//! HMAC-SHA-256 (RFC 2104) of messages as short as keys are.
+//! HMAC-SHA-256 (RFC 2104) of messages as short as keys.
 //!
-//! The compression of SHA-256 is the library's, and so is all of HMAC for longer messages. What is done here is to hand the two
-//! blocks of a short message straight to it: the library's buffers, which take messages of any length piece by piece,
-//! cost a quarter of the whole digest.
+//! The compression function of SHA-256 is the library's, and so is all of HMAC for longer messages.
+//! This module passes the two blocks of a short message straight to it, because the library's
+//! buffers, which take messages of any length piece by piece, cost a quarter of the whole digest.
 
 use hmac::{Hmac, KeyInit, Mac as _};
 use sha2::Sha256;
@@ -15,10 +15,11 @@ type Block = [u8; BLOCK_LEN];
 const BLOCK_LEN: usize = 64;
 const DIGEST_LEN: usize = 32;
 
-/// Where the number of bits stands in the last block.
+/// Position of the number of bits in the last block.
 const LENGTH_START: usize = BLOCK_LEN - 8;
 
-/// The longest message that leaves room in its block for the mark of its end and the number of bits.
+/// Maximum length of a message that leaves room in its block for the end mark and the number of
+/// bits.
 const SHORT_MAX_LEN: usize = LENGTH_START - 1;
 
 /// FIPS 180-4, section 5.3.3.
@@ -35,14 +36,14 @@ const INITIAL: State = [
 
 /// HMAC-SHA-256 under one key.
 pub(crate) struct Mac {
-    /// SHA-256 after the inner pad, and after the outer.
+    /// State of SHA-256 after the inner pad, and after the outer.
     inner: Zeroizing<State>,
     outer: Zeroizing<State>,
     any: Hmac<Sha256>,
 }
 
 impl Mac {
-    /// Takes keys of any length.
+    /// Accepts keys of any length.
     pub(crate) fn new(key: &[u8]) -> Self {
         use sha2::Digest as _;
         let mut padded = Zeroizing::new([0; BLOCK_LEN]);
@@ -80,7 +81,7 @@ impl Mac {
     }
 }
 
-/// SHA-256 of one block that led to `state` and then `rest`, which is short.
+/// Returns SHA-256 of one block that led to `state` and then `rest`, which is short.
 #[inline]
 fn finish(mut state: State, rest: &[u8]) -> [u8; DIGEST_LEN] {
     const MARK_OF_THE_END: u8 = 0x80;

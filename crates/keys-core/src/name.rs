@@ -1,47 +1,49 @@
-//! What people call their keys.
+//! Names of keys.
 
 use std::borrow::Cow;
 use std::fmt;
 
 use unicode_properties::{GeneralCategory, GeneralCategoryGroup, UnicodeGeneralCategory as _};
 
-/// A key's name, which the account dialect calls its description. At least 1 and at most 500 Unicode scalars, at least one
-/// of them visible, no control characters and no bidirectional overrides. Names need not be unique.
+/// The name of a key, called its description in the account contract. At least 1 and at most 500
+/// Unicode scalars, at least one of them visible, no control characters and no bidirectional
+/// overrides. Names need not be unique.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyName(Box<str>);
 
-/// Why a name was refused.
+/// Error returned when a name is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidName {
-    /// Nothing left after trimming.
+    /// Empty after trimming.
     #[error("must not be empty")]
     Empty,
     /// More Unicode scalars than the given maximum.
     #[error("must be at most {0} characters")]
     TooLong(usize),
-    /// A control character, NUL among them.
+    /// A control character, including NUL.
     #[error("must not contain control characters")]
     ControlCharacter,
-    /// Only characters that leave no mark, such as U+200B.
+    /// Only invisible characters, such as U+200B.
     #[error("must contain a visible character")]
     Invisible,
-    /// A character that shows the text after it in another order: U+202A to U+202E, U+2066 to U+2069.
+    /// A character that changes the order in which the text after it is shown: U+202A to U+202E,
+    /// U+2066 to U+2069.
     #[error("must not contain bidirectional overrides")]
     BidirectionalOverride,
 }
 
 impl KeyName {
-    /// The most Unicode scalars of a memo.
+    /// Maximum number of Unicode scalars of a memo.
     pub const MEMO_MAX_CHARS: usize = 500;
 
-    /// The most Unicode scalars of a name.
+    /// Maximum number of Unicode scalars of a name.
     pub const NAME_MAX_CHARS: usize = 255;
 
     /// Reads a required name: white space around it is dropped, 1 to 255 scalars remain.
     ///
     /// # Errors
-    /// When nothing remains, too much does, or it has a control character.
+    /// If nothing remains, it is too long, or it has a control character.
     ///
     /// ```
     /// use keys_core::KeyName;
@@ -58,10 +60,11 @@ impl KeyName {
         Ok(Self(text.into()))
     }
 
-    /// Reads an optional memo, kept as it is: at most 500 scalars, and `""` is none.
+    /// Reads an optional memo, unchanged: at most 500 scalars. `None` for `""`.
     ///
     /// # Errors
-    /// When it is too long, has a control character or bidirectional override, or nothing in it is visible.
+    /// If it is too long, has a control character or bidirectional override, or has no visible
+    /// character.
     pub fn from_memo(text: &str) -> Result<Option<Self>, InvalidName> {
         let memo = Self::from_stored(text)?;
         // Blanks alone are kept, as the contract says.
@@ -71,16 +74,17 @@ impl KeyName {
         Ok(memo)
     }
 
-    /// Reads a name that was stored earlier, when names could be invisible; `""` is none. Not for new names.
+    /// Reads a name that was stored earlier, when names could be invisible. `None` for `""`. Not
+    /// for new names.
     ///
     /// # Errors
-    /// When it is too long or has a control character.
+    /// If it is too long or has a control character.
     pub fn from_stored(text: &str) -> Result<Option<Self>, InvalidName> {
         let text = check(text, Self::MEMO_MAX_CHARS)?;
         Ok((!text.is_empty()).then(|| Self(text.into())))
     }
 
-    /// The name as text.
+    /// Returns the name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -93,7 +97,7 @@ impl fmt::Display for KeyName {
     }
 }
 
-/// Refuses text that cannot be seen, or is shown in another order than it is read in.
+/// Refuses text that is invisible, or is shown in another order than it is read.
 pub(crate) fn check_visible(text: &str) -> Result<(), InvalidName> {
     if text.chars().any(is_bidirectional_override) {
         Err(InvalidName::BidirectionalOverride)
@@ -104,8 +108,8 @@ pub(crate) fn check_visible(text: &str) -> Result<(), InvalidName> {
     }
 }
 
-/// The text for a terminal: control characters, bidirectional controls and characters without a width are written as
-/// `\u{202e}`.
+/// Returns the text for a terminal: control characters, bidirectional controls and characters
+/// without a width are written as `\u{202e}`.
 ///
 /// ```
 /// use keys_core::name::escaped;
@@ -133,7 +137,8 @@ fn is_bidirectional_override(c: char) -> bool {
     matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// Whether the character leaves a mark by itself: a letter, number, sign or symbol that has a glyph.
+/// Returns whether the character is visible by itself: a letter, number, sign or symbol that has a
+/// glyph.
 fn is_visible(c: char) -> bool {
     match c.general_category_group() {
         GeneralCategoryGroup::Letter
@@ -141,25 +146,25 @@ fn is_visible(c: char) -> bool {
         | GeneralCategoryGroup::Punctuation
         | GeneralCategoryGroup::Symbol => !is_blank_glyph(c),
         GeneralCategoryGroup::Mark => c.general_category() == GeneralCategory::SpacingMark,
-        // Blanks, controls, formats, and what has no agreed glyph.
+        // Blanks, controls, formats, and characters without an agreed glyph.
         GeneralCategoryGroup::Separator | GeneralCategoryGroup::Other => false,
     }
 }
 
-/// Letters and symbols whose glyph is blank, by their category alike with those that can be seen.
+/// Letters and symbols whose glyph is blank, in the same categories as visible ones.
 fn is_blank_glyph(c: char) -> bool {
     matches!(
         c,
         // Hangul fillers, which Unicode calls default-ignorable.
         '\u{115f}' | '\u{1160}' | '\u{3164}' | '\u{ffa0}'
-        // The Braille pattern without dots, and the place of an object that is not there.
+        // The Braille pattern without dots, and the placeholder of a missing object.
         | '\u{2800}' | '\u{fffc}'
         // Blank hieroglyphs, and the musical note without a head.
         | '\u{13441}' | '\u{13442}' | '\u{1d159}'
     )
 }
 
-/// Whether a terminal would obey the character, or show nothing of it.
+/// Returns whether a terminal would obey the character, or show nothing.
 fn hides(c: char) -> bool {
     if c.is_ascii() {
         return c.is_ascii_control();
@@ -262,7 +267,7 @@ mod tests {
                 Err(InvalidName::Invisible),
                 "{text:?}"
             );
-            // What is stored already stays readable.
+            // Stored names stay readable.
             assert_eq!(KeyName::from_stored(text).unwrap().unwrap().as_str(), text);
         }
         assert!(KeyName::from_memo("  ").is_ok());
@@ -289,7 +294,7 @@ mod tests {
             "-",
             "\u{4f60}\u{597d}",
             "\u{645}\u{631}\u{62d}\u{628}\u{627}",
-            // Joiners are a part of words and of emoji.
+            // Joiners are part of words and of emoji.
             "\u{646}\u{645}\u{6cc}\u{200c}\u{62e}\u{648}\u{627}\u{647}\u{645}",
             "\u{1f469}\u{200d}\u{1f4bb}",
             "\u{2764}\u{fe0f}",
@@ -297,7 +302,7 @@ mod tests {
             "e\u{301}",
             "\u{915}\u{94d}\u{200d}\u{937}",
             "\u{a9}",
-            // Marks of direction by themselves change no order.
+            // Direction marks alone change no order.
             "abc \u{200e}\u{5d0}",
         ] {
             assert_eq!(KeyName::from_name(text).unwrap().as_str(), text);

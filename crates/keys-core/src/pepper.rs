@@ -1,7 +1,8 @@
 //! Digests of keys, under peppers that the database never sees.
 //!
-//! A key is stored as HMAC-SHA-256 (RFC 2104) of its whole text under a pepper. With 154 random bits in a key a
-//! slow password hash would add nothing; the pepper makes a stolen database useless even for checking guesses.
+//! A key is stored as HMAC-SHA-256 (RFC 2104) of its whole text under a pepper. With 154 random
+//! bits in a key a slow password hash would add nothing. The pepper makes a stolen database useless
+//! even for checking guesses.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,24 +14,25 @@ use zeroize::Zeroizing;
 use crate::mac::Mac;
 use crate::secret::PresentedKey;
 
-/// The name of a pepper, stored beside each digest so that peppers can be rotated without touching the keys.
+/// The name of a pepper, stored beside each digest so that peppers can be rotated without changing
+/// the keys.
 ///
 /// 1 to 32 characters: lower-case letters, digits, `-` and `_`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PepperId {
-    /// Inline and zero-padded, so that naming the pepper of a digest allocates nothing.
+    /// Inline and zero-padded, so that the name of a digest's pepper needs no allocation.
     bytes: [u8; Self::MAX_LEN],
     length: u8,
 }
 
 impl PepperId {
-    /// The longest identifier.
+    /// Maximum length of an identifier.
     pub const MAX_LEN: usize = 32;
 
-    /// The identifier as text.
+    /// Returns the identifier as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        // An id is made from ASCII only, so this never falls back.
+        // An id consists of ASCII only, so this never falls back.
         std::str::from_utf8(&self.bytes[..usize::from(self.length)]).unwrap_or_default()
     }
 }
@@ -65,7 +67,7 @@ impl fmt::Debug for PepperId {
     }
 }
 
-/// Why a pepper cannot be used.
+/// Error returned when a pepper cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PepperError {
@@ -97,23 +99,23 @@ pub enum PepperError {
     TooMany,
 }
 
-/// The pepper that the documentation shows. It is refused wherever a pepper is read from text.
+/// The pepper in the documentation. It is refused wherever a pepper is read from text.
 pub const DOCUMENTED_PEPPER: &str = "ZXhhbXBsZS1wZXBwZXItZG8tbm90LXVzZS1pdC1ldmVyIQ==";
 
-/// A secret that keyed digests are made with. Wiped from memory when dropped.
+/// A secret key of digests. Wiped from memory when dropped.
 pub struct Pepper(Zeroizing<Vec<u8>>);
 
 impl Pepper {
-    /// As long as the output of SHA-256: RFC 2104, section 3, discourages anything shorter.
+    /// The length of the output of SHA-256. RFC 2104, section 3, discourages anything shorter.
     pub const MIN_LEN: usize = 32;
 
-    /// Far beyond any use; keeps a wrong file from being read as a pepper.
+    /// Far beyond any use. Prevents a wrong file from being read as a pepper.
     pub const MAX_LEN: usize = 1024;
 
-    /// Takes raw bytes.
+    /// Creates a pepper from raw bytes.
     ///
     /// # Errors
-    /// When there are fewer than 32 or more than 1024.
+    /// If there are fewer than 32 or more than 1024.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, PepperError> {
         match bytes.len() {
             length if length < Self::MIN_LEN => Err(PepperError::TooShort(length)),
@@ -125,7 +127,7 @@ impl Pepper {
     /// Reads base64, standard or URL-safe, padded or not, with white space around it.
     ///
     /// # Errors
-    /// When it is not base64, too short or too long, one byte repeated, or [`DOCUMENTED_PEPPER`].
+    /// If it is not base64, too short or too long, one byte repeated, or [`DOCUMENTED_PEPPER`].
     pub fn from_base64(text: &str) -> Result<Self, PepperError> {
         let text = text.trim();
         if text.len() > Self::MAX_LEN * 2 {
@@ -147,7 +149,7 @@ impl Pepper {
         Ok(pepper)
     }
 
-    /// The bytes, for deriving further keys from them.
+    /// Returns the bytes, for deriving further keys from them.
     #[must_use]
     pub fn expose(&self) -> &[u8] {
         &self.0
@@ -160,21 +162,21 @@ impl fmt::Debug for Pepper {
     }
 }
 
-/// What is kept of a key. Compared in constant time.
+/// The stored digest of a key. Compared in constant time.
 #[derive(Clone, Copy)]
 pub struct KeyDigest([u8; Self::LEN]);
 
 impl KeyDigest {
-    /// Bytes in a digest, as in SHA-256.
+    /// Number of bytes in a digest, as in SHA-256.
     pub const LEN: usize = 32;
 
-    /// Takes a digest back from where it was stored.
+    /// Restores a stored digest.
     #[must_use]
     pub fn from_bytes(bytes: [u8; Self::LEN]) -> Self {
         Self(bytes)
     }
 
-    /// The bytes to store. They do not belong in a log.
+    /// Returns the bytes to store. Do not log them.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8; Self::LEN] {
         &self.0
@@ -195,7 +197,7 @@ impl fmt::Debug for KeyDigest {
     }
 }
 
-/// A digest together with the pepper it was made under: what a key is looked up by.
+/// A digest together with its pepper. Keys are looked up by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PepperedDigest {
     /// The pepper.
@@ -210,17 +212,18 @@ struct Keyed {
     pepper: Pepper,
 }
 
-/// The live peppers: the current one, under which new keys are made, and former ones that old keys still need.
+/// The usable peppers: the current one for new keys, and former ones that old keys still need.
 pub struct PepperRing {
     current: Keyed,
     former: Vec<Keyed>,
 }
 
 impl PepperRing {
-    /// Each unknown key costs one digest per pepper, so a ring stays short.
+    /// Maximum number of peppers. Each unknown key costs one digest per pepper, so a ring stays
+    /// short.
     pub const MAX_PEPPERS: usize = 8;
 
-    /// A ring of one.
+    /// Creates a ring with one pepper.
     #[must_use]
     pub fn new(id: PepperId, pepper: Pepper) -> Self {
         Self {
@@ -229,10 +232,10 @@ impl PepperRing {
         }
     }
 
-    /// Adds a pepper that existing keys may have been made under.
+    /// Adds a former pepper that existing keys may need.
     ///
     /// # Errors
-    /// When the id is taken or the ring is full.
+    /// If the id is taken or the ring is full.
     pub fn with_former(mut self, id: PepperId, pepper: Pepper) -> Result<Self, PepperError> {
         if self.ids().any(|taken| *taken == id) {
             return Err(PepperError::DuplicateId);
@@ -244,14 +247,15 @@ impl PepperRing {
         Ok(self)
     }
 
-    /// The digest under the current pepper: what a new key is stored as.
+    /// Returns the digest under the current pepper, which is stored for a new key.
     #[must_use]
     #[inline]
     pub fn digest<'a>(&self, key: impl Into<PresentedKey<'a>>) -> PepperedDigest {
         self.current.digest(key.into().expose().as_bytes())
     }
 
-    /// The digests under every live pepper, the current one first: what a presented key may be stored as.
+    /// Returns the digests under every pepper, the current one first. A presented key may be stored
+    /// under any of them.
     pub fn digests<'a>(
         &self,
         key: impl Into<PresentedKey<'a>>,
@@ -260,18 +264,18 @@ impl PepperRing {
         self.all().map(|keyed| keyed.digest(message))
     }
 
-    /// The identifier of the pepper that new keys are made under.
+    /// Returns the identifier of the pepper for new keys.
     #[must_use]
     pub fn current_id(&self) -> PepperId {
         self.current.id
     }
 
-    /// The identifier of every live pepper, the current one first.
+    /// Returns the identifier of every pepper, the current one first.
     pub fn ids(&self) -> impl Iterator<Item = &PepperId> {
         self.all().map(|keyed| &keyed.id)
     }
 
-    /// Every live pepper with its identifier, the current one first, for deriving further keys.
+    /// Returns every pepper with its identifier, the current one first, for deriving further keys.
     pub fn peppers(&self) -> impl Iterator<Item = (&PepperId, &Pepper)> {
         self.all().map(|keyed| (&keyed.id, &keyed.pepper))
     }

@@ -1,17 +1,18 @@
-//! What a key may be used for: a set of names whose meaning belongs to the host system.
+//! Scopes of a key: a set of names whose meaning belongs to the host system.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// One permission, such as `orders:read`: 1 to 64 characters, lower-case letters and digits, then also `:._-`.
+/// A permission, such as `orders:read`: 1 to 64 characters, lower-case letters and digits, then
+/// also `:._-`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Scope(Box<str>);
 
 impl Scope {
-    /// The longest scope.
+    /// Maximum length of a scope.
     pub const MAX_LEN: usize = 64;
 
-    /// The scope as text.
+    /// Returns the scope as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -48,7 +49,7 @@ impl fmt::Display for Scope {
     }
 }
 
-/// Why scopes were refused.
+/// Error returned when scopes are refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidScope {
@@ -62,7 +63,8 @@ pub enum InvalidScope {
     TooMany,
 }
 
-/// A set of scopes, sorted, each once. An empty set permits nothing that asks for a scope.
+/// A set of scopes, sorted and without repetitions. An empty set permits nothing that requires a
+/// scope.
 ///
 /// ```
 /// use keys_core::ScopeSet;
@@ -76,13 +78,13 @@ pub enum InvalidScope {
 pub struct ScopeSet(Box<[Scope]>);
 
 impl ScopeSet {
-    /// The most scopes in a set.
+    /// Maximum number of scopes in a set.
     pub const MAX_LEN: usize = 64;
 
     /// Reads a list of names.
     ///
     /// # Errors
-    /// When there are too many, or one is not legal.
+    /// If there are too many, or one is not legal.
     pub fn parse<I>(names: I) -> Result<Self, InvalidScope>
     where
         I: IntoIterator,
@@ -100,25 +102,25 @@ impl ScopeSet {
         Ok(Self(scopes.into()))
     }
 
-    /// Whether every scope of `wanted` is in this set.
+    /// Returns whether every scope of `wanted` is in this set.
     #[must_use]
     pub fn covers(&self, wanted: &Self) -> bool {
         wanted.0.iter().all(|scope| self.contains(scope))
     }
 
-    /// Whether `scope` is in this set.
+    /// Returns whether `scope` is in this set.
     #[must_use]
     pub fn contains(&self, scope: &Scope) -> bool {
         self.0.binary_search(scope).is_ok()
     }
 
-    /// The scopes, sorted.
+    /// Returns the scopes, sorted.
     #[must_use]
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &Scope> {
         self.0.iter()
     }
 
-    /// Whether there are none.
+    /// Returns whether the set is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

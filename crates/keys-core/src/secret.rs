@@ -1,7 +1,7 @@
-//! The full key as its owner sees it: `<prefix>_<26 random base62><6 base62 CRC32 of the random part>`.
+//! The full key: `<prefix>_<26 random base62><6 base62 CRC32 of the random part>`.
 //!
-//! The 26 random characters carry 154 bits, so guessing is hopeless. The checksum is no defence: it lets a typing
-//! error or a scanner's false find be refused without asking a database.
+//! The 26 random characters have 154 bits, so guessing is hopeless. The checksum is not a
+//! protection: it refuses a typing error or a scanner's false find without asking a database.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,18 +11,19 @@ use zeroize::Zeroizing;
 
 use crate::base62;
 
-/// Characters of randomness in a key: 26 · log2(62) = 154.8 bits.
+/// Number of random characters in a key: 26 · log2(62) = 154.8 bits.
 pub const RANDOM_LEN: usize = 26;
 
-/// Characters after the last underscore: the random part and its checksum.
+/// Number of characters after the last underscore: the random part and its checksum.
 pub const BODY_LEN: usize = RANDOM_LEN + base62::U32_LEN;
 
-/// The longest key there is, in bytes.
+/// Maximum length of a key, in bytes.
 pub const SECRET_MAX_LEN: usize = KeyPrefix::MAX_LEN + 1 + BODY_LEN;
 
-/// The label a key starts with, such as `sk_live`.
+/// The prefix of a key, such as `sk_live`.
 ///
-/// 2 to 20 characters: lower-case letters and digits, in groups joined by single underscores, starting with a letter.
+/// 2 to 20 characters: lower-case letters and digits, in groups joined by single underscores,
+/// starting with a letter.
 ///
 /// ```
 /// use keys_core::KeyPrefix;
@@ -37,10 +38,11 @@ impl KeyPrefix {
     /// Short enough that a whole key stays within one SHA-256 block (55 bytes).
     pub const MAX_LEN: usize = 20;
 
-    /// Long enough that the characters shown of a key ([`ShownPrefix`]) give away at most nine random ones.
+    /// Long enough that the shown characters of a key ([`ShownPrefix`]) reveal at most nine random
+    /// ones.
     pub const MIN_LEN: usize = 2;
 
-    /// The label as text.
+    /// Returns the prefix as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -87,7 +89,7 @@ impl fmt::Debug for KeyPrefix {
     }
 }
 
-/// The text is no [`KeyPrefix`].
+/// Error returned when a text is not a [`KeyPrefix`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "a key prefix is 2 to 20 lower-case letters and digits in groups joined by single underscores, starting with a letter"
@@ -96,19 +98,19 @@ pub struct InvalidPrefix;
 
 /// The full key. It cannot print itself, and is wiped from memory when dropped.
 ///
-/// A `SecretKey` is always well-formed: only [`generate`](Self::generate) and [`parse`](Self::parse) make one. To look at
-/// a key that was presented, [`PresentedKey`] does without a copy.
+/// A `SecretKey` is always well-formed, because only [`generate`](Self::generate) and
+/// [`parse`](Self::parse) create one. [`PresentedKey`] checks a presented key without a copy.
 pub struct SecretKey {
     text: Zeroizing<String>,
 }
 
 impl SecretKey {
-    /// Draws a new key.
+    /// Generates a new key.
     ///
     /// Pass `getrandom::SysRng` in production.
     ///
     /// # Errors
-    /// When the random number generator fails; there is no weaker source to fall back to.
+    /// If the random number generator fails. There is no weaker source to fall back to.
     #[expect(
         clippy::missing_panics_doc,
         reason = "as many characters as the checksum is of are there"
@@ -117,13 +119,14 @@ impl SecretKey {
         prefix: &KeyPrefix,
         rng: &mut R,
     ) -> Result<Self, R::Error> {
-        // The capacity covers the whole key: growing would leave a copy behind in freed memory.
+        // The capacity covers the whole key, because growing would leave a copy in freed memory.
         let mut text = Zeroizing::new(String::with_capacity(SECRET_MAX_LEN));
         text.push_str(prefix.as_str());
         text.push('_');
         let random_start = text.len();
         base62::push_random(&mut text, RANDOM_LEN, rng)?;
-        // CRC-32 (ISO-HDLC, the one of zip and PNG) finds every burst of up to 32 bits, so every changed character.
+        // CRC-32 (ISO-HDLC, the one of zip and PNG) finds every burst of up to 32 bits, so every
+        // changed character.
         let random = text.as_bytes()[random_start..].as_array();
         let checksum = checksum(random.expect("just that many were pushed"));
         for digit in base62::encode_u32(checksum) {
@@ -132,10 +135,10 @@ impl SecretKey {
         Ok(Self { text })
     }
 
-    /// Reads a presented key. Costs no input or output: form and checksum decide.
+    /// Reads a presented key. Only form and checksum are checked, without input or output.
     ///
     /// # Errors
-    /// [`Malformed`] when the text was never issued by this format.
+    /// [`Malformed`] if this format never issued the text.
     pub fn parse(text: &str) -> Result<Self, Malformed> {
         check_form(text)?;
         Ok(Self {
@@ -149,7 +152,7 @@ impl SecretKey {
         &self.text
     }
 
-    /// What may be shown of this key for ever.
+    /// Returns the part of this key that may always be shown.
     #[must_use]
     pub fn shown_prefix(&self) -> ShownPrefix {
         let random_start = self.text.len() - BODY_LEN;
@@ -164,15 +167,15 @@ impl fmt::Debug for SecretKey {
     }
 }
 
-/// A presented key that is well-formed, borrowed from the request: nothing of it is copied.
+/// A well-formed presented key, borrowed from the request without a copy.
 #[derive(Clone, Copy)]
 pub struct PresentedKey<'a>(&'a str);
 
 impl<'a> PresentedKey<'a> {
-    /// Reads a presented key. Form and checksum decide.
+    /// Reads a presented key. Only form and checksum are checked.
     ///
     /// # Errors
-    /// [`Malformed`] when the text was never issued by this format.
+    /// [`Malformed`] if this format never issued the text.
     pub fn parse(text: &'a str) -> Result<Self, Malformed> {
         check_form(text).map(|()| Self(text))
     }
@@ -183,7 +186,7 @@ impl<'a> PresentedKey<'a> {
         self.0
     }
 
-    /// Reveals what is random in the key, without label and checksum.
+    /// Reveals the random part of the key, without prefix and checksum.
     #[must_use]
     #[inline]
     #[expect(clippy::missing_panics_doc, reason = "every presented key has a body")]
@@ -207,10 +210,10 @@ impl<'a> From<&'a SecretKey> for PresentedKey<'a> {
     }
 }
 
-/// Whether `text` has the form of a key and its checksum is right, without keeping a copy of it.
+/// Checks that `text` has the form of a key and a right checksum, without keeping a copy of it.
 ///
 /// # Errors
-/// [`Malformed`] when it has not.
+/// [`Malformed`] if it does not.
 ///
 /// ```
 /// assert!(keys_core::secret::check_form("sk_live_a1b2c3d4e5f6g7h8i9j0k1l2m3n4o5p6").is_err());
@@ -224,7 +227,7 @@ pub fn check_form(text: &str) -> Result<(), Malformed> {
     let (separator, prefix) = rest.split_last().ok_or(Malformed)?;
     let (random, digits) = body.split_last_chunk().ok_or(Malformed)?;
     let random = random.as_array().ok_or(Malformed)?;
-    // A number from 2^32 on never equals a checksum, so each checksum has one spelling.
+    // A number of 2^32 or more never equals a checksum, so each checksum has one spelling.
     let is_whole = *separator == b'_'
         && base62::decode(*digits) == u64::from(checksum(random))
         && base62::is_base62(body);
@@ -235,24 +238,26 @@ pub fn check_form(text: &str) -> Result<(), Malformed> {
     }
 }
 
-/// The same as `crc32fast::hash`, in half of the time for a text of this length while the tables, 13 KB, are in the processor's cache.
+/// Returns the same as `crc32fast::hash`, in half of the time for a text of this length while the
+/// tables, 13 KB, are in the CPU cache.
 ///
-/// A checksum of this kind is linear: what each character adds to it depends on the character and its place alone. So the parts are looked
-/// up, none of them waiting for another, where the library's steps wait for the one before.
+/// A checksum of this kind is linear: the contribution of each character depends only on the
+/// character and its position. So the contributions are looked up independently, whereas each step
+/// of the library depends on the previous one.
 #[inline]
 fn checksum(random: &[u8; RANDOM_LEN]) -> u32 {
     random
         .iter()
         .zip(&PARTS_OF_CHECKSUM)
         .fold(CHECKSUM_OF_NULS, |sum, (byte, parts)| {
-            // Above is no base62, which is found elsewhere.
+            // Higher bytes are not base62, which is checked elsewhere.
             sum ^ parts[usize::from(byte % ASCII_LEN)]
         })
 }
 
 const ASCII_LEN: u8 = 128;
 
-/// What each character changes, by its place, against a text of nothing but NUL.
+/// The contribution of each character, by its position, relative to a text of NULs.
 static PARTS_OF_CHECKSUM: [[u32; ASCII_LEN as usize]; RANDOM_LEN] = {
     let mut parts = [[0; ASCII_LEN as usize]; RANDOM_LEN];
     let mut place = 0;
@@ -271,7 +276,8 @@ static PARTS_OF_CHECKSUM: [[u32; ASCII_LEN as usize]; RANDOM_LEN] = {
 
 const CHECKSUM_OF_NULS: u32 = bitwise_checksum(&[0; RANDOM_LEN]);
 
-/// CRC-32 by its definition (ISO-HDLC, the one of zip and PNG), for tables that are worked out by the compiler.
+/// CRC-32 by its definition (ISO-HDLC, the one of zip and PNG), for tables that are computed at
+/// compile time.
 const fn bitwise_checksum(text: &[u8; RANDOM_LEN]) -> u32 {
     const REVERSED_POLYNOMIAL: u32 = 0xedb8_8320;
     let mut register = u32::MAX;
@@ -292,15 +298,16 @@ const fn bitwise_checksum(text: &[u8; RANDOM_LEN]) -> u32 {
     !register
 }
 
-/// The text is no key: wrong shape or wrong checksum.
+/// Error returned when a text is not a key: wrong form or wrong checksum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not a well-formed key")]
 pub struct Malformed;
 
-/// The first characters of a key, for people to tell their keys apart.
+/// The first characters of a key, by which people recognise their keys.
 ///
-/// It is neither secret nor unique, and never a look-up key: the first 12 characters of the key, more where the
-/// label is so long that fewer than 4 random characters would show. `sk_live_a1b2` is one.
+/// It is neither secret nor unique, and never used for look-ups: the first 12 characters of the
+/// key, more if the prefix is so long that fewer than 4 random characters would show. For example
+/// `sk_live_a1b2`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct ShownPrefix(Box<str>);
 
@@ -308,13 +315,13 @@ impl ShownPrefix {
     const USUAL_LEN: usize = 12;
     const RANDOM_MIN_LEN: usize = 4;
 
-    /// The longest there is.
+    /// Maximum length.
     pub const MAX_LEN: usize = KeyPrefix::MAX_LEN + 1 + Self::RANDOM_MIN_LEN;
 
-    /// Takes a shown prefix back from where it was stored.
+    /// Restores a stored shown prefix.
     ///
     /// # Errors
-    /// [`InvalidPrefix`] when it is longer than any shown prefix or not ASCII.
+    /// [`InvalidPrefix`] if it is longer than any shown prefix or not ASCII.
     pub fn from_stored(text: String) -> Result<Self, InvalidPrefix> {
         if text.len() <= Self::MAX_LEN && text.is_ascii() {
             Ok(Self(text.into()))
@@ -323,7 +330,7 @@ impl ShownPrefix {
         }
     }
 
-    /// The characters.
+    /// Returns the characters.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0

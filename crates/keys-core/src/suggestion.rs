@@ -1,7 +1,7 @@
 //! The known name that a misspelt one probably stands for.
 
-/// The longest name that is compared, in characters. Every key is longer, so a key that got here by
-/// mistake is not compared.
+/// Maximum length of a name that is compared, in characters. Every key is longer, so a key that is
+/// passed by mistake is not compared.
 const NAME_MAX_CHARS: usize = 32;
 
 /// Returns the known name that was probably meant: spelt in another case, with other underscores,

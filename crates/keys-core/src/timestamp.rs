@@ -1,23 +1,24 @@
-//! A moment in UTC, to the microsecond.
+//! A time in UTC, to the microsecond.
 
 use std::fmt;
 use std::time::Duration;
 
 use chrono::{DateTime, Datelike as _, SecondsFormat, Timelike as _, Utc};
 
-/// A moment in UTC, in whole microseconds since 1970: the precision both databases keep, so that a time compares
-/// equal to itself after having been stored.
+/// A time in UTC, in whole microseconds since 1970: the precision of both databases, so that a time
+/// equals itself after being stored.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(i64);
 
 impl Timestamp {
-    /// 9999-12-31T23:59:59.999999Z, the last moment RFC 3339 can write.
+    /// 9999-12-31T23:59:59.999999Z, the last time that RFC 3339 can write.
     pub const MAX: Self = Self(253_402_300_799_999_999);
 
-    /// 0000-01-01T00:00:00Z, the first moment RFC 3339 can write.
+    /// 0000-01-01T00:00:00Z, the first time that RFC 3339 can write.
     pub const MIN: Self = Self(-62_167_219_200_000_000);
 
-    /// The moment `micros` microseconds after 1970, kept within [`MIN`](Self::MIN) and [`MAX`](Self::MAX).
+    /// Returns the time `micros` microseconds after 1970, clamped to [`MIN`](Self::MIN) and
+    /// [`MAX`](Self::MAX).
     #[must_use]
     pub const fn from_unix_micros(micros: i64) -> Self {
         if micros > Self::MAX.0 {
@@ -29,22 +30,23 @@ impl Timestamp {
         }
     }
 
-    /// Microseconds since 1970.
+    /// Returns microseconds since 1970.
     #[must_use]
     pub const fn unix_micros(self) -> i64 {
         self.0
     }
 
-    /// Milliseconds since 1970, rounded down.
+    /// Returns milliseconds since 1970, rounded down.
     #[must_use]
     pub const fn unix_millis(self) -> i64 {
         self.0.div_euclid(1_000)
     }
 
-    /// Reads RFC 3339 with any offset. A date alone, or a time without an offset, is refused: it names no moment.
+    /// Parses RFC 3339 with any offset. A date alone, or a time without an offset, is refused,
+    /// because it is ambiguous.
     ///
     /// # Errors
-    /// [`InvalidTimestamp`] when the text is anything else.
+    /// [`InvalidTimestamp`] if the text has any other form.
     ///
     /// ```
     /// use keys_core::Timestamp;
@@ -57,9 +59,9 @@ impl Timestamp {
     pub fn parse_rfc3339(text: &str) -> Result<Self, InvalidTimestamp> {
         // Longer than any sensible number of fractional digits.
         const TEXT_MAX_LEN: usize = 64;
-        // RFC 3339 puts `T` between date and time; the parser would let a blank through as well.
+        // RFC 3339 has `T` between date and time; the parser would accept a blank as well.
         let has_t = matches!(text.as_bytes().get(10), Some(b'T' | b't'));
-        // The parser also takes U+2212 for the sign of the offset.
+        // The parser also accepts U+2212 as the sign of the offset.
         if text.len() > TEXT_MAX_LEN || !has_t || !text.is_ascii() {
             return Err(InvalidTimestamp);
         }
@@ -70,20 +72,20 @@ impl Timestamp {
         Ok(Self::from_unix_micros(moment.timestamp_micros()))
     }
 
-    /// This moment and `duration` more, at most [`MAX`](Self::MAX).
+    /// Returns this time plus `duration`, at most [`MAX`](Self::MAX).
     #[must_use]
     pub fn saturating_add(self, duration: Duration) -> Self {
         let micros = i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
         Self::from_unix_micros(self.0.saturating_add(micros))
     }
 
-    /// How long after `earlier` this is; zero if it is not after.
+    /// Returns the time since `earlier`, or zero if `earlier` is later.
     #[must_use]
     pub fn saturating_since(self, earlier: Self) -> Duration {
         Duration::from_micros(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
 
-    /// The same moment as chrono writes it.
+    /// Returns the same time as a chrono type.
     #[must_use]
     #[expect(
         clippy::missing_panics_doc,
@@ -95,7 +97,8 @@ impl Timestamp {
     }
 }
 
-/// Whether the moment is no leap second, or may be one. RFC 3339, section 5.7: they are at the end of a month in UTC.
+/// Returns whether the time is not a leap second, or is a possible one. RFC 3339, section 5.7: they
+/// are at the end of a month in UTC.
 fn is_on_a_clock(moment: DateTime<Utc>) -> bool {
     const SECOND: u32 = 1_000_000_000;
     let is_leap_second = moment.nanosecond() >= SECOND;
@@ -105,7 +108,7 @@ fn is_on_a_clock(moment: DateTime<Utc>) -> bool {
     !is_leap_second || ends_month
 }
 
-/// RFC 3339 in UTC with milliseconds and `Z`, as both HTTP contracts show time.
+/// RFC 3339 in UTC with milliseconds and `Z`, as in both HTTP contracts.
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(
@@ -126,7 +129,7 @@ impl fmt::Debug for Timestamp {
     }
 }
 
-/// The text is no RFC 3339 time.
+/// Error returned when a text is not an RFC 3339 time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a time is written as in RFC 3339, with an offset: 2026-12-31T23:59:59Z")]
 pub struct InvalidTimestamp;
