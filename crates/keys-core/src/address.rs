@@ -1,18 +1,19 @@
-//! Whose address a request has, behind proxies.
+//! The client's address of a request, behind proxies.
 //!
-//! Only the socket's peer is certain. The peer of a Unix socket has no address. When the peer is a trusted proxy, what it reports is believed, and so on from
-//! the right to the left: each entry was written by the hop to its right. The first address that is no trusted
-//! proxy is the client's. Whatever stands further left was written by the client and is worth nothing.
+//! Only the socket's peer is certain. The peer of a Unix socket has no address. If the peer is a
+//! trusted proxy, the address that it reports is trusted, and so on from the right to the left:
+//! each entry was written by the hop to its right. The first address that is not a trusted proxy is
+//! the client's. All entries further left were written by the client and prove nothing.
 
 use std::net::{IpAddr, SocketAddr};
 
 use crate::forwarded;
 use crate::network::Network;
 
-/// Entries that are looked at before giving up; no chain of proxies is that long.
+/// Maximum number of entries that are examined. No chain of proxies is that long.
 pub const HOPS_MAX: usize = 64;
 
-/// The networks of proxies whose word on the client's address is taken.
+/// Networks of proxies whose forwarding headers are trusted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TrustedProxies {
     networks: Box<[Network]>,
@@ -54,12 +55,12 @@ impl TrustedProxies {
             .any(|network| network.contains(address))
     }
 
-    /// The client's address, or `None` where it cannot be found out.
+    /// Returns the client's address, or `None` if it is unknown.
     ///
     /// `peer` is `None` if the peer has no address, because the connection came over a Unix socket.
-    /// `forwarded` (RFC 7239) and `x_forwarded_for` are all values of those headers, in the order received. Where a
-    /// request has both, both are walked and must agree: a proxy that writes one usually passes the other through as the
-    /// client sent it.
+    /// `forwarded` (RFC 7239) and `x_forwarded_for` are all values of those headers, in the order
+    /// received. If a request has both, both are read and must agree, because a proxy that writes
+    /// one usually passes the other through as the client sent it.
     ///
     /// ```
     /// use keys_core::address::TrustedProxies;
@@ -88,8 +89,9 @@ impl TrustedProxies {
         match (forwarded, x_forwarded_for) {
             (Claim::None, Claim::None) => peer,
             (Claim::None, Claim::Of(client)) | (Claim::Of(client), Claim::None) => client,
-            // A proxy writes one of them and passes the other through as the client wrote it. Which it is cannot be
-            // seen from here, so a client that sends the other one must not be able to choose its address.
+            // A proxy writes one of them and passes the other through as the client wrote it. Which
+            // one is not known here, so a client that sends the other one must not be able to
+            // choose its address.
             (Claim::Of(one), Claim::Of(other)) => one.filter(|_| one == other),
         }
     }
@@ -115,27 +117,28 @@ impl TrustedProxies {
                 break;
             }
         }
-        // Where every hop is a proxy of ours, the request began at the leftmost.
+        // If every hop is one of our proxies, the request began at the leftmost.
         Claim::Of(nearest)
     }
 }
 
-/// What one of the headers says.
+/// Result of reading one of the headers.
 enum Claim {
     /// The request has no such header.
     None,
-    /// The client is this one, or cannot be found out.
+    /// The address of the client, or `None` if it is unknown.
     Of(Option<IpAddr>),
 }
 
 enum Hops<'a> {
     None,
     TooMany,
-    /// One for each hop, from left to right. A line that cannot be taken apart is one entry, which is `None`.
+    /// One for each hop, from left to right. A line that cannot be parsed is one entry, `None`.
     Entries(Vec<Option<&'a [u8]>>),
 }
 
-/// Takes each line of a header apart for itself, so that nothing in one line can change what the next one says.
+/// Parses each line of a header separately, so that the contents of one line do not affect the
+/// next.
 fn hops<'a>(
     lines: impl IntoIterator<Item = &'a [u8]>,
     split: fn(&'a [u8]) -> Option<Vec<&'a [u8]>>,
@@ -159,7 +162,7 @@ fn hops<'a>(
     }
 }
 
-/// Splits a line of `X-Forwarded-For`, which knows no quotes.
+/// Splits a line of `X-Forwarded-For`, which has no quotes.
 #[expect(
     clippy::unnecessary_wraps,
     reason = "lines of the other header may be unreadable"
@@ -323,13 +326,13 @@ mod tests {
             assert_eq!(client(&trusting, forwarded, x_forwarded_for), expected);
             assert_eq!(client(&networks(), forwarded, x_forwarded_for), None);
         }
-        // An address that is not trusted stays what it is.
+        // An address that is not trusted is returned unchanged.
         let peer = "192.0.2.9".parse().unwrap();
         let claimed = [b"203.0.113.9".as_slice()];
         assert_eq!(trusting.client(Some(peer), [], claimed), Some(peer));
     }
 
-    /// What a client writes that knows the grammar well.
+    /// Input of a client that knows the grammar well.
     fn hostile() -> impl Strategy<Value = String> {
         let pieces = [
             "for=203.0.113.9",
@@ -353,7 +356,7 @@ mod tests {
             .prop_map(|pieces| pieces.concat())
     }
 
-    /// As a proxy writes it that follows the grammar.
+    /// Quotes as a proxy does that follows the grammar.
     fn quoted(text: &str) -> String {
         let escaped = text.replace('\\', r"\\").replace('"', r#"\""#);
         format!("\"{escaped}\"")
@@ -395,7 +398,7 @@ mod tests {
         ] {
             assert_eq!(client(PEER, &[line], &[]), None, "{line}");
         }
-        // Nothing that is open in one line goes on in the next.
+        // An open quote in one line does not continue in the next.
         let lines = [r#"for=203.0.113.9;by=""#, "for=198.51.100.7"];
         assert_eq!(client(PEER, &lines, &[]), some!("198.51.100.7"));
         let lines = [r#"for=203.0.113.9;by=""#, r#"for=198.51.100.7;host="x""#];
@@ -459,8 +462,8 @@ mod tests {
             let _ = parse_address(text.as_bytes());
         }
 
-        /// A client writes the left part of a line, a line of its own, and what the proxy quotes. The proxy appends
-        /// its element, in each way that the grammar has.
+        /// A client writes the left part of a line, a line of its own, and the text that the proxy
+        /// quotes. The proxy appends its element, in each form of the grammar.
         #[test]
         fn client_behind_a_proxy_cannot_choose_its_address(
             earlier in proptest::option::of(hostile()),
@@ -482,7 +485,8 @@ mod tests {
             let found = client(PEER, &lines, &[]);
             let written = if order < 2 { "2001:db8::7" } else { "198.51.100.7" };
             prop_assert!(found.is_none() || found.as_deref() == Some(written), "{lines:?}: {found:?}");
-            // On a line of its own the proxy is heard whatever the client wrote before it.
+            // On a line of its own the proxy's element applies, whatever the client wrote before
+            // it.
             let found = client(PEER, &[&left, &element], &[]);
             prop_assert_eq!(found.as_deref(), Some(written), "{} {}", left, element);
         }

@@ -1,4 +1,4 @@
-//! The addresses a key may be used from.
+//! Address lists of keys.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -52,7 +52,7 @@ impl FromStr for Network {
     /// Reads an address or a network. Refuses host names, ports, zones, leading zeros and blanks.
     fn from_str(text: &str) -> Result<Self, InvalidNetwork> {
         match text.split_once('/') {
-            // The parser of lengths would take `+8` and `08`.
+        // The parser of lengths would accept `+8` and `08`.
             Some((_, length)) if length.len() > 1 && length.starts_with('0') => {
                 return Err(InvalidNetwork);
             }
@@ -77,9 +77,9 @@ impl fmt::Display for Network {
     }
 }
 
-/// A list of networks; the empty list allows every address.
+/// A list of networks. The empty list allows every address.
 ///
-/// IPv4-mapped IPv6 (`::ffff:a.b.c.d`) is IPv4 throughout, in lists and in addresses.
+/// IPv4-mapped IPv6 (`::ffff:a.b.c.d`) counts as IPv4, in lists and in addresses.
 ///
 /// ```
 /// use keys_core::AllowedNetworks;
@@ -94,7 +94,7 @@ impl fmt::Display for Network {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct AllowedNetworks(Box<[Network]>);
 
-/// Why a list was refused.
+/// Error returned when a list is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidNetworks {
@@ -107,14 +107,14 @@ pub enum InvalidNetworks {
 }
 
 impl AllowedNetworks {
-    /// The most entries in a list.
+    /// Maximum number of entries in a list.
     pub const MAX_LEN: usize = 128;
 
-    /// Reads addresses and CIDR networks in any legal spelling. Host bits are dropped, repeated entries kept once,
-    /// the order otherwise kept.
+    /// Reads addresses and CIDR networks in any legal spelling. Host bits are dropped, repeated
+    /// entries are removed, and the order is kept.
     ///
     /// # Errors
-    /// When there are too many, or one is a host name, has a port, a zone, a leading zero, a blank.
+    /// If there are too many, or one is a host name, has a port, a zone, a leading zero, a blank.
     pub fn parse<I>(entries: I) -> Result<Self, InvalidNetworks>
     where
         I: IntoIterator,
@@ -134,10 +134,10 @@ impl AllowedNetworks {
         Ok(Self(networks.into()))
     }
 
-    /// Takes a list back from where it was stored.
+    /// Restores a stored list.
     ///
     /// # Errors
-    /// When it is longer than any list may be.
+    /// If it is longer than the maximum.
     pub fn from_networks(networks: Vec<IpNet>) -> Result<Self, InvalidNetworks> {
         if networks.len() > Self::MAX_LEN {
             return Err(InvalidNetworks::TooMany);
@@ -145,8 +145,8 @@ impl AllowedNetworks {
         Ok(Self(networks.into_iter().map(Network::from).collect()))
     }
 
-    /// Whether a request from `address` is allowed. `None` is an address that could not be found out: it is in no
-    /// list, so only the empty list allows it.
+    /// Returns whether a request from `address` is allowed. `None` is an unknown address: it is in
+    /// no list, so only the empty list allows it.
     #[must_use]
     pub fn allows(&self, address: Option<IpAddr>) -> bool {
         if self.0.is_empty() {
@@ -156,14 +156,14 @@ impl AllowedNetworks {
         self.0.iter().any(|network| network.contains(address))
     }
 
-    /// The index of the first entry, counted from 0, that reaches outside `wider`. The empty list is every address,
-    /// so nothing reaches outside it.
+    /// Returns the index of the first entry, counted from 0, that reaches outside `wider`. The
+    /// empty list is every address, so nothing reaches outside it.
     #[must_use]
     pub fn first_outside(&self, wider: &Self) -> Option<usize> {
         if wider.0.is_empty() {
             return None;
         }
-        // One network may also be covered by two halves of it: joining first finds that.
+        // Two halves may cover one network, which joining them first shows.
         let wider: Vec<IpNet> = wider.0.iter().map(|network| network.0).collect();
         let joined = IpNet::aggregate(&wider);
         self.0
@@ -177,20 +177,21 @@ impl AllowedNetworks {
         &self.0
     }
 
-    /// Whether every address is allowed.
+    /// Returns whether every address is allowed.
     #[must_use]
     pub fn is_unrestricted(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The entries in canonical form (RFC 5952 for IPv6), single addresses without their length.
+    /// Returns the entries in canonical form (RFC 5952 for IPv6), single addresses without their
+    /// length.
     #[must_use]
     pub fn to_strings(&self) -> Vec<String> {
         self.0.iter().map(ToString::to_string).collect()
     }
 }
 
-/// Drops host bits, and turns a network of IPv4-mapped addresses into the IPv4 network it means.
+/// Drops host bits, and turns a network of IPv4-mapped addresses into the IPv4 network.
 fn canonical(network: IpNet) -> IpNet {
     const MAPPED_PREFIX_LEN: u8 = 96;
     if let IpNet::V6(mapped) = network
@@ -320,7 +321,8 @@ mod tests {
     proptest! {
         #[test]
         fn ipv4_agrees_with_the_oracle(network: u32, length in 0_u8..=32, flipped in 0_u32..=32, noise: u32) {
-            // Addresses near the edge of the network: the same bits up to some point, then noise.
+            // Addresses near the edge of the network: the same bits up to some point, then random
+            // ones.
             let kept = u32::MAX.checked_shl(32 - flipped).unwrap_or(0);
             let address = IpAddr::from(Ipv4Addr::from((network & kept) | (noise & !kept)));
             let network = IpAddr::from(Ipv4Addr::from(network));

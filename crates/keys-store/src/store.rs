@@ -1,4 +1,4 @@
-//! The store: the port's methods, each run to its end on the store's own runtime.
+//! The store: the methods of the ports, each run to its end on the store's own runtime.
 
 use std::error::Error;
 use std::fmt;
@@ -31,18 +31,19 @@ use crate::url::{DatabaseUrl, Location};
 use crate::wake::Waker;
 use crate::{accounts, idempotency, keys, sweep};
 
-/// How long looking keys up in PostgreSQL may take. Whoever wants to know waits hardly longer, and a connection whose other
-/// end vanished without a word must not be waited for when the database is back.
+/// Time limit of looking keys up in PostgreSQL. Callers do not wait much longer, and a connection
+/// whose other end vanished must not be waited for when the database is back.
 const LOOK_UP_TIMEOUT: Duration = Duration::from_millis(800);
 
-/// How long finding out whether the database can be used may take. Load balancers do not wait for longer.
+/// Time limit of a readiness check, because load balancers do not wait longer.
 const READY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Keeps keys and accounts in PostgreSQL or SQLite.
 ///
-/// Cheap to clone; all clones share their connections. Every operation runs on the runtime that the store was opened
-/// on, whichever runtime asks: connections outlive the workers of a web server, and a change goes on to its end even
-/// when nobody waits for it any more. That runtime must outlive the store, and should be multi-threaded.
+/// Cheap to clone; all clones share their connections. Every operation runs on the runtime that the
+/// store was opened on, whichever runtime asks: connections outlive the workers of a web server,
+/// and a change goes on to its end even when nobody waits for it any more. That runtime must
+/// outlive the store, and should be multi-threaded.
 ///
 /// ```
 /// use keys_service::ports::Maintenance as _;
@@ -68,7 +69,7 @@ struct Inner {
     operation_timeout: Duration,
     connections_max: u32,
     health: WriteHealth,
-    /// Whether the log says that the schema is newer than this program.
+    /// Whether it was logged that the schema is newer than this program.
     newer_told: AtomicBool,
 }
 
@@ -83,17 +84,17 @@ enum Connector {
     },
 }
 
-/// Why a store could not be opened. Never repeats the URL.
+/// Error returned when a store could not be opened. Never repeats the URL.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {
     /// Called outside a Tokio runtime.
     #[error("a store is opened inside a Tokio runtime")]
     NoRuntime,
-    /// The SQLite file cannot be created or its path not be used.
+    /// The SQLite file cannot be created, or its path cannot be used.
     #[error("the SQLite file cannot be created")]
     File(#[source] std::io::Error),
-    /// The SQLite file must not be used as it is.
+    /// The SQLite file must not be used in its state.
     #[error("the SQLite file is not opened")]
     UnsafeFile(#[source] UnsafeFile),
     /// TLS cannot be set up.
@@ -102,10 +103,10 @@ pub enum OpenError {
     /// [`StoreOptions::direct_url`] is not a URL of PostgreSQL.
     #[error("the direct URL must lead to PostgreSQL")]
     DirectUrl,
-    /// The database does not let us in, or is not there.
+    /// The database refuses the connection, or cannot be reached.
     #[error("the database cannot be reached")]
     Connect(#[source] Box<dyn Error + Send + Sync>),
-    /// The database could not be brought up to date.
+    /// The database could not be migrated.
     #[error("the database cannot be brought up to date")]
     Migrate(#[source] MigrateError),
 }
@@ -121,15 +122,15 @@ pub enum OpenError {
 pub struct ConnectionsShort {
     /// Connections that each instance may open.
     pub connections_max: u64,
-    /// Instances that gave a sign of life a moment ago, and this one.
+    /// Instances with a recent sign of life, and this one.
     pub instances: u64,
-    /// Connections that the server, the database and the role allow, without those that are reserved.
+    /// Connections that the server, the database and the role allow, without reserved ones.
     pub available: u64,
 }
 
 impl Store {
-    /// Opens the database with the default options and brings its schema up to date: all that an embedding program
-    /// needs.
+    /// Opens the database with the default options and migrates its schema: everything that an
+    /// embedding program needs.
     ///
     /// # Errors
     /// As [`connect`](Self::connect) and [`migrate`](Self::migrate).
@@ -139,11 +140,11 @@ impl Store {
         Ok(store)
     }
 
-    /// Opens the database as it is, and makes sure that it can be reached. A SQLite file that is missing is created,
-    /// with its folder, for its owner alone.
+    /// Opens the database without migrating it, and checks that it can be reached. A missing SQLite
+    /// file is created, with its folder, accessible only to its owner.
     ///
     /// # Errors
-    /// When it cannot be reached, or not be trusted.
+    /// If it cannot be reached, or must not be used.
     pub async fn connect(url: &DatabaseUrl, options: StoreOptions) -> Result<Self, OpenError> {
         let runtime = Handle::try_current().map_err(|_| OpenError::NoRuntime)?;
         let health = WriteHealth::default();
@@ -198,11 +199,11 @@ impl Store {
         })))
     }
 
-    /// Brings the schema up to date. May be called from any runtime, and by several instances at once: one migrates,
-    /// the others wait for it, for a minute at most.
+    /// Migrates the schema. May be called from any runtime, and by several instances at once: one
+    /// migrates, the others wait for it, for a minute at most.
     ///
     /// # Errors
-    /// When a migration fails, or the database is newer than this program.
+    /// If a migration fails, or the database is newer than this program.
     pub async fn migrate(&self) -> Result<(), MigrateError> {
         let migrated = match &self.0.connector {
             Connector::Postgres { connector, .. } => {
@@ -211,7 +212,7 @@ impl Store {
             Connector::Sqlite { connector, .. } => migrate::sqlite(Arc::clone(connector)).await,
         };
         if migrated.is_err() {
-            // A database that is only readable at the moment is no reason not to start.
+            // A database that is read-only at the moment must not prevent a start.
             let pools = self.pools();
             let is_done = async move { is_up_to_date(&pools).await };
             if matches!(self.run(is_done).await, Ok(true)) {
@@ -221,12 +222,13 @@ impl Store {
         migrated
     }
 
-    /// Compares the number of keys that is kept for each account with its keys, and counts again if it differs, which happens if
-    /// triggers were disabled for a while. Returns whether it counted again. Reads every key; takes about a second for each million
-    /// on PostgreSQL. On SQLite, where triggers cannot be disabled, it does nothing.
+    /// Compares the stored number of keys of each account with its keys, and counts again if it
+    /// differs, which happens if triggers were disabled for a while. Returns whether it counted
+    /// again. Reads every key; takes about a second for each million on PostgreSQL. On SQLite,
+    /// where triggers cannot be disabled, it does nothing.
     ///
     /// # Errors
-    /// When the database cannot be asked, or a table stays locked for a minute.
+    /// If the database cannot be reached, or a table stays locked for a minute.
     pub async fn recount_keys(&self) -> Result<bool, MigrateError> {
         match &self.0.connector {
             Connector::Postgres { connector, .. } => {
@@ -236,10 +238,10 @@ impl Store {
         }
     }
 
-    /// Resolves when the SQLite file of this store was replaced or removed. From then on every operation fails, for good: the
-    /// program should say so and end, and start again once the right file is in place. The file is looked at before each
-    /// change is acknowledged, every 50 ms while the feed is followed, and otherwise by operations. Never resolves
-    /// for PostgreSQL.
+    /// Resolves when the SQLite file of this store was replaced or removed. From then on every
+    /// operation fails permanently: the program should log it and end, and start again once the
+    /// right file is in place. The file is checked before each change is acknowledged, every 50 ms
+    /// while the feed is followed, and otherwise by operations. Never resolves for PostgreSQL.
     pub async fn lost(&self) -> FileLost {
         match &self.0.connector {
             Connector::Postgres { .. } => std::future::pending().await,
@@ -247,15 +249,15 @@ impl Store {
         }
     }
 
-    /// Reads every account, key and audit event, and reports each column that breaks a rule of this program: such a
-    /// row was written by hand, by an import, or by another version. Ordered by table, then by identifier. Returns how
-    /// many there are.
+    /// Reads every account, key and audit event, and reports each column that breaks a rule of this
+    /// program: such a row was written by hand, by an import, or by another version. Ordered by
+    /// table, then by identifier. Returns how many there are.
     ///
-    /// The schema refuses such values in new rows; rows from before are left as they are, and what they stand for is
-    /// refused. Reads a page at a time, so that tables of any size take little memory.
+    /// The schema refuses such values in new rows. Older rows are not changed, and their keys or
+    /// accounts are refused. Reads a page at a time, so that tables of any size take little memory.
     ///
     /// # Errors
-    /// When the database cannot answer.
+    /// If the database cannot answer.
     pub async fn check_rows(
         &self,
         mut report: impl FnMut(RowFault) + Send,
@@ -276,11 +278,12 @@ impl Store {
         Ok(count)
     }
 
-    /// Says what to change if the server does not have enough connections for all instances that gave a sign of life a moment
-    /// ago and this one, each with as many as its options allow. `None` if it has, and with SQLite.
+    /// Returns the numbers if the server does not have enough connections for all instances with a
+    /// recent sign of life and this one, each with as many as its options allow. `None` if it has,
+    /// and with SQLite.
     ///
     /// # Errors
-    /// When the database cannot be asked.
+    /// If the database cannot be reached.
     pub async fn connections_short(&self) -> Result<Option<ConnectionsShort>, StoreError> {
         let pools = self.pools();
         let found = self.run(async move { capacity(&pools).await }).await?;
@@ -289,7 +292,7 @@ impl Store {
         };
         let short = ConnectionsShort {
             connections_max: self.0.connections_max.max(3).into(),
-            // Its own feed has not said that it is there yet.
+            // Its own feed has not announced itself yet.
             instances: u64::try_from(found.instances).unwrap_or(0) + 1,
             available: u64::try_from(found.connections).unwrap_or(0),
         };
@@ -301,7 +304,7 @@ impl Store {
         self.0.pools.clone()
     }
 
-    /// As [`run`](Self::run), for what others want to know of at once.
+    /// Like [`run`](Self::run), and wakes other instances at once.
     async fn change<T: Send + 'static>(
         &self,
         work: impl Future<Output = Result<T, ChangeError>> + Send + 'static,
@@ -309,7 +312,7 @@ impl Store {
         let inner = Arc::clone(&self.0);
         self.run(async move {
             let outcome = work.await;
-            // A change whose outcome got lost on the way may have been made.
+            // A change whose result got lost on the way may have been made.
             if matches!(outcome, Ok(_) | Err(ChangeError::Store(_))) {
                 match &inner.connector {
                     Connector::Postgres { waker, .. } => waker.wake(),
@@ -321,7 +324,7 @@ impl Store {
         .await
     }
 
-    /// Runs `work` on the store's runtime, whether or not the caller goes on waiting.
+    /// Runs `work` on the store's runtime, also if the caller stops waiting.
     async fn run<T, E>(
         &self,
         work: impl Future<Output = Result<T, E>> + Send + 'static,
@@ -358,10 +361,11 @@ impl Store {
     }
 }
 
-/// When to look whether a SQLite file is still the one that was opened.
+/// When to check that a SQLite file is still the one that was opened.
 #[derive(Debug, Clone, Copy)]
 enum Look {
-    /// After the operation. A change to a file that was moved away is not acknowledged: it is not in the file that has its name.
+    /// After the operation. A change to a file that was moved away is not acknowledged, because it
+    /// is not in the file that has its name.
     Always,
     /// If that was not done a moment ago.
     NowAndThen,
@@ -391,7 +395,7 @@ async fn within<T, E: From<StoreError>>(
     }
 }
 
-/// Says which kind of database it is, and nothing of where.
+/// Shows the kind of database, and nothing about its address.
 impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.0.connector {
@@ -412,7 +416,7 @@ impl Keys for Store {
             Connector::Sqlite { .. } => self.0.operation_timeout,
         };
         let found = keys::find_by_digests(self.pools(), digests);
-        // Whoever reads for many is on this runtime already; a task for each look-up would be a detour.
+        // The loader runs on this runtime already, and needs no task for each look-up.
         if Handle::try_current().is_ok_and(|current| current.id() == self.0.runtime.id()) {
             return within(self.pools(), timeout, Look::NowAndThen, found).await;
         }
@@ -584,7 +588,7 @@ async fn is_seen_everywhere(
 
 async fn sweep(inner: &Inner, now: Timestamp) -> Result<u64, StoreError> {
     let slowest = match &inner.connector {
-        // It is known where all of them are known.
+        // The database knows all of them.
         Connector::Postgres { .. } => None,
         Connector::Sqlite { followers, .. } => followers.readers.slowest(),
     };
@@ -606,7 +610,7 @@ async fn capacity(pools: &Pools) -> Result<Option<postgres::Capacity>, StoreErro
     }
 }
 
-/// Whether the database has the schema that this program knows, or a newer one that it can go on with.
+/// Returns whether the database has the schema that this program knows, or a newer compatible one.
 async fn is_up_to_date(pools: &Pools) -> Result<bool, StoreError> {
     let mut connection = pools.look_up().await?;
     Ok(migrate::check(&mut connection).await?.is_ok())
