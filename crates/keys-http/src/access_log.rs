@@ -15,21 +15,22 @@ use pin_project_lite::pin_project;
 use crate::api::Api;
 use crate::metrics::registry::{self, Route};
 
-/// Middleware that logs the method, the pattern of the route, the status and the duration of each request.
+/// Middleware that logs the method, the pattern of the route, the status and the duration of each
+/// request.
 ///
-/// Nothing else: paths, queries, headers, bodies and addresses may hold secrets or say who somebody is. That of
-/// [`Api::log_requests`] counts requests as well, for `/metrics`.
+/// It logs nothing else, because paths, queries, headers, bodies and addresses may contain secrets
+/// or identify a person. That of [`Api::log_requests`] also counts requests for `/metrics`.
 ///
-/// Events have the level `INFO`, with two exceptions that have `DEBUG`. Verifications that were answered 200 are as many as the
-/// requests of everything that is protected, and writing a line costs more than verifying a key. An answer of 503 has an event of
-/// its own already, with the cause.
+/// Events have the level `INFO`, with two exceptions that have `DEBUG`. Verifications that were
+/// answered 200 are as frequent as all requests to the protected application, and writing a line
+/// costs more than verifying a key. An answer of 503 already has an event with its cause.
 #[derive(Debug, Clone, Default)]
 pub struct AccessLog {
     api: Option<Api>,
 }
 
 impl AccessLog {
-    /// The middleware.
+    /// Creates the middleware.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -88,7 +89,7 @@ where
     }
 }
 
-/// A macro, because the level of an event has to be known before the program runs.
+/// A macro, because the level of an event has to be known at compile time.
 macro_rules! log {
     ($level:ident, $method:expr, $route:expr, $status:expr, $start:expr) => {{
         if tracing::enabled!(tracing::Level::$level) {
@@ -106,7 +107,7 @@ macro_rules! log {
     }};
 }
 
-/// What is told of a request once it was answered, wherever that was.
+/// The fields of a request's event, wherever it was answered.
 #[derive(Debug)]
 pub(crate) struct Entry {
     method: &'static str,
@@ -117,12 +118,12 @@ impl Entry {
     pub(crate) fn begin(method: &Method) -> Self {
         Self {
             method: known(method),
-            // How long something took is no time of day: no test has to decide it.
+            // A duration is not a time of day, so tests do not need to control it.
             start: Instant::now(),
         }
     }
 
-    /// Writes the event, and counts the request if `api` keeps figures.
+    /// Writes the event, and counts the request if `api` keeps metrics.
     pub(crate) fn end(&self, api: Option<&Api>, route: &Route, status: StatusCode) {
         if let Some(metrics) = api.and_then(|api| api.inner.metrics.as_ref()) {
             metrics.count_request(route, status);
@@ -137,7 +138,8 @@ impl Entry {
 }
 
 pin_project! {
-    /// A request under way. Not boxed, unlike most middleware: this is on the path of every verification.
+    /// A request under way. Not boxed, unlike most middleware, because this is on the path of every
+    /// verification.
     #[derive(Debug)]
     pub struct LoggedFuture<F> {
         api: Rc<Option<Api>>,
@@ -170,7 +172,8 @@ where
     }
 }
 
-/// A method may be any word the client likes, so only the usual ones are repeated.
+/// Returns the method if it is a usual one. A client may send any word as a method, which must not
+/// be repeated.
 fn known(method: &Method) -> &'static str {
     match *method {
         Method::GET => "GET",

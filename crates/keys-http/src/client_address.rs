@@ -6,9 +6,9 @@ use actix_web::dev::RequestHead;
 use actix_web::http::header::{FORWARDED, HeaderName, HeaderValue, X_FORWARDED_FOR};
 use keys_core::address::TrustedProxies;
 
-/// The client's address as far as `proxies` can be believed; `None` where it cannot be found out.
+/// Returns the client's address according to trusted `proxies`; `None` if it is unknown.
 pub(crate) fn client_address(request: &RequestHead, proxies: &TrustedProxies) -> Option<IpAddr> {
-    // Looked for only if the peer is a proxy.
+    // Read only if the peer is a proxy.
     let values = |name: HeaderName| {
         let headers = std::iter::once(name).flat_map(|name| request.headers().get_all(name));
         headers.map(HeaderValue::as_bytes)

@@ -1,8 +1,9 @@
-//! A connection that holds every request to the same limits.
+//! A connection that applies the same limits to every request.
 //!
-//! `actix-http` times the head of the first request on a connection only, parses heads of up to 128 KiB, and parses
-//! pipelined requests without end while one is under way. A [`Guarded`] stream in front of it watches where requests begin
-//! and end. It passes a head on once it is complete, and once the request before it was answered.
+//! `actix-http` limits the time of the head of the first request on a connection only, parses heads
+//! of up to 128 KiB, and parses pipelined requests without end while one is under way. A
+//! [`Guarded`] stream in front of it detects where requests begin and end. It passes a head on once
+//! it is complete, and once the previous request was answered.
 
 use std::io;
 use std::pin::Pin;
@@ -14,39 +15,42 @@ use actix_web::web::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// The longest head of a request in bytes, as in nginx and HAProxy by default.
+/// Maximum size of the head of a request in bytes, as in nginx and HAProxy by default.
 pub const HEAD_BYTES_MAX: usize = 16 * 1024;
 
-/// The longest body in bytes as it is transferred: the longest that a route reads, and something for the chunks.
+/// Maximum size of a body in bytes as it is transferred: the maximum of any route, and some room
+/// for the chunks.
 pub const BODY_BYTES_MAX: u64 = 1024 * 1024 + 64 * 1024;
 
-/// The longest line with the size of a chunk, and the longest trailer section.
+/// Maximum size of the line with the size of a chunk, and of the trailer section.
 const CHUNK_LINE_BYTES_MAX: usize = 1024;
 const TRAILER_BYTES_MAX: usize = 8 * 1024;
 
-/// Bytes of empty lines before a request. RFC 9112, section 2.2 asks to ignore at least one.
+/// Maximum bytes of empty lines before a request. RFC 9112, section 2.2 asks to ignore at least
+/// one.
 const EMPTY_BYTES_MAX: usize = 8;
 
-/// Time from the first byte of a head to its last.
+/// Time limit from the first byte of a head to its last.
 const HEAD_TIME: Duration = Duration::from_secs(5);
 
-/// Time for the rest of a body. A route that reads the body answers 408 after 15 s, and that answer comes first.
+/// Time limit of the rest of a body. A route that reads the body answers 408 after 15 s, and that
+/// answer comes first.
 const BODY_TIME: Duration = Duration::from_millis(15_500);
 
-/// Time in which a blocked write must make progress.
+/// Time limit for a blocked write to make progress.
 const WRITE_TIME: Duration = Duration::from_secs(30);
 
-/// How long a refused client may go on sending, so that it can read the refusal, and how much.
+/// Time and bytes for which a refused client may continue to send, so that it can read the refusal.
 const LINGER_TIME: Duration = Duration::from_secs(1);
 const LINGER_BYTES_MAX: u64 = 1024 * 1024;
 
 /// An interim answer, as `actix-http` writes it.
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
-/// Why a head was refused.
+/// Reason why a head was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HeadRefusal {
-    /// Its lines do not end as they must, so that two readers could see different requests.
+    /// Its lines do not end properly, so that two readers could see different requests.
     Malformed,
     /// It was not complete in time.
     Timeout,
@@ -54,14 +58,14 @@ pub enum HeadRefusal {
     TooLarge,
 }
 
-/// How many heads were refused, by reason.
+/// Numbers of refused heads, by reason.
 static HEADS_REFUSED: [AtomicU64; HeadRefusal::ALL.len()] = [const { AtomicU64::new(0) }; 3];
 
 impl HeadRefusal {
     /// All reasons.
     pub const ALL: [Self; 3] = [Self::Malformed, Self::Timeout, Self::TooLarge];
 
-    /// The reason as a label of a metric.
+    /// Returns the reason as a label of a metric.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -71,7 +75,8 @@ impl HeadRefusal {
         }
     }
 
-    /// How many heads were refused for this reason, on all connections since the start of the process.
+    /// Returns the number of heads refused for this reason, on all connections since the start of
+    /// the process.
     #[must_use]
     pub fn total(self) -> u64 {
         HEADS_REFUSED[self as usize].load(Ordering::Relaxed)
@@ -79,7 +84,7 @@ impl HeadRefusal {
 
     fn note(self) {
         HEADS_REFUSED[self as usize].fetch_add(1, Ordering::Relaxed);
-        // Nothing of the head: a key may be in it.
+        // Nothing of the head, because it may contain a key.
         tracing::debug!(reason = self.as_str(), "refused the head of a request");
     }
 
@@ -94,32 +99,34 @@ impl HeadRefusal {
     }
 }
 
-/// What cannot be passed on.
+/// A part of a request that cannot be passed on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Refused {
     Head(HeadRefusal),
-    /// A body, which is cut: its request may have been answered already.
+    /// A body. The connection is cut, because its request may have been answered already.
     Body,
 }
 
 /// A stream of HTTP/1.1 requests whose heads, bodies and answers have time limits and sizes.
 ///
-/// Offers to upgrade the connection are removed from heads, because no surface accepts one: the connection stays usable.
-/// A line that ends without a carriage return is refused, because a proxy in front may see another end.
+/// Offers to upgrade the connection are removed from heads, because no surface accepts one: the
+/// connection stays usable. A line that ends without a carriage return is refused, because a proxy
+/// in front may see another end.
 ///
-/// Pipelined requests are passed on one at a time: the next one when the answer was flushed, or the first part of an answer
-/// that is streamed.
+/// Pipelined requests are passed on one at a time: the next one when the answer was flushed, or the
+/// first part of an answer that is streamed.
 #[derive(Debug)]
 pub struct Guarded<T> {
     io: T,
     framing: Framing,
-    /// Bytes that were read and are not passed on yet: a head that is not complete, or that has to wait for an answer.
+    /// Bytes that were read and not passed on yet: a head that is not complete, or that has to wait
+    /// for an answer.
     held: BytesMut,
-    /// How many of the held bytes may be passed on.
+    /// Number of held bytes that may be passed on.
     approved: usize,
-    /// Nothing more is read.
+    /// Whether nothing more is read.
     is_over: bool,
-    /// The answer to what was refused here, written after all other answers.
+    /// The answer to a refused request, written after all other answers.
     refusal: &'static [u8],
     lingers: bool,
     lingered: u64,
@@ -134,7 +141,7 @@ pub struct Guarded<T> {
 struct Timer(Option<Pin<Box<Sleep>>>);
 
 impl Timer {
-    /// Whether the time is over, which begins with the first call.
+    /// Returns whether the time is over. It starts with the first call.
     fn is_over(&mut self, time: Duration, context: &mut Context<'_>) -> bool {
         let sleep = self
             .0
@@ -174,7 +181,7 @@ impl<T> Guarded<T> {
                 head.note();
                 self.refusal = head.answer();
             }
-            // It could read the answer while it sent that.
+            // The client could read the answer while it sent the body.
             Refused::Body if self.framing.turn == Turn::Answered => {
                 self.lingered = self.framing.body;
             }
@@ -183,10 +190,10 @@ impl<T> Guarded<T> {
         self.held.truncate(self.approved);
     }
 
-    /// Takes note of what was found in new bytes.
+    /// Applies the result of parsing new bytes.
     fn judge(&mut self, judged: Result<(), Refused>) {
         if std::mem::take(&mut self.framing.has_ended) {
-            // What comes next has a time of its own.
+            // The next part has a time limit of its own.
             self.reading.stop();
         }
         match judged {
@@ -224,7 +231,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guarded<T> {
                 return Poll::Ready(Ok(()));
             }
             if this.framing.is_answer_due() && !this.held.is_empty() {
-                // The flush of the answer wakes.
+                // The flush of the answer wakes the task.
                 return Poll::Pending;
             }
             let start = buffer.filled().len();
@@ -254,7 +261,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guarded<T> {
                 return Poll::Ready(Ok(()));
             }
             if this.held.is_empty() {
-                // Nearly always: whole requests, which stay where they are.
+                // The usual case: whole requests, which stay where they are.
                 let bytes = &mut buffer.filled_mut()[start..];
                 let (count, judged) = this.framing.approve(bytes);
                 this.held.extend_from_slice(&bytes[count..]);
@@ -285,7 +292,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guarded<T> {
         } else if this.writing.is_over(this.write_time, context) {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
-        // The rest of an interim answer is none either.
+        // The rest of an interim answer is not an answer either.
         if matches!(written, Poll::Ready(Ok(1..)))
             && this.framing.turn == Turn::Server
             && !CONTINUE.ends_with(bytes)
@@ -297,7 +304,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guarded<T> {
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        // Everything that there is of the answer was written, or it would not be flushed.
+        // All available bytes of the answer were written, or it would not be flushed.
         if this.framing.turn == Turn::Answered && this.framing.phase == Phase::Head {
             this.framing.turn = Turn::Client;
             if !this.held.is_empty() {
@@ -310,7 +317,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guarded<T> {
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        // The last answer said so, and more requests had come already.
+        // The last answer had `Connection: close`, and more requests had already arrived.
         this.lingers |= this.approved > 0;
         while !this.refusal.is_empty() {
             let refusal = this.refusal;
@@ -325,7 +332,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guarded<T> {
             this.is_shut = true;
             this.reading.stop();
         }
-        // A socket that is closed with unread bytes resets the connection, and the client may lose the refusal.
+        // A socket that is closed with unread bytes resets the connection, and the client may lose
+        // the refusal.
         while this.lingers && this.lingered < LINGER_BYTES_MAX {
             let mut scratch = [0; 4096];
             let mut scratch = ReadBuf::new(&mut scratch);
@@ -341,7 +349,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guarded<T> {
     }
 }
 
-/// Where the next byte belongs.
+/// Part of the request that the next byte belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Head,
@@ -353,38 +361,39 @@ enum Phase {
     Chunk(u64),
     /// In the trailer section.
     Trailer(Trailer),
-    /// The parser refuses the request, or its body ends with the connection. Nothing more is passed on.
+    /// The parser refuses the request, or its body ends with the connection. Nothing more is passed
+    /// on.
     Unknown,
 }
 
-/// The line with the size of a chunk, as far as it has come.
+/// State of the line with the size of a chunk.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 struct ChunkLine {
     size: u64,
     length: usize,
-    /// What follows the size, such as an extension, has begun.
+    /// Whether the part after the size, such as an extension, has begun.
     is_past_size: bool,
-    /// The last byte was a carriage return.
+    /// Whether the last byte was a carriage return.
     is_ending: bool,
 }
 
-/// The trailer section, as far as it has come.
+/// State of the trailer section.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 struct Trailer {
     length: usize,
     is_line_begun: bool,
-    /// The last byte was a carriage return.
+    /// Whether the last byte was a carriage return.
     is_ending: bool,
 }
 
-/// Who has to go on.
+/// The side that has to continue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Turn {
     /// The client, with a request.
     Client,
-    /// The server, which was passed a head, with its answer.
+    /// The server, which has received a head, with its answer.
     Server,
-    /// The answer has begun. Its request may have a rest.
+    /// The answer has begun. Its request may be incomplete.
     Answered,
 }
 
@@ -394,7 +403,7 @@ struct Framing {
     turn: Turn,
     /// Bytes of the current body so far.
     body: u64,
-    /// A head or a body has ended since this was last asked.
+    /// Whether a head or a body has ended since this was last read.
     has_ended: bool,
 }
 
@@ -410,12 +419,13 @@ impl Default for Framing {
 }
 
 impl Framing {
-    /// Whether a request was passed on whole and no further one may be.
+    /// Returns whether a whole request was passed on and no further one may be.
     fn is_answer_due(&self) -> bool {
         self.phase == Phase::Head && self.turn != Turn::Client
     }
 
-    /// After the answer, a body is only taken so that the client can read it.
+    /// Returns the maximum. After the answer, a body is only read so that the client can read the
+    /// answer.
     fn body_bytes_max(&self) -> u64 {
         match self.turn {
             Turn::Answered => LINGER_BYTES_MAX,
@@ -423,7 +433,8 @@ impl Framing {
         }
     }
 
-    /// Returns how many of the bytes may be passed on. On an error, nothing may be read after those.
+    /// Returns how many of the bytes may be passed on. On an error, nothing may be read after
+    /// those.
     fn approve(&mut self, bytes: &mut [u8]) -> (usize, Result<(), Refused>) {
         let mut at = 0;
         while at < bytes.len() && !self.is_answer_due() {
@@ -460,7 +471,8 @@ impl Framing {
 }
 
 impl Phase {
-    /// Moves through a body. Returns how many bytes belong to this step, and `None` if they cannot be what they should.
+    /// Advances through a body. Returns how many bytes belong to this step, and `None` if they are
+    /// invalid.
     fn advance(self, bytes: &[u8]) -> (usize, Option<Self>) {
         let take = |left: u64| bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX));
         match self {
@@ -492,7 +504,8 @@ impl Phase {
 }
 
 impl ChunkLine {
-    /// Line feeds and carriage returns end the line together, or the parser may see another end.
+    /// Line feed and carriage return end the line together. Otherwise the parser may see another
+    /// end.
     fn advance(mut self, byte: u8) -> Option<Phase> {
         match (byte, self.is_ending) {
             (b'\n', true) if self.size == 0 => return Some(Phase::Trailer(Trailer::default())),
@@ -513,7 +526,7 @@ impl ChunkLine {
 }
 
 impl Trailer {
-    /// Line ends are judged as in [`ChunkLine::advance`].
+    /// Line ends are checked as in [`ChunkLine::advance`].
     fn advance(mut self, byte: u8) -> Option<Phase> {
         match (byte, self.is_ending) {
             (b'\n', true) if !self.is_line_begun => return Some(Phase::Head),
@@ -527,7 +540,7 @@ impl Trailer {
     }
 }
 
-/// The length of the head at the beginning, once it is there.
+/// Returns the length of the head at the beginning, once it is complete.
 fn complete_head(bytes: &[u8]) -> Result<Option<usize>, HeadRefusal> {
     let is_line_end = |byte: &u8| matches!(byte, b'\r' | b'\n');
     let blank = bytes.iter().take_while(|byte| is_line_end(byte)).count();
@@ -556,7 +569,7 @@ fn complete_head(bytes: &[u8]) -> Result<Option<usize>, HeadRefusal> {
     Ok(None)
 }
 
-/// Finds out what follows a complete head, and takes offers to upgrade out of it.
+/// Determines the part after a complete head, and removes offers to upgrade from the head.
 fn inspect(head: &mut [u8]) -> Phase {
     let (mut length, mut is_chunked, mut is_unknown) = (None, false, false);
     let blank = head
@@ -580,7 +593,7 @@ fn inspect(head: &mut [u8]) -> Phase {
                 let options = value.split_mut(|byte| *byte == b',');
                 for option in options {
                     if option.trim_ascii().eq_ignore_ascii_case(b"upgrade") {
-                        // Carriage returns stay where they are.
+                        // Carriage returns are kept.
                         for byte in option.iter_mut().filter(|byte| **byte != b'\r') {
                             *byte = b' ';
                         }
@@ -624,13 +637,13 @@ mod tests {
 
     use super::*;
 
-    /// What is passed on of `text`, in pieces of `size` bytes, and the refusal.
+    /// Returns the part of `text` that is passed on, in pieces of `size` bytes, and the refusal.
     fn passed(text: &[u8], size: usize) -> (Vec<u8>, Option<Refused>) {
         let (passed, _, refused) = requests(text, size);
         (passed, refused)
     }
 
-    /// As [`passed`], with the places where requests end.
+    /// Like [`passed`], with the positions where requests end.
     fn requests(text: &[u8], size: usize) -> (Vec<u8>, Vec<usize>, Option<Refused>) {
         let (mut framing, mut held) = (Framing::default(), Vec::new());
         let (mut passed, mut ends) = (Vec::new(), Vec::new());
@@ -659,7 +672,7 @@ mod tests {
             GET / HTTP/1.1\r\n\r\n";
         for size in 1..text.len() {
             assert_eq!(passed(text, size), (text.to_vec(), None), "{size}");
-            // A head that is not complete is not passed on.
+            // An incomplete head is not passed on.
             let cut = &text[..text.len() - 1];
             assert_eq!(passed(cut, size).0.len(), text.len() - 18, "{size}");
         }
@@ -723,7 +736,8 @@ mod tests {
         assert_eq!((passed.len(), refused), (head.len() + next.len() + 4, None));
     }
 
-    /// Where the guard sees the end of a request, the parser does, or it refuses the request.
+    /// The guard sees the end of a request where the parser does, or the parser refuses the
+    /// request.
     #[actix_web::test]
     async fn requests_end_where_the_parser_sees_their_ends() {
         let config = Config {
@@ -748,7 +762,7 @@ mod tests {
         assert!(ran.is_ok(), "{}", ran.unwrap_err());
     }
 
-    /// What requests consist of, and what is nearly that.
+    /// Parts of requests, valid and almost valid.
     const PIECES: &[&str] = &[
         "GET / HTTP/1.1\r\nHost: x\r\n\r\n",
         "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n",
@@ -783,7 +797,7 @@ mod tests {
         "\0",
     ];
 
-    /// Where the parser sees requests end, and whether it refuses the next one.
+    /// Returns where the parser sees requests end, and whether it refuses the next one.
     fn parsed(parser: &ServiceConfig, text: &[u8]) -> (Vec<usize>, bool) {
         let mut codec = Codec::new(parser.clone());
         let mut rest = BytesMut::from(text);
@@ -817,7 +831,7 @@ mod tests {
         }
     }
 
-    /// What is passed on next, if anything is.
+    /// Returns the next bytes that are passed on, if any.
     async fn next(guarded: &mut Guarded<tokio::io::DuplexStream>) -> Option<String> {
         let mut bytes = [0; 8192];
         let read = tokio::time::timeout(Duration::from_millis(50), guarded.read(&mut bytes));
@@ -841,7 +855,7 @@ mod tests {
         client.write_all(text.as_bytes()).await.unwrap();
         assert_eq!(next(&mut guarded).await, Some(format!("{FIRST}ab")));
         assert_eq!(next(&mut guarded).await, None);
-        // An interim answer is none, and neither is the rest of one.
+        // An interim answer is not an answer, and neither is the rest of one.
         answer(&mut guarded, CONTINUE).await;
         answer(&mut guarded, &CONTINUE[9..]).await;
         assert_eq!(next(&mut guarded).await, None);
@@ -895,7 +909,7 @@ mod tests {
 
     #[tokio::test]
     async fn only_the_answer_to_a_pipelining_client_wakes() {
-        /// How often it was called.
+        /// The number of calls.
         #[derive(Default)]
         struct Wakes(std::sync::atomic::AtomicUsize);
 

@@ -5,7 +5,7 @@ use keys_core::header::CredentialError;
 
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
-/// The one credential in the headers, borrowed from them so that no copy of it is made.
+/// Returns the only credential in the headers, borrowed from them so that it is not copied.
 pub(crate) fn credential(headers: &HeaderMap) -> Result<Option<&str>, CredentialError> {
     keys_core::header::credential(
         headers.get_all(AUTHORIZATION).map(HeaderValue::as_bytes),

@@ -1,11 +1,11 @@
-//! A member of a body, or a parameter of a query, that is at fault.
+//! An invalid field of a body, or parameter of a query.
 
-/// One member of a body or query that is at fault.
+/// An invalid field of a body, or parameter of a query.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FieldError {
-    /// Its name; entries of a list are named by their index from 0, as in `allowedIps.0`.
+    /// Its name. Entries of a list are named by their index from 0, as in `allowedIps.0`.
     pub field: String,
-    /// What is wrong with it, without its name.
+    /// The rule that it breaks, without its name.
     pub message: String,
 }
 

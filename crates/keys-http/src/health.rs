@@ -1,4 +1,4 @@
-//! Whether the process is up, and whether it can do its work.
+//! Liveness and readiness of the process.
 
 pub(crate) mod readiness;
 
@@ -22,15 +22,16 @@ struct Health {
     following: Option<Following>,
 }
 
-/// Whether the changes of other instances are followed, and whether the listener for them is up. While they are not, every
-/// verification asks the database, which is slow and right: reason to look into it, none to send requests elsewhere.
+/// State of following the changes of other instances, and of the listener for them. While they are
+/// not followed, every verification asks the database, which is slower and still correct. It needs
+/// attention, but requests need not be sent elsewhere.
 #[derive(Serialize)]
 struct Following {
     changes: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     behind_seconds: Option<f64>,
     listener: &'static str,
-    /// Why changes cannot be followed although the database answers.
+    /// Reason why changes cannot be followed although the database answers.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
     /// `asynchronous` if a failover would lose the last changes.
@@ -68,7 +69,7 @@ pub(crate) fn configure(api: &Api, app: &mut web::ServiceConfig) {
     );
 }
 
-/// Answers as long as the process runs. A process without its database must not be killed for it.
+/// Answers as long as the process runs, because a process without its database must not be killed.
 async fn live() -> HttpResponse {
     HttpResponse::Ok()
         .insert_header((CACHE_CONTROL, "no-store"))
@@ -80,7 +81,7 @@ async fn live() -> HttpResponse {
         })
 }
 
-/// The process stops soon, whatever its database does.
+/// The process stops soon, in any state of its database.
 fn draining() -> HttpResponse {
     HttpResponse::ServiceUnavailable()
         .insert_header((RETRY_AFTER, HeaderValue::from_static("1")))

@@ -1,4 +1,4 @@
-//! Figures for Prometheus. Their labels are words of ours, never anything that came from outside.
+//! Metrics for Prometheus. Their labels are constants, never input of clients.
 
 pub(crate) mod registry;
 

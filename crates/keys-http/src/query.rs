@@ -13,18 +13,18 @@ impl Query {
         Self(pairs.map(web::Query::into_inner).unwrap_or_default())
     }
 
-    /// Every value of `name`.
+    /// Returns every value of `name`.
     pub(crate) fn all(&self, name: &str) -> impl Iterator<Item = &str> {
         let named = self.0.iter().filter(move |(known, _)| known == name);
         named.map(|(_, value)| value.as_str())
     }
 
-    /// The name of each pair.
+    /// Returns the name of each pair.
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(|(name, _)| name.as_str())
     }
 
-    /// The value of `name`. Given twice it is refused: which of the two was meant?
+    /// Returns the value of `name`. Two values are refused, because they are ambiguous.
     pub(crate) fn one(&self, name: &str) -> Result<Option<&str>, FieldError> {
         let mut values = self.all(name);
         let first = values.next();
@@ -34,12 +34,12 @@ impl Query {
         }
     }
 
-    /// The whole number `name`, which is at least 1 and at most `max`.
+    /// Returns the whole number `name`, at least 1 and at most `max`.
     pub(crate) fn number(&self, name: &str, default: u64, max: u64) -> Result<u64, FieldError> {
         let Some(text) = self.one(name)? else {
             return Ok(default);
         };
-        // The parser of integers would take a plus sign.
+        // The parser of integers would accept a plus sign.
         let digits = text.bytes().all(|byte| byte.is_ascii_digit());
         let number = text.parse().ok().filter(|_| digits);
         number

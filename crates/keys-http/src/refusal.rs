@@ -1,4 +1,4 @@
-//! What every surface may answer instead of what was asked for. Each surface writes it in its own dialect.
+//! Refusals of all surfaces. Each surface writes them in its own form.
 
 use std::borrow::Cow;
 use std::error::Error;
@@ -16,51 +16,52 @@ use keys_service::{
 
 use crate::field_error::FieldError;
 
-/// Writes a refusal in the dialect of a surface: status and body. Headers that every dialect shares are added to it.
+/// Writes a refusal in the form of a surface: status and body. Headers that all forms share are
+/// added to it.
 pub type Render = fn(&Refusal) -> HttpResponse;
 
-/// Why a request was not granted, whatever the dialect.
+/// Reason why a request is refused, in any form.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Refusal {
     /// Nothing is served at this path.
     UnknownPath,
-    /// Something is, but not by this method.
+    /// The path does not have this method.
     MethodNotAllowed {
-        /// The methods it is served by, as in the header `Allow`.
+        /// Methods of the path, as in the header `Allow`.
         allow: &'static str,
     },
     /// Two different credentials were presented.
     ConflictingCredentials,
-    /// No credential, or none that is known and alive.
+    /// No credential, or one that is unknown, revoked or expired.
     Unauthenticated {
-        /// Whether something was presented.
+        /// Whether a credential was presented.
         presented: bool,
     },
-    /// Whoever asked is known and may not.
+    /// The caller is known and not allowed.
     Denied(Denial),
     /// Too many requests.
     RateLimited(Decision),
-    /// The `Idempotency-Key` is not one, or there are several.
+    /// The `Idempotency-Key` is invalid, or there are several.
     InvalidIdempotencyKey,
     /// The body, or its type, is not JSON in UTF-8 without content coding.
     UnsupportedMediaType,
-    /// The body is longer than any request needs.
+    /// The body is longer than the maximum.
     BodyTooLarge {
-        /// How long it may be, in KiB.
+        /// The maximum, in KiB.
         kib_max: usize,
     },
     /// The body did not arrive in time.
     BodyTimeout,
     /// The body is not a JSON object.
     MalformedBody(Cow<'static, str>),
-    /// Members of the body, or parameters of the query, are at fault.
+    /// Fields of the body, or parameters of the query, are invalid.
     Invalid(Vec<FieldError>),
-    /// There is no plan of the name in the body.
+    /// No plan has the name in the body.
     UnknownPlan,
-    /// No plan has a limit of the name that was given.
+    /// No plan has a limit of the given name.
     UnknownLimit {
-        /// Where it was given.
+        /// The field or parameter with the name.
         field: String,
     },
     /// The account has no such key.
@@ -76,22 +77,22 @@ pub enum Refusal {
     ExternalIdTaken,
     /// The account has as many usable keys as its plan allows.
     KeyLimitReached {
-        /// That many.
+        /// The maximum.
         max: u32,
     },
     /// The `Idempotency-Key` was used with another body.
     IdempotencyBodyDiffers,
-    /// The first request with this `Idempotency-Key` is still being worked on.
+    /// The first request with this `Idempotency-Key` is still under way.
     IdempotencyInFlight {
-        /// How long until a repetition is worked on in any case.
+        /// Time until a repetition may take over.
         retry_after: Duration,
     },
-    /// Something the service depends on is away. Says nothing about any key.
+    /// A dependency of the service is unavailable. Says nothing about any key.
     Unavailable,
 }
 
 impl Refusal {
-    /// The status of the answer.
+    /// Returns the status of the answer.
     #[must_use]
     pub fn status(&self) -> StatusCode {
         match self {
@@ -117,7 +118,7 @@ impl Refusal {
         }
     }
 
-    /// The stable name of this refusal; `docs/api/errors.md` lists them all.
+    /// Returns the stable name of this refusal; `docs/api/errors.md` lists all of them.
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
@@ -146,7 +147,7 @@ impl Refusal {
         }
     }
 
-    /// What it says to people.
+    /// Returns the message for people.
     #[must_use]
     pub fn message(&self) -> Cow<'static, str> {
         Cow::Borrowed(match self {
@@ -193,7 +194,7 @@ impl Refusal {
         })
     }
 
-    /// The members of the body or query at fault, if any are.
+    /// Returns the invalid fields of the body or query, if any.
     #[must_use]
     pub fn fields(&self) -> Cow<'_, [FieldError]> {
         match self {
@@ -208,7 +209,7 @@ impl Refusal {
         }
     }
 
-    /// The whole answer: as the dialect writes it, with the headers that belong to it in any dialect.
+    /// Returns the whole answer: in the form of the surface, with the headers that all forms share.
     #[must_use]
     pub fn respond(&self, render: Render) -> HttpResponse {
         let mut response = render(self);
@@ -228,7 +229,8 @@ impl Refusal {
         }
     }
 
-    /// RFC 6750, section 3: which error to name, and none when nothing was presented.
+    /// Returns the error of the challenge (RFC 6750, section 3), or `None` if no credential was
+    /// presented.
     fn challenge(&self) -> Option<&'static str> {
         match self {
             Self::Unauthenticated { presented: false } => Some(r#"Bearer realm="keys""#),
@@ -251,7 +253,7 @@ impl Refusal {
         }
     }
 
-    /// The refusal of a credential: unknown is 401, known and forbidden is 403.
+    /// Returns the refusal of a credential: unknown is 401, known and forbidden is 403.
     pub(crate) fn denied(denial: Denial) -> Self {
         if denial.is_unauthenticated() {
             Self::Unauthenticated { presented: true }
@@ -264,8 +266,8 @@ impl Refusal {
         Self::Invalid(vec![FieldError::new(field, message)])
     }
 
-    /// Converts the error of a key or session that was not issued. `name` returns the member of the
-    /// request's body that a field was read from, or `None` if the dialect has no such member.
+    /// Converts the error of a key or session that was not issued. `name` returns the field of the
+    /// request's body that a value was read from, or `None` if the contract has no such field.
     pub(crate) fn not_issued(
         error: IssueError,
         name: impl FnOnce(IssueField) -> Option<String>,
@@ -302,14 +304,14 @@ fn denial_message(denial: Denial) -> &'static str {
     }
 }
 
-/// Rounded up: a client that waits that long has waited long enough.
+/// Rounds up, so that a client that waits that long has waited long enough.
 pub(crate) fn whole_seconds(duration: Duration) -> u64 {
     duration
         .as_secs()
         .saturating_add(u64::from(duration.subsec_nanos() > 0))
 }
 
-// The conversions below are where faults end: each is logged here, once, with its causes.
+// The conversions below are where errors end: each is logged here, once, with its causes.
 
 impl From<StoreError> for Refusal {
     fn from(error: StoreError) -> Self {
@@ -401,13 +403,13 @@ impl From<AccountError> for Refusal {
     }
 }
 
-/// Something that should not be possible. The client cannot do anything about it but try again.
+/// Logs an error that should be impossible. The client can only try again.
 fn unexpected(error: &(dyn Error + 'static)) -> Refusal {
     tracing::error!(error = chain(error), "a request failed unexpectedly");
     Refusal::Unavailable
 }
 
-/// An error with its causes in one line.
+/// Returns an error with its causes in one line.
 pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

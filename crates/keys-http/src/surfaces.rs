@@ -7,9 +7,11 @@ use crate::api::Api;
 use crate::{account, fallback, flat, health, management, metrics, verification};
 
 impl Api {
-    /// Puts every surface, `/livez`, `/readyz`, `/metrics` and JSON answers to unknown paths into an application.
+    /// Adds every surface, `/livez`, `/readyz`, `/metrics` and JSON answers to unknown paths to an
+    /// application.
     pub fn configure(&self, app: &mut web::ServiceConfig) {
-        // First, as the hot path, and before the management surface, which claims the rest of `/v1`.
+        // First, because it is the fast path, and before the management surface, which handles the
+        // rest of `/v1`.
         if self.inner.verification {
             verification::configure(self, app);
         }
@@ -29,7 +31,8 @@ impl Api {
         app.default_service(web::to(fallback::unknown_path));
     }
 
-    /// Middleware that writes one log event for each request, and counts it. Wrap the whole application in it.
+    /// Returns middleware that writes one log event for each request, and counts it. Wrap the whole
+    /// application in it.
     #[must_use]
     pub fn log_requests(&self) -> AccessLog {
         AccessLog::counting(self)

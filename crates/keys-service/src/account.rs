@@ -21,14 +21,14 @@ pub struct NewAccount {
     pub plan: PlanName,
 }
 
-/// Why an account was not created or changed.
+/// Error returned when an account was not created or changed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AccountError {
-    /// There is no such plan.
+    /// No plan has this name.
     #[error("there is no plan of that name")]
     UnknownPlan,
-    /// There is no such account.
+    /// The account does not exist.
     #[error("there is no such account")]
     NotFound,
     /// The stored account cannot be read, and the change does not set each column at fault.
@@ -40,10 +40,10 @@ pub enum AccountError {
     /// Another account has the external identifier.
     #[error("another account has this external id")]
     ExternalIdTaken,
-    /// Whoever asked may no longer do so.
+    /// The caller is no longer authorized.
     #[error("the caller was refused")]
     CallerDenied(#[source] Denial),
-    /// It is a repetition that cannot be answered.
+    /// The request is a repetition that cannot be answered.
     #[error(transparent)]
     Idempotency(#[from] IdempotencyError),
     /// The operating system gave no random bytes.
@@ -82,7 +82,7 @@ impl From<ReserveError> for AccountError {
 /// One page of accounts, oldest first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AccountPage {
-    /// The accounts; each may be a row that cannot be read.
+    /// The accounts. Each may be a row that cannot be read.
     pub accounts: Vec<AccountEntry>,
     /// The last of them, if there are more.
     pub next: Option<AccountId>,
@@ -143,29 +143,29 @@ impl KeyService {
         result.map(|()| account)
     }
 
-    /// The account of that identifier, also if its row cannot be read.
+    /// Returns the account with that identifier, also if its row cannot be read.
     ///
     /// # Errors
-    /// When the store cannot answer.
+    /// If the store cannot answer.
     pub async fn account_entry(&self, id: AccountId) -> Result<Option<AccountEntry>, StoreError> {
         self.inner.store.account_entry(id).await
     }
 
-    /// The account of that identifier.
+    /// Returns the account with that identifier.
     ///
     /// # Errors
-    /// When the store cannot answer, or the row of the account cannot be read.
+    /// If the store cannot answer, or the row of the account cannot be read.
     pub async fn find_account(&self, id: AccountId) -> Result<Option<Account>, StoreError> {
         self.inner.store.find_account(id).await
     }
 
-    /// One page of accounts.
+    /// Returns one page of accounts.
     ///
     /// # Errors
-    /// When the store cannot answer.
+    /// If the store cannot answer.
     pub async fn list_accounts(&self, query: AccountQuery) -> Result<AccountPage, StoreError> {
         let limit = query.limit as usize;
-        // One more than asked for tells whether there is a next page.
+        // One more than requested shows whether there is a next page.
         let query = AccountQuery {
             limit: query.limit.saturating_add(1),
             ..query
@@ -181,7 +181,8 @@ impl KeyService {
         Ok(AccountPage { accounts, next })
     }
 
-    /// Changes an account, and says when that is effective everywhere. Here it is on the next request.
+    /// Changes an account, and returns when the change has propagated to all instances. This
+    /// instance applies it from the next request on.
     ///
     /// # Errors
     /// See [`AccountError`].
@@ -208,7 +209,7 @@ impl KeyService {
     }
 }
 
-/// A new account as it is kept, sealed, for a repetition of the request that made it.
+/// A new account as it is stored, sealed, for a repetition of the request that created it.
 #[derive(Serialize, Deserialize)]
 struct SealedAccount {
     id: String,

@@ -1,15 +1,16 @@
-//! Time, passed in so that tests decide what time it is.
+//! Clocks, passed in so that tests can control them.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use keys_core::Timestamp;
 
-/// Where the service reads the time.
+/// The clock of the service.
 pub trait Clock: Send + Sync + 'static {
-    /// The time of day, for expiry and for records.
+    /// Returns the time of day, for expiry and for records.
     fn now(&self) -> Timestamp;
 
-    /// Time since some fixed moment, for intervals: never goes back, and goes on while the machine is suspended.
+    /// Returns the time since some fixed moment, for intervals: monotonic, and advances while the
+    /// machine is suspended.
     fn elapsed(&self) -> Duration;
 }
 
@@ -31,7 +32,8 @@ impl Clock for SystemClock {
 
     #[cfg(target_os = "linux")]
     fn elapsed(&self) -> Duration {
-        // `std::time::Instant` stands still during a suspend; a resumed machine would trust what it knew before.
+        // `std::time::Instant` stands still during a suspend, so a resumed machine would trust its
+        // old cache.
         let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
         Duration::new(
             u64::try_from(time.tv_sec).unwrap_or(0),

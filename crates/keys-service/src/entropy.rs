@@ -6,7 +6,8 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use rand_core::{CryptoRng, TryCryptoRng, TryRng};
 
-/// The operating system gave no random bytes. There is no weaker source to fall back to.
+/// Error returned when the operating system provides no random bytes. There is no weaker source to
+/// fall back to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the operating system gave no random bytes")]
 pub struct EntropyError;

@@ -1,4 +1,4 @@
-//! When a change is effective everywhere, and waiting for that.
+//! Propagation of changes to all instances, and waiting for it.
 
 use std::time::Duration;
 
@@ -7,33 +7,35 @@ use keys_core::Timestamp;
 use crate::ports::{Commit, REVOCATION_BOUND, silence_max};
 use crate::service::KeyService;
 
-/// A change that was made, and by when no instance goes by what was before it.
+/// A committed change, and the time by which every instance has applied it.
 #[derive(Debug, Clone, Copy)]
 #[must_use]
 pub struct Effective {
     commit: Commit,
-    /// On the clock of intervals.
+    /// Time on the monotonic clock.
     deadline: Duration,
     by: Timestamp,
 }
 
 impl Effective {
-    /// By when no instance accepts what the change forbids, even if every notification was lost: the bound after the change, or the
-    /// grace where that is longer, since an instance that is cut off accepts for so long what it knows.
+    /// Returns the time by which every instance has applied the change, even if every notification
+    /// is lost: the bound after the change, or the grace if that is longer, because an instance
+    /// that is cut off accepts cached keys for so long.
     #[must_use]
     pub fn everywhere_by(&self) -> Timestamp {
         self.by
     }
 }
 
-/// Added to the bound where somebody else's clock is involved: a percent, since clocks run at different rates, and 50 ms, since
-/// they are read late.
+/// Adds an allowance where another machine's clock is involved: a percent, because clocks run at
+/// different rates, and 50 ms, because they are read late.
 fn allowed_for_clocks(bound: Duration) -> Duration {
     bound + bound / 100 + Duration::from_millis(50)
 }
 
 impl KeyService {
-    /// To be called as soon as the transaction is known to be committed.
+    /// Returns the propagation of a commit. Call it as soon as the transaction is known to be
+    /// committed.
     pub(crate) fn effective(&self, commit: Commit) -> Effective {
         let bound = allowed_for_clocks(REVOCATION_BOUND.max(self.inner.grace));
         Effective {
@@ -43,10 +45,11 @@ impl KeyService {
         }
     }
 
-    /// Waits until no instance anywhere goes by what was before the change: until all have applied it, or the bound has
-    /// passed. Returns by when that was so.
+    /// Waits until every instance has applied the change, or the bound has passed. Returns that
+    /// time.
     pub async fn everywhere(&self, effective: Effective) -> Timestamp {
-        /// Between two questions to the database: instances need some milliseconds to hear of a change.
+        /// Interval of queries to the database, because instances need some milliseconds to apply a
+        /// change.
         const PAUSE: Duration = Duration::from_millis(10);
         loop {
             let left = effective
@@ -62,7 +65,7 @@ impl KeyService {
                 .is_seen_everywhere(&effective.commit, silence);
             match tokio::time::timeout(left, asked).await {
                 Ok(Ok(true)) => return self.now(),
-                // A store that cannot tell costs the wait its full time, nothing else.
+                // If the store cannot tell, the wait takes its full time.
                 Ok(Ok(false) | Err(_)) | Err(_) => tokio::time::sleep(PAUSE.min(left)).await,
             }
         }

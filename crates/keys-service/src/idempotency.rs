@@ -1,8 +1,10 @@
-//! Repeating a create without making a second thing: `Idempotency-Key` (draft-ietf-httpapi-idempotency-key-header).
+//! Repetition of a create without creating a second record: `Idempotency-Key`
+//! (draft-ietf-httpapi-idempotency-key-header).
 //!
-//! The kept answer holds a secret, so it is sealed under a key derived from a pepper *and* the idempotency key
-//! (HKDF, RFC 5869; ChaCha20-Poly1305, RFC 8439). Of the idempotency key only a digest is stored. A dump of the
-//! database lacks both; the running server lacks the idempotency key until the client sends it again.
+//! The stored answer contains a secret, so it is sealed under a key derived from a pepper *and* the
+//! idempotency key (HKDF, RFC 5869; ChaCha20-Poly1305, RFC 8439). Only a digest of the idempotency
+//! key is stored. A dump of the database lacks both, and the running server lacks the idempotency
+//! key until the client sends it again.
 
 use std::fmt;
 use std::str::FromStr;
@@ -23,12 +25,12 @@ use crate::ports::{
 };
 use crate::service::KeyService;
 
-/// What a client chose to recognise its own request by: 1 to 255 visible ASCII characters.
+/// The client's name of its own request: 1 to 255 visible ASCII characters.
 #[derive(Clone)]
 pub struct IdempotencyKey(Zeroizing<String>);
 
 impl IdempotencyKey {
-    /// The most characters.
+    /// Maximum number of characters.
     pub const MAX_LEN: usize = 255;
 }
 
@@ -50,7 +52,7 @@ impl fmt::Debug for IdempotencyKey {
     }
 }
 
-/// The text is no idempotency key.
+/// Error returned when a text is not an idempotency key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("an Idempotency-Key is 1 to 255 visible ASCII characters")]
 pub struct InvalidIdempotencyKey;
@@ -58,25 +60,25 @@ pub struct InvalidIdempotencyKey;
 /// A request that may be a repetition.
 #[derive(Debug, Clone)]
 pub struct Idempotent {
-    /// What the client calls it.
+    /// The idempotency key of the client.
     pub key: IdempotencyKey,
-    /// Which operation, and on what.
+    /// The operation and its subject.
     pub operation: String,
     /// The request's body, byte for byte.
     pub body: Vec<u8>,
 }
 
-/// Why a repetition was not answered.
+/// Error returned when a repetition was not answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum IdempotencyError {
     /// The first request had another body.
     #[error("this Idempotency-Key was used with another body")]
     BodyDiffers,
-    /// The first request is still being worked on.
+    /// The first request is still under way.
     #[error("a request with this Idempotency-Key is still in flight")]
     InFlight {
-        /// How long until a repetition is worked on in any case. Zero if the other request has just taken over.
+        /// Time until a repetition may take over. Zero if the other request has just taken over.
         retry_after: Duration,
     },
 }
@@ -84,8 +86,8 @@ pub enum IdempotencyError {
 /// One attempt at a request that may be a repetition.
 pub(crate) struct Attempt {
     request: Idempotent,
-    /// Whose request it is: the same idempotency key under another credential is another request, or a narrow key could
-    /// ask for what a wider one of its account was given.
+    /// The credential of the request. The same idempotency key under another credential is another
+    /// request. Otherwise a restricted key could request the answer of a wider one of its account.
     owner: String,
     body_digest: [u8; 32],
     lookups: Vec<[u8; 32]>,
@@ -125,7 +127,7 @@ impl Attempt {
         }
     }
 
-    /// What to give back after a refusal.
+    /// Returns the reservation to release after a refusal.
     pub(crate) fn release(&self) -> ([u8; 32], EventId) {
         (self.lookups[0], self.token)
     }
@@ -163,7 +165,8 @@ impl Attempt {
         })
     }
 
-    /// Opens what an earlier attempt sealed. `None` if it was tampered with or its pepper is gone.
+    /// Opens the sealed answer of an earlier attempt. `None` if it was tampered with or its pepper
+    /// is gone.
     pub(crate) fn open(
         &self,
         ring: &PepperRing,
@@ -188,7 +191,8 @@ fn cipher(pepper: &Pepper, request: &Idempotent, owner: &str) -> ChaCha20Poly130
     ChaCha20Poly1305::new(&(*derive(pepper, request, owner, b"seal")).into())
 }
 
-/// Derives 32 bytes from a pepper and a request's idempotency key, bound to owner, operation and purpose.
+/// Derives 32 bytes from a pepper and a request's idempotency key, bound to owner, operation and
+/// purpose.
 fn derive(
     pepper: &Pepper,
     request: &Idempotent,
@@ -197,7 +201,7 @@ fn derive(
 ) -> Zeroizing<[u8; 32]> {
     let hkdf = Hkdf::<Sha256>::new(Some(pepper.expose()), request.key.0.as_bytes());
     let mut okm = Zeroizing::new([0; 32]);
-    // None of these contains NUL, so no two different requests give the same bytes.
+    // None of these contains NUL, so different requests never give the same bytes.
     let info = [
         b"idempotency\0",
         purpose,
@@ -212,7 +216,8 @@ fn derive(
 }
 
 impl KeyService {
-    /// Reserves the right to be the one request that makes something. `Some` is the answer of an earlier one.
+    /// Reserves the right to create the record of a request. `Some` is the answer of an earlier
+    /// one.
     pub(crate) async fn reserve(
         &self,
         attempt: &Attempt,
@@ -235,10 +240,11 @@ impl KeyService {
         }
     }
 
-    /// Gives a reservation back after a refusal or a failure, so that the client may try again. If the store does not answer,
-    /// that is tried again in the background: the attempt is over, and a repetition need not wait until its time is up.
+    /// Releases a reservation after a refusal or a failure, so that the client may try again. If
+    /// the store does not answer, the release is retried in the background, because the attempt is
+    /// over, and a repetition need not wait until its time is over.
     pub(crate) async fn release(&self, attempt: &Attempt) {
-        /// Between two attempts to release.
+        /// Interval of attempts to release.
         const PAUSE: Duration = Duration::from_millis(500);
         let (lookup, token) = attempt.release();
         if self.inner.store.release(lookup, token).await.is_ok() {
@@ -249,7 +255,8 @@ impl KeyService {
         self.inner.store.spawn(Box::pin(async move {
             while service.inner.clock.elapsed() < until {
                 tokio::time::sleep(PAUSE).await;
-                // What was committed in spite of the failure is not released: it has its answer.
+                // A change that was committed in spite of the failure is not released, because it
+                // has its answer.
                 if service.inner.store.release(lookup, token).await.is_ok() {
                     return;
                 }
@@ -259,7 +266,7 @@ impl KeyService {
     }
 }
 
-/// Why nothing could be reserved.
+/// Error returned when nothing could be reserved.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ReserveError {
     #[error(transparent)]
@@ -268,7 +275,7 @@ pub(crate) enum ReserveError {
     Store(#[from] StoreError),
 }
 
-/// Says nothing of the contents, which are secret.
+/// Returns an error without the contents, which are secret.
 pub(crate) fn unreadable() -> StoreError {
     StoreError::Unexpected("a kept idempotent answer is unreadable".into())
 }

@@ -1,4 +1,4 @@
-//! The counter of requests inside this process.
+//! The rate limiter inside this process.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -17,15 +17,17 @@ use parking_lot::{Mutex, MutexGuard, RwLock};
 use crate::clock::Clock;
 use crate::ports::{Bucket, Decision, LimiterError, RateLimiter, Subject};
 
-/// Counts inside this process, by the generic cell rate algorithm (ITU-T I.371) of the `governor` crate.
+/// Counts inside this process, by the generic cell rate algorithm (ITU-T I.371) of the `governor`
+/// crate.
 pub struct LocalLimiter {
     clock: Arc<dyn Clock>,
-    /// Apart for addresses, of which anybody can have many: a flood of them leaves accounts alone.
+    /// Addresses are separate, because a client may have many of them: a flood of addresses does
+    /// not affect accounts.
     by_quota: RwLock<HashMap<(Quota, bool), Arc<Counters>>>,
 }
 
 impl LocalLimiter {
-    /// An empty limiter.
+    /// Creates an empty limiter.
     #[must_use]
     pub fn new(clock: Arc<dyn Clock>) -> Self {
         Self {
@@ -34,14 +36,16 @@ impl LocalLimiter {
         }
     }
 
-    /// Takes over what another limiter has decided: that the bucket will be full again after `reset`. For a limiter that
-    /// this one stands in for, so that a fault of that one makes no bucket full.
+    /// Takes over the decision of another limiter: that the bucket will be full again after
+    /// `reset`. For a limiter that this one stands in for, so that its outage does not fill any
+    /// bucket.
     pub fn take_over(&self, bucket: &Bucket, quota: Quota, reset: Duration) {
         self.counters(bucket, quota).take_over(bucket, reset);
     }
 
-    /// Takes from the bucket only if it is full, or a tenth of it and at least one stay in it. For a limiter that this one stands in for
-    /// and that is only late: what this one took over may since have been taken by others. A bucket that it never heard of is full.
+    /// Takes from the bucket only if it is full, or keeps a tenth and at least one. For a limiter
+    /// that this one stands in for and that is only late: other instances may have taken more since
+    /// the last update. A bucket that is not known here counts as full.
     pub fn take_sparingly(&self, bucket: &Bucket, quota: Quota, cost: NonZeroU32) -> Decision {
         self.counters(bucket, quota)
             .take_sparingly(bucket, quota, cost)
@@ -79,7 +83,8 @@ impl RateLimiter for LocalLimiter {
     }
 }
 
-/// The buckets of one quota. Governor has no quota per key, so there is one of these for each distinct quota.
+/// The buckets of one quota. Governor has no quota per key, so there is one of these for each
+/// distinct quota.
 struct Counters {
     clock: SinceStart,
     buckets: Buckets,
@@ -113,7 +118,7 @@ impl Counters {
 
     fn take(&self, bucket: &Bucket, quota: Quota, cost: NonZeroU32) -> Decision {
         let bucket = self.buckets.bounded(bucket, self.clock.now());
-        // Not asked for more than there can ever be: it would overflow.
+        // A cost above the quota is not passed on, because it would overflow.
         let asked = (cost <= quota.requests).then(|| self.limiter.check_key_n(&bucket, cost));
         let (allowed, retry_after) = match asked {
             Some(Ok(Ok(()))) => (true, Duration::ZERO),
@@ -139,7 +144,8 @@ impl Counters {
         if self.buckets.until_full(&bucket, self.clock.now()).is_zero() {
             return self.take(&bucket, quota, cost);
         }
-        // All of it is taken, and what is to stay is given back: whoever comes in between is refused rather than let through.
+        // All of it is taken, and the rest is given back, so that concurrent requests are refused
+        // rather than accepted.
         let reserve = (quota.requests.get() / 10).max(1);
         let decision = self.take(&bucket, quota, cost.saturating_add(reserve));
         if !decision.allowed {
@@ -156,7 +162,7 @@ impl Counters {
     }
 }
 
-/// How much is left of a bucket that will be full after `reset`.
+/// Returns the rest of a bucket that will be full after `reset`.
 fn remaining(quota: Quota, reset: Duration) -> u32 {
     let used = reset.as_nanos().div_ceil(quota.interval().as_nanos());
     let used = u32::try_from(used).unwrap_or(u32::MAX);
@@ -165,7 +171,8 @@ fn remaining(quota: Quota, reset: Duration) -> u32 {
 
 /// When each bucket will be full again, in shards with a lock each.
 ///
-/// Governor's own stores do not tell that time, which the headers of every limited response show.
+/// Governor's own stores do not return that time, which the headers of every limited response
+/// contain.
 #[derive(Clone, Default)]
 struct Buckets {
     shards: Arc<[Mutex<Shard>; Self::SHARDS]>,
@@ -187,27 +194,28 @@ impl Shard {
 }
 
 impl Buckets {
-    /// Enough that a few dozen threads seldom meet at one lock.
+    /// Enough that a few dozen threads rarely contend for one lock.
     const SHARDS: usize = 32;
 
-    /// Buckets in a shard before clients at new addresses share one: as many as a table of 8,192 places takes. With
-    /// about 90 bytes each, all 229,376 stay near 20 MB.
+    /// Buckets in a shard before clients at new addresses share one: the capacity of a table of
+    /// 8,192 slots. With about 90 bytes each, all 229,376 stay near 20 MB.
     const SHARD_LEN_MAX: usize = 7_168;
 
-    /// Buckets in a shard from which on it is not left to the next general sweep to forget the full ones.
+    /// Buckets in a shard from which on full ones are removed before the next general sweep.
     const SHARD_LEN_USUAL: usize = 256;
 
-    /// Between two sweeps of a shard: each looks at every bucket, so that it must not be done for every stranger.
+    /// Interval of sweeps of a shard. Each examines every bucket, so it must not run for every new
+    /// address.
     const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
     fn shard(&self, bucket: &Bucket) -> MutexGuard<'_, Shard> {
-        // Truncation is fine: only the low bits choose the shard.
+        // Truncation is fine, because only the low bits choose the shard.
         #[expect(clippy::cast_possible_truncation, reason = "only the low bits matter")]
         let hash = self.hasher.hash_one(bucket) as usize;
         self.shards[hash % Self::SHARDS].lock()
     }
 
-    /// Keeps strangers from filling the memory with buckets, one for each address they come from.
+    /// Keeps clients from filling the memory with buckets, one for each of their addresses.
     fn bounded(&self, bucket: &Bucket, now: Nanos) -> Bucket {
         let mut bucket = bucket.clone();
         if matches!(bucket.subject, Subject::Address(Some(_))) {
@@ -232,7 +240,7 @@ impl Buckets {
             .map_or(Duration::ZERO, |full_at| full_at.saturating_sub(now).into())
     }
 
-    /// Has the bucket be full that much earlier.
+    /// Makes the bucket full that much earlier.
     fn give_back(&self, bucket: &Bucket, time: Nanos) {
         if let Some(full_at) = self.shard(bucket).full_at.get_mut(bucket) {
             *full_at = full_at.saturating_sub(time);
@@ -260,7 +268,7 @@ impl StateStore for Buckets {
     }
 }
 
-/// Our clock as governor reads it: from the start of the limiter on, which governor takes for zero.
+/// Our clock as governor reads it: from the start of the limiter, which governor takes for zero.
 #[derive(Clone)]
 struct SinceStart {
     clock: Arc<dyn Clock>,
@@ -351,7 +359,7 @@ mod tests {
             assert!(!refused.allowed);
             assert_eq!((refused.remaining, refused.reset), last.unwrap());
             assert!(refused.retry_after > Duration::ZERO);
-            // It is only spared.
+            // Only the sparing method refuses.
             let decision = limiter.take(&bucket, quota, ONE).await.unwrap();
             assert_eq!(decision.allowed, requests > allowed);
         }
@@ -456,7 +464,7 @@ mod tests {
         let clock = Arc::new(Manual::default());
         let counters = Counters::new(ten_a_minute(), clock.clone());
         for address in 0..100_000_u32 {
-            // Each bucket is full again after six seconds, and five come every millisecond.
+            // Each bucket is full again after six seconds, and five are used every millisecond.
             clock.0.store(u64::from(address) / 5, Ordering::Relaxed);
             counters.take(&bucket(address.to_be_bytes()), ten_a_minute(), ONE);
             if address % 10_000 == 0 {

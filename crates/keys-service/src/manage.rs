@@ -9,11 +9,11 @@ use crate::everywhere::Effective;
 use crate::ports::{ChangeError, KeyOwner, KeyPage, StoreError};
 use crate::service::KeyService;
 
-/// Why a key was not revoked.
+/// Error returned when a key was not revoked.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RevokeError {
-    /// Whoever asked may no longer do so.
+    /// The caller is no longer authorized.
     #[error("the caller was refused")]
     CallerDenied(#[source] Denial),
     /// The operating system gave no random bytes.
@@ -35,10 +35,11 @@ impl From<ChangeError> for RevokeError {
 }
 
 impl KeyService {
-    /// One page of keys, newest first, ties by id. Revoked keys are not listed; expired ones are.
+    /// Returns one page of keys, newest first, ties by id. Revoked keys are not listed; expired
+    /// ones are.
     ///
     /// # Errors
-    /// When the store cannot answer.
+    /// If the store cannot answer.
     pub async fn list_keys(
         &self,
         owner: KeyOwner,
@@ -48,8 +49,9 @@ impl KeyService {
         self.inner.store.keys(owner, offset, limit).await
     }
 
-    /// Revokes a key, for good, and says when that is effective everywhere; `None` if there was none to revoke. With an `owner`, only a key of that owner;
-    /// someone else's key is an unknown key.
+    /// Revokes a key, and returns when the revocation has propagated to all instances. `None` if
+    /// there was none to revoke. With an `owner`, only a key of that owner is revoked, and others
+    /// are unknown.
     ///
     /// # Errors
     /// See [`RevokeError`].
@@ -64,12 +66,12 @@ impl KeyService {
             Some(KeyOwner::Operators) | None => by.may_administer(),
         };
         if !is_own {
-            // Someone else's key is an unknown key.
+            // A key of another owner is unknown.
             return Ok(None);
         }
         let change = self.change(by, self.now(), None)?;
         let Some(commit) = self.inner.store.revoke_key(owner, id, change).await? else {
-            // Perhaps an earlier attempt did it, and nobody was there any more to be told.
+            // An earlier attempt may have revoked it without receiving the answer.
             self.inner.cache.key_changed(id);
             return Ok(None);
         };

@@ -1,8 +1,9 @@
 //! Revocations that this instance has acknowledged, applied again after a failover.
 //!
-//! With asynchronous replication, the server that takes over may lack the last changes. A revocation that was answered 200 must
-//! not be lost that way while an instance that answered it is running, so each instance applies its own again. Revoking is
-//! idempotent: where nothing was lost, nothing is changed.
+//! With asynchronous replication, the server that takes over may lack the last changes. A
+//! revocation that was answered 200 must not be lost while the instance that answered it is
+//! running, so each instance applies its own again. Revoking is idempotent: if nothing was lost,
+//! nothing is changed.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -15,24 +16,25 @@ use crate::cache::lease::{Nanos, nanos};
 use crate::ports::StoreError;
 use crate::service::KeyService;
 
-/// How old a revocation is at most, when the old primary is lost, to be applied again; and how long ago that loss is at
-/// most. Beyond it, what the new primary says may be what was decided since.
+/// Maximum age of a revocation that is applied again, when the old primary is lost, and maximum
+/// time since that loss. Beyond it, the state of the new primary may be a later decision.
 const REPLAYED_MAX: Duration = Duration::from_mins(1);
 
-/// How many revocations are remembered at most: 8,300 a second for two minutes. The oldest go first.
+/// Maximum number of remembered revocations: 8,300 a second for two minutes. The oldest are dropped
+/// first.
 const REMEMBERED_MAX: usize = 1_000_000;
 
-/// The reason that the audit trail gives.
+/// The reason in the audit trail.
 const REASON: &str = "replayed";
 
-/// How many are applied again at once.
+/// Number of revocations that are applied concurrently.
 const AT_ONCE: usize = 4;
 
-/// How long to wait after a failed attempt, and how many attempts there are: a minute in all.
+/// Pause after a failed attempt, and number of attempts: a minute in all.
 const PAUSE: Duration = Duration::from_millis(250);
 const ATTEMPTS: u32 = 240;
 
-/// Revocations acknowledged lately, oldest first.
+/// Recently acknowledged revocations, oldest first.
 #[derive(Debug, Default)]
 pub(crate) struct Acknowledged(Mutex<VecDeque<(Nanos, KeyId)>>);
 
@@ -53,7 +55,8 @@ impl Acknowledged {
         kept.len()
     }
 
-    /// The revocations to be applied again now, after a server that was last heard of at `heard_at` was lost.
+    /// Returns the revocations to apply again now, after the loss of a server that was last reached
+    /// at `heard_at`.
     pub(crate) fn to_replay(&self, heard_at: Nanos, now: Nanos) -> Vec<KeyId> {
         if now.saturating_sub(heard_at) >= nanos(REPLAYED_MAX) {
             return Vec::new();
@@ -67,7 +70,7 @@ impl Acknowledged {
     }
 }
 
-/// What is older than both limits together can never be applied again.
+/// Revocations older than both limits together are never applied again.
 fn forget_old(kept: &mut VecDeque<(Nanos, KeyId)>, now: Nanos) {
     let kept_for = nanos(2 * REPLAYED_MAX);
     while kept
@@ -79,7 +82,8 @@ fn forget_old(kept: &mut VecDeque<(Nanos, KeyId)>, now: Nanos) {
 }
 
 impl KeyService {
-    /// How many acknowledged revocations are remembered, to be applied again after a failover.
+    /// Returns the number of acknowledged revocations that are remembered, to be applied again
+    /// after a failover.
     #[must_use]
     pub fn revocations_remembered(&self) -> usize {
         self.inner
@@ -87,7 +91,8 @@ impl KeyService {
             .len(nanos(self.inner.clock.elapsed()))
     }
 
-    /// Starts to apply acknowledged revocations again, after a server took over from one that was last heard of at `heard_at`.
+    /// Starts to apply acknowledged revocations again, after a server took over from one that was
+    /// last reached at `heard_at`.
     pub(crate) fn replay_revocations(&self, heard_at: Nanos) {
         let now = nanos(self.inner.clock.elapsed());
         let ids = self.inner.acknowledged.to_replay(heard_at, now);
@@ -120,7 +125,7 @@ impl KeyService {
         }
     }
 
-    /// Revokes a key again; `false` if it was still revoked, or is unknown.
+    /// Revokes a key again. `false` if it was still revoked, or is unknown.
     async fn replay_revocation(&self, id: KeyId) -> Result<bool, StoreError> {
         let mut attempts = 1;
         loop {
@@ -167,10 +172,10 @@ mod tests {
         for at in [100, 139, 140, 199, 200] {
             acknowledged.note(second(at), key(at.into()));
         }
-        // The server was last heard of at 200 s.
+        // The server was last reached at 200 s.
         let replayed = acknowledged.to_replay(second(200), second(205));
         assert_eq!(replayed, [key(140), key(199), key(200)]);
-        // Also one that was acknowledged after the last poll.
+        // Includes one that was acknowledged after the last poll.
         acknowledged.note(second(201), key(201));
         assert_eq!(acknowledged.to_replay(second(200), second(205)).len(), 4);
     }

@@ -1,4 +1,5 @@
-//! Uses of keys, gathered in memory and written now and then: a request never waits for the database to note it.
+//! Uses of keys, gathered in memory and written periodically, so that a request never waits for the
+//! database to record its use.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -10,10 +11,12 @@ use crate::cache::lease::{self, Nanos};
 use crate::clock::Clock;
 use crate::ports::KeyUse;
 
-/// Keys whose uses are kept at most before some are given up: 64 MB at worst, while the database is away.
+/// Maximum number of keys whose uses are kept before some are dropped: 64 MB at worst, while the
+/// database is unavailable.
 const KEYS_MAX: usize = 1_000_000;
 
-/// Uses of one key, with the latest on the clock of intervals: the time of day is worked out when they are written.
+/// Uses of one key, with the latest on the monotonic clock. The time of day is computed when they
+/// are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Used {
     pub(crate) key_id: KeyId,
@@ -22,12 +25,12 @@ pub(crate) struct Used {
 }
 
 impl Used {
-    /// One use, just now.
+    /// Returns one use, now.
     pub(crate) fn now(key_id: KeyId, clock: &dyn Clock) -> Self {
         Self::once(key_id, lease::nanos(clock.elapsed()))
     }
 
-    /// One use at this time.
+    /// Returns one use at this time.
     pub(crate) fn once(key_id: KeyId, last_at: Nanos) -> Self {
         Self {
             key_id,
@@ -41,12 +44,12 @@ impl Used {
 #[derive(Default)]
 pub(crate) struct Uses {
     kept: Mutex<HashMap<KeyId, (Nanos, u64)>>,
-    /// Uses that were given up because those of too many keys were kept.
+    /// Number of uses that were dropped because those of too many keys were kept.
     dropped: AtomicU64,
 }
 
 impl Uses {
-    /// Notes several uses at once.
+    /// Records several uses at once.
     pub(crate) fn record_all(&self, new: Vec<Used>) {
         if !new.is_empty() {
             let mut uses = self.kept.lock();
@@ -70,12 +73,12 @@ impl Uses {
         *count = count.saturating_add(new.count);
     }
 
-    /// Keys with uses that were not written yet.
+    /// Returns the number of keys with uses that were not written yet.
     pub(crate) fn keys(&self) -> usize {
         self.kept.lock().len()
     }
 
-    /// Uses that were given up since the start.
+    /// Returns the number of uses that were dropped since the start.
     pub(crate) fn dropped_total(&self) -> u64 {
         self.dropped.load(Relaxed)
     }
@@ -93,7 +96,8 @@ impl Uses {
     }
 }
 
-/// Uses on their way to the store. Whatever has not arrived when this is dropped is kept for the next time.
+/// Uses on their way to the store. Those that have not arrived when this is dropped are kept for
+/// the next time.
 pub(crate) struct Unwritten<'a> {
     uses: Vec<Used>,
     kept_in: &'a Uses,
@@ -111,12 +115,13 @@ impl<'a> Unwritten<'a> {
         self.uses.extend(more);
     }
 
-    /// The next to be written.
+    /// Returns the next ones to write.
     pub(crate) fn batch(&self, count_max: usize) -> &[Used] {
         &self.uses[..self.uses.len().min(count_max)]
     }
 
-    /// The last [`batch`](Self::batch) has arrived, except for `skipped`, which are kept for the next time.
+    /// Records that the last [`batch`](Self::batch) has arrived, except for `skipped`, which are
+    /// kept for the next time.
     pub(crate) fn written(&mut self, count: usize, skipped: &[KeyId]) {
         let batch = self.uses.drain(..count);
         if skipped.is_empty() {
@@ -134,7 +139,7 @@ impl Drop for Unwritten<'_> {
     }
 }
 
-/// What is written of `uses`, by what the clocks say now.
+/// Converts `uses` for the store, with the current time of the clocks.
 pub(crate) fn dated(uses: &[Used], clock: &dyn Clock) -> Vec<KeyUse> {
     let (now, elapsed) = (clock.now(), lease::nanos(clock.elapsed()));
     let date = |used: &Used| KeyUse {
@@ -181,7 +186,7 @@ mod tests {
         drop(unwritten);
         assert_eq!(uses.take(), [expected]);
 
-        // What was skipped is kept too.
+        // Skipped ones are kept too.
         let mut unwritten = Unwritten::new(&uses);
         unwritten.extend(vec![expected]);
         unwritten.written(1, &[key_id]);
@@ -200,7 +205,7 @@ mod tests {
         let most = u128::try_from(KEYS_MAX).unwrap();
         uses.record_all((0..most).map(used).collect());
         assert_eq!((uses.keys(), uses.dropped_total()), (KEYS_MAX, 0));
-        // One that is known is counted on; another one is not.
+        // A known one is counted further; another one is not.
         uses.record(used(0));
         assert_eq!(uses.dropped_total(), 0);
         uses.record(used(most));

@@ -54,7 +54,7 @@ fn warm_verification_allocates_nothing() {
             .is_valid()
     );
 
-    // Counts what this thread allocates; the service's own tasks run on another.
+    // Counts the allocations of this thread; the service's own tasks run on another.
     let counted = allocation_counter::measure(|| {
         for _ in 0..1_000 {
             let verdict = pin!(service.verify(&request));

@@ -1,4 +1,4 @@
-//! What the account dialect shows of keys.
+//! Views of keys in the account contract.
 
 use keys_core::{ApiKey, KeyName, Timestamp};
 use keys_service::{Issued, KeyPage};
@@ -28,8 +28,8 @@ impl<'a> From<&'a ApiKey> for KeyView<'a> {
 }
 
 impl<'a> KeyView<'a> {
-    /// A key on a list. One whose row cannot be read is marked by its description, because the contract has no other
-    /// place.
+    /// Returns the view of a key on a list. If its row cannot be read, the description says so,
+    /// because the contract has no other field for it.
     fn listed(key: &'a ApiKey, page: &KeyPage) -> Self {
         let mut view = Self::from(key);
         if page.is_unreadable(key.id) {
@@ -39,7 +39,7 @@ impl<'a> KeyView<'a> {
     }
 }
 
-/// A new key with its secret: the one place where this dialect shows it.
+/// View of a new key with its secret, the only place where this contract shows it.
 #[derive(Serialize)]
 pub(super) struct CreatedView<'a> {
     data: KeyView<'a>,
@@ -98,7 +98,8 @@ impl<'a> PageView<'a> {
 #[derive(Serialize)]
 pub(super) struct Success {
     success: bool,
-    /// Not part of the contract, so it is there for those only who ask for something that is not either.
+    /// Not part of the contract, so it is present only for clients that send `?wait=global`, which
+    /// is not part of it either.
     #[serde(skip_serializing_if = "Option::is_none")]
     effective_everywhere_by: Option<String>,
 }

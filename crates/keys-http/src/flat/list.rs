@@ -8,7 +8,8 @@ use super::view::KeyView;
 use crate::guard::Authenticated;
 use crate::surface::Surface;
 
-/// The most keys in a list, the newest: this dialect has no pages, and no answer may grow without bound.
+/// Maximum number of keys in a list, the newest. This contract has no pages, and no answer may grow
+/// without bound.
 const KEYS_MAX: u32 = 1_000;
 
 pub(super) async fn list(surface: web::Data<Surface>, identity: Authenticated) -> HttpResponse {

@@ -1,4 +1,4 @@
-//! What the flat dialect shows of keys.
+//! Views of keys in the flat contract.
 
 use keys_core::{ApiKey, KeyName, Timestamp};
 use keys_service::{Issued, KeyPage};
@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::surface::UNREADABLE;
 
-/// A new key with its secret: the one place where this dialect shows it.
+/// View of a new key with its secret, the only place where this contract shows it.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct CreatedView<'a> {
@@ -52,7 +52,8 @@ impl<'a> From<&'a ApiKey> for KeyView<'a> {
 }
 
 impl<'a> KeyView<'a> {
-    /// A key on a list. One whose row cannot be read is marked by its name, because the contract has no other place.
+    /// Returns the view of a key on a list. If its row cannot be read, the name says so, because
+    /// the contract has no other field for it.
     pub(super) fn listed(key: &'a ApiKey, page: &KeyPage) -> Self {
         let mut view = Self::from(key);
         if page.is_unreadable(key.id) {
@@ -62,7 +63,7 @@ impl<'a> KeyView<'a> {
     }
 }
 
-/// A key made without a memo through the other dialect has the empty name in this one.
+/// Returns the name. A key created without a memo through the other contract has an empty one.
 fn name(key: &ApiKey) -> &str {
     key.name.as_ref().map_or("", KeyName::as_str)
 }
@@ -70,7 +71,8 @@ fn name(key: &ApiKey) -> &str {
 #[derive(Serialize)]
 pub(super) struct Success {
     success: bool,
-    /// Not part of the contract, so it is there for those only who ask for something that is not either.
+    /// Not part of the contract, so it is present only for clients that send `?wait=global`, which
+    /// is not part of it either.
     #[serde(skip_serializing_if = "Option::is_none")]
     effective_everywhere_by: Option<String>,
 }

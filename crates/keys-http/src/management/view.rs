@@ -1,4 +1,4 @@
-//! What operators are shown.
+//! Views for operators.
 
 use keys_core::{Account, AccountId, ExternalId, KeyName, Timestamp};
 use keys_service::{AccountEntry, AccountPage, Issued};
@@ -11,7 +11,8 @@ pub(super) struct AccountView<'a> {
     plan: &'a str,
     disabled: bool,
     created_at: String,
-    /// The columns that cannot be read, shown as they are stored. Absent for an account that can be read.
+    /// The columns that cannot be read and are shown as stored. Absent for an account that can be
+    /// read.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     unreadable: &'a [&'static str],
 }
@@ -78,7 +79,7 @@ impl<'a> From<&'a AccountPage> for AccountPageView<'a> {
     }
 }
 
-/// A new key with its secret: the one place where this surface shows it.
+/// View of a new key with its secret, the only place where this surface shows it.
 #[derive(Serialize)]
 pub(super) struct IssuedView<'a> {
     id: String,
@@ -110,7 +111,7 @@ impl<'a> From<&'a Issued> for IssuedView<'a> {
     }
 }
 
-/// A new session with its token: the one time it is shown.
+/// View of a new session with its token, the only place where it is shown.
 #[derive(Serialize)]
 pub(super) struct SessionView<'a> {
     id: String,

@@ -12,7 +12,7 @@ impl Endpoint {
     /// In the order in which they are tried, which is that of their numbers.
     pub(crate) const ALL: [Self; 3] = [Self::Auth, Self::Verify, Self::VerifyBatch];
 
-    /// Its place in [`ALL`](Self::ALL).
+    /// Returns its index in [`ALL`](Self::ALL).
     pub(crate) const fn number(self) -> usize {
         self as usize
     }
@@ -25,12 +25,12 @@ impl Endpoint {
         }
     }
 
-    /// The route whose path this is, byte for byte.
+    /// Returns the route with this path, byte for byte.
     pub(crate) fn of(path: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|known| known.path() == path)
     }
 
-    /// The only method it is served by, if there is one.
+    /// Returns its only method, if there is one.
     pub(super) const fn allow(self) -> Option<&'static str> {
         match self {
             Self::Auth => None,

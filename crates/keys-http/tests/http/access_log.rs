@@ -1,4 +1,4 @@
-//! What is logged of requests.
+//! Log events of requests.
 
 use crate::exchange::{Exchange as _, Request, delete, get, post};
 use crate::log;

@@ -55,7 +55,7 @@ async fn wider_than_the_creating_key_names_the_field_as_it_was_sent() {
         ),
         (r#"{"allowedIps":["0.0.0.0/0"]}"#, "allowedIps.0", outside),
         (r#"{"allowedIps":["::/0"]}"#, "allowedIps.0", outside),
-        // Repeated entries are kept once, and still counted by whoever sent them.
+        // Repeated entries are stored once, and still counted as the client sent them.
         (
             r#"{"allowedIps":["203.0.113.7","203.0.113.7/32","203.0.112.0/23"]}"#,
             "allowedIps.2",

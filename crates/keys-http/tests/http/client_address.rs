@@ -1,4 +1,4 @@
-//! Whose address a request has.
+//! The client's address of a request.
 
 use keys_core::AllowedNetworks;
 use keys_core::address::TrustedProxies;
@@ -10,7 +10,7 @@ use crate::support::{CLIENT, World, draft};
 
 const PROXY: &str = "10.0.0.1";
 
-/// A world behind proxies in 10.0.0.0/8, and a key that is good from [`CLIENT`] only.
+/// A world behind proxies in 10.0.0.0/8, and a key that is valid from [`CLIENT`] only.
 async fn behind_a_proxy() -> (World, impl Fn() -> Request) {
     let world = World::with_api(|api| {
         let network = "10.0.0.0/8".parse().expect("the network is legal");
@@ -48,7 +48,7 @@ async fn unreadable_address_is_in_no_list() {
     }
     let unreadable = list().header("X-Forwarded-For", b"\xff");
     assert_eq!(proxy.exchange(unreadable).await.status, 403);
-    // Without a peer there is no address at all.
+    // Without a peer there is no address.
     assert_eq!(world.from("").exchange(list()).await.status, 403);
 }
 

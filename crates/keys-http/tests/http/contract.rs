@@ -6,7 +6,8 @@ use crate::exchange::{Answer, Exchange, Request};
 use crate::rows;
 use crate::support::World;
 
-/// Lets a little time pass between requests, as any client does. Keys made in the same microsecond have no order.
+/// Lets a little time pass between requests, as with any client. Keys created in the same
+/// microsecond have no order.
 struct Ticking<'a>(&'a World);
 
 impl Exchange for Ticking<'_> {

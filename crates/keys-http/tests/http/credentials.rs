@@ -1,4 +1,4 @@
-//! Who may do anything at all: 401 and 403 before any limit of an account.
+//! Credentials: 401 and 403 before any limit of an account.
 
 use keys_core::AllowedNetworks;
 use keys_service::{AccountPatch, Actor, KeyDraft};
@@ -73,7 +73,7 @@ async fn keys_of_a_disabled_account_are_known_and_forbidden() {
         let request = get(FLAT).bearer(credential);
         let answer = request.expect(&world, 403, body).await;
         assert_eq!(answer.header("www-authenticate"), None);
-        // None of the account's requests was spent.
+        // None of the account's requests was used up.
         let policy = answer.header("ratelimit-policy");
         assert_eq!(policy, Some(r#""unauthenticated";q=60;w=60"#));
         let body = r#"{"statusCode":403,"message":"The account is disabled","errors":[]}"#;
@@ -100,7 +100,7 @@ async fn after_sixty_failures_an_address_has_to_wait() {
         assert_eq!(state, Some(r#""unauthenticated";r=0;t=60"#));
         assert_eq!(answer.header("www-authenticate"), None);
     }
-    // Whoever has a key is let in, from there too, and other addresses are not punished for it.
+    // A valid key is accepted, from that address too, and other addresses are not affected.
     let valid = world.exchange(get(FLAT).bearer(&key)).await;
     assert_eq!(valid.status, 200);
     let elsewhere = world.from("198.51.100.1");

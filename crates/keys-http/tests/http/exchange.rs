@@ -1,11 +1,11 @@
-//! Requests and answers as plain values, so that the same expectations hold for an application inside the test and for
-//! a server behind a socket.
+//! Requests and answers as plain values, so that the same expectations apply to an application
+//! inside the test and to a server behind a socket.
 
 use std::future::Future;
 
 use serde_json::Value;
 
-/// Something that answers requests.
+/// A program that answers requests.
 pub(crate) trait Exchange {
     /// Sends one request and reads the whole answer.
     fn exchange(&self, request: Request) -> impl Future<Output = Answer>;
@@ -64,7 +64,7 @@ impl Request {
         self.header("Authorization", format!("Bearer {credential}"))
     }
 
-    /// A body as it stands, announced as JSON.
+    /// Sets a body unchanged, as JSON.
     pub(crate) fn json(self, body: impl Into<Vec<u8>>) -> Self {
         self.body("application/json", body)
     }
@@ -75,7 +75,7 @@ impl Request {
         request
     }
 
-    /// Sends it, and insists on status and body.
+    /// Sends it, and asserts status and body.
     pub(crate) async fn expect(
         self,
         exchange: &impl Exchange,
@@ -96,7 +96,7 @@ impl Request {
 }
 
 impl Answer {
-    /// The only header of that name.
+    /// Returns the only header of that name.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let named = |(known, _): &&(String, String)| known.eq_ignore_ascii_case(name);
         let mut values = self.headers.iter().filter(named);
@@ -109,7 +109,7 @@ impl Answer {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
     }
 
-    /// The text at a JSON pointer, such as `/meta/secret_token`.
+    /// Returns the text at a JSON pointer, such as `/meta/secret_token`.
     pub(crate) fn text(&self, pointer: &str) -> String {
         let json = self.json();
         let text = json.pointer(pointer).and_then(Value::as_str);
@@ -124,7 +124,7 @@ impl Answer {
     }
 }
 
-/// Whether `text` is `template`, byte for byte, where `*` stands for anything within one string.
+/// Returns whether `text` is `template`, byte for byte, where `*` matches any part of one string.
 pub(crate) fn matches(template: &str, text: &str) -> bool {
     let Some((before, after)) = template.split_once('*') else {
         return template == text;

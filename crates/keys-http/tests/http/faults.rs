@@ -1,4 +1,5 @@
-//! What clients are told while something the service depends on is away: to come back, never that their key is wrong.
+//! Answers while a dependency of the service is unavailable: to try again, never that a key is
+//! wrong.
 
 use std::num::NonZeroU32;
 

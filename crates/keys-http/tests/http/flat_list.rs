@@ -20,7 +20,7 @@ async fn last_use_is_shown_once_it_was_written() {
     };
     list().expect(&world, 200, &listed("null")).await;
     world.advance(2);
-    // A refused request is no use.
+    // A refused request is not a use.
     get(FLAT).expect(&world, 401, FLAT_401).await;
     world.service.flush_uses().await.unwrap();
     let first = listed(r#""2026-01-01T12:00:00.000Z""#);

@@ -218,7 +218,7 @@ async fn whoever_passes_is_named_in_headers() {
         for method in ["GET", "POST", "DELETE", "OPTIONS", "PROPFIND"] {
             let request = Request::new(method, format!("{AUTH}{query}"))
                 .bearer(secret)
-                // What a client claims is nobody's word.
+                // Identity headers of the client are not trusted.
                 .header("X-Key-Id", "forged")
                 .header("X-Plan", "forged");
             let answer = world.exchange(request).await;
@@ -283,7 +283,7 @@ async fn limits_are_429_and_for_nginx_403() {
         assert_eq!(answer.header("ratelimit-policy"), policy);
         assert_eq!(answer.header("ratelimit"), Some(r#""create";r=1;t=54"#));
     }
-    // Nobody's address is blamed for a limit of a plan.
+    // A limit of a plan does not count against an address.
     let stranger = world.exchange(get(AUTH)).await;
     let state = stranger.header("ratelimit");
     assert_eq!(state, Some(r#""unauthenticated";r=59;t=1"#));
@@ -308,7 +308,7 @@ async fn failures_count_against_the_client_behind_a_trusted_gateway() {
     is_denied(&gateway.exchange(for_nginx).await, 403, "rate_limited");
     let other = gateway.exchange(auth("198.51.100.1")).await;
     is_denied(&other, 401, "missing");
-    // Whoever has a key passes, from there too.
+    // A valid key passes, from that address too.
     let key = world.pro_key().await;
     let valid = gateway.exchange(auth(CLIENT).bearer(&key)).await;
     assert_eq!(valid.status, 200);
@@ -323,7 +323,7 @@ async fn warm_cache_asks_the_store_for_nothing() {
     assert_eq!(world.exchange(auth()).await.status, 200);
     let before = store.calls();
     for _ in 0..3 {
-        // It is for no client to say how its key is looked up.
+        // A client cannot choose how its key is looked up.
         let request = auth().header("Cache-Control", "no-cache");
         assert_eq!(world.exchange(request).await.status, 200);
     }

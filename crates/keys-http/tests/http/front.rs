@@ -51,7 +51,7 @@ async fn verification_is_answered_before_an_application_that_has_none() {
     }
 }
 
-/// A world with whoever may ask and be asked about. One is like the other: nothing in it is left to chance.
+/// A world with its callers and keys. Both instances are identical, without randomness.
 struct Stage {
     world: World,
     operator: String,
@@ -91,7 +91,7 @@ impl Stage {
         }
     }
 
-    /// Everything anybody could think of asking, and some that nobody would.
+    /// Returns all kinds of requests, usual and unusual ones.
     fn requests(&self) -> Vec<Request> {
         let Self {
             operator,
@@ -194,7 +194,7 @@ impl Stage {
     }
 }
 
-/// What was logged, but for how long it took.
+/// Returns the logged events, without durations.
 fn events(logged: &str) -> Vec<String> {
     let timeless = |line: &str| {
         let words = line.split(' ');
@@ -235,12 +235,12 @@ async fn answers_events_and_figures_are_the_same_before_an_application_and_withi
         assert_eq!(one, other, "{shown}");
         assert_eq!(logged, events(&log::take()), "{shown}");
         statuses.push(one.0);
-        // Or whoever is refused too often would hear nothing else any more.
+        // Otherwise a caller that is refused too often would get nothing but 429.
         for stage in [&before, &within] {
             stage.world.advance(60);
         }
     }
-    // There is something of everything in it.
+    // Every status occurs.
     for status in [200, 400, 401, 403, 404, 405, 413, 415] {
         assert!(statuses.contains(&status), "{status}");
     }
@@ -303,7 +303,8 @@ impl Running {
         Self { address, handle }
     }
 
-    /// What comes back when these pieces are sent, each a moment after the one before, until the server hangs up.
+    /// Returns the answers to these pieces, each sent a moment after the previous one, until the
+    /// server closes the connection.
     async fn hears(&self, pieces: &[Vec<u8>], then: Then) -> Vec<String> {
         const MOMENT: Duration = Duration::from_millis(60);
         let mut stream = TcpStream::connect(self.address).await.unwrap();
@@ -318,7 +319,7 @@ impl Running {
         // A reset is an end too.
         let _ = stream.read_to_end(&mut said).await;
         let said = String::from_utf8(said).unwrap();
-        // Headers have no order, and the time of day may have gone on.
+        // Headers have no order, and the time of day may have advanced.
         let mut lines: Vec<_> = said.lines().map(str::to_owned).collect();
         lines.retain(|line| !line.starts_with("date: "));
         lines.sort();
@@ -365,7 +366,8 @@ async fn connections_go_on_in_the_same_way_before_an_application_and_within_it()
             vec![get(AUTH, "") + &whole + &get("/livez", "") + &last],
         ),
         (Then::Wait, vec![many + &last]),
-        // Bodies that come with their head, after it, in parts, in chunks, and behind a request that is not answered yet.
+        // Bodies that arrive with their head, after it, in parts, in chunks, and behind a request
+        // that is not answered yet.
         (Then::Wait, vec![whole.clone(), last.clone()]),
         (Then::Wait, vec![post(&length), body.clone(), last.clone()]),
         (
@@ -391,7 +393,7 @@ async fn connections_go_on_in_the_same_way_before_an_application_and_within_it()
                 rest.to_owned() + &last,
             ],
         ),
-        // Bodies that are announced, too long, cut off, or where none belongs.
+        // Bodies that are announced, too long, cut off, or unexpected.
         (
             Then::Wait,
             vec![
@@ -470,7 +472,8 @@ async fn head_is_answered_like_get_without_the_body() {
                      Connection: close\r\n\r\n"
                 );
                 let said = server.hears(&[request.into_bytes()], Then::Wait).await;
-                // The clock of the world stands still, so the buckets differ by what was taken.
+                // The clock of the world stands still, so the buckets differ by the requests that
+                // were counted.
                 stage.world.advance(60);
                 said
             };
@@ -498,7 +501,7 @@ async fn body_that_never_comes_is_given_up_even_behind_another_request() {
         )
     };
     let start = Instant::now();
-    // The first one waits for its own body, so that the second has been read before it is its turn.
+    // The first one waits for its own body, so that the second has been read before its turn.
     let pieces = [head(2), "{}".to_owned() + &head(2)].map(String::into_bytes);
     let said = server.hears(&pieces, Then::Wait).await;
     let said = said.join("\n");

@@ -8,7 +8,7 @@ use crate::exchange::{Exchange as _, get};
 use crate::faulty::{Fault, Faulty};
 use crate::support::World;
 
-/// Longer than the database is left alone.
+/// Longer than an answer of the database is cached.
 const A_WHILE: Duration = Duration::from_millis(300);
 
 const READY: &str = r#"{"status":"ok","writable":true,"changes":"not_followed","listener":"down"}"#;
@@ -75,7 +75,7 @@ async fn falling_behind_is_reported_and_no_reason_to_be_unready() {
     assert_eq!(world.exchange(get("/livez")).await.status, 200);
 }
 
-/// Asks until this is the answer, which takes a poll of the feed.
+/// Repeats the request until this is the answer, which takes a poll of the feed.
 async fn comes_to(world: &World, body: &str) {
     const ATTEMPTS: usize = 1_000;
     let mut said = String::new();
@@ -98,13 +98,13 @@ async fn reason_why_changes_cannot_be_followed_is_told_until_they_can() {
     let world = World::with_store(store.clone()).followed().await;
     comes_to(&world, FOLLOWED).await;
     store.feed_has(Some("a \"trigger\" is disabled"));
-    // At once, without waiting for the bound: the log may have missed changes.
+    // At once, without waiting for the bound, because the log may have missed changes.
     comes_to(
         &world,
         r#"{"status":"ok","writable":true,"changes":"not_followed","listener":"up","reason":"the database answered unexpectedly: a \"trigger\" is disabled"}"#,
     )
     .await;
-    // A store that is away is no such reason.
+    // A store that is unavailable is not such a reason.
     store.feed_has(None);
     comes_to(&world, FOLLOWED).await;
     store.feed_fails();

@@ -38,7 +38,7 @@ async fn repetition_of_a_request_in_flight_has_to_wait() {
         ),
     ] {
         let answer = request.expect(&world, 409, body).await;
-        // What is left of the time of the other attempt, rounded up.
+        // The rest of the time of the other attempt, rounded up.
         assert_eq!(answer.header("retry-after"), Some("17"));
     }
 }

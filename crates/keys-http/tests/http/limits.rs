@@ -1,4 +1,4 @@
-//! Limits of accounts, as clients see them.
+//! Limits of accounts in answers.
 
 use crate::exchange::{Exchange as _, Request, delete, get, post};
 use crate::rows::{ACCOUNT, FLAT};

@@ -1,4 +1,4 @@
-//! What is logged on the thread of a test.
+//! The log of the thread of a test.
 
 use std::cell::RefCell;
 use std::io;
@@ -24,10 +24,11 @@ impl io::Write for ToThisThread {
     }
 }
 
-/// From now on it is kept, at every level.
+/// Starts recording, at every level.
 pub(crate) fn begin() {
     static BEGUN: Once = Once::new();
-    // For all threads: whether an event is logged at all is decided once, by whichever thread gets there first.
+    // For all threads, because whether an event is logged at all is decided once, by the first
+    // thread that logs it.
     BEGUN.call_once(|| {
         tracing_subscriber::fmt()
             .with_max_level(LevelFilter::TRACE)
@@ -38,7 +39,7 @@ pub(crate) fn begin() {
     });
 }
 
-/// What was logged since the last time.
+/// Returns the log since the last call.
 pub(crate) fn take() -> String {
     let logged = LOGGED.take();
     String::from_utf8_lossy(&logged).into_owned()

@@ -1,4 +1,4 @@
-//! The surfaces, seen by clients. One file per route and surface; refusals first.
+//! The surfaces as clients see them. One file per route and surface; refusals first.
 
 mod exchange;
 mod faulty;

@@ -133,7 +133,7 @@ async fn reads_that_the_cache_could_not_spare_are_counted() {
         for key in [&*key, NOBODYS_KEY] {
             world.exchange(get("/v1/auth").bearer(key)).await;
         }
-        // What has no form of a key is not looked up.
+        // A text that does not have the form of a key is not looked up.
         world.exchange(get("/v1/auth").bearer("nonsense")).await;
     }
     let before = figures(&world).await;
@@ -148,7 +148,7 @@ async fn reads_that_the_cache_could_not_spare_are_counted() {
     let verify = post("/v1/keys/verify-batch").bearer(&operator).json(body);
     assert_eq!(world.exchange(verify).await.status, 200);
     let after = figures(&world).await;
-    // Both together, and whoever asked.
+    // The keys of both, and the caller.
     has(&after, "keys_store_reads_total 4");
     has(&after, "keys_store_keys_read_total 5");
 }

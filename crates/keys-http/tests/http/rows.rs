@@ -1,7 +1,8 @@
-//! Every row of both contracts and of the management surface that a client can see without moving the clock.
+//! Every row of both contracts and of the management surface that a client can see without moving
+//! the clock.
 //!
-//! Needs an operator's key with every scope and the documented plans, nothing else, so the same rows run over any
-//! server. Each row uses an account of its own: limits are per account.
+//! Needs only an operator key with every scope and the documented plans, so the same rows run over
+//! any server. Each row uses an account of its own, because limits are per account.
 
 use super::exchange::{Answer, Exchange, Request, delete, get, patch, post};
 
@@ -22,7 +23,7 @@ pub(crate) const ACCOUNT_PLAN_403: &str =
     r#"{"statusCode":403,"message":"API keys not available on your plan","errors":[]}"#;
 pub(crate) const FLAT_CREATED: &str = r#"{"id":"*","name":"Production Server","key":"sk_live_*","keyPrefix":"sk_live_*","createdAt":"*Z"}"#;
 
-/// Well-formed, and nobody's.
+/// A well-formed key that does not exist.
 pub(crate) const NOBODYS_KEY: &str = "sk_live_000000000000000000000000003vSKjy";
 
 /// Runs every row.
@@ -118,7 +119,7 @@ impl<E: Exchange> Rows<'_, E> {
             let body = r#"{"statusCode":404,"message":"Not found","errors":[]}"#;
             get(path).expect(self.server, 404, body).await;
         }
-        // Neither a credential nor a body is looked at before the method.
+        // The method is checked before a credential or a body.
         let flat = r#"{"message":"Method not allowed","code":"method_not_allowed"}"#;
         let account = r#"{"statusCode":405,"message":"Method not allowed","errors":[]}"#;
         let problem = r#"{"title":"Method Not Allowed","status":405,"code":"method_not_allowed","detail":"Method not allowed"}"#;
@@ -210,7 +211,7 @@ impl<E: Exchange> Rows<'_, E> {
         ] {
             assert_eq!(self.server.exchange(accepted).await.status, 200);
         }
-        // An operator's key is not an account's, nor the other way round.
+        // An operator key is not an account's, nor the other way round.
         get(FLAT)
             .bearer(self.operator)
             .expect(
@@ -296,7 +297,7 @@ impl<E: Exchange> Rows<'_, E> {
         let id = created.text("/data/identifier");
         assert_eq!(listed.text("/data/0/identifier"), id);
 
-        // The new key may only be used from where nobody here is.
+        // The new key may only be used from an address that no client here has.
         get(ACCOUNT)
             .bearer(&token)
             .expect(
@@ -530,7 +531,7 @@ impl<E: Exchange> Rows<'_, E> {
             let request = post(ACCOUNT).bearer(&key).json(body);
             request.expect(self.server, 400, &body_of_error).await;
         }
-        // All that is wrong is said at once.
+        // All errors are returned at once.
         post(ACCOUNT)
             .bearer(&key)
             .json(r#"{"memo":1,"allowedIps":["a","10.0.0.1","b"]}"#)
@@ -544,7 +545,7 @@ impl<E: Exchange> Rows<'_, E> {
 
     async fn absent_members_and_spellings(&self) {
         let key = self.pro_key().await;
-        // Absence is written in several ways.
+        // A missing value can be written in several ways.
         for body in [
             "{}",
             r#"{"memo":null,"allowedIps":null,"expiresAt":null}"#,
@@ -670,7 +671,7 @@ impl<E: Exchange> Rows<'_, E> {
         self.operate(post(format!("/v1/accounts/{account}/keys")).json("{}"))
             .await
             .assert(403, r#"{"title":"Forbidden","status":403,"code":"key_limit_reached","detail":"Maximum 10 API keys per account"}"#);
-        // What is wrong with the body is said first, and a revoked key makes room at once.
+        // Errors of the body come first, and a revoked key makes room at once.
         let wrong = post(FLAT).bearer(&key).json("{}");
         assert_eq!(self.server.exchange(wrong).await.status, 400);
         let revoke = delete(format!("{FLAT}/{last}")).bearer(&key);
@@ -684,7 +685,7 @@ impl<E: Exchange> Rows<'_, E> {
     async fn too_many_requests(&self) {
         let account = self.account("pro").await;
         let (key, other) = (self.key(&account).await, self.key(&account).await);
-        // Refused requests count, through either dialect and by whichever key of the account.
+        // Refused requests count, through either contract and with any key of the account.
         for number in 0..10 {
             let path = if number % 2 == 0 { FLAT } else { ACCOUNT };
             let credential = if number % 3 == 0 { &key } else { &other };
@@ -750,7 +751,7 @@ impl<E: Exchange> Rows<'_, E> {
 
         for (path, body) in [(FLAT, PLAN_403), (ACCOUNT, ACCOUNT_PLAN_403)] {
             get(path).bearer(&key).expect(self.server, 403, body).await;
-            // The plan is asked before the body.
+            // The plan is checked before the body.
             let create = post(path).bearer(&key).body("text/plain", "");
             create.expect(self.server, 403, body).await;
             let create = post(path).bearer(&session).json("{}");
@@ -761,7 +762,7 @@ impl<E: Exchange> Rows<'_, E> {
         self.operate(post(format!("{path}/keys")).json("{}"))
             .await
             .assert(403, r#"{"title":"Forbidden","status":403,"code":"plan_forbidden","detail":"API keys not available on your plan"}"#);
-        // Nothing is gone: a person still sees it, and an upgrade brings it back.
+        // Nothing is deleted: a session still sees it, and an upgrade restores it.
         let listed = self.server.exchange(get(FLAT).bearer(&session)).await;
         assert_eq!((listed.status, listed.text("/0/id")), (200, id.clone()));
         let upgraded = self.operate(patch(&path).json(r#"{"plan":"pro"}"#)).await;
@@ -770,7 +771,7 @@ impl<E: Exchange> Rows<'_, E> {
             self.server.exchange(get(FLAT).bearer(&key)).await.status,
             200
         );
-        // A person of an account without keys may delete what is there.
+        // A session of an account on a plan without keys may delete existing ones.
         let downgraded = self.operate(patch(&path).json(r#"{"plan":"free"}"#)).await;
         assert_eq!(downgraded.status, 200);
         let remove = delete(format!("{ACCOUNT}/{id}")).bearer(&session);
@@ -796,7 +797,7 @@ impl<E: Exchange> Rows<'_, E> {
             let request = post(ACCOUNT).bearer(&key).json(body);
             request.expect(self.server, 400, &body_of_error).await;
         }
-        // What is left open is as narrow as the creator, and shown so.
+        // A field that is left out is inherited from the creator, and shown.
         post(ACCOUNT)
             .bearer(&key)
             .json("{}")
@@ -1050,7 +1051,7 @@ impl<E: Exchange> Rows<'_, E> {
         opened.assert(201, r#"{"id":"*","token":"session_*","expires_at":"*Z"}"#);
         assert_eq!(opened.header("cache-control"), Some("no-store"));
         let token = opened.text("/token");
-        // Used like a key on both contracts, listed by neither, counted by neither.
+        // Used like a key on both contracts, and neither listed nor counted.
         get(FLAT)
             .bearer(&token)
             .expect(self.server, 200, "[]")
@@ -1105,7 +1106,7 @@ impl<E: Exchange> Rows<'_, E> {
             );
             assert_eq!(answer.text("/errors/0/field"), field, "{body}");
         }
-        // Once disabled, the account may do nothing, and nothing is made for it.
+        // A disabled account is refused, and nothing is created for it.
         let disabled = self
             .operate(patch(format!("/v1/accounts/{account}")).json(r#"{"disabled":true}"#))
             .await;

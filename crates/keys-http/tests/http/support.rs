@@ -1,4 +1,4 @@
-//! The surfaces in an application inside the test, over a store in memory, at a time that the test decides.
+//! The surfaces in an application inside the test, over a store in memory, with a controlled clock.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use keys_testkit::rng::seeded;
 
 use crate::exchange::{Answer, Exchange, Request};
 
-/// Where requests come from unless they say otherwise.
+/// Default address of requests.
 pub(crate) const CLIENT: &str = "203.0.113.5";
 
 pub(crate) struct World {
@@ -29,7 +29,7 @@ pub(crate) struct World {
     way: Way,
 }
 
-/// Where verification is answered.
+/// The place where verification is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Way {
     BeforeTheApplication,
@@ -64,7 +64,7 @@ impl World {
             api: api(Api::builder(service.clone())).build(),
             service,
             peer: CLIENT.to_owned(),
-            // As the server does it.
+            // As in the server.
             way: Way::BeforeTheApplication,
         }
     }
@@ -73,7 +73,7 @@ impl World {
         Self { way, ..self }
     }
 
-    /// The same world, seen from another address.
+    /// Returns the same world, seen from another address.
     pub(crate) fn from(&self, peer: &str) -> Self {
         Self {
             clock: self.clock.clone(),
@@ -84,9 +84,9 @@ impl World {
         }
     }
 
-    /// The same world, in which changes are followed, so that the cache is of use.
+    /// Returns the same world, in which changes are followed, so that the cache is used.
     pub(crate) async fn followed(self) -> Self {
-        // No moment before the start of time can be waited for.
+        // A time before the start of the clock cannot be waited for.
         self.advance(1);
         let service = self.service.clone();
         actix_web::rt::spawn(async move { service.maintain().await });
@@ -150,7 +150,7 @@ impl World {
         issued.await.unwrap().secret.expose().to_owned()
     }
 
-    /// An operator's key that may do everything.
+    /// Creates an operator key with all scopes.
     pub(crate) async fn root(&self) -> String {
         let scopes = ["accounts:read", "accounts:write", "keys:read", "keys:write"];
         self.operator(&scopes).await
@@ -161,7 +161,7 @@ pub(crate) fn draft(account_id: AccountId) -> KeyDraft {
     KeyDraft::new(account_id, "sk_live".parse().unwrap())
 }
 
-/// The documented plans, and in `pro` a limit of 3 a minute named `requests`.
+/// Returns the documented plans, with a limit of 3 a minute named `requests` in `pro`.
 pub(crate) fn limited_plans() -> Plans {
     let quota = Quota::per_minute(3.try_into().unwrap());
     Plans::new(Plans::documented().iter().map(|(name, plan)| {

@@ -1,4 +1,4 @@
-//! Members and parameters that a route does not know.
+//! Fields and parameters that a route does not know.
 
 use crate::exchange::{Exchange as _, Request, get, post};
 use crate::rows::{ACCOUNT, FLAT};
@@ -195,7 +195,7 @@ async fn names_that_cannot_be_seen_are_refused_wherever_one_is_written() {
             assert_eq!(answer.status, 400, "{path}: {}", answer.body);
             assert!(answer.body.contains(message), "{path}: {}", answer.body);
         }
-        // It may be that of an older account.
+        // An older account may have it.
         let found = get(format!("{ACCOUNTS}?external_id=%E2%80%8B")).bearer(&operator);
         assert_eq!(world.exchange(found).await.status, 200);
     }

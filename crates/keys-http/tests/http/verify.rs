@@ -69,7 +69,7 @@ async fn only_operators_that_may_verify_are_answered() {
         let refused = ask().bearer(stranger);
         refused.expect(world, 401, PROBLEM_401).await;
     }
-    // A key does not vouch for itself.
+    // A key cannot verify itself.
     let answer = world.exchange(ask().bearer(&key)).await;
     let code = answer.text("/code");
     assert_eq!((answer.status, &*code), (403, "kind_not_allowed"));
@@ -77,7 +77,7 @@ async fn only_operators_that_may_verify_are_answered() {
     let answer = world.exchange(ask().bearer(&manager)).await;
     let code = answer.text("/code");
     assert_eq!((answer.status, &*code), (403, "insufficient_scope"));
-    // Whoever may not ask is not told what is wrong with the question.
+    // An unauthorized caller gets no details about the request.
     let answer = world.exchange(post(VERIFY).body("text/plain", "x")).await;
     assert_eq!(answer.status, 401);
 }
@@ -198,7 +198,7 @@ async fn strangers_garbage_gets_its_code_and_nothing_else() {
     for unknown in [NOBODYS_KEY, &session, &operator, &desk.operator] {
         desk.hears(question(unknown), not_found).await;
     }
-    // Nor is it told of another kind of credential that it has expired.
+    // Nor does it learn that another kind of credential has expired.
     world.advance(60);
     desk.hears(question(&session), not_found).await;
 }
@@ -331,7 +331,7 @@ async fn limit_of_the_plan_is_taken_from_last() {
     let take = |cost: u32| format!(r#"{{"key":"{key}","limit":"requests","cost":{cost}}}"#);
     let limit = |answer: &Answer| answer.json()["rate_limit"].to_string();
 
-    // A refused key takes nothing.
+    // A refused key does not use up the limit.
     let scope = format!(r#"{{"key":"{key}","limit":"requests","cost":3,"scopes":["x"]}}"#);
     let refused = world.exchange(desk.ask(scope)).await;
     assert_eq!(refused.text("/code"), "insufficient_scope");
@@ -355,7 +355,7 @@ async fn limit_of_the_plan_is_taken_from_last() {
         "valid"
     );
 
-    // A plan without the limit does not limit.
+    // If the plan lacks the limit, nothing is limited.
     let other = world.key(&world.account("business").await).await;
     let body = format!(r#"{{"key":"{other}","limit":"requests"}}"#);
     let answer = world.exchange(desk.ask(body)).await;
@@ -381,7 +381,7 @@ async fn warm_cache_asks_the_store_for_nothing_unless_told_to() {
         let fresh = desk.ask(question(&key)).header("Cache-Control", directive);
         let before = store.calls();
         assert_eq!(desk.world.exchange(fresh).await.text("/code"), "valid");
-        // The key's; whoever asks is still known.
+        // That of the key; the caller is still cached.
         assert_eq!(store.calls(), before + 1);
     }
     let other = desk

@@ -95,7 +95,7 @@ async fn a_thousand_questions_are_answered_in_order() {
     let key = world.pro_key().await;
     let requests: Vec<_> = (0..1_000)
         .map(|index| match index % 3 {
-            // As long as the body may be, give or take.
+            // About the maximum size of the body.
             0 => format!(r#"{{"key":"{key}"{}}}"#, " ".repeat(900)),
             1 => format!(r#"{{"key":"{NOBODYS_KEY}"}}"#),
             _ => r#"{"key":"nonsense"}"#.to_owned(),

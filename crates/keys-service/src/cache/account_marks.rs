@@ -1,19 +1,20 @@
-//! Whether an account has changed since one of its keys was read: one shared count, so that one change refuses all keys of an account at
-//! once, however many there are.
+//! Whether an account has changed since one of its keys was read: one shared counter, so that one
+//! change refuses all keys of an account at once, however many there are.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use keys_core::AccountId;
 
-/// 256 KiB, so that the ones in use stay in the processor's cache. Accounts that share a count make each other's keys be read again,
-/// which is harmless: with a million keys in the cache a change concerns fifteen on average.
+/// 256 KiB, so that the counters in use stay in the CPU cache. Accounts that share a counter cause
+/// each other's keys to be read again, which is harmless: with a million keys in the cache a change
+/// affects fifteen on average.
 const COUNTS: usize = 1 << 16;
 
-/// How often what an account is counted by had changed.
+/// The value of an account's counter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Mark(u32);
 
-/// Counts the changes of accounts.
+/// Counters of changes of accounts.
 pub(crate) struct AccountMarks(Box<[AtomicU32]>);
 
 impl Default for AccountMarks {
@@ -23,22 +24,22 @@ impl Default for AccountMarks {
 }
 
 impl AccountMarks {
-    /// To be taken before it is made sure that the account has not changed since it was read. Whatever has changed by then is found there,
-    /// and whatever changes later has another mark.
+    /// Returns the counter. Read it before checking that the account has not changed since it was
+    /// read: earlier changes are found by that check, and later changes have another value.
     #[inline]
     pub(crate) fn mark(&self, id: AccountId) -> Mark {
         Mark(self.count(id).load(Ordering::Acquire))
     }
 
-    /// Outdates what is known of the account.
+    /// Increments the counter, so that the cached keys of the account are read again.
     pub(crate) fn bump(&self, id: AccountId) {
         self.count(id).fetch_add(1, Ordering::Release);
     }
 
     #[inline]
     fn count(&self, id: AccountId) -> &AtomicU32 {
-        // Whatever of it is random, and whoever chose it: multiplied by 2^64 over the golden ratio (Knuth, The Art of Computer
-        // Programming, 6.4), of which the upper bits depend on all.
+        // Multiplied by 2^64 over the golden ratio (Knuth, The Art of Computer Programming, 6.4),
+        // so that the upper bits depend on all bits, whichever part of the identifier is random.
         let (upper, lower) = id.as_uuid().as_u64_pair();
         let mixed = (upper.rotate_left(32) ^ lower).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         #[expect(

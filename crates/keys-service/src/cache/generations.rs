@@ -1,16 +1,18 @@
-//! Which records have changed since when.
+//! Which records have changed since a snapshot.
 
 use super::locks::{Lock as _, Locks};
 use super::map::RecordId;
 
-/// Records share these many marks. Two that share one make a load now and then read again, which is harmless.
+/// Records share these marks. Two that share one sometimes cause a load to be repeated, which is
+/// harmless.
 const MARKS: usize = 1_024;
 
-/// A moment in the order of all changes.
+/// A position in the order of all changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub(crate) struct Snapshot(u64);
 
-/// Counts changes, and remembers for each record (or a few of them together) the number of its last.
+/// Counts changes, and remembers for each record (or a few of them together) the number of its last
+/// change.
 pub(crate) struct Generations<L: Locks> {
     count: L::Lock<Count>,
     marks: Box<[L::Lock<u64>]>,
@@ -18,7 +20,7 @@ pub(crate) struct Generations<L: Locks> {
 
 struct Count {
     changes: u64,
-    /// The number of the last change that concerned everything.
+    /// The number of the last change that affected everything.
     everything: u64,
 }
 
@@ -40,7 +42,7 @@ impl<L: Locks> Generations<L> {
     pub(crate) fn bump(&self, id: &RecordId) {
         self.count.with(|count| {
             count.changes += 1;
-            // Inside the lock: whoever sees the new count must see the mark as well.
+            // Inside the lock, because a reader of the new count must see the mark as well.
             self.mark(id).with(|mark| *mark = count.changes);
         });
     }
@@ -52,7 +54,7 @@ impl<L: Locks> Generations<L> {
         });
     }
 
-    /// Whether nothing at all has changed since `since`.
+    /// Returns whether nothing has changed since `since`.
     pub(crate) fn is_latest(&self, since: Snapshot) -> bool {
         self.snapshot() <= since
     }

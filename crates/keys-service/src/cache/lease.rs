@@ -1,4 +1,4 @@
-//! Until when what is cached may be trusted without asking the database.
+//! How long cached records may be trusted without asking the database.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -7,16 +7,17 @@ use super::map::OUTDATED;
 pub(crate) use crate::ports::REVOCATION_BOUND;
 use crate::ports::TRUST_MAX;
 
-/// A second net under everything else: no record is served for longer than this without having been read again.
+/// A second safety net: no record is served for longer than this without being read again.
 const AGE_MAX: Duration = Duration::from_mins(5);
 
-/// Time on the clock of intervals, in nanoseconds.
+/// Time on the monotonic clock, in nanoseconds.
 pub(crate) type Nanos = u64;
 
-/// When this instance last knew everything.
+/// The time at which this instance last knew every change.
 #[derive(Debug, Default)]
 pub(crate) struct Lease {
-    /// When the last poll for changes began whose every change has been applied; 0 for never, or if nothing is trusted.
+    /// Start of the last poll whose changes have all been applied; 0 for never, or if nothing is
+    /// trusted.
     synced_at: AtomicU64,
     /// The same, whether or not it is trusted.
     heard_at: AtomicU64,
@@ -25,42 +26,46 @@ pub(crate) struct Lease {
 /// How fresh a record is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Freshness {
-    /// Nothing that was answered longer than the bound ago is missing from it.
+    /// No change that was answered longer than the bound ago is missing from it.
     Current,
-    /// It was valid at the last sync, which is longer ago than the bound and not longer than the grace.
+    /// It was valid at the last sync, which is longer ago than the bound and not longer than the
+    /// grace.
     Stale,
     /// It must be read again.
     Expired,
 }
 
 impl Lease {
-    /// Publishes that every change before `began` has been applied. `began` is taken before the poll is sent; taken later, a
-    /// change that was committed in between would be trusted away.
+    /// Publishes that every change before `began` has been applied. Take `began` before the poll is
+    /// sent. Otherwise a change that was committed in between would be missed.
     pub(crate) fn extend(&self, began: Nanos) {
-        // Zero stands for never.
+        // Zero means never.
         self.synced_at.fetch_max(began.max(1), Ordering::Release);
         self.heard_at.fetch_max(began.max(1), Ordering::Release);
     }
 
-    /// Trusts nothing any more that was known by an earlier poll: the log that was polled is not complete.
+    /// Stops trusting earlier polls, because the log is not complete.
     pub(crate) fn distrust(&self) {
         self.synced_at.store(0, Ordering::Release);
     }
 
-    /// When the last complete poll began, if there was one that is trusted.
+    /// Returns the start of the last complete poll, if there was one that is trusted.
     pub(crate) fn synced_at(&self) -> Option<Nanos> {
         known(&self.synced_at)
     }
 
-    /// When the last complete poll began, if there was one. [`distrust`](Self::distrust) does not change it: the server was heard of.
+    /// Returns the start of the last complete poll, if there was one. [`distrust`](Self::distrust)
+    /// does not change it, because the server was reached.
     pub(crate) fn heard_at(&self) -> Option<Nanos> {
         known(&self.heard_at)
     }
 
-    /// Judges a record whose load began at `read_at`. To be asked after the work, immediately before the verdict.
+    /// Returns the freshness of a record whose load began at `read_at`. Call it after the work,
+    /// immediately before the verdict.
     ///
-    /// An instance that follows no changes trusts nothing that it did not read for the request itself: others would not wait for it.
-    /// An [`OUTDATED`] record is good for nothing, within the grace either: the last sync did not speak for it.
+    /// An instance that follows no changes trusts only records that it read for the request itself,
+    /// because other instances do not wait for it. An [`OUTDATED`] record is never valid, not even
+    /// within the grace, because the last sync did not cover it.
     pub(crate) fn freshness(&self, read_at: Nanos, now: Nanos, grace: Duration) -> Freshness {
         let synced_at = self.synced_at.load(Ordering::Acquire);
         if synced_at == 0 || read_at == OUTDATED {
@@ -86,7 +91,7 @@ fn known(at: &AtomicU64) -> Option<Nanos> {
     }
 }
 
-/// A duration in the unit of [`Nanos`]; 584 years fit.
+/// Converts a duration to [`Nanos`]; 584 years fit.
 pub(crate) fn nanos(duration: Duration) -> Nanos {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

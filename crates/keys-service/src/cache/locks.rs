@@ -1,4 +1,4 @@
-//! The locks of the cache, so that its tests can put a scheduler of their own under it.
+//! The locks of the cache, replaceable so that its tests can control the scheduling.
 
 /// A family of locks.
 pub(crate) trait Locks: 'static {
@@ -10,7 +10,7 @@ pub(crate) trait Locks: 'static {
 pub(crate) trait Lock<T> {
     fn new(value: T) -> Self;
 
-    /// Runs `critical` while nobody else has the value.
+    /// Runs `critical` with exclusive access to the value.
     fn with<R>(&self, critical: impl FnOnce(&mut T) -> R) -> R;
 }
 

@@ -1,22 +1,27 @@
-//! A bounded map of records that never serves what it was told to forget. It knows nothing of keys' rules.
+//! A bounded map of records that never serves a record it was told to forget. It is independent of
+//! the rules of keys.
 //!
-//! Why our own: the general caches cost 4 to 25 times a sharded map with inline records (measured per look-up at 100,000 entries:
-//! `quick_cache` 144 to 168 ns, `moka` 990 ns, such a map 41 ns), none fetches ahead, and none lets a load find out, in the same step that stores its result, that what
-//! it read has changed since. That step is what keeps a revoked key from being put back by a load that began before.
+//! It is our own for three reasons. The general caches cost 4 to 25 times a sharded map with inline
+//! records (measured per look-up at 100,000 entries: `quick_cache` 144 to 168 ns, `moka` 990 ns,
+//! such a map 41 ns). None prefetches. And none lets a load find out, in the same step that stores
+//! its result, that the record has changed since it was read. That step prevents a revoked key from
+//! being put back by a load that began before.
 //!
-//! Records are kept inline in shards, found by a hash of the key's text and told apart by the whole digest. The hash needs no look at
-//! the digest, so that memory can be asked for a record ([`Map::prefetch`]) while its digest is still being worked out: among a
-//! hundred thousand records that hides most of the wait. A second index finds a record by its identifier, because that is all
-//! a change says.
+//! Records are stored inline in shards, found by a hash of the key's text and identified by the
+//! whole digest. The hash does not need the digest, so a record can be prefetched
+//! ([`Map::prefetch`]) while its digest is still being computed: among a hundred thousand records
+//! that hides most of the cache miss. A second index finds a record by its identifier, because a
+//! change contains only that.
 //!
-//! # Order of things
-//! A change first bumps the [`Generations`] of the identifier, then looks it up and forgets it. A load first registers
-//! the identifier, then compares generations, then stores, all under the lock of the shard. So either the change finds
-//! the identifier registered, and forgets the record once the lock is free; or the load finds the generation bumped,
-//! and stores nothing.
+//! # Order of operations
+//! A change first increments the [`Generations`] of the identifier, then looks it up and forgets
+//! it. A load first registers the identifier, then compares generations, then stores, all under the
+//! lock of the shard. So either the change finds the identifier registered, and forgets the record
+//! once the lock is free; or the load finds the new generation, and stores nothing.
 //!
-//! Then the change bumps them again. Whoever takes a snapshot, looks a record up, does something that takes time and asks whether it
-//! still holds ([`Map::is_unchanged`]) may have taken the snapshot after the first bump and seen the record before it was forgotten.
+//! Then the change increments them again. A reader that takes a snapshot, looks a record up, works
+//! for some time and then checks whether it still holds ([`Map::is_unchanged`]) may have taken the
+//! snapshot after the first increment and seen the record before it was forgotten.
 
 use std::ops::{Index, IndexMut};
 
@@ -29,52 +34,53 @@ use super::locks::{Lock as _, Locks};
 /// A digest, uniformly distributed.
 pub(crate) type Digest = [u8; 32];
 
-/// What a record is found by.
+/// The look-up key of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct MapKey {
-    /// Chooses where to look. Any distribution of its bits will do that has few alike.
+    /// Selects the position. Any distribution of its bits with few collisions is sufficient.
     pub(crate) hash: u64,
-    /// Decides whether it is the one.
+    /// Identifies the record.
     pub(crate) digest: Digest,
 }
 
 /// The identifier of a record, in any distribution.
 pub(crate) type RecordId = [u8; 16];
 
-/// Enough that two threads seldom meet at one lock, and few enough that empty shards cost nothing worth counting.
+/// Enough that two threads rarely contend for one lock, and few enough that empty shards cost next
+/// to nothing.
 pub(crate) const SHARDS: usize = 1 << SHARD_BITS;
 const SHARD_BITS: u32 = 6;
 
-/// Slots are counted in what is left of a `u32` beside the number of the shard: 67 million in each shard.
+/// Slots use the bits of a `u32` that the number of the shard leaves: 67 million in each shard.
 const SLOTS_MAX: usize = 1 << (u32::BITS - SHARD_BITS);
 
-/// Records that an eviction looks at before it gives up looking for one that was not used lately.
+/// Records that an eviction examines before it gives up looking for one that was not used recently.
 const EVICTION_STEPS: u32 = 32;
 
-/// Records that an eviction looks at before it gives up looking for one that takes many bytes, other than the newcomer: some
-/// microseconds under the lock of a shard.
+/// Records that an eviction examines before it gives up looking for one that takes many bytes,
+/// other than the new one: some microseconds under the lock of a shard.
 const HEAVY_STEPS: u32 = 1_024;
 
-/// The two facts that a map needs to know of its records.
+/// The two properties of its records that a map needs.
 pub(crate) trait Weigh {
-    /// Bytes on the heap that belong to this record alone.
+    /// Returns the bytes on the heap that belong to this record alone.
     fn heap_bytes(&self) -> usize;
 
-    /// Whether the record says of itself that it is gone for good. No other record ever replaces it.
+    /// Returns whether the record is permanently gone. No other record ever replaces it.
     fn is_final(&self) -> bool;
 }
 
 /// [`Slot::read_at`] of a record that must be read again before it is served.
 pub(crate) const OUTDATED: u64 = 0;
 
-/// How much a map may hold.
+/// The maximum size of a map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Bounds {
     pub(crate) entries_max: usize,
     pub(crate) bytes_max: usize,
 }
 
-/// See the module.
+/// The map, see the module.
 pub(crate) struct Map<V, L: Locks> {
     shards: Sharded<L::Lock<Shard<V>>>,
     ids: Sharded<L::Lock<HashTable<Place>>>,
@@ -84,7 +90,7 @@ pub(crate) struct Map<V, L: Locks> {
 
 type Sharded<T> = Box<[Aligned<T>]>;
 
-/// Keeps neighbouring locks off each other's cache line.
+/// Keeps neighbouring locks on separate cache lines.
 #[repr(align(128))]
 struct Aligned<T>(T);
 
@@ -92,46 +98,46 @@ struct Shard<V> {
     by_hash: HashTable<u32>,
     slots: Slots<V>,
     free: Vec<u32>,
-    /// Where the next eviction begins to look: the hand of the clock.
+    /// Start of the next eviction: the hand of the clock algorithm.
     hand: u32,
     /// The same for evictions of records that take many bytes.
     heavy_hand: u32,
     heap_bytes: usize,
-    /// Slots that are [final](Slot::is_final).
+    /// Number of slots that are [final](Slot::is_final).
     finals: usize,
 }
 
-/// Slots by number, in blocks that stay where they are: growing copies no record while others wait for the lock, and leaves no
-/// holes behind.
+/// Slots by number, in blocks that do not move: growing copies no record while others wait for the
+/// lock, and leaves no holes.
 struct Slots<V>(Vec<Vec<Slot<V>>>);
 
-/// Two lines of the processor's cache for records of the size that keys have: what finds it, and then what is found.
+/// Two cache lines for records of the size of keys: the look-up key, and then the record.
 #[repr(C, align(128))]
 struct Slot<V> {
     digest: Digest,
     id: RecordId,
-    /// When the load that brought it began, or [`OUTDATED`].
+    /// Start of its load, or [`OUTDATED`].
     read_at: u64,
-    /// What is kept of the hash.
+    /// The stored part of the hash.
     tag: u32,
-    /// Used since the hand last passed.
+    /// Whether it was used since the hand last passed.
     used: bool,
-    /// Has something to be collected by [`Map::collect`].
+    /// Whether [`Map::collect`] should visit it.
     marked: bool,
-    /// A tombstone, or a record that says of itself that it is gone for good.
+    /// Whether it is a tombstone, or a record that is permanently gone.
     is_final: bool,
     state: State<V>,
 }
 
 enum State<V> {
     Free,
-    /// Known to be gone for good. Refused without a look at anything, and evicted last.
+    /// Known to be permanently gone. Refused without any further check, and evicted last.
     Tombstone,
     Known(V),
 }
 
-/// Where a record is, and some bits of its identifier to tell it from most others. Eight bytes, as there is one for
-/// every record.
+/// Position of a record, and some bits of its identifier to distinguish it from most others. Eight
+/// bytes, because there is one for every record.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Place {
     tag: u32,
@@ -139,13 +145,14 @@ struct Place {
     packed: u32,
 }
 
-/// What a look-up found.
+/// Result of a look-up.
 pub(crate) enum Found<'a, V> {
     /// Nothing.
     Nothing,
-    /// A record known to be gone for good.
+    /// A record known to be permanently gone.
     Tombstone,
-    /// A record, with the time its load began or [`OUTDATED`]. It may be changed in place, and marked for collection.
+    /// A record, with the start of its load or [`OUTDATED`]. It may be changed in place, and marked
+    /// for collection.
     Known(Hit<'a, V>),
 }
 
@@ -158,36 +165,36 @@ pub(crate) struct Hit<'a, V> {
 }
 
 impl<V> Hit<'_, V> {
-    /// Has the next [`Map::collect`] visit the record.
+    /// Marks the record for the next [`Map::collect`].
     pub(crate) fn mark(&mut self) {
         *self.marked = true;
     }
 }
 
-/// What came of storing a record.
+/// Result of storing a record.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Stored<V> {
-    /// It is stored. Marked records that had to make room are handed back, with their identifiers.
+    /// It is stored. Marked records that had to make room are returned, with their identifiers.
     Yes(Vec<(RecordId, V)>),
-    /// Something it depends on has changed since the load began: nothing is stored.
+    /// A dependency has changed since the load began: nothing is stored.
     Changed,
-    /// The record is known to be gone for good, whatever this load read: nothing is stored.
+    /// The record is known to be permanently gone, whatever this load read: nothing is stored.
     Final,
 }
 
-/// What is to become of a record that has changed.
+/// How to forget a record that has changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Forget {
-    /// It is loaded anew when it is next asked for.
+    /// It is loaded again at the next look-up.
     Reload,
-    /// It is gone for good.
+    /// It is permanently gone.
     ForEver,
 }
 
 impl<V: Weigh, L: Locks> Map<V, L> {
     pub(crate) fn new(bounds: Bounds) -> Self {
         let per_shard = |max: usize| max.div_ceil(SHARDS).max(1);
-        // One more than are kept, for the one that makes another leave.
+        // One more than the maximum, for the record that causes an eviction.
         let entries_max = per_shard(bounds.entries_max).min(SLOTS_MAX - 1);
         Self {
             shards: (0..SHARDS)
@@ -204,18 +211,18 @@ impl<V: Weigh, L: Locks> Map<V, L> {
         }
     }
 
-    /// Has memory bring what will be asked for, if it is there, without waiting for it.
+    /// Prefetches the slot for `hash` into the CPU cache. Does not block.
     #[inline]
     pub(crate) fn prefetch(&self, hash: u64) {
         self.shard(shard_of(hash)).with(|shard| {
-            // Mostly there is one. Another with the same few bits costs nothing but its fetch.
+            // There is usually one. Another with the same few bits costs nothing but its prefetch.
             if let Some(slot) = shard.by_hash.iter_hash(spread(tag_of(hash))).next() {
                 shard.slots.prefetch(*slot);
             }
         });
     }
 
-    /// Looks a key up and hands what is found to `visit`, under the lock of its shard: keep it short.
+    /// Looks a key up and passes the result to `visit`, under the lock of its shard: keep it short.
     #[inline]
     pub(crate) fn visit<R>(&self, key: &MapKey, visit: impl FnOnce(Found<'_, V>) -> R) -> R {
         self.shard(shard_of(key.hash)).with(|shard| {
@@ -236,23 +243,23 @@ impl<V: Weigh, L: Locks> Map<V, L> {
         })
     }
 
-    /// To be taken before a load begins to read.
+    /// Returns a snapshot. Take it before a load begins to read.
     pub(crate) fn snapshot(&self) -> Snapshot {
         self.generations.snapshot()
     }
 
-    /// Whether nothing at all has changed since `since`.
+    /// Returns whether nothing has changed since `since`.
     pub(crate) fn is_latest(&self, since: Snapshot) -> bool {
         self.generations.is_latest(since)
     }
 
-    /// Whether nothing has changed since `since` for any of `ids`.
+    /// Returns whether nothing has changed since `since` for any of `ids`.
     pub(crate) fn is_unchanged(&self, since: Snapshot, ids: &[RecordId]) -> bool {
         self.generations.is_unchanged(since, ids)
     }
 
-    /// Stores what a load read, unless the record or one of `depends_on` has changed since `since`, or the record is
-    /// known to be gone for good. A record that is gone for good is stored whatever has changed.
+    /// Stores a loaded record, unless it or one of `depends_on` has changed since `since`, or the
+    /// record is known to be permanently gone. A record that is permanently gone is always stored.
     pub(crate) fn store(
         &self,
         key: &MapKey,
@@ -268,7 +275,8 @@ impl<V: Weigh, L: Locks> Map<V, L> {
             if let Some(slot_index) = shard.number(key) {
                 let slot = &shard.slots[slot_index];
                 if slot.id != id && !slot.is_final {
-                    // The same key under another identifier: changes of that one must find it from now on.
+                    // The same key under another identifier, whose changes must find it from now
+                    // on.
                     self.evict(shard, shard_index, slot_index, &mut out);
                 }
             }
@@ -281,7 +289,7 @@ impl<V: Weigh, L: Locks> Map<V, L> {
             let slot = &mut shard.slots[slot_index];
             let is_final = value.is_final();
             if slot.is_final {
-                // It stays as it is. What the newcomer says beside that is of no use.
+                // It stays as it is. The other fields of the new record are not needed.
                 return if is_final {
                     Stored::Yes(out)
                 } else {
@@ -315,14 +323,14 @@ impl<V: Weigh, L: Locks> Map<V, L> {
         })
     }
 
-    /// Notes that a record has changed, so that loads under way do not store what they read before.
+    /// Records that a record has changed, so that loads under way do not store their older result.
     pub(crate) fn bump(&self, id: &RecordId) {
         self.generations.bump(id);
     }
 
-    /// Notes that a record has changed and forgets it. What was marked is handed back.
+    /// Records that a record has changed and forgets it. Returns it if it was marked.
     ///
-    /// A record that says of itself that it is gone for good becomes a tombstone, however it is forgotten.
+    /// A record that is permanently gone becomes a tombstone, however it is forgotten.
     pub(crate) fn forget(&self, id: &RecordId, how: Forget) -> Option<V> {
         self.generations.bump(id);
         let mut handed_back = None;
@@ -352,19 +360,23 @@ impl<V: Weigh, L: Locks> Map<V, L> {
         handed_back
     }
 
-    /// Has everything read again before it is served, and keeps loads under way from storing anything. Tombstones, and records
-    /// that say of themselves that they are gone for good, stay: nothing that is read later takes that back.
+    /// Marks everything to be read again before it is served, and keeps loads under way from
+    /// storing anything. Tombstones, and records that are permanently gone, stay: nothing that is
+    /// read later reverses that.
     ///
-    /// Nothing is removed, so that what is in use can be read again before it is asked for: see [`Map::outdated`].
+    /// Nothing is removed, so that records in use can be read again before they are needed: see
+    /// [`Map::outdated`].
     pub(crate) fn outdate_all(&self) {
         self.generations.bump_all();
         self.outdate(|_| true);
         self.generations.bump_all();
     }
 
-    /// Has the records that `depends_on` says yes to read again before they are served. Looks at all records there are.
+    /// Marks the records for which `depends_on` returns `true` to be read again before they are
+    /// served. Examines all records.
     ///
-    /// `ids` are what these depend on, of which loads under way store nothing.
+    /// `ids` are the dependencies of these records; loads under way store nothing that depends on
+    /// them.
     pub(crate) fn outdate_dependent(&self, ids: &[RecordId], depends_on: impl Fn(&V) -> bool) {
         for id in ids {
             self.generations.bump(id);
@@ -389,8 +401,8 @@ impl<V: Weigh, L: Locks> Map<V, L> {
         }
     }
 
-    /// Removes the record of a key that is no longer in the database. What is known to be gone for good stays. A marked record is
-    /// handed back.
+    /// Removes the record of a key that is no longer in the database. A record that is known to be
+    /// permanently gone stays. A marked record is returned.
     pub(crate) fn remove(&self, key: &MapKey) -> Vec<(RecordId, V)> {
         let shard_index = shard_of(key.hash);
         let mut out = Vec::new();
@@ -404,7 +416,8 @@ impl<V: Weigh, L: Locks> Map<V, L> {
         out
     }
 
-    /// The records of one shard that must be read again before they are served and that `is_wanted` says yes to.
+    /// Returns the records of one shard that must be read again before they are served and for
+    /// which `is_wanted` returns `true`.
     pub(crate) fn outdated(&self, shard: usize, is_wanted: impl Fn(&V) -> bool) -> Vec<MapKey> {
         self.shard(shard).with(|slots| {
             let slots = slots.slots.0.iter().flatten();
@@ -435,7 +448,7 @@ impl<V: Weigh, L: Locks> Map<V, L> {
         });
     }
 
-    /// How many records and tombstones there are, and their bytes on the heap.
+    /// Returns the number of records and tombstones, and their bytes on the heap.
     pub(crate) fn size(&self) -> (usize, usize) {
         self.shards.iter().fold((0, 0), |(entries, bytes), shard| {
             shard
@@ -448,10 +461,11 @@ impl<V: Weigh, L: Locks> Map<V, L> {
         &self.shards[index % SHARDS].0
     }
 
-    /// Gives up records until the shard is within its bounds.
+    /// Evicts records until the shard is within its bounds.
     ///
-    /// Where only bytes are short, records go that take more than their share of them: others would free next to nothing, and a
-    /// few large records would push out many small ones. There is always one, since all shares together are within the bounds.
+    /// If only bytes are short, it evicts records that take more than their share of them, because
+    /// others would free next to nothing, and a few large records would push out many small ones.
+    /// There is always one, because all shares together are within the bounds.
     fn make_room(
         &self,
         shard: &mut Shard<V>,
@@ -475,7 +489,7 @@ impl<V: Weigh, L: Locks> Map<V, L> {
                 self.evict(shard, shard_index, victim, out);
                 continue;
             }
-            // That it is gone for good takes no bytes.
+            // A tombstone takes no bytes.
             let (id, marked) = (slot.id, std::mem::take(&mut slot.marked));
             if let State::Known(value) = shard.bury(victim)
                 && marked
@@ -485,7 +499,7 @@ impl<V: Weigh, L: Locks> Map<V, L> {
         }
     }
 
-    /// Removes a record or a tombstone. What was marked goes to `out`.
+    /// Removes a record or a tombstone. A marked record is added to `out`.
     fn evict(
         &self,
         shard: &mut Shard<V>,
@@ -495,7 +509,7 @@ impl<V: Weigh, L: Locks> Map<V, L> {
     ) {
         let slot = &mut shard.slots[index];
         let (id, marked) = (slot.id, std::mem::take(&mut slot.marked));
-        // `ids` is locked inside a shard's lock only, never the other way round.
+        // `ids` is locked only inside a shard's lock, never the other way round.
         self.unregister(&id, Place::new(&id, shard_index, index));
         if let State::Known(value) = shard.release(index)
             && marked
@@ -518,7 +532,8 @@ impl<V: Weigh, L: Locks> Map<V, L> {
         });
     }
 
-    /// Where the record may be. Places of others with the same tag are among them, rarely; who looks there compares.
+    /// Returns the possible positions of the record. They rarely include others with the same tag,
+    /// so the caller compares.
     fn places(&self, id: &RecordId) -> Vec<Place> {
         let hash = id_hash(id);
         let tag = tag_of(hash);
@@ -560,7 +575,7 @@ impl<V: Weigh> Shard<V> {
         found.copied()
     }
 
-    /// The slot of a key, and whether it is a new one.
+    /// Returns the slot of a key, and whether it is a new one.
     fn claim(&mut self, key: &MapKey, id: RecordId) -> (u32, bool) {
         if let Some(slot) = self.number(key) {
             return (slot, false);
@@ -572,7 +587,8 @@ impl<V: Weigh> Shard<V> {
             read_at: 0,
             tag,
             state: State::Free,
-            // A record proves itself by its second use: a flood of keys that are used once pushes out no other.
+            // A record counts as used from its second use on, so that a flood of keys that are used
+            // once evicts no other.
             used: false,
             marked: false,
             is_final: false,
@@ -589,7 +605,7 @@ impl<V: Weigh> Shard<V> {
         (index, true)
     }
 
-    /// Makes the slot of a key free.
+    /// Frees the slot of a key.
     fn release(&mut self, index: u32) -> State<V> {
         let hash = spread(self.slots[index].tag);
         if let Ok(entry) = self.by_hash.find_entry(hash, |slot| *slot == index) {
@@ -616,8 +632,9 @@ impl<V: Weigh> Shard<V> {
         state
     }
 
-    /// A record to give up: one that was not used since the hand last passed, or any record, or else one that is gone for good.
-    /// Those go first where they are the most: they save a look at the database and hold on to what it may have lost, but must
+    /// Returns a record to evict: one that was not used since the hand last passed, or any record,
+    /// or else one that is permanently gone. Those are evicted first where they are the majority:
+    /// they save a look-up in the database and remember revocations that it may have lost, but must
     /// not push out everything else.
     fn victim(&mut self, keep: u32) -> Option<u32> {
         let count = self.slots.len();
@@ -652,8 +669,9 @@ impl<V: Weigh> Shard<V> {
         Some(index)
     }
 
-    /// A record that takes more bytes than `share`: one that was not used since the hand last passed, or any. If none is found
-    /// within some steps, it is the `newcomer`, as long as that is one of them.
+    /// Returns a record that takes more bytes than `share`: one that was not used since the hand
+    /// last passed, or any. If none is found within some steps, it is the `newcomer`, if that is
+    /// one of them.
     fn heavy_victim(&mut self, newcomer: u32, share: usize) -> Option<u32> {
         let count = self.slots.len();
         let weighs = |slot: &Slot<V>| match &slot.state {
@@ -666,7 +684,7 @@ impl<V: Weigh> Shard<V> {
             let index = (self.heavy_hand + step) % count;
             let slot = &mut self.slots[index];
             if index == newcomer || weighs(slot) <= share {
-                // Go on.
+                // Continue.
             } else if slot.used && !slot.is_final {
                 slot.used = false;
                 any = any.or(Some(index));
@@ -680,7 +698,7 @@ impl<V: Weigh> Shard<V> {
                 step >= HEAVY_STEPS && newcomer_is_heavy
             };
             if is_enough {
-                // The next search goes on where this one has stopped.
+                // The next search continues where this one has stopped.
                 self.heavy_hand = (index + 1) % count;
                 return any.or(Some(newcomer));
             }
@@ -692,10 +710,11 @@ impl<V: Weigh> Shard<V> {
 }
 
 impl<V> Slots<V> {
-    /// Small enough that the last block of each shard, which is half empty on average, does not count, and large enough
-    /// that the list of blocks stays in the processor's cache: 32 KB for records of the size that keys have. One less than a
-    /// power of two, since an allocator needs some room to align a block: with 256 it took the next size it has, a quarter
-    /// more (measured: 206 bytes a key instead of 168).
+    /// Small enough that the last block of each shard, which is half empty on average, does not
+    /// matter, and large enough that the list of blocks stays in the CPU cache: 32 KB for records
+    /// of the size of keys. One less than a power of two, because an allocator needs some room to
+    /// align a block: with 256 it used its next size, a quarter more (measured: 206 bytes a key
+    /// instead of 168).
     const BLOCK_LEN: u32 = 255;
 
     fn len(&self) -> u32 {
@@ -714,7 +733,7 @@ impl<V> Slots<V> {
         index
     }
 
-    /// Has memory bring both lines of a slot.
+    /// Prefetches both cache lines of a slot.
     #[inline]
     fn prefetch(&self, index: u32) {
         let block = self.0.get((index / Self::BLOCK_LEN) as usize);
@@ -763,7 +782,8 @@ impl Place {
         self.packed as usize % SHARDS
     }
 
-    /// The index keeps only the tag, so that is what it rehashes by: a bucket is chosen by bits that the tag has.
+    /// The index stores only the tag and rehashes by it, so the bucket must depend on bits of the
+    /// tag.
     fn rehash(self) -> u64 {
         spread(self.tag)
     }
@@ -774,20 +794,20 @@ pub(crate) const fn slot_size<V>() -> usize {
     size_of::<Slot<V>>()
 }
 
-/// By other bits than [`tag_of`] takes, or all tags of a shard would have some bits in common.
+/// Uses other bits than [`tag_of`]. Otherwise all tags of a shard would have some bits in common.
 fn shard_of(hash: u64) -> usize {
     #[expect(clippy::cast_possible_truncation, reason = "only the low bits matter")]
     let low = hash as usize;
     low % SHARDS
 }
 
-/// A hash that leads to the same place as the one that this tag and this shard were taken from.
+/// Returns a hash with this tag and this shard.
 fn hash_of(tag: u32, shard: usize) -> u64 {
     (u64::from(tag) << 32) | (shard % SHARDS) as u64
 }
 
-/// Identifiers begin with a time, so their bytes are mixed: the finalizer of `SplitMix64` (Steele, Lea, Flood
-/// 2014).
+/// Identifiers begin with a time, so their bytes are mixed: the finalizer of `SplitMix64` (Steele,
+/// Lea, Flood 2014).
 fn mix(id: &RecordId) -> u64 {
     let folded = u128::from_le_bytes(*id);
     #[expect(clippy::cast_possible_truncation, reason = "both halves go in")]
@@ -809,8 +829,9 @@ fn id_hash(id: &RecordId) -> u64 {
     spread((mix(id) >> 32) as u32)
 }
 
-/// A hash whose every part depends on the tag alone: the tag itself in the upper half, and in the lower its product with 2^32
-/// over the golden ratio (Knuth, The Art of Computer Programming, 6.4).
+/// Returns a hash that depends on the tag alone in every part: the tag itself in the upper half,
+/// and in the lower its product with 2^32 over the golden ratio (Knuth, The Art of Computer
+/// Programming, 6.4).
 fn spread(tag: u32) -> u64 {
     (u64::from(tag) << 32) | u64::from(tag.wrapping_mul(0x9e37_79b1))
 }

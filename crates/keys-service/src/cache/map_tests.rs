@@ -1,4 +1,4 @@
-//! The map by itself, and under a scheduler that tries out how threads may interleave.
+//! The map by itself, and under a scheduler that tries interleavings of threads.
 
 use std::sync::Arc;
 
@@ -10,10 +10,10 @@ use super::account_marks::{AccountMarks, Mark};
 use super::locks::{Lock, Locks, ParkingLot};
 use super::map::{Bounds, Forget, Found, Map, MapKey, OUTDATED, RecordId, SHARDS, Stored, Weigh};
 
-/// A record that says of itself that it is gone for good. It takes more than others as well.
+/// A record that is permanently gone. It takes more bytes than others as well.
 const GONE: u64 = u64::MAX;
 
-/// A record that takes more than others.
+/// A record that takes more bytes than others.
 const HEAVY: u64 = 1 << 32;
 
 impl Weigh for u64 {
@@ -61,7 +61,7 @@ fn id(number: u64) -> RecordId {
     id
 }
 
-/// The record that may be served.
+/// Returns the record that may be served.
 fn value<L: Locks>(map: &Map<u64, L>, number: u64) -> Option<u64> {
     map.visit(&key(number), |found| match found {
         Found::Known(hit) if hit.read_at != OUTDATED => Some(*hit.value),
@@ -69,7 +69,7 @@ fn value<L: Locks>(map: &Map<u64, L>, number: u64) -> Option<u64> {
     })
 }
 
-/// Whether the key is refused without a look at the database.
+/// Returns whether the key is refused without asking the database.
 fn is_gone<L: Locks>(map: &Map<u64, L>, number: u64) -> bool {
     map.visit(&key(number), |found| match found {
         Found::Tombstone => true,
@@ -170,7 +170,7 @@ fn a_tombstone_is_never_replaced() {
 #[test]
 fn a_record_that_was_read_as_gone_stays_so_through_any_reset() {
     let map = map(ROOMY);
-    // As another instance would: the record was not here when the key was revoked.
+    // As in another instance: the record was not here when the key was revoked.
     put(&map, 1, GONE);
     let resets: [fn(&Map<u64, ParkingLot>); 4] = [
         Map::outdate_all,
@@ -181,7 +181,7 @@ fn a_record_that_was_read_as_gone_stays_so_through_any_reset() {
     for reset in resets {
         assert!(is_gone(&map, 1));
         reset(&map);
-        // The database has lost it: by a failover, or by a backup that was restored.
+        // The database has lost it, by a failover or by a restored backup.
         assert_eq!(put(&map, 1, 5), Stored::Final);
         assert!(is_gone(&map, 1));
     }
@@ -364,7 +364,7 @@ fn marked_records_are_collected_once_or_handed_back() {
     assert_eq!(handed_back, 1_000);
 }
 
-/// Locks that let shuttle's scheduler decide who goes next.
+/// Locks that let shuttle's scheduler choose the next thread.
 struct Scheduled;
 
 impl Locks for Scheduled {
@@ -385,11 +385,12 @@ impl<T> Lock<T> for Mutex<T> {
 #[derive(Clone, Copy, PartialEq)]
 enum Snapshot {
     BeforeReading,
-    /// The mistake to plant: what changes between reading and storing goes unnoticed.
+    /// The built-in mistake: changes between reading and storing are missed.
     AfterReading,
 }
 
-/// Two loads of one record while it changes twice; afterwards nothing older than the last change may be served.
+/// Two loads of one record while it changes twice. Afterwards nothing older than the last change
+/// may be served.
 fn race(snapshot: Snapshot) {
     let map = Arc::new(Map::<u64, Scheduled>::new(ROOMY));
     let database = Arc::new(AtomicU64::new(0));
@@ -410,7 +411,7 @@ fn race(snapshot: Snapshot) {
     for change in 1..=2 {
         database.store(change, Ordering::SeqCst);
         map.forget(&id(1), Forget::Reload);
-        // The change is answered here: from now on nothing older may be served.
+        // The change is answered here. From now on nothing older may be served.
         let served = value(&map, 1).unwrap_or(change);
         assert!(
             served >= change,
@@ -424,7 +425,8 @@ fn race(snapshot: Snapshot) {
     assert!(served == 2, "stale: served {served} after the last change");
 }
 
-/// The same while others take the only place there is in the shard, so that slots change hands under everybody's feet.
+/// The same while other keys take the only slot in the shard, so that slots are reused
+/// concurrently.
 fn race_for_one_place() {
     const OTHERS: [u64; 2] = [10, 20];
     let map = Arc::new(Map::<u64, Scheduled>::new(Bounds {
@@ -474,15 +476,15 @@ fn race_for_one_place() {
         "stale: served {served:?}"
     );
     assert!(map.size().0 <= 1);
-    // Whatever is there is found by its identifier, and nothing else is.
+    // Every stored record is found by its identifier, and nothing else is.
     for number in [1].into_iter().chain(OTHERS) {
         map.forget(&id(number), Forget::Reload);
     }
     assert_eq!(map.size(), (0, 0));
 }
 
-/// A verdict that waits for something between the look at a record and the last look at whether it still holds, while the record
-/// changes. Once the change was answered, no copy of what was before may hold.
+/// A verdict that waits between the look-up of a record and the last check whether it still holds,
+/// while the record changes. Once the change was answered, no copy of the old record may hold.
 fn race_with_a_copy(forget: fn(&Map<u64, Scheduled>)) {
     let map = Arc::new(Map::<u64, Scheduled>::new(ROOMY));
     put(&map, 1, 0);
@@ -497,19 +499,19 @@ fn race_with_a_copy(forget: fn(&Map<u64, Scheduled>)) {
     assert!(!holds, "stale: a copy still holds");
 }
 
-/// In which order a change of an account is noted.
+/// The order in which a change of an account is recorded.
 #[derive(Clone, Copy, PartialEq)]
 enum Noted {
-    /// As the cache does it.
+    /// The order of the cache.
     GenerationFirst,
-    /// The mistake to plant: a load that saw the old account stores it with the new mark.
+    /// The built-in mistake: a load that saw the old account stores it with the new mark.
     MarkFirst,
     /// Another one: a copy that was made in between still holds.
     GenerationOnce,
 }
 
-/// A load of a key and a copy of it while its account changes: whatever is found afterwards is new, or its mark is no longer the
-/// account's, and no copy of the old holds.
+/// A load of a key and a copy of it while its account changes. Every record found afterwards is
+/// new, or its mark differs from the account's, and no copy of the old one holds.
 fn race_with_an_account(noted: Noted) {
     const OLD: u64 = 0;
     const NEW: u64 = 1;
@@ -569,8 +571,8 @@ fn race_with_an_account(noted: Noted) {
     assert_ne!(served(), Some(OLD), "stale");
 }
 
-/// A load that reads the key as gone, a reset, and loads from a database that has lost that: once "gone" was answered, nothing
-/// else ever is.
+/// A load that reads the key as gone, a reset, and loads from a database that has lost that. Once
+/// "gone" was answered, nothing else ever is.
 fn race_with_a_reset() {
     const LOST: u64 = 1;
     let map = Arc::new(Map::<u64, Scheduled>::new(ROOMY));
@@ -612,7 +614,7 @@ const INTERLEAVINGS: usize = 2_000;
 
 #[test]
 fn no_interleaving_with_a_reset_takes_back_what_was_answered_as_gone() {
-    // Fewer, since a reset has many steps.
+    // Fewer, because a reset has many steps.
     shuttle::check_random(race_with_a_reset, INTERLEAVINGS / 4);
     shuttle::check_pct(race_with_a_reset, INTERLEAVINGS / 4, 3);
 }

@@ -1,15 +1,16 @@
-//! The coherent cache: records of keys that are served from memory and yet never past the published bound.
+//! The coherent cache: records of keys that are served from memory and never beyond the published
+//! bound.
 //!
 //! | Module | Holds |
 //! |---|---|
-//! | [`map`] | a sharded map that never serves what it was told to forget; knows nothing of keys |
-//! | [`generations`] | which records have changed since when |
-//! | [`lease`] | until when what is cached may be trusted |
-//! | [`record`] | what is kept of a key |
+//! | [`map`] | a sharded map that never serves a forgotten record; generic over its records |
+//! | [`generations`] | which records have changed since a snapshot |
+//! | [`lease`] | how long cached records may be trusted |
+//! | [`record`] | the cached record of a key |
 //! | [`account_marks`] | whether a key's account has changed since it was read |
-//! | [`unknown`] | digests that nobody has |
-//! | [`loader`] | reads what is missing, several keys in one statement |
-//! | [`outage`] | whether the database is known to be away |
+//! | [`unknown`] | digests that do not exist |
+//! | [`loader`] | reads missing records, several keys in one statement |
+//! | [`outage`] | whether the database is known to be unavailable |
 
 pub(crate) mod account_marks;
 pub(crate) mod generations;
@@ -38,13 +39,13 @@ use map::{Bounds, Digest, Forget, Found, Map, MapKey, RecordId};
 use record::{Record, account_record_id};
 use unknown::Unknown;
 
-/// How much the cache may hold.
+/// Maximum size of the cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CacheOptions {
-    /// Keys at most. At about 170 bytes each, and a hundred more for those with an external identifier, an expiry, addresses or scopes,
-    /// a million take 170 to 270 MB.
+    /// Maximum number of keys. At about 170 bytes each, and a hundred more for those with an
+    /// external identifier, an expiry, addresses or scopes, a million take 170 to 270 MB.
     pub entries_max: usize,
-    /// Bytes at most that keys take beside their fixed part, in names, addresses and scopes.
+    /// Maximum bytes of keys beside their fixed part, in names, addresses and scopes.
     pub bytes_max: usize,
 }
 
@@ -58,7 +59,7 @@ impl Default for CacheOptions {
     }
 }
 
-/// See the module.
+/// The cache, see the module.
 pub(crate) struct Cache {
     pub(crate) keys: Map<Record, ParkingLot>,
     pub(crate) accounts: AccountMarks,
@@ -84,32 +85,34 @@ impl Cache {
         }
     }
 
-    /// A key was made here.
+    /// Records that a key was created on this instance.
     pub(crate) fn key_made(&self, digest: &Digest) {
         self.unknown.made_known(digest);
     }
 
-    /// A key is revoked, for good.
+    /// Records that a key was revoked.
     pub(crate) fn key_revoked(&self, id: KeyId) {
         self.forget_key(id, Forget::ForEver);
     }
 
-    /// A key has changed.
+    /// Records that a key has changed.
     pub(crate) fn key_changed(&self, id: KeyId) {
         self.forget_key(id, Forget::Reload);
     }
 
-    /// An account has changed: all its keys are read again.
+    /// Records that an account has changed: all its keys are read again.
     pub(crate) fn account_changed(&self, id: AccountId) {
-        // First the generation, then the mark: a load that saw the old account finds the one, or had its mark before the other. Then
-        // once more: a verdict that took its snapshot in between, and saw the old mark, must find that something has changed.
+        // First the generation, then the mark: a load that saw the old account finds the new
+        // generation, or read its mark before. Then the generation once more: a verdict that took
+        // its snapshot in between, and saw the old mark, must find that something has changed.
         self.keys.bump(&account_record_id(id));
         self.accounts.bump(id);
         self.keys.bump(&account_record_id(id));
     }
 
-    /// Many accounts have changed: all their keys are read again, and no others. The shared marks of
-    /// [`account_changed`](Self::account_changed) would be those of most other accounts as well.
+    /// Records that many accounts have changed: all their keys are read again, and no others. The
+    /// shared marks of [`account_changed`](Self::account_changed) would affect most other accounts
+    /// as well.
     pub(crate) fn accounts_changed(&self, ids: &HashSet<AccountId>) {
         let record_ids: Vec<RecordId> = ids.iter().map(|id| account_record_id(*id)).collect();
         self.keys.outdate_dependent(&record_ids, |record| {
@@ -118,14 +121,14 @@ impl Cache {
         });
     }
 
-    /// Anything may have changed: every record is read again before it is served. What is known to be revoked stays refused,
-    /// whatever is read.
+    /// Records that anything may have changed: every record is read again before it is served. Keys
+    /// that are known to be revoked stay refused, whatever is read.
     pub(crate) fn everything_changed(&self) {
         self.keys.outdate_all();
     }
 
-    /// Whether this instance has read that the key is revoked. Revocation is final, so nothing else needs to be asked, and what a
-    /// database says that has lost the revocation does not count.
+    /// Returns whether this instance has read that the key is revoked. Revocation is final, so
+    /// nothing else needs to be read, and a database that has lost the revocation is not believed.
     pub(crate) fn is_known_revoked(&self, key: &MapKey) -> bool {
         self.keys.visit(key, |found| match found {
             Found::Tombstone => true,
@@ -134,13 +137,13 @@ impl Cache {
         })
     }
 
-    /// The uses that have been gathered, to be written: at first those of keys that are not in the cache, then shard by shard of
-    /// it, so that never all of a million are held twice.
+    /// Returns the gathered uses, to be written: first those of keys that are not cached, then
+    /// shard by shard of the cache, so that all of a million are never held twice.
     pub(crate) fn collect_uses(&self) -> impl Iterator<Item = Vec<Used>> {
         let outside = std::iter::once_with(|| self.uses.take());
         let inside = (0..map::SHARDS).map(|shard| {
             let mut uses = Vec::new();
-            // Read where nobody else can use a record: it is later than every use.
+            // Read under exclusive access to a record, so it is later than every use.
             let now = OnceCell::new();
             self.keys.collect(shard, |id, record| {
                 uses.extend(take_use(id, record, *now.get_or_init(|| self.now())));
@@ -150,8 +153,8 @@ impl Cache {
         outside.chain(inside)
     }
 
-    /// Notes a use of a key where its record is, if it is in the cache. A place of its own for each key is shared by few, and one
-    /// for all of them by everything that verifies.
+    /// Records a use of a key in its record, if it is cached. Few threads share the record of a
+    /// key, but all that verify would share a common counter.
     pub(crate) fn note_use(&self, key: &MapKey, id: KeyId, now: Nanos) -> bool {
         self.keys.visit(key, |found| match found {
             Found::Known(mut hit) if hit.id == *id.as_uuid().as_bytes() => {
@@ -197,8 +200,9 @@ fn take_use(id: RecordId, record: &mut Record, now: Nanos) -> Option<Used> {
     })
 }
 
-/// A hash of what is random in a presented key: its first sixteen characters, 95 bits, folded as wyhash does (Wang Yi, 2019), with the first of
-/// its constants. Nobody chooses what is in the cache, so nobody can choose what meets there.
+/// Returns a hash of the random part of a presented key: its first sixteen characters, 95 bits,
+/// folded as wyhash does (Wang Yi, 2019), with the first of its constants. Clients cannot choose
+/// the keys in the cache, so they cannot cause collisions.
 #[inline]
 pub(crate) fn hash(key: PresentedKey<'_>) -> u64 {
     const SECRETS: [u64; 2] = [0xa076_1d64_78bd_642f, 0xe703_7ed1_a0b4_28db];

@@ -1,13 +1,14 @@
-//! Whether the database is known to be away, so that requests need not find out one by one.
+//! Whether the database is known to be unavailable, so that requests need not find out one by one.
 //!
-//! It is while changes cannot be followed *and* a read has failed since. Neither alone is enough: a feed may be down while reads
-//! work, and a read may fail because of an overload that has nothing to do with the next one. From then on one request at a
-//! time asks the database, and the others are told at once what they would otherwise be told after its time limit. The first read
-//! that succeeds, and the first poll of the feed, end it.
+//! It counts as unavailable while changes cannot be followed *and* a read has failed since. Neither
+//! alone is enough: a feed may be down while reads work, and a read may fail because of an overload
+//! that does not affect the next one. From then on one request at a time asks the database, and the
+//! others get at once the error that they would otherwise get after their time limit. The first
+//! read that succeeds, or the first poll of the feed, ends it.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-/// See the module.
+/// The state of the database, see the module.
 #[derive(Debug, Default)]
 pub(crate) struct Outage {
     is_followed: AtomicBool,
@@ -15,7 +16,7 @@ pub(crate) struct Outage {
     is_probed: AtomicBool,
 }
 
-/// The right to ask the database, which one request at a time has.
+/// The permission to ask the database, which one request at a time has.
 #[derive(Debug)]
 pub(crate) struct Probe<'a>(&'a Outage);
 
@@ -26,7 +27,7 @@ impl Drop for Probe<'_> {
 }
 
 impl Outage {
-    /// What the feed said after its last turn.
+    /// Records the state of the feed after its last turn.
     pub(crate) fn feed_is(&self, is_live: bool) {
         self.is_followed.store(is_live, Relaxed);
         if is_live {
@@ -34,26 +35,27 @@ impl Outage {
         }
     }
 
-    /// A read has ended.
+    /// Records the end of a read.
     pub(crate) fn read_has(&self, failed: bool) {
-        // Read first: this is shared by all who read, and hardly ever changes.
+        // Read first, because all readers share it and it rarely changes.
         if self.has_failed.load(Relaxed) != failed {
             self.has_failed.store(failed, Relaxed);
         }
     }
 
-    /// Whether the database is known to be away.
+    /// Returns whether the database is known to be unavailable.
     pub(crate) fn is_known(&self) -> bool {
         self.has_failed.load(Relaxed) && !self.is_followed.load(Relaxed)
     }
 
-    /// The right to ask the database although it is known to be away; `None` if another request has it.
+    /// Returns the permission to ask the database although it is known to be unavailable. `None` if
+    /// another request has it.
     pub(crate) fn probe(&self) -> Option<Probe<'_>> {
-        // Not `then_some`: a probe that is made in vain would give the right back when it is dropped.
+        // Not `then_some`, because dropping an unused probe would give the permission back.
         (!self.is_probed.swap(true, Relaxed)).then(|| Probe(self))
     }
 
-    /// The right again, for the task that it was handed over to.
+    /// Returns the permission to the task that it was handed over to.
     pub(crate) fn resume(&self) -> Probe<'_> {
         Probe(self)
     }
@@ -77,7 +79,7 @@ mod tests {
         outage.read_has(true);
         outage.feed_is(true);
         assert!(!outage.is_known());
-        // A failure from before the feed was back says nothing about the next outage.
+        // A failure from before the feed was back does not count for the next outage.
         outage.feed_is(false);
         assert!(!outage.is_known());
     }

@@ -1,18 +1,20 @@
-//! Digests that nobody has, remembered for a moment, so that a flood of them costs the database less.
+//! Digests that do not exist, remembered for a moment, so that a flood of them costs the database
+//! less.
 //!
-//! A table of fixed size in which a newcomer takes the place of whoever stood there: bounded by construction. Forgetting one too early costs a
-//! look at the database; remembering one too long cannot happen, since a lease is asked.
+//! A table of fixed size in which a new entry replaces the previous one in its slot: bounded by
+//! construction. Forgetting one too early costs a look-up in the database. Remembering one too long
+//! cannot happen, because the lease is checked.
 
 use super::lease::Nanos;
 use super::locks::{Lock as _, Locks};
 use super::map::Digest;
 
-/// 65,536 places of 48 bytes: 3 MiB.
+/// 65,536 slots of 48 bytes: 3 MiB.
 const PLACES: usize = 1 << 16;
 
 const SHARDS: usize = 64;
 
-/// See the module.
+/// The table, see the module.
 pub(crate) struct Unknown<L: Locks> {
     shards: Box<[L::Lock<Shard>]>,
 }
@@ -20,7 +22,8 @@ pub(crate) struct Unknown<L: Locks> {
 struct Shard {
     /// Filled on first use.
     places: Vec<Option<Place>>,
-    /// Bumped when a key is made here, so that a load that began before does not call it unknown.
+    /// Incremented when a key is created here, so that a load that began before does not report it
+    /// as unknown.
     made: u64,
 }
 
@@ -45,7 +48,7 @@ impl<L: Locks> Unknown<L> {
         }
     }
 
-    /// When the load began that found nobody with `digest`.
+    /// Returns the start of the load that found no key with `digest`.
     pub(crate) fn read_at(&self, digest: &Digest) -> Option<Nanos> {
         self.shard(digest).with(|shard| {
             let place = shard.places.get(index_of(digest))?.as_ref()?;
@@ -53,12 +56,13 @@ impl<L: Locks> Unknown<L> {
         })
     }
 
-    /// To be taken before a load begins.
+    /// Returns the state. Read it before a load begins.
     pub(crate) fn made(&self, digest: &Digest) -> Made {
         self.shard(digest).with(|shard| Made(shard.made))
     }
 
-    /// Remembers that a load that began at `read_at` found nobody, unless a key was made here since.
+    /// Remembers that a load that began at `read_at` found no key, unless a key was created here
+    /// since.
     pub(crate) fn remember(&self, digest: &Digest, read_at: Nanos, since: Made) {
         self.shard(digest).with(|shard| {
             if Made(shard.made) == since {
@@ -71,7 +75,7 @@ impl<L: Locks> Unknown<L> {
         });
     }
 
-    /// A key with this digest was made here: it is known from now on.
+    /// Records that a key with this digest was created here.
     pub(crate) fn made_known(&self, digest: &Digest) {
         self.shard(digest).with(|shard| {
             shard.made += 1;

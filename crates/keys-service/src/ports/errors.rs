@@ -2,26 +2,26 @@
 
 use keys_core::Denial;
 
-/// The store could not answer. Says nothing about any key.
+/// Error of a store that could not answer. Says nothing about any key.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
-    /// It cannot be reached or is overloaded; trying again later may help.
+    /// It cannot be reached or is overloaded. A later attempt may succeed.
     #[error("the database is not available")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// It answered something that should not be possible.
+    /// Its answer should be impossible.
     #[error("the database answered unexpectedly")]
     Unexpected(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// Why a change was not made.
+/// Error returned when a change was not made.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ChangeError {
     /// The caller may no longer make it.
     #[error("the caller was refused")]
     CallerDenied(#[source] Denial),
-    /// There is no such account.
+    /// The account does not exist.
     #[error("there is no such account")]
     AccountNotFound,
     /// The account would still be unreadable after the change, because of these columns.

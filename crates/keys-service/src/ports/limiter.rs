@@ -1,4 +1,4 @@
-//! The port to whatever counts requests.
+//! The port of rate limiters.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use keys_core::{AccountId, KeyId, LimitName, Quota};
 
-/// Who a limit is counted for.
+/// The subject of a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Subject {
@@ -16,13 +16,13 @@ pub enum Subject {
     Account(AccountId),
     /// One key.
     Key(KeyId),
-    /// One client address; for IPv6 its /64, which is what one client can draw addresses from. `None` stands for all
-    /// clients whose address is unknown.
+    /// One client address; for IPv6 its /64, because one client can choose any address in it.
+    /// `None` is the common bucket of all clients with an unknown address.
     Address(Option<IpAddr>),
 }
 
 impl Subject {
-    /// The subject of a client at `address`.
+    /// Returns the subject of a client at `address`.
     #[must_use]
     pub fn of_address(address: Option<IpAddr>) -> Self {
         const HOST_BITS: u32 = 64;
@@ -46,33 +46,33 @@ impl fmt::Display for Subject {
     }
 }
 
-/// What is counted: one limit for one subject.
+/// A token bucket: one limit of one subject.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Bucket {
     /// Who.
     pub subject: Subject,
-    /// Which limit.
+    /// The limit.
     pub limit: LimitName,
 }
 
-/// What came of taking from a bucket.
+/// Result of taking from a bucket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decision {
-    /// Which limit was asked.
+    /// The limit.
     pub limit: LimitName,
     /// Its quota.
     pub quota: Quota,
-    /// Whether there was enough.
+    /// Whether the bucket had enough.
     pub allowed: bool,
-    /// How much may still be taken at once.
+    /// Number that may still be taken at once.
     pub remaining: u32,
-    /// Until the whole quota is there again.
+    /// Time until the whole quota is available again.
     pub reset: Duration,
-    /// Until as much as was asked for is there; zero when it was.
+    /// Time until the requested cost is available. Zero if it was.
     pub retry_after: Duration,
 }
 
-/// The limiter could not decide.
+/// Error returned when the limiter could not decide.
 #[derive(Debug, thiserror::Error)]
 #[error("the rate limiter is not available")]
 pub struct LimiterError(#[source] pub Box<dyn std::error::Error + Send + Sync>);
@@ -80,7 +80,7 @@ pub struct LimiterError(#[source] pub Box<dyn std::error::Error + Send + Sync>);
 /// Counts requests.
 #[async_trait]
 pub trait RateLimiter: Send + Sync + 'static {
-    /// Takes `cost` from `bucket`, if that much is there. A refused taking takes nothing.
+    /// Takes `cost` from `bucket`, if that much is available. A refused call takes nothing.
     async fn take(
         &self,
         bucket: &Bucket,
@@ -88,36 +88,36 @@ pub trait RateLimiter: Send + Sync + 'static {
         cost: NonZeroU32,
     ) -> Result<Decision, LimiterError>;
 
-    /// Forgets buckets that are full again. Called from time to time.
+    /// Removes buckets that are full again. Called periodically.
     fn sweep(&self) {}
 
-    /// Who decides at the moment.
+    /// Returns the limiter that decides at the moment.
     fn state(&self) -> LimiterState {
         LimiterState::Local
     }
 
-    /// How many calls were not decided by whoever should have, since the start.
+    /// Returns the calls decided by the fallback instead of the primary limiter, since start.
     fn undecided_total(&self) -> u64 {
         0
     }
 }
 
-/// Who decides. The list is complete.
+/// The limiter that decides. Exhaustive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LimiterState {
     /// One counter for all instances together.
     Shared,
     /// Each instance by itself.
     Local,
-    /// Nobody, because the shared counter is away.
+    /// None, because the shared counter is unavailable.
     Denying,
 }
 
 impl LimiterState {
-    /// All of them.
+    /// All states.
     pub const ALL: [Self; 3] = [Self::Shared, Self::Local, Self::Denying];
 
-    /// The state as text, for logs and metrics.
+    /// Returns the state as text, for logs and metrics.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {

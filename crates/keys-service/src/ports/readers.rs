@@ -1,4 +1,5 @@
-//! Positions of the feeds of one process, for stores that number their changes in the order of commits.
+//! Positions of the feeds of one process, for stores that number their changes in the order of
+//! commits.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,7 +9,8 @@ use parking_lot::Mutex;
 
 use super::changes::SILENCE_MAX;
 
-/// For stores that number their changes in the order of commits: how far the feeds of this process are.
+/// Positions of the feeds of this process, for stores that number their changes in the order of
+/// commits.
 ///
 /// Clones are the same.
 #[derive(Debug, Clone, Default)]
@@ -23,7 +25,7 @@ struct Places {
 #[derive(Debug)]
 struct Standing {
     applied: u64,
-    // Does not count suspended time, as the instances should: so it waits for them rather longer.
+    // Does not count suspended time, as the instances should, so it waits for them rather longer.
     heard_at: Instant,
     is_gone: bool,
 }
@@ -34,8 +36,8 @@ impl Standing {
     }
 }
 
-/// The place of one feed among the [`Readers`]. A feed that is dropped is waited for until [`SILENCE_MAX`] has passed:
-/// the cache that it served may still be in use.
+/// The position of one feed among the [`Readers`]. A feed that is dropped is waited for until
+/// [`SILENCE_MAX`] has passed, because its cache may still be in use.
 #[derive(Debug)]
 pub struct Place {
     readers: Readers,
@@ -43,7 +45,7 @@ pub struct Place {
 }
 
 impl Readers {
-    /// Takes a place, from which nothing has been seen yet.
+    /// Adds a feed that has seen nothing yet.
     #[must_use]
     pub fn join(&self) -> Place {
         let mut places = self.0.lock();
@@ -61,7 +63,7 @@ impl Readers {
         }
     }
 
-    /// Whether everybody who has to be waited for has applied the change of this number.
+    /// Returns whether every feed that has to be waited for has applied the change of this number.
     #[must_use]
     pub fn have_applied(&self, number: u64) -> bool {
         let mut places = self.0.lock();
@@ -74,7 +76,8 @@ impl Readers {
             .all(|one| one.applied >= number || one.is_silent())
     }
 
-    /// The number up to which everybody who is not silent has applied all changes; `None` if there is nobody.
+    /// Returns the number up to which every feed that is not silent has applied all changes. `None`
+    /// if there is no feed.
     #[must_use]
     pub fn slowest(&self) -> Option<u64> {
         let places = self.0.lock();
@@ -84,14 +87,14 @@ impl Readers {
 }
 
 impl Place {
-    /// A sign of life, to be given before each poll.
+    /// Gives a sign of life. Call it before each poll.
     pub fn heard(&self) {
         if let Some(one) = self.readers.0.lock().taken.get_mut(&self.id) {
             one.heard_at = Instant::now();
         }
     }
 
-    /// All changes up to this number have been applied.
+    /// Records that all changes up to this number have been applied.
     pub fn applied(&self, number: u64) {
         if let Some(one) = self.readers.0.lock().taken.get_mut(&self.id) {
             one.applied = number;

@@ -1,14 +1,14 @@
-//! The invariants: what each verdict is held against.
+//! The invariants that each verdict is checked against.
 
 use crate::model::{Coherence, Look};
 use crate::state::{Broken, Listener, Phase, State, Status, T, Verification};
 
-/// How a verification ends.
+/// The result of a verification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     Accepted {
         identity: usize,
-        /// Within the grace, and said so.
+        /// Whether it was within the grace, and marked as such.
         stale: bool,
     },
     Refused(Status),
@@ -16,11 +16,11 @@ pub(crate) enum Verdict {
     Unavailable,
 }
 
-/// A verification that does not end.
+/// Error of a verification that does not end.
 struct Endless;
 
 impl Coherence {
-    /// Gives the verdict and holds it against I1 to I5.
+    /// Gives the verdict and checks it against I1 to I5.
     pub(crate) fn pronounce(
         &self,
         state: &mut State,
@@ -47,7 +47,7 @@ impl Coherence {
             }
             Verdict::Refused(Status::Revoked) => {
                 state.instances[at].said_revoked[verification.key] = true;
-                // Nothing takes this back, so saying it of another key is a refusal for ever.
+                // Nothing reverses this, so a false "revoked" would refuse a key for ever.
                 (row.status != Status::Revoked && !row.revocation_lost).then_some(Broken::I6)
             }
             Verdict::Refused(_) if row.status == Status::Active => {
@@ -59,11 +59,12 @@ impl Coherence {
         verdict
     }
 
-    /// I6 as a bounded promise: from here, once the database answers and writers are quiet, whatever was under way at an
-    /// instance ends, and a valid key is accepted there within T.
+    /// I6 as a bounded promise: from here, once the database answers and writers are quiet,
+    /// everything under way at an instance ends, and a valid key is accepted there within T.
     ///
-    /// Stateright's own `eventually` knows no fairness (time may pass for ever while a read never returns), and misses
-    /// counterexamples in graphs that join; this is checked in every state instead.
+    /// Stateright's own `eventually` has no fairness (time may pass for ever while a read never
+    /// returns), and misses counterexamples in graphs that join. So this is checked in every state
+    /// instead.
     pub(crate) fn accepts_in_the_end(&self, state: &State) -> bool {
         let valid = (0..self.bounds.rows.len())
             .filter(|&key| {
@@ -95,8 +96,8 @@ impl Coherence {
         matches!(verdict, Some(Verdict::Accepted { stale: false, .. }))
     }
 
-    /// Runs the verification in a slot to its end, with no other step between and no error: its verdict if it had one to
-    /// give.
+    /// Runs the verification in a slot to its end, with no other step between and no error. Returns
+    /// its verdict, if it gives one.
     fn run_alone(
         &self,
         state: &mut State,
@@ -123,8 +124,8 @@ impl Coherence {
 }
 
 impl State {
-    /// A wake-up that was sent is not lost between `LISTEN` and the first poll, nor during a poll: an instance that has
-    /// nothing to do and a live connection has applied every change that was announced.
+    /// A wake-up that was sent is not lost between `LISTEN` and the first poll, nor during a poll:
+    /// an idle instance with a live connection has applied every change that was announced.
     pub(crate) fn hears_every_announcement(&self) -> bool {
         self.instances.iter().all(|instance| {
             instance.listener != Listener::Live

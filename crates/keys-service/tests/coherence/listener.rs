@@ -7,8 +7,8 @@ use crate::state::{
 use crate::variant::Variant;
 
 impl Coherence {
-    /// Whether a poll may begin. Where wake-ups are modelled it has to have a reason: it follows `LISTEN`, or a wake-up. (The
-    /// timer polls as well; the question there is what happens without it.)
+    /// Returns whether a poll may begin. If wake-ups are modelled it needs a reason: `LISTEN` or a
+    /// wake-up before it. (The timer polls as well; this checks the behavior without it.)
     pub(crate) fn may_poll(&self, instance: &Instance) -> bool {
         instance.poll.is_none()
             && (!self.bounds.wakeups
@@ -19,7 +19,8 @@ impl Coherence {
                 })
     }
 
-    /// Takes the time and, at once, the snapshot: were the snapshot later, the lease would only be shorter than it could be.
+    /// Takes the time and, at once, the snapshot. With a later snapshot, the lease would only be
+    /// shorter than possible.
     pub(crate) fn poll(&self, state: &mut State, at: usize) {
         let next = if self.variant == Variant::SequenceCursor {
             state.highest_committed(at)
@@ -52,7 +53,8 @@ impl Coherence {
         let poll = instance.poll.take().expect("a poll is under way");
         if poll.flush {
             for entry in &mut instance.cache {
-                // What is known to be revoked stays so, whatever the database says from now on.
+                // A key that is known to be revoked stays so, whatever the database says from now
+                // on.
                 if *entry != Entry::Tombstone || self.variant == Variant::ResetForgetsRevoked {
                     *entry = Entry::Absent;
                 }
@@ -86,7 +88,7 @@ impl Coherence {
         }
     }
 
-    /// The connection is up, or, after [`Variant::PollBeforeListen`], what is left to do.
+    /// The connection is up, or, after [`Variant::PollBeforeListen`], the rest of that step.
     pub(crate) fn listen(&self, instance: &mut Instance) {
         instance.listener = match self.variant {
             Variant::PollBeforeListen => Listener::Live,
@@ -102,7 +104,7 @@ impl Coherence {
         instance.listener == before
     }
 
-    /// Whether a notification sent now gets here.
+    /// Returns whether a notification sent now is received.
     pub(crate) fn hears(&self, instance: &Instance) -> bool {
         match self.variant {
             Variant::PollBeforeListen => instance.listener == Listener::Live,
@@ -112,7 +114,8 @@ impl Coherence {
 }
 
 impl State {
-    /// For [`Variant::SequenceCursor`]: behind the highest transaction that has committed.
+    /// Returns the position after the highest transaction that has committed, for
+    /// [`Variant::SequenceCursor`].
     fn highest_committed(&self, at: usize) -> Cursor {
         let committed = self.transactions.iter().flatten();
         let committed = committed.filter(|transaction| transaction.committed);
@@ -126,7 +129,7 @@ impl State {
 }
 
 impl Instance {
-    /// The connection is lost, with what was under way on it.
+    /// Loses the connection, with everything under way on it.
     pub(crate) fn lose_connection(&mut self) {
         self.listener = Listener::Down;
         self.poll = None;

@@ -1,83 +1,101 @@
-//! The protocol that keeps caches coherent, as a model of which every state is looked at.
+//! The protocol that keeps caches coherent, as a model whose states are checked exhaustively.
 //!
-//! Three instances serve verifications from their caches while keys change underneath. The promise is that a revoked key is
-//! refused at once where it was revoked, and elsewhere no later than T, whatever is lost on the way. Tests of the real thing
-//! meet a few of the ways in which steps can interleave; here all of them are met, within bounds. `stateright` enumerates the
-//! states, one file holds each party:
+//! Three instances serve verifications from their caches while keys change. The promise is that a
+//! revoked key is refused at once on the instance that revoked it, and on others no later than T,
+//! whatever is lost on the way. Tests of the real program reach a few of the possible
+//! interleavings; here all of them are reached, within bounds. `stateright` enumerates the states,
+//! and each party has a file:
 //!
 //! | File | Holds |
 //! |---|---|
-//! | `state` | what there is: rows, transactions, instances with cache, lease, cursor and what is under way |
+//! | `state` | rows, transactions, instances with cache, lease, cursor and work under way |
 //! | `writer` | begin, commit, apply to the own cache, wake the others, answer |
 //! | `reader` | look up, load, deliver, wait for the load of another, judge, go without a database |
 //! | `listener` | listen, poll, apply, extend the lease |
-//! | `audit` | the invariants, against which every verdict is held |
-//! | `model` | what can happen when |
-//! | `witness` | what must be seen to happen, or the invariants would hold of nothing |
+//! | `audit` | the invariants that every verdict is checked against |
+//! | `model` | the possible steps |
+//! | `witness` | events that must occur, because otherwise the invariants would hold trivially |
 //! | `variant` | the protocol as designed, and with one mistake at a time |
-//! | `bounds` | how much of the world there is |
+//! | `bounds` | the size of the checked world |
 //!
-//! # What is modelled
-//! - Transactions get their ids when they begin and commit in any order. The change log tells which key was changed, not how. A
-//!   poll sees what is committed, and continues from the oldest transaction that is open.
-//! - A poll happens at any moment, or never: that is a notification that is late or lost, a listener that is down, a timer. It
-//!   fails, or its result is applied much later. Connections and notifications themselves are modelled where it is asked whether a
-//!   wake-up can be missed (`Bounds::wakeups`).
-//! - A load takes any time, and fails at any moment: that is an instance cut off from its database. Verifications load by
-//!   themselves, past the cache, or wait for the load of another. What they hold they judge much later.
-//! - The database becomes another one: a dump is restored into a cluster whose positions lie elsewhere, or a replica is
-//!   promoted, each with everything or without the last commit. What the database has lost is no longer owed by I1 and I2. What an
-//!   instance has answered as revoked stays refused there all the same (I3), as long as it neither restarts nor evicts it.
-//! - Instances restart at any moment and forget everything; clients do not, so what was answered counts on. Entries are evicted
-//!   at any moment, tombstones when no load is left that could be older.
-//! - Time passes between any two steps. There is no end of it: only ages are kept, and they stop at the longest limit.
+//! # Modelled
+//! - Transactions get their ids when they begin and commit in any order. The change log contains
+//!   the changed key, not the change. A poll sees committed changes, and continues from the oldest
+//!   transaction that is open.
+//! - A poll happens at any moment, or never: this covers a late or lost notification, a listener
+//!   that is down, a timer. It fails, or its result is applied much later. Connections and
+//!   notifications themselves are modelled for the question whether a wake-up can be missed
+//!   (`Bounds::wakeups`).
+//! - A load takes any time, and fails at any moment: this covers an instance that is cut off from
+//!   its database. Verifications load by themselves, past the cache, or wait for the load of
+//!   another. They may judge their copy much later.
+//! - The database becomes another one: a dump is restored into a cluster with other positions, or a
+//!   replica is promoted, each with everything or without the last commit. I1 and I2 no longer
+//!   cover changes that the database has lost. A key that an instance has reported as revoked stays
+//!   refused there all the same (I3), as long as it neither restarts nor evicts it.
+//! - Instances restart at any moment and forget everything; clients do not, so earlier answers
+//!   still count. Entries are evicted at any moment, tombstones when no load is left that could be
+//!   older.
+//! - Time passes between any two steps. It has no end: only ages are stored, and they stop at the
+//!   longest limit.
 //!
-//! # What is left out
-//! - Rules other than "active": expiry, addresses, scopes and limits are judged on every call and are no matter of coherence.
-//!   `Disabled` stands for all that refuses a key and may be taken back, an account's fate included.
-//! - The hash of a key, the map and its locks: an entry is looked up, inserted and removed in one step, and one step forgets it
-//!   and bumps its generation. What can happen in between, the mark of a key's account included, is tried out under a scheduler
-//!   in `src/cache/map_tests.rs`. All keys are in one shard, which has one generation.
-//! - The registry of live instances that `wait=global` asks: every instance is in it.
-//! - Clocks that run at different rates. The implementation adds 50 ms and a percent where two clocks are compared.
+//! # Not modelled
+//! - Rules other than "active": expiry, addresses, scopes and limits are checked on every call and
+//!   do not affect coherence. `Disabled` stands for everything that refuses a key reversibly, the
+//!   state of an account included.
+//! - The hash of a key, the map and its locks: an entry is looked up, inserted and removed in one
+//!   step, and one step forgets it and increments its generation. The interleavings in between, the
+//!   mark of a key's account included, are tested under a scheduler in `src/cache/map_tests.rs`.
+//!   All keys are in one shard, which has one generation.
+//! - The registry of live instances that `wait=global` uses: every instance is in it.
+//! - Clocks that run at different rates. The implementation adds 50 ms and a percent where two
+//!   clocks are compared.
 //! - I7, which is about counting uses.
 //!
-//! Others are one where the implementation takes two so that the model allows more: a load reads the row in the moment
-//! its time and generation are taken, and a poll takes its snapshot in the moment its time is taken (later would only be
-//! fresher). A load that was overtaken is tried again any number of times, none included.
+//! Other steps of the implementation are one step here if that allows the model more: a load reads
+//! the row at the moment its time and generation are taken, and a poll takes its snapshot at the
+//! moment its time is taken (later would only be fresher). A load that was overtaken is repeated
+//! any number of times, including none.
 //!
 //! # Bounds
-//! T is two ticks, G three. At most three instances, two keys, two transactions, two verifications per instance, and two or three
-//! things (verifications, polls) under way at once; the number of verifications, polls, failures, restarts and evictions over time
-//! has no bound. Each test of `as_designed` says which part of this it takes together.
+//! T is two ticks, G three. At most three instances, two keys, two transactions, two verifications
+//! per instance, and two or three things (verifications, polls) under way at once; the number of
+//! verifications, polls, failures, restarts and evictions over time has no bound. Each test of
+//! `as_designed` names the part of this that it combines.
 //!
-//! # How the steps map to the implementation
+//! # Steps in the implementation
 //! | Step | Implementation |
 //! |---|---|
-//! | `Begin`, `Commit` | the transaction of a change; the row in the change log is written by a trigger in it |
-//! | `Apply`, `Answer` | `Cache::key_revoked`, `key_changed`, `account_changed`, then the use case returns, with `wait=global` after `KeyService::everywhere` |
-//! | `Verify` | `Map::visit`; on a miss `Loader::load`, which takes time and `Snapshot` and sends the read |
-//! | `Deliver`, `TryAgain` | `Map::store`, which refuses with `Stored::Changed`; another turn of the loader |
-//! | `Judge` | the last look at lease and generation before the verdict (`Variant::CopyGuarded` is this form of it) |
+//! | `Begin`, `Commit` | the transaction of a change, in which a trigger writes the change log |
+//! | `Apply`, `Answer` | `Cache::key_revoked`, `key_changed`, `account_changed`; then the answer [^wait] |
+//! | `Verify` | `Map::visit`; on a miss `Loader::load` with time and `Snapshot` |
+//! | `Deliver`, `TryAgain` | `Map::store`, or `Stored::Changed` and another turn of the loader |
+//! | `Judge` | the last check of lease and generation before the verdict [^guard] |
 //! | `FailLoad` | `StoreError::Unavailable`: a `stale` verdict within the grace, 503 after it |
-//! | `Poll`, `ApplyPoll` | `ChangeFeed::poll`; its changes are forgotten from the cache, then `ChangeFeed::applied` and `Lease::extend` |
+//! | `Poll`, `ApplyPoll` | `ChangeFeed::poll`, the cache, `ChangeFeed::applied`, `Lease::extend` |
 //! | `Listen`, `LoseConnection`, `Announce` | the listening connection of the feed and its `NOTIFY` |
-//! | `Move` | another system identifier, timeline or start of the server: the poll is a reset, `Cache::everything_changed` |
-//! | `Prune` | the change log loses what is ten minutes old |
+//! | `Move` | another identity of the log: a reset, `Cache::everything_changed` |
+//! | `Prune` | the change log loses rows older than ten minutes |
 //!
-//! # What it says beyond the design
-//! The traps in `each_trap_found_here` are easy to fall into and named nowhere else:
-//! - A copy of a record that is held while a limit is asked keeps the lease it was taken under. If the lease is asked anew, the
-//!   generation has to be asked as well.
-//! - A load that reads a revoked row leaves a tombstone. Cached like any other record it is overwritten by an older load, and a
-//!   key is accepted that was called revoked.
-//! - The first poll after a start forgets everything, or takes its cursor before anything is cached.
-//! - A position in the log is worth nothing without the identity of the log: every new change may lie "before" it.
-//! - A reset that empties the cache takes back what was answered as revoked, if the database has lost that.
+//! [^wait]: With `wait=global` after `KeyService::everywhere`.
+//!
+//! [^guard]: `Variant::CopyGuarded` is this form of it.
+//!
+//! # Results beyond the design
+//! The traps in `each_trap_found_here` are easy to fall into and described nowhere else:
+//! - A copy of a record that is held while a limit is checked keeps the lease it was taken under.
+//!   If the lease is checked again, the generation has to be checked as well.
+//! - A load that reads a revoked row leaves a tombstone. Cached like any other record it is
+//!   overwritten by an older load, and a key is accepted that was reported as revoked.
+//! - The first poll after a start forgets everything, or takes its cursor before anything is
+//!   cached.
+//! - A position in the log is meaningless without the identity of the log: every new change may be
+//!   "before" it.
+//! - A reset that empties the cache reverses an answered revocation, if the database has lost it.
 //! - With a grace longer than T, `wait=global` waits for the grace.
 //!
-//! And one row of the design's table is two mistakes: with the generation taken at insertion as well as the time, I1 breaks;
-//! with the time alone it is I2.
+//! And one row of the design's table is two mistakes: with the generation taken at insertion as
+//! well as the time, I1 breaks; with the time alone it is I2.
 
 mod audit;
 mod bounds;
@@ -99,7 +117,8 @@ use state::{Broken, Move, Status, Write};
 use variant::Variant;
 use witness::Witness;
 
-/// Two instances, one key, one change, and two things at a time. Every other scenario says in what it differs.
+/// Two instances, one key, one change, and two things at a time. Every other scenario lists its
+/// differences.
 const PAIR: Bounds = Bounds {
     instances: 2,
     rows: &[Status::Active],
@@ -118,7 +137,7 @@ const PAIR: Bounds = Bounds {
     wakeups: false,
 };
 
-/// The least in which most mistakes show.
+/// The smallest bounds that show most mistakes.
 const SMALL: Bounds = Bounds {
     direct_reads: false,
     restarts: false,
@@ -133,7 +152,7 @@ const TINY: Bounds = Bounds {
     ..SMALL
 };
 
-/// Checks every state there is: no invariant is broken in any, and each witness is seen in one.
+/// Checks every state: no invariant is broken in any, and each witness is seen in one.
 fn holds(variant: Variant, bounds: Bounds, witnesses: &'static [Witness]) {
     let began = Instant::now();
     let model = Coherence {
@@ -154,7 +173,7 @@ fn holds(variant: Variant, bounds: Bounds, witnesses: &'static [Witness]) {
     checker.assert_properties();
 }
 
-/// Looks for a way to break an invariant, and finds one.
+/// Searches for a way to break an invariant, and finds one.
 fn breaks(variant: Variant, bounds: Bounds, broken: Broken) {
     let began = Instant::now();
     let model = Coherence {
@@ -162,7 +181,7 @@ fn breaks(variant: Variant, bounds: Bounds, broken: Broken) {
         bounds,
         witnesses: &[],
     };
-    // One thread, so that the trace is the shortest there is.
+    // One thread, so that the trace is the shortest possible.
     let checker = model
         .checker()
         .finish_when(HasDiscoveries::AllOf([broken.name()].into()))
@@ -329,7 +348,7 @@ mod as_designed {
     fn an_answer_that_waits_for_all_instances_is_true_in_another_log() {
         let bounds = Bounds {
             wait_global: true,
-            // An answer about what the database then loses is true of nothing.
+            // An answer about a change that the database then loses does not count.
             moves: &[Move::Restore, Move::Promote],
             under_way: 1,
             ..MOVED

@@ -1,4 +1,4 @@
-//! The model as the checker sees it: where it starts, what can happen, what must hold.
+//! The model for the checker: the initial state, the steps, the properties.
 
 use stateright::{Model, Property};
 
@@ -13,11 +13,11 @@ use crate::witness::Witness;
 pub(crate) struct Coherence {
     pub(crate) variant: Variant,
     pub(crate) bounds: Bounds,
-    /// What must be seen to happen.
+    /// Events that must occur.
     pub(crate) witnesses: &'static [Witness],
 }
 
-/// Where a verification looks for its key.
+/// How a verification looks up its key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Look {
     InCache,
@@ -27,7 +27,7 @@ pub(crate) enum Look {
     Join,
 }
 
-/// One step. Instances, keys, slots and transactions are named by their place.
+/// One step. Instances, keys, slots and transactions are named by their index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
     Tick,
@@ -104,12 +104,12 @@ pub(crate) enum Action {
 }
 
 impl Coherence {
-    /// How long after the last sign of validity anything may still be accepted.
+    /// Returns the time after the last sign of validity in which anything may still be accepted.
     pub(crate) fn longest_trust(&self) -> u8 {
         self.bounds.grace.max(T)
     }
 
-    /// The last transaction has ended: the rows are what they will be.
+    /// Returns whether the last transaction has ended: the rows do not change any more.
     fn is_over(&self, state: &State) -> bool {
         !self.bounds.wakeups
             && self.bounds.moves.is_empty()
@@ -250,7 +250,7 @@ impl Coherence {
         };
         state.instances[at] = started;
         for transaction in state.transactions.iter_mut().flatten() {
-            // An open transaction is rolled back, a committed one stands; nobody gets an answer.
+            // An open transaction is rolled back, a committed one stands, and neither is answered.
             if transaction
                 .request
                 .is_some_and(|request| request.instance == at)

@@ -6,8 +6,9 @@ use crate::state::{Age, Entry, Instance, Load, Phase, Record, State, Status, T, 
 use crate::variant::Variant;
 
 impl Coherence {
-    /// A verification begins and looks into the cache: it is refused by a tombstone, takes a copy of a record under lease, or
-    /// reads the database, by itself or by waiting for a load that is under way.
+    /// A verification begins and looks into the cache: it is refused by a tombstone, takes a copy
+    /// of a record under lease, or reads the database, by itself or by waiting for a load that is
+    /// under way.
     pub(crate) fn verify(
         &self,
         state: &mut State,
@@ -53,7 +54,7 @@ impl Coherence {
             || (self.variant == Variant::UnknownForEver && record.status == Status::Absent)
     }
 
-    /// Whether a verification of this key may wait for the load in a slot.
+    /// Returns whether a verification of this key may wait for the load in a slot.
     pub(crate) fn may_join(&self, state: &State, at: usize, slot: usize, key: usize) -> bool {
         let instance = &state.instances[at];
         let hit = match instance.cache[key] {
@@ -67,9 +68,9 @@ impl Coherence {
         })
     }
 
-    /// The row has arrived: it enters the cache if no change was applied since it was asked for, and goes to who asked and
-    /// to who waited. Otherwise it is judged without being cached; or [tried again](Self::try_again), as often as one likes: the
-    /// number of attempts decides nothing.
+    /// The row has arrived. It enters the cache if no change was applied since the load began, and
+    /// goes to the request and to the waiter. Otherwise it is judged without being cached, or
+    /// [tried again](Self::try_again), any number of times.
     pub(crate) fn deliver(&self, state: &mut State, at: usize, slot: usize) -> Option<Verdict> {
         let Load {
             mut record,
@@ -105,7 +106,7 @@ impl Coherence {
             return self.hand_over(state, at, slot, record, trusted);
         }
 
-        // Without caching: what was read belongs to who came before the read, and to nobody else.
+        // Without caching: the result is only for requests that came before the read.
         let waiter = state.waiter(at, 1 - slot);
         if waiter == Some(true) || (waiter.is_some() && self.variant == Variant::WaiterTakesAnyLoad)
         {
@@ -132,13 +133,13 @@ impl Coherence {
             overtaken: false,
         };
         state.set_phase(at, slot, copy);
-        // Nothing needs to be asked about a revoked key, so its verdict comes now.
+        // A revoked key needs no further check, so its verdict comes now.
         (record.status == Status::Revoked)
             .then(|| self.end(state, at, slot, Verdict::Refused(Status::Revoked)))
     }
 
-    /// The same for a record that was overtaken: it has only the lease of its read. Where copies are guarded, it is good for
-    /// a verdict now and never after work.
+    /// The same for a record that was overtaken: it has only the lease of its read. If copies are
+    /// guarded, it may decide a verdict now and never after work.
     fn hand_over_uncached(
         &self,
         state: &mut State,
@@ -153,7 +154,7 @@ impl Coherence {
         }
     }
 
-    /// The work is done: the verdict, if the lease still runs.
+    /// The work is done: gives the verdict, if the lease still runs.
     pub(crate) fn judge(&self, state: &mut State, at: usize, slot: usize) -> Option<Verdict> {
         let verification = state.instances[at].slots[slot].expect("it works");
         let Phase::Working {
@@ -177,8 +178,8 @@ impl Coherence {
         self.conclude(state, at, slot, record, trusted)
     }
 
-    /// The verdict by a record, if its lease runs. Otherwise the verification starts over, which is the same as a new one: it
-    /// would be bound by less than one that comes now.
+    /// Gives the verdict by a record, if its lease runs. Otherwise the verification starts over,
+    /// which is the same as a new one: it would be bound by less than one that comes now.
     fn conclude(
         &self,
         state: &mut State,
@@ -201,7 +202,7 @@ impl Coherence {
         Some(self.end(state, at, slot, verdict))
     }
 
-    /// The database does not answer a load: who asked and who waited go on without it.
+    /// The database does not answer a load: the request and the waiter go on without it.
     pub(crate) fn fail(&self, state: &mut State, at: usize, slot: usize) {
         if state.waits(at, 1 - slot) {
             self.do_without(state, at, 1 - slot);
@@ -209,7 +210,8 @@ impl Coherence {
         self.do_without(state, at, slot);
     }
 
-    /// Within the grace a valid entry still counts; what is not known stays unknown, and nothing is remembered.
+    /// Within the grace a valid entry still counts. An unknown key stays unknown, and nothing is
+    /// remembered.
     fn do_without(&self, state: &mut State, at: usize, slot: usize) {
         let instance = &mut state.instances[at];
         let key = instance.slots[slot].expect("it is under way").key;
@@ -247,7 +249,7 @@ impl Coherence {
 }
 
 impl State {
-    /// A load that was overtaken is tried again. Who waits for it came before this attempt began.
+    /// A load that was overtaken is tried again. Its waiter came before this attempt began.
     pub(crate) fn try_again(&mut self, at: usize, slot: usize) {
         let key = self.instances[at].slots[slot].expect("it loads").key;
         if self.waits(at, 1 - slot) {
@@ -259,7 +261,7 @@ impl State {
 
     /// Takes time and generation, and reads the primary.
     ///
-    /// One step: were the row read later than the stamps are taken, it would only be fresher than they say.
+    /// In one step: if the row were read later than the stamps, it would only be fresher.
     fn load(&self, key: usize) -> Phase {
         Phase::Loading(Load {
             record: Record {
@@ -285,7 +287,8 @@ impl State {
             .phase = phase;
     }
 
-    /// The verification in a slot, if it waits: whether the load it waits for began after it came.
+    /// Returns, for a verification that waits in a slot, whether the load it waits for began after
+    /// it came.
     fn waiter(&self, at: usize, slot: usize) -> Option<bool> {
         match self.instances[at].slots[slot]?.phase {
             Phase::Waiting { fresh } => Some(fresh),
@@ -299,7 +302,8 @@ impl State {
 }
 
 impl Instance {
-    /// Any entry may be evicted, but a tombstone only when no load is left that could be older than it.
+    /// Returns whether the entry may be evicted: any entry, but a tombstone only when no load is
+    /// left that could be older than it.
     pub(crate) fn may_evict(&self, key: usize) -> bool {
         match self.cache[key] {
             Entry::Absent => false,

@@ -1,14 +1,15 @@
-//! What the model remembers: one database, its open and committed transactions, and the instances.
+//! The state of the model: one database, its open and committed transactions, and the instances.
 
 /// The lease, in ticks.
 ///
-/// Two, so that there is a moment at which a lease is old but not yet out.
+/// Two, so that there is a moment at which a lease is old but has not ended.
 pub(crate) const T: u8 = 2;
 
-/// Ticks since something happened.
+/// Ticks since an event.
 ///
-/// Only differences between times are ever compared, so the model keeps ages instead of a clock. What is older than every
-/// limit is just `LONG_AGO`: time has no end in the model, and yet there are finitely many states.
+/// Only differences between times are ever compared, so the model stores ages instead of a clock.
+/// Ages beyond every limit are `LONG_AGO`: time has no end in the model, and yet there are finitely
+/// many states.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Age(u8);
 
@@ -21,7 +22,7 @@ impl Age {
         self.0 < ticks
     }
 
-    /// One tick passes; from `limit` on all ages are the same.
+    /// Advances one tick. From `limit` on all ages are the same.
     fn grow(&mut self, limit: u8) {
         *self = if self.0.saturating_add(1) < limit {
             Self(self.0 + 1)
@@ -31,38 +32,40 @@ impl Age {
     }
 }
 
-/// What a row says of a key. `Absent` is a row that does not exist (yet).
+/// The status of a key in its row. `Absent` is a row that does not exist (yet).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Status {
     Absent,
     Active,
-    /// Refused, but may come back: stands for every reversible change (disable, plan, address list, expiry).
+    /// Refused, but may come back: stands for every reversible change (disable, plan, address list,
+    /// expiry).
     Disabled,
     /// Refused for ever.
     Revoked,
 }
 
-/// A row as committed, with what was promised about it.
+/// A committed row, with the promises about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Row {
     pub(crate) status: Status,
-    /// Since when somebody knows: the age of the first answer that acknowledged this status.
+    /// Age of the first answer that acknowledged this status.
     pub(crate) acknowledged: Option<Age>,
-    /// It was revoked, and the database has lost that: what refuses it now is right.
+    /// It was revoked, and the database has lost that. Refusing it is right.
     pub(crate) revocation_lost: bool,
 }
 
-/// How the database that all instances use becomes another one. Whatever was open is rolled back.
+/// How the database of all instances becomes another one. Open transactions are rolled back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Move {
-    /// A dump is restored into another cluster, whose positions lie below those of the old one.
+    /// A dump is restored into another cluster, whose positions are below those of the old one.
     Restore,
     /// The same with a backup from before the last commit.
     RestoreBackup,
-    /// A replica that has everything is promoted: positions go on in a new timeline.
+    /// A replica that has everything is promoted: positions continue in a new timeline.
     Promote,
-    /// A replica that lacks the last commit is promoted, and gives its position away again. A volume that is reset to a snapshot
-    /// is the same: there the time at which the server has started tells the two apart.
+    /// A replica that lacks the last commit is promoted, and assigns its position again. A volume
+    /// that is reset to a snapshot is the same: there the start time of the server distinguishes
+    /// the two.
     PromoteBehind,
 }
 
@@ -75,23 +78,23 @@ impl Move {
 /// A log of changes. Two logs may have the same positions for different transactions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Log {
-    /// Tells this log from every other: cluster, timeline and start of the server.
+    /// Identifies this log: cluster, timeline and start of the server.
     pub(crate) identity: u8,
-    /// The position that the next transaction gets.
+    /// The position of the next transaction.
     pub(crate) next: usize,
 }
 
-/// Where the positions of the first log begin, so that those of another one can lie below.
+/// Start of the positions of the first log, so that those of another one can be below.
 pub(crate) const FIRST_POSITION: usize = TRANSACTIONS_MAX;
 
-/// How far an instance has read, and in which log.
+/// The read position of an instance, and its log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Cursor {
     pub(crate) log: u8,
     pub(crate) position: usize,
 }
 
-/// The last commit, and what the row said before it; kept only where it can be lost.
+/// The last commit, and the previous status of its row; stored only where it can be lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct LastCommit {
     pub(crate) id: usize,
@@ -100,7 +103,8 @@ pub(crate) struct LastCommit {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Write {
-    /// Any change that decides nothing, such as that of a name. It is in the change log all the same.
+    /// Any change that decides nothing, such as that of a name. It is in the change log all the
+    /// same.
     Rename,
     Create,
     Disable,
@@ -109,7 +113,7 @@ pub(crate) enum Write {
 }
 
 impl Write {
-    /// The status a row has after this write; `None` if there is nothing to write.
+    /// Returns the status of a row after this write. `None` if there is nothing to write.
     pub(crate) fn effect_on(self, status: Status) -> Option<Status> {
         match (self, status) {
             (Self::Rename, Status::Active | Status::Disabled) => Some(status),
@@ -122,7 +126,7 @@ impl Write {
         }
     }
 
-    /// The status that an answer to this write acknowledges.
+    /// Returns the status that an answer to this write acknowledges.
     pub(crate) fn outcome(self) -> Option<Status> {
         match self {
             Self::Rename => None,
@@ -133,7 +137,7 @@ impl Write {
     }
 }
 
-/// How far a transaction and the request around it are.
+/// Progress of a transaction and its request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Progress {
     Open,
@@ -149,24 +153,24 @@ pub(crate) struct Request {
     pub(crate) instance: usize,
     pub(crate) write: Write,
     pub(crate) progress: Progress,
-    /// Since the commit returned; kept only where the answer waits for all instances.
+    /// Age of the commit; stored only if the answer waits for all instances.
     pub(crate) committed: Age,
 }
 
-/// A transaction. Its `xid` is its position, given when work begins, not at commit.
+/// A transaction. Its `xid` is its position, assigned when work begins, not at commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Transaction {
     pub(crate) key: usize,
     /// The log it is in.
     pub(crate) log: u8,
     pub(crate) position: usize,
-    /// The database has lost it.
+    /// Whether the database has lost it.
     pub(crate) lost: bool,
-    /// Whether its row in the change log is there for others to read.
+    /// Whether others can read its row in the change log.
     pub(crate) committed: bool,
-    /// Whether its `NOTIFY` was sent; kept only where wake-ups are modelled.
+    /// Whether its `NOTIFY` was sent; stored only if wake-ups are modelled.
     pub(crate) announced: bool,
-    /// `None` once its answer is out, or its instance died.
+    /// `None` once its answer is sent, or its instance died.
     pub(crate) request: Option<Request>,
 }
 
@@ -177,11 +181,11 @@ impl Transaction {
     }
 }
 
-/// The most transactions a scenario may have.
+/// Maximum number of transactions in a scenario.
 pub(crate) const TRANSACTIONS_MAX: usize = 2;
-/// The most keys a scenario may have. All of them are in one cache shard.
+/// Maximum number of keys in a scenario. All of them are in one cache shard.
 pub(crate) const KEYS_MAX: usize = 2;
-/// How many verifications an instance can have under way.
+/// Maximum number of concurrent verifications of an instance.
 pub(crate) const SLOTS: usize = 2;
 
 /// A cache entry.
@@ -196,9 +200,9 @@ pub(crate) enum Entry {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Record {
     pub(crate) status: Status,
-    /// The key the row was about. That it is the key asked for is I5.
+    /// The key of the row. That it is the requested key is I5.
     pub(crate) identity: usize,
-    /// Since just before the database was read.
+    /// Time just before the database was read.
     pub(crate) read: Age,
 }
 
@@ -206,24 +210,26 @@ pub(crate) struct Record {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Load {
     pub(crate) record: Record,
-    /// Whether the generation of the shard moved since the load began. This is all that a generation is used for, and unlike
-    /// a counter it does not grow.
+    /// Whether the generation of the shard changed since the load began. This is the only use of a
+    /// generation, and unlike a counter it does not grow.
     pub(crate) overtaken: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Phase {
-    /// Waits for the load in the other slot; `fresh` if that load began after this verification came.
+    /// Waits for the load in the other slot; `fresh` if that load began after this verification
+    /// came.
     Waiting {
         fresh: bool,
     },
     Loading(Load),
-    /// Holds a copy of a record and works (limits, for one), with the verdict still to come.
+    /// Holds a copy of a record and works (limits, for example), before its verdict.
     Working {
         record: Record,
-        /// The time from which the lease of the copy counts.
+        /// Start of the lease of the copy.
         trusted: Age,
-        /// As in [`Load`]; kept only with [`Variant::CopyGuarded`](crate::variant::Variant::CopyGuarded).
+        /// As in [`Load`]; stored only with
+        /// [`Variant::CopyGuarded`](crate::variant::Variant::CopyGuarded).
         overtaken: bool,
     },
 }
@@ -232,7 +238,8 @@ pub(crate) enum Phase {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Verification {
     pub(crate) key: usize,
-    /// It began after an answer that binds this instance at once: its verdict must agree with the row (I1, I4).
+    /// It began after an answer that binds this instance at once: its verdict must agree with the
+    /// row (I1, I4).
     pub(crate) bound: bool,
     /// It began after this instance had answered "revoked" (I3).
     pub(crate) after_revoked: bool,
@@ -247,7 +254,8 @@ pub(crate) struct Poll {
     pub(crate) changes: [bool; TRANSACTIONS_MAX],
     /// The cursor it returned: the oldest transaction that was open.
     pub(crate) next: Cursor,
-    /// There was no cursor to continue from, or one of another log, or it was older than the prune mark.
+    /// There was no cursor to continue from, or one of another log, or it was older than the prune
+    /// mark.
     pub(crate) flush: bool,
 }
 
@@ -269,18 +277,19 @@ pub(crate) struct Instance {
     pub(crate) slots: [Option<Verification>; SLOTS],
     /// Always `Live` unless wake-ups are modelled.
     pub(crate) listener: Listener,
-    /// A notification has arrived that no poll has followed yet.
+    /// A notification has arrived after the last poll.
     pub(crate) wake: bool,
-    /// Which transactions it has applied; kept only where wake-ups are modelled.
+    /// Transactions that it has applied; stored only if wake-ups are modelled.
     pub(crate) applied: [bool; TRANSACTIONS_MAX],
-    /// It has answered the request that made the row what it is now. Outlives a restart: clients remember.
+    /// It has answered the request that made the row as it is now. Survives a restart, because
+    /// clients remember.
     pub(crate) acknowledged: [bool; KEYS_MAX],
-    /// It has answered "revoked". Outlives a restart as well.
+    /// It has answered "revoked". Survives a restart as well.
     pub(crate) said_revoked: [bool; KEYS_MAX],
 }
 
 impl Instance {
-    /// A process that has just started: nothing cached, never synchronized, no cursor.
+    /// Returns a process that has just started: nothing cached, never synchronized, no cursor.
     pub(crate) fn started(listener: Listener) -> Self {
         Self {
             cache: [Entry::Absent; KEYS_MAX],
@@ -296,9 +305,9 @@ impl Instance {
         }
     }
 
-    /// The time from which the lease of a record counts.
+    /// Returns the start of the lease of a record.
     ///
-    /// A negative entry has only its own read: it is never renewed by a synchronization.
+    /// A negative entry has only its own read, because it is never renewed by a synchronization.
     pub(crate) fn trusted(&self, record: Record) -> Age {
         if record.status == Status::Absent {
             record.read
@@ -316,7 +325,7 @@ impl Instance {
         })
     }
 
-    /// Moves the generation of the (only) cache shard on.
+    /// Increments the generation of the (only) cache shard.
     pub(crate) fn bump_generation(&mut self, copies_too: bool) {
         for verification in self.slots.iter_mut().flatten() {
             match &mut verification.phase {
@@ -327,7 +336,7 @@ impl Instance {
         }
     }
 
-    /// Whether everything it holds is what the rows say.
+    /// Returns whether all its entries agree with the rows.
     fn agrees_with(&self, rows: [Row; KEYS_MAX]) -> bool {
         let agrees = |record: Record| record.status == rows[record.identity].status;
         let cache = self.cache.iter().all(|entry| match entry {
@@ -345,7 +354,7 @@ impl Instance {
             })
     }
 
-    /// Brings what no step can tell apart into one form. See [`State::representative`].
+    /// Normalizes details that no step can distinguish. See [`State::representative`].
     fn simplify(&mut self, copies_are_renewed: bool) {
         let synced = self.synced;
         for entry in &mut self.cache {
@@ -409,7 +418,7 @@ pub(crate) enum Broken {
     I6,
     /// The promise of `wait=global`.
     Global,
-    /// What a live listener owes to those who wait for a few milliseconds only.
+    /// The promise of a live listener to callers that wait for a few milliseconds only.
     Unheard,
 }
 
@@ -444,7 +453,8 @@ pub(crate) struct State {
 }
 
 impl State {
-    /// The position of the first transaction that is still open, or the one that the next will get: `pg_snapshot_xmin`.
+    /// Returns the position of the first transaction that is still open, or that of the next one:
+    /// `pg_snapshot_xmin`.
     pub(crate) fn oldest_open(&self) -> Cursor {
         let open = self.transactions.iter().flatten();
         let open = open.filter(|transaction| transaction.is_open());
@@ -466,7 +476,7 @@ impl State {
             let revocation_lost =
                 self.rows[key].status == Status::Revoked && before.status != Status::Revoked;
             self.rows[key] = Row {
-                // What was before counts anew from here on.
+                // Everything before counts as new from here on.
                 acknowledged: Some(Age::NOW),
                 revocation_lost,
                 ..before
@@ -517,15 +527,18 @@ impl State {
         }
     }
 
-    /// One state for all that no step can tell apart, so that the checker looks at one of them only.
+    /// Returns one state for all that no step can distinguish, so that the checker examines only
+    /// one of them.
     ///
-    /// - Instances have no names: any order of them is the same. So are the two slots of an instance.
-    /// - An entry has the longer one of its own lease and that of the last synchronization. Later synchronizations only begin
-    ///   later, so one number is enough; and `last_sync_begin` is needed only by a load that began before it.
-    /// - A verification whose lease has run out starts over, just like one that comes now. A load that was overtaken and
-    ///   that nobody waits for does so, too, or is judged for itself.
-    /// - When all is `over`, that is, no row will change any more, an instance that holds nothing but what the rows say
-    ///   answers rightly for ever, like one that has just started.
+    /// - Instances have no names: any order of them is the same. So are the two slots of an
+    ///   instance.
+    /// - An entry has the longer one of its own lease and that of the last synchronization. Later
+    ///   synchronizations only begin later, so one number is enough; and `last_sync_begin` is
+    ///   needed only by a load that began before it.
+    /// - A verification whose lease has ended starts over, just like one that comes now. A load
+    ///   that was overtaken and has no waiter does so, too, or is judged for itself.
+    /// - When all is `over`, that is, no row will change any more, an instance whose entries all
+    ///   agree with the rows answers correctly for ever, like one that has just started.
     ///
     /// Mistakes make some of this untrue, so variants with mistakes are checked without.
     pub(crate) fn representative(mut self, over: bool, copies_are_renewed: bool) -> Self {

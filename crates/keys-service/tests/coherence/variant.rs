@@ -1,11 +1,11 @@
 //! The protocol as designed, and with one mistake at a time.
 
-/// Which protocol is checked.
+/// The protocol that is checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Variant {
     Designed,
-    /// As designed, with the other right way to check after the work: against the lease of that moment, and the generation as
-    /// well.
+    /// As designed, with the other correct check after the work: against the lease of that moment,
+    /// and the generation as well.
     CopyGuarded,
 
     // The table of traps.
@@ -17,9 +17,9 @@ pub(crate) enum Variant {
     StampAtInsertion,
     /// A ping of the database counts as a synchronization.
     LeaseExtendedByPing,
-    /// The answer goes out before the own cache knows.
+    /// The answer is sent before the own cache is updated.
     AnswerBeforeApply,
-    /// An entry whose lease is out is still served while it is read again.
+    /// An entry whose lease has ended is still served while it is read again.
     ServeStaleWhileRevalidating,
 
     // Traps that the design names elsewhere.
@@ -29,9 +29,9 @@ pub(crate) enum Variant {
     SequenceCursor,
     /// The listener polls first and listens afterwards.
     PollBeforeListen,
-    /// The lease counts from when the poll has returned.
+    /// The lease starts when the poll has returned.
     LeaseFromPollReturn,
-    /// A waiter takes whatever the load it waits for brings.
+    /// A waiter takes the result of the load it waits for, whatever its start.
     WaiterTakesAnyLoad,
     /// The lease is checked when the entry is found, not after the work.
     LeaseCheckedBeforeWork,
@@ -43,28 +43,30 @@ pub(crate) enum Variant {
     LoadsSharedByShard,
 
     // Traps that the design does not name; found with this model.
-    /// The lease is checked after the work against the synchronization of that moment, and the generation is not.
+    /// The lease is checked after the work against the synchronization of that moment, and the
+    /// generation is not.
     LeaseRenewedUnderCopy,
     /// A load that reads a revoked row caches it like any other record.
     RevokedRowWithoutTombstone,
     /// The first poll after a start takes the cursor and keeps what was cached before.
     FirstPollKeepsCache,
-    /// A cursor is a position alone, whichever log it was taken in.
+    /// A cursor is a position alone, without the identity of its log.
     PositionWithoutIdentity,
-    /// A reset empties the cache, of what is known to be revoked as well.
+    /// A reset empties the cache, including keys that are known to be revoked.
     ResetForgetsRevoked,
     /// `wait=global` waits for T also where instances have a longer grace.
     GlobalWaitIgnoresGrace,
 }
 
 impl Variant {
-    /// Whether the lease of a copy that is held during the work is renewed by a synchronization.
+    /// Returns whether a synchronization renews the lease of a copy that is held during the work.
     pub(crate) fn renews_copies(self) -> bool {
         matches!(self, Self::CopyGuarded | Self::LeaseRenewedUnderCopy)
     }
 
-    /// Whether [`State::representative`](crate::state::State::representative) is right. Most mistakes make it wrong, and
-    /// without it instances keep their places, which makes traces easier to read.
+    /// Returns whether [`State::representative`](crate::state::State::representative) is valid.
+    /// Most mistakes make it invalid, and without it instances keep their indices, which makes
+    /// traces easier to read.
     pub(crate) fn may_be_simplified(self) -> bool {
         matches!(
             self,
@@ -75,17 +77,17 @@ impl Variant {
         )
     }
 
-    /// Whether a cursor carries the identity of its log.
+    /// Returns whether a cursor contains the identity of its log.
     pub(crate) fn knows_logs(self) -> bool {
         self != Self::PositionWithoutIdentity
     }
 
-    /// Whether a copy that is held during the work is given up when a change is applied.
+    /// Returns whether a copy that is held during the work is discarded when a change is applied.
     pub(crate) fn guards_copies(self) -> bool {
         self == Self::CopyGuarded
     }
 
-    /// Whether a load that was overtaken is kept out of the cache.
+    /// Returns whether a load that was overtaken is kept out of the cache.
     pub(crate) fn guards_generations(self) -> bool {
         !matches!(
             self,

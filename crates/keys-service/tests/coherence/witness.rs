@@ -1,4 +1,4 @@
-//! What must be seen to happen, so that the invariants do not hold of a world in which nothing does.
+//! Events that must occur, so that the invariants do not hold trivially.
 
 use stateright::Property;
 
@@ -7,7 +7,7 @@ use crate::state::{
     Age, Entry, FIRST_POSITION, Instance, Phase, Record, State, Status, T, Verification,
 };
 
-/// Something that happens in at least one state.
+/// An event that occurs in at least one state.
 #[derive(Clone, Copy)]
 pub(crate) struct Witness {
     name: &'static str,
@@ -42,7 +42,7 @@ pub(crate) const ACCEPTED_ELSEWHERE_AFTER_ANSWER: Witness = Witness {
     },
 };
 
-/// Both are under way at once, so their order is nobody's to tell; I3 is about those that begin later.
+/// Both are under way at once, so their order is undefined; I3 is about those that begin later.
 pub(crate) const ACCEPTED_BESIDE_REVOKED: Witness = Witness {
     name: "a verification is accepted after another that was under way with it was told \"revoked\"",
     condition: |_, state| {
@@ -236,7 +236,8 @@ fn is_accepted(record: Record, trusted: Age) -> bool {
     record.status == Status::Active && trusted.is_under(T)
 }
 
-/// Whether somebody waits, judged by whether the load began after they came and whether it was overtaken.
+/// Returns whether a verification waits, classified by whether the load began after it came and
+/// whether it was overtaken.
 fn waits_for(state: &State, is_it: fn(bool, bool) -> bool) -> bool {
     state.instances.iter().any(|instance| {
         let [a, b] = instance
@@ -252,7 +253,8 @@ fn waits_for(state: &State, is_it: fn(bool, bool) -> bool) -> bool {
     })
 }
 
-/// Whether a verification is about to be refused for a status that the row had before the answer that it is valid now.
+/// Returns whether a verification is about to be refused for a status that the row had before the
+/// answer that it is valid now.
 fn is_refused_late(state: &State, status: Status) -> bool {
     copies(state).any(|(_, verification, record, trusted)| {
         let row = state.rows[verification.key];
@@ -263,7 +265,8 @@ fn is_refused_late(state: &State, status: Status) -> bool {
     })
 }
 
-/// Whether an answer that waits for all instances may go out, before or after its time is up.
+/// Returns whether an answer that waits for all instances may be sent, before or after its time
+/// limit.
 fn is_answered(model: &Coherence, state: &State, in_time: bool) -> bool {
     state.transactions.iter().enumerate().any(|(id, change)| {
         let request = change.and_then(|change| change.request);

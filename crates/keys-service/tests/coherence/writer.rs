@@ -17,7 +17,8 @@ impl Coherence {
             request.committed = Age::NOW;
         }
         let key = transaction.key;
-        // The condition is judged under the row's lock: a transaction that waited sees what the other one left.
+        // The condition is checked under the row's lock: a transaction that waited sees the result
+        // of the other one.
         let before = state.rows[key].status;
         let after = request.write.effect_on(before).unwrap_or(before);
         if state.log.identity == 0 && self.bounds.moves.iter().any(|how| how.loses()) {
@@ -55,8 +56,9 @@ impl Coherence {
         }
     }
 
-    /// Whether the answer may go out: with `wait=global` when every instance has reported a cursor past the transaction, or
-    /// when by now every lease and every grace from before the commit is out.
+    /// Returns whether the answer may be sent: with `wait=global` when every instance has reported
+    /// a cursor past the transaction, or when every lease and every grace from before the commit
+    /// has ended.
     pub(crate) fn may_answer(&self, state: &State, id: usize, request: Request) -> bool {
         let in_order = match request.progress {
             Progress::Applied => true,
@@ -74,7 +76,8 @@ impl Coherence {
                 || self.is_seen_everywhere(state, id))
     }
 
-    /// Whether every instance has reported a cursor past the transaction. A cursor of another log says nothing about it.
+    /// Returns whether every instance has reported a cursor past the transaction. A cursor of
+    /// another log does not count.
     fn is_seen_everywhere(&self, state: &State, id: usize) -> bool {
         let transaction = state.transactions[id].expect("it is under way");
         let mut cursors = state.instances.iter().map(|instance| instance.cursor);
@@ -86,7 +89,7 @@ impl Coherence {
         })
     }
 
-    /// Sends the `NOTIFY`: those who listen at this moment get it, nobody else.
+    /// Sends the `NOTIFY`: only current listeners receive it.
     pub(crate) fn announce(&self, state: &mut State, id: usize) {
         state.transactions[id]
             .as_mut()
@@ -97,7 +100,7 @@ impl Coherence {
         }
     }
 
-    /// Removes what is remembered of a key. A tombstone stays: no change brings a revoked key back.
+    /// Removes the entry of a key. A tombstone stays, because no change restores a revoked key.
     pub(crate) fn forget(&self, instance: &mut Instance, key: usize) {
         let kept = match instance.cache[key] {
             Entry::Tombstone => true,
@@ -114,7 +117,7 @@ impl Coherence {
 }
 
 impl State {
-    /// The transaction takes its id. What it changes is seen by nobody yet.
+    /// The transaction takes its id. Its change is not visible yet.
     pub(crate) fn begin(&mut self, at: usize, key: usize, write: Write) {
         let (log, position) = (self.log.identity, self.log.next);
         self.log.next += 1;

@@ -31,7 +31,7 @@ async fn with_external_id(store: &dyn KeyStore, text: &str) -> Vec<Account> {
     store.accounts(query).await.expect("the store answers")
 }
 
-/// Every member comes back as it went in, to the microsecond.
+/// Every field is stored and read without loss, to the microsecond.
 pub async fn account_comes_back_as_it_was(store: Arc<dyn KeyStore>) {
     let longest: String = "ä€𝄞 '\"\\%_".chars().cycle().take(255).collect();
     let odd_micros = Timestamp::from_unix_micros(NOON.unix_micros() + 123_457);
@@ -46,13 +46,13 @@ pub async fn account_comes_back_as_it_was(store: Arc<dyn KeyStore>) {
     }
 }
 
-/// Not found is an answer, not a fault.
+/// A missing account is an answer, not an error.
 pub async fn unknown_account_is_none(store: Arc<dyn KeyStore>) {
     let account = an_account().build();
     assert_eq!(find_account(&*store, &account).await, None);
 }
 
-/// The second account of an external id is refused and leaves nothing behind.
+/// The second account with an external id is refused and leaves no trace.
 pub async fn external_id_is_unique(store: Arc<dyn KeyStore>) {
     let first = add_account(&*store, an_account().external_id("u-1").build()).await;
     let second = an_account().external_id("u-1").build();
@@ -66,7 +66,7 @@ pub async fn external_id_is_unique(store: Arc<dyn KeyStore>) {
     assert_eq!(find_account(&*store, &second).await, None);
     assert_eq!(with_external_id(&*store, "u-1").await, [first]);
 
-    // Any number of accounts has none.
+    // Any number of accounts may have none.
     add_account(&*store, an_account().build()).await;
     add_account(&*store, an_account().build()).await;
 }
@@ -80,7 +80,7 @@ fn count_taken<T: std::fmt::Debug>(results: &[Result<T, ChangeError>]) -> usize 
     results.iter().filter(taken).count()
 }
 
-/// Of many who add the same external id at once, one succeeds and the others are told why not.
+/// Of many concurrent inserts of the same external id one succeeds, and the others get the reason.
 pub async fn external_id_is_unique_under_concurrent_inserts(store: Arc<dyn KeyStore>) {
     let inserts = (0..20).map(|_| {
         let store = store.clone();
@@ -92,7 +92,8 @@ pub async fn external_id_is_unique_under_concurrent_inserts(store: Arc<dyn KeySt
     assert_eq!(with_external_id(&*store, "u-1").await.len(), 1);
 }
 
-/// Of many who take the same external id at once, one succeeds and the others stay as they were.
+/// Of many concurrent updates to the same external id one succeeds, and the other accounts do not
+/// change.
 pub async fn external_id_is_unique_under_concurrent_updates(store: Arc<dyn KeyStore>) {
     let mut accounts = Vec::new();
     for n in 0..10 {
@@ -115,7 +116,7 @@ pub async fn external_id_is_unique_under_concurrent_updates(store: Arc<dyn KeySt
     }
 }
 
-/// No folding of case, no trimming, no normalization: the host system knows what its identifiers mean.
+/// No folding of case, no trimming, no normalization: identifiers belong to the host system.
 pub async fn external_ids_are_equal_only_to_the_letter(store: Arc<dyn KeyStore>) {
     // The last two look alike: one precomposed letter, and a letter with a combining mark.
     let ids = [
@@ -135,7 +136,7 @@ pub async fn external_ids_are_equal_only_to_the_letter(store: Arc<dyn KeyStore>)
 /// A patch, and what it should do.
 type Step = (AccountPatch, fn(&mut Account));
 
-/// What the patch does not name stays; what it names is changed; the answer is the account as it is then.
+/// Fields in the patch are changed, others are not. The result is the account after the change.
 pub async fn update_changes_what_is_named_and_nothing_else(store: Arc<dyn KeyStore>) {
     let bystander = add_account(&*store, an_account().external_id("other").build()).await;
     let mut account = add_account(&*store, an_account().external_id("u-1").build()).await;
@@ -156,7 +157,7 @@ pub async fn update_changes_what_is_named_and_nothing_else(store: Arc<dyn KeySto
             },
             |account| account.disabled = true,
         ),
-        // To the one it already has.
+        // The external id that it already has.
         (rename("u-1"), |_| {}),
         (rename("u-2"), |account| {
             account.external_id = Some(external_id("u-2"));
@@ -168,7 +169,7 @@ pub async fn update_changes_what_is_named_and_nothing_else(store: Arc<dyn KeySto
             },
             |account| account.external_id = None,
         ),
-        // Removing what is not there.
+        // Removes an external id that does not exist.
         (
             AccountPatch {
                 external_id: Some(None),
@@ -197,7 +198,7 @@ pub async fn update_changes_what_is_named_and_nothing_else(store: Arc<dyn KeySto
     assert_eq!(find_account(&*store, &bystander).await, Some(bystander));
 }
 
-/// An external id that was given up, by removal or by a change, may be taken by another account.
+/// An external id that was given up, by removal or by a change, can be taken by another account.
 pub async fn removed_external_id_is_free_for_others(store: Arc<dyn KeyStore>) {
     let first = add_account(&*store, an_account().external_id("u-1").build()).await;
     let second = add_account(&*store, an_account().external_id("u-2").build()).await;
@@ -220,7 +221,7 @@ pub async fn removed_external_id_is_free_for_others(store: Arc<dyn KeyStore>) {
     assert_eq!(with_external_id(&*store, "u-2").await, [third]);
 }
 
-/// There is nothing to update, not even for an empty patch.
+/// An unknown account is not updated, also not by an empty patch.
 pub async fn unknown_account_is_not_updated(store: Arc<dyn KeyStore>) {
     let account = an_account().build();
     for patch in [AccountPatch::default(), rename("u-1")] {
@@ -235,7 +236,7 @@ pub async fn unknown_account_is_not_updated(store: Arc<dyn KeyStore>) {
     assert_eq!(with_external_id(&*store, "u-1").await, []);
 }
 
-/// Pages follow each other by identifier, oldest first, each account on exactly one.
+/// Pages follow each other by identifier, oldest first, with each account on exactly one page.
 pub async fn accounts_are_listed_by_id(store: Arc<dyn KeyStore>) {
     let mut accounts = Vec::new();
     for seconds in [5, 1, 1, 4, -7, 1, 0] {
@@ -263,7 +264,7 @@ pub async fn accounts_are_listed_by_id(store: Arc<dyn KeyStore>) {
     }
 }
 
-/// The filter gives the one account, and nothing on the page after it.
+/// The filter returns the one account, and an empty page after it.
 pub async fn account_is_listed_by_its_external_id(store: Arc<dyn KeyStore>) {
     add_account(&*store, an_account().build()).await;
     let account = add_account(&*store, an_account().external_id("u-1").build()).await;

@@ -8,7 +8,8 @@ use keys_service::ports::{
 use super::steps::{add_account, add_key, at_once, find, keys_of, list, revoke, update};
 use crate::data::{NOON, a_caller, a_change, a_key, an_account, noon_plus, plan, plans};
 
-/// Tries every kind of change on the word of `caller`, and looks that each was refused for `denial` and left nothing.
+/// Tries every kind of change for `caller`, and checks that each is refused with `denial` and
+/// leaves no trace.
 async fn assert_refused_everywhere(
     store: &dyn KeyStore,
     caller: &Caller,
@@ -58,7 +59,7 @@ async fn assert_refused_everywhere(
     assert_eq!(keys_of(store, &account).await.keys, [key.key]);
 }
 
-/// Keys of every kind, from inside their networks, with their scopes, before they expire.
+/// Keys of every kind, from an allowed address, with the scopes, before their expiry.
 pub async fn caller_in_good_standing_may_change_things(store: Arc<dyn KeyStore>) {
     let holder = add_account(&*store, an_account().build()).await;
     for key in [a_key(), a_key().of(&holder), a_key().session_of(&holder)] {
@@ -91,13 +92,13 @@ pub async fn caller_in_good_standing_may_change_things(store: Arc<dyn KeyStore>)
     }
 }
 
-/// A key that was never stored has no say.
+/// A key that was never stored is refused.
 pub async fn unknown_caller_is_refused(store: Arc<dyn KeyStore>) {
     let caller = a_caller(&a_key().build());
     assert_refused_everywhere(&*store, &caller, NOON, Denial::NotFound).await;
 }
 
-/// Whatever was accepted a moment ago: the transaction sees the revocation.
+/// The transaction sees a revocation that happened after the caller was accepted.
 pub async fn revoked_caller_is_refused(store: Arc<dyn KeyStore>) {
     let account = add_account(&*store, an_account().build()).await;
     for key in [
@@ -112,7 +113,7 @@ pub async fn revoked_caller_is_refused(store: Arc<dyn KeyStore>) {
     }
 }
 
-/// The time that counts is the change's: a microsecond earlier the caller is still accepted.
+/// The time of the change decides: a microsecond earlier the caller is still accepted.
 pub async fn caller_is_refused_at_the_exact_moment_it_expires(store: Arc<dyn KeyStore>) {
     let key = add_key(&*store, a_key().expires_at(noon_plus(5)).build_new()).await;
     let caller = a_caller(&key);
@@ -125,7 +126,7 @@ pub async fn caller_is_refused_at_the_exact_moment_it_expires(store: Arc<dyn Key
         .unwrap();
 }
 
-/// Whether or not the plan matters to what is done.
+/// Independent of whether the change requires a plan with keys.
 pub async fn caller_of_a_disabled_account_is_refused(store: Arc<dyn KeyStore>) {
     let account = add_account(&*store, an_account().build()).await;
     let key = add_key(&*store, a_key().of(&account).build_new()).await;
@@ -146,7 +147,7 @@ pub async fn caller_of_a_disabled_account_is_refused(store: Arc<dyn KeyStore>) {
     }
 }
 
-/// A session of an account without keys may still clean up, which is where the plan does not matter.
+/// A session of an account on a plan without keys may still revoke keys, which requires no plan.
 pub async fn caller_on_a_plan_without_keys_is_refused_where_the_plan_matters(
     store: Arc<dyn KeyStore>,
 ) {
@@ -192,7 +193,7 @@ pub async fn caller_from_outside_its_networks_is_refused(store: Arc<dyn KeyStore
         .unwrap();
 }
 
-/// The scopes that count are those the key has in the store, not those the caller believes it has.
+/// The stored scopes of the key decide, not those that the caller claims.
 pub async fn caller_without_the_scopes_is_refused(store: Arc<dyn KeyStore>) {
     for held in [&[][..], &["keys:read"], &["accounts:write", "keys:read"]] {
         let key = a_key().scopes(held.iter().copied()).build_new();
@@ -204,8 +205,8 @@ pub async fn caller_without_the_scopes_is_refused(store: Arc<dyn KeyStore>) {
     }
 }
 
-/// Keys are made on the word of a key while that key is revoked. Once the revocation is answered, no further one
-/// appears: a change either was there before, or sees the revocation.
+/// Creates keys with a key while that key is revoked. After the answer to the revocation no further
+/// key appears: a change is either before it, or sees it.
 async fn assert_nothing_appears_after_revocation(store: Arc<dyn KeyStore>, kind: KeyKind) {
     for _ in 0..3 {
         let account = add_account(&*store, an_account().build()).await;
@@ -245,17 +246,19 @@ async fn assert_nothing_appears_after_revocation(store: Arc<dyn KeyStore>, kind:
     }
 }
 
-/// An account's key makes keys of its own account while it is revoked.
+/// An account's key creates keys of its own account while it is revoked.
 pub async fn no_key_of_an_account_key_appears_after_its_revocation(store: Arc<dyn KeyStore>) {
     assert_nothing_appears_after_revocation(store, KeyKind::Account).await;
 }
 
-/// An operator's key makes keys of an account, whose lock says nothing about the operator's key.
+/// An operator key creates keys of an account. The lock of the account does not cover the operator
+/// key.
 pub async fn no_key_of_an_operator_key_appears_after_its_revocation(store: Arc<dyn KeyStore>) {
     assert_nothing_appears_after_revocation(store, KeyKind::Operator).await;
 }
 
-/// Many revoke themselves at once: one succeeds, the others are no longer anybody, and none waits for ever.
+/// Many callers revoke themselves at once: one succeeds, the others are unknown from then on, and
+/// none waits for ever.
 pub async fn caller_may_revoke_itself_once(store: Arc<dyn KeyStore>) {
     let account = add_account(&*store, an_account().build()).await;
     for (key, owner) in [
@@ -279,7 +282,7 @@ pub async fn caller_may_revoke_itself_once(store: Arc<dyn KeyStore>) {
         assert_eq!(revoked.iter().filter(|revoked| **revoked).count(), 1);
         assert_eq!(list(&*store, owner).await.keys, []);
     }
-    // The account's lock is free again.
+    // The lock of the account is free again.
     let query = AccountQuery {
         external_id: None,
         after: None,

@@ -11,7 +11,7 @@ use super::following::{followed, is_seen_soon, news, time_until};
 use super::steps::{add_account, add_key, revoke, update};
 use crate::data::{NOON, a_change, a_key, an_account, an_event_id, noon_plus, plan};
 
-/// Changes a key, and returns what the feed says of it.
+/// Changes a key, and returns its entry in the feed.
 async fn a_change_of_a_key(store: &dyn KeyStore) -> Changed {
     let key = add_key(store, a_key().build_new()).await;
     revoke(store, &key).await;
@@ -24,7 +24,7 @@ async fn a_commit(store: &dyn KeyStore) -> Commit {
     revoked.unwrap().expect("the key is revoked")
 }
 
-/// Whoever follows begins with nothing, whatever there is.
+/// A new follower starts with a reset, also if there are changes.
 pub async fn first_poll_is_a_reset(store: Arc<dyn KeyStore>) {
     add_account(&*store, an_account().build()).await;
     let mut feed = store.feed();
@@ -33,13 +33,13 @@ pub async fn first_poll_is_a_reset(store: Arc<dyn KeyStore>) {
     assert!(changes.reset);
     assert_eq!(changes.changed, []);
     assert!(feed.is_live());
-    // It was not applied, so nothing is known yet.
+    // The first poll was not applied, so the follower still has no state.
     assert!(feed.poll().await.unwrap().reset);
     feed.applied().await;
     assert!(!feed.poll().await.unwrap().reset);
 }
 
-/// Each change of a key or an account that was there before, by the identifier of what was changed, and nothing else.
+/// The feed has each change of an existing key or account, by its identifier, and nothing else.
 pub async fn every_change_is_in_the_feed(store: Arc<dyn KeyStore>) {
     let account = add_account(&*store, an_account().external_id("u-1").build()).await;
     let mut feed = followed(&*store).await;
@@ -76,8 +76,8 @@ pub async fn every_change_is_in_the_feed(store: Arc<dyn KeyStore>) {
     assert_eq!(news(&mut *feed).await, HashSet::new());
 }
 
-/// Nothing of a new account, key or session is in any cache. Uses happen all the time and change no judgement; refusals and reservations change nothing
-/// either.
+/// A new account, key or session is in no cache. Uses are frequent and affect no verdict. Refusals
+/// and reservations change nothing.
 pub async fn what_changes_no_judgement_is_not_in_the_feed(store: Arc<dyn KeyStore>) {
     let key = add_key(&*store, a_key().build_new()).await;
     revoke(&*store, &key).await;
@@ -111,20 +111,20 @@ pub async fn what_changes_no_judgement_is_not_in_the_feed(store: Arc<dyn KeyStor
     assert_eq!(news(&mut *feed).await, HashSet::new());
 }
 
-/// Whoever was interrupted between poll and cache gets the changes again, each of them.
+/// A follower that is interrupted between poll and cache gets each of the changes again.
 pub async fn what_was_not_applied_comes_again(store: Arc<dyn KeyStore>) {
     let mut feed = followed(&*store).await;
     let first = a_change_of_a_key(&*store).await;
     let changes = feed.poll().await.unwrap();
     assert_eq!(changes.changed, [first]);
     let second = a_change_of_a_key(&*store).await;
-    // This is also what a poll does that nobody waits for to the end.
+    // A poll that is cancelled behaves in the same way.
     let _ = timeout(Duration::ZERO, feed.poll()).await;
     assert_eq!(news(&mut *feed).await, HashSet::from([first, second]));
     assert_eq!(news(&mut *feed).await, HashSet::new());
 }
 
-/// Each feed has its own place.
+/// Each feed has a position of its own.
 pub async fn feeds_do_not_disturb_each_other(store: Arc<dyn KeyStore>) {
     let mut one = followed(&*store).await;
     let change = a_change_of_a_key(&*store).await;
@@ -133,7 +133,7 @@ pub async fn feeds_do_not_disturb_each_other(store: Arc<dyn KeyStore>) {
     assert_eq!(news(&mut *one).await, HashSet::from([change]));
 }
 
-/// While many change things at once, those who follow see every one.
+/// With many concurrent changes, every follower sees each of them.
 pub async fn no_change_is_missed_under_load(store: Arc<dyn KeyStore>) {
     const WRITERS: usize = 4;
     const CHANGES: usize = 25;
@@ -164,7 +164,7 @@ pub async fn no_change_is_missed_under_load(store: Arc<dyn KeyStore>) {
     assert_eq!(seen.len(), WRITERS * CHANGES);
 }
 
-/// Nobody has to wait for the next interval to see a change.
+/// A change wakes a follower before the next interval.
 pub async fn change_wakes_whoever_waits(store: Arc<dyn KeyStore>) {
     const ROUNDS: usize = 9;
     let mut feed = followed(&*store).await;
@@ -178,7 +178,7 @@ pub async fn change_wakes_whoever_waits(store: Arc<dyn KeyStore>) {
     assert!(times[ROUNDS / 2] < Duration::from_millis(100), "{times:?}");
 }
 
-/// Without a change, the next poll is due all the same.
+/// Without a change, the wait ends when the next poll is due.
 pub async fn waiting_ends_when_the_next_poll_is_due(store: Arc<dyn KeyStore>) {
     let mut feed = followed(&*store).await;
     for _ in 0..3 {
@@ -189,7 +189,7 @@ pub async fn waiting_ends_when_the_next_poll_is_due(store: Arc<dyn KeyStore>) {
     }
 }
 
-/// Waiting can be given up at any moment without missing anything.
+/// Waiting can be cancelled at any time without missing a change.
 pub async fn waiting_can_be_given_up(store: Arc<dyn KeyStore>) {
     let mut feed = followed(&*store).await;
     for _ in 0..20 {
@@ -202,7 +202,7 @@ pub async fn waiting_can_be_given_up(store: Arc<dyn KeyStore>) {
     assert_eq!(news(&mut *feed).await, HashSet::from([change]));
 }
 
-/// Where nobody has a cache, everybody has seen everything.
+/// Without any cache, every change has been seen.
 pub async fn without_feeds_everything_is_seen(store: Arc<dyn KeyStore>) {
     let commit = a_commit(&*store).await;
     assert!(
@@ -213,7 +213,7 @@ pub async fn without_feeds_everything_is_seen(store: Arc<dyn KeyStore>) {
     );
 }
 
-/// Only what every instance has applied is seen: having read it is not enough.
+/// A change has been seen when every instance has applied it; reading it is not enough.
 pub async fn change_is_seen_once_every_feed_has_applied_it(store: Arc<dyn KeyStore>) {
     let mut one = followed(&*store).await;
     let mut other = followed(&*store).await;
@@ -255,7 +255,7 @@ pub async fn change_is_seen_once_every_feed_has_applied_it(store: Arc<dyn KeySto
     assert!(is_seen_soon(&*store, commit, &mut [&mut one, &mut other]).await);
 }
 
-/// Whoever has gone is waited for as long as its cache may be in use, and no longer.
+/// A feed that has ended is waited for as long as its cache may be in use, and no longer.
 pub async fn silent_feed_is_waited_for_while_its_cache_may_be_trusted(store: Arc<dyn KeyStore>) {
     let mut alive = followed(&*store).await;
     let begin = Instant::now();
@@ -276,7 +276,7 @@ pub async fn silent_feed_is_waited_for_while_its_cache_may_be_trusted(store: Arc
         );
         alive.wait().await;
     };
-    // Both were heard of after `begin`, and not much later.
+    // The last sign of both was after `begin`, and not much later.
     sleep_until(last + Duration::from_secs(2)).await;
     news(&mut *alive).await;
     assert!(is_seen_soon(&*store, commit, &mut [&mut alive]).await);
@@ -306,7 +306,7 @@ pub async fn feed_that_comes_back_is_waited_for(store: Arc<dyn KeyStore>) {
     assert!(is_seen_soon(&*store, commit, &mut [&mut feed]).await);
 }
 
-/// What the store is given to run goes on when nobody waits for it.
+/// Spawned work of the store continues when its caller stops waiting.
 pub async fn given_work_is_run(store: Arc<dyn KeyStore>) {
     let (sender, receiver) = tokio::sync::oneshot::channel();
     store.spawn(Box::pin(async move {

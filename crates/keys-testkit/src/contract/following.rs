@@ -1,4 +1,4 @@
-//! How tests follow a store.
+//! Helpers by which tests follow a store.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use keys_service::ports::{ChangeFeed, Changed, Commit, KeyStore, SILENCE_MAX};
 use tokio::time::{Instant, sleep, timeout};
 
-/// A feed whose instance has applied everything up to now.
+/// Returns a feed whose instance has applied all changes up to now.
 pub async fn followed(store: &dyn KeyStore) -> Box<dyn ChangeFeed> {
     let mut feed = store.feed();
     let changes = feed.poll().await.expect("the store answers");
@@ -15,7 +15,7 @@ pub async fn followed(store: &dyn KeyStore) -> Box<dyn ChangeFeed> {
     feed
 }
 
-/// What is new in the feed, applied at once.
+/// Returns the new changes of the feed, and applies them at once.
 pub async fn news(feed: &mut dyn ChangeFeed) -> HashSet<Changed> {
     let changes = feed.poll().await.expect("the store answers");
     assert!(!changes.reset, "the log reaches back to the last poll");
@@ -23,7 +23,7 @@ pub async fn news(feed: &mut dyn ChangeFeed) -> HashSet<Changed> {
     changes.changed.into_iter().collect()
 }
 
-/// How long after now the feed shows `change`, for an instance that polls whenever it is woken.
+/// Returns the time until the feed has `change`, for an instance that polls whenever it is woken.
 pub async fn time_until(feed: &mut dyn ChangeFeed, change: Changed) -> Duration {
     let begin = Instant::now();
     loop {
@@ -34,7 +34,7 @@ pub async fn time_until(feed: &mut dyn ChangeFeed, change: Changed) -> Duration 
     }
 }
 
-/// Whether everybody has seen `commit`, or will have once reports that are on their way have arrived.
+/// Returns whether every instance has seen `commit`, now or after reports in transit have arrived.
 pub async fn is_seen_soon(
     store: &dyn KeyStore,
     commit: Commit,
@@ -49,7 +49,7 @@ pub async fn is_seen_soon(
             return true;
         }
         for feed in &mut *feeds {
-            // Reports that were not sent at once are sent while waiting.
+            // Delayed reports are sent while waiting.
             let _ = timeout(Duration::from_millis(20), feed.wait()).await;
         }
         sleep(Duration::from_millis(10)).await;

@@ -13,7 +13,8 @@ const BODY: [u8; 32] = [0xb0; 32];
 const PENDING_UNTIL: Timestamp = noon_plus(seconds(RESERVATION_PENDING));
 const KEPT_UNTIL: Timestamp = noon_plus(seconds(RESERVATION_KEPT));
 
-/// The digest of an idempotency key, as short to write as a number. Zero bytes and bytes that are no UTF-8 are in it.
+/// Returns the digest of an idempotency key, made from a number. It contains zero bytes and bytes
+/// that are not UTF-8.
 fn lookup(number: u8) -> [u8; 32] {
     let mut digest = [0xff; 32];
     digest[0] = number;
@@ -21,7 +22,7 @@ fn lookup(number: u8) -> [u8; 32] {
     digest
 }
 
-/// An attempt under the look-ups of these numbers, made at [`NOON`].
+/// Returns an attempt under the look-ups of these numbers, made at [`NOON`].
 fn attempt(numbers: &[u8]) -> Reservation {
     Reservation {
         lookups: numbers.iter().copied().map(lookup).collect(),
@@ -32,7 +33,7 @@ fn attempt(numbers: &[u8]) -> Reservation {
     }
 }
 
-/// The same, made at another moment.
+/// Like [`attempt`], made at another time.
 fn attempt_at(numbers: &[u8], at: Timestamp) -> Reservation {
     Reservation {
         at,
@@ -45,7 +46,7 @@ fn sealed() -> Vec<u8> {
     (0..=255).cycle().take(1_000).collect()
 }
 
-/// What completes `reservation`.
+/// Returns the completion of `reservation`.
 fn completion(reservation: &Reservation) -> Completion {
     Completion {
         lookup: reservation.lookups[0],
@@ -60,14 +61,14 @@ async fn reserve(store: &dyn KeyStore, reservation: &Reservation) -> Reserved {
     reserved.expect("the store answers")
 }
 
-/// Reserves, and expects to be the one.
+/// Reserves, and expects to be the first.
 async fn reserve_new(store: &dyn KeyStore, numbers: &[u8]) -> Reservation {
     let reservation = attempt(numbers);
     assert_eq!(reserve(store, &reservation).await, Reserved::New);
     reservation
 }
 
-/// The attempt has to wait until the time of the other one is up.
+/// Asserts that the attempt has to wait until the time of the other one is over.
 fn assert_pending(reserved: &Reserved) {
     assert!(matches!(reserved, Reserved::Pending { .. }), "{reserved:?}");
 }
@@ -98,7 +99,7 @@ async fn complete(store: &dyn KeyStore, reservation: &Reservation) -> NewKey {
     key
 }
 
-/// Tries to create a key and an account, and looks that both were refused and left nothing.
+/// Tries to create a key and an account, and checks that both are refused and leave no trace.
 async fn assert_superseded(store: &dyn KeyStore, reservation: &Reservation) {
     let key = a_key().build_new();
     let refused = insert(store, &key, reservation).await;
@@ -118,7 +119,7 @@ async fn assert_superseded(store: &dyn KeyStore, reservation: &Reservation) {
     assert_eq!(store.find_account(account.id).await.unwrap(), None);
 }
 
-/// Of many requests at once under the same idempotency key, one does the work.
+/// Of many concurrent requests under the same idempotency key, one is executed.
 pub async fn one_of_many_concurrent_reservations_is_new(store: Arc<dyn KeyStore>) {
     for numbers in [&[1][..], &[2, 3]] {
         let attempts = (0..20).map(|_| {
@@ -135,7 +136,7 @@ pub async fn one_of_many_concurrent_reservations_is_new(store: Arc<dyn KeyStore>
     }
 }
 
-/// Whoever comes second waits, whatever its body.
+/// The second request waits, also with another body.
 pub async fn reservation_under_way_is_pending_for_others(store: Arc<dyn KeyStore>) {
     let first = reserve_new(&*store, &[1]).await;
     let pending = Reserved::Pending {
@@ -149,11 +150,11 @@ pub async fn reservation_under_way_is_pending_for_others(store: Arc<dyn KeyStore
         ..attempt(&[1])
     };
     assert_pending(&reserve(&*store, &other_body).await);
-    // Being asked did not change hands.
+    // The request of the second did not change the owner.
     complete(&*store, &first).await;
 }
 
-/// A repetition is given the answer and the digest of the body it was given for, to compare with its own.
+/// A repetition gets the answer, and the digest of the original body to compare its own with.
 pub async fn done_reservation_hands_back_digest_and_answer(store: Arc<dyn KeyStore>) {
     let first = reserve_new(&*store, &[1]).await;
     let key = complete(&*store, &first).await;
@@ -171,7 +172,7 @@ pub async fn done_reservation_hands_back_digest_and_answer(store: Arc<dyn KeySto
     assert_eq!(reserve(&*store, &attempt(&[1])).await, done(1));
 }
 
-/// Keys of every kind and accounts are made under idempotency keys.
+/// Keys of every kind and accounts can be created under idempotency keys.
 pub async fn every_kind_of_creation_completes_its_reservation(store: Arc<dyn KeyStore>) {
     let reservation = reserve_new(&*store, &[1]).await;
     let account = an_account().build();
@@ -192,7 +193,8 @@ pub async fn every_kind_of_creation_completes_its_reservation(store: Arc<dyn Key
     }
 }
 
-/// After the pepper was changed the answer is found under the former one, and so is an attempt under way.
+/// After a change of the pepper the answer is found under the former one, and so is an attempt
+/// under way.
 pub async fn answer_under_a_former_pepper_is_found(store: Arc<dyn KeyStore>) {
     let former = reserve_new(&*store, &[1]).await;
     assert_pending(&reserve(&*store, &attempt(&[9, 1])).await);
@@ -204,7 +206,7 @@ pub async fn answer_under_a_former_pepper_is_found(store: Arc<dyn KeyStore>) {
     reserve_new(&*store, &[9]).await;
 }
 
-/// An answer is kept until its time is up, and no longer.
+/// An answer is kept until its time is over, and no longer.
 pub async fn answer_is_taken_over_at_the_exact_moment_it_expires(store: Arc<dyn KeyStore>) {
     let first = reserve_new(&*store, &[1]).await;
     complete(&*store, &first).await;
@@ -221,7 +223,7 @@ pub async fn answer_is_taken_over_at_the_exact_moment_it_expires(store: Arc<dyn 
     let fourth = attempt_at(&[1], KEPT_UNTIL);
     assert_pending(&reserve(&*store, &fourth).await);
 
-    // What is kept from then on is the new answer.
+    // From then on the new answer is kept.
     let completion = Completion {
         sealed: vec![1, 2, 3],
         expires_at: KEPT_UNTIL.saturating_add(RESERVATION_KEPT),
@@ -237,7 +239,8 @@ pub async fn answer_is_taken_over_at_the_exact_moment_it_expires(store: Arc<dyn 
     assert_eq!(reserve(&*store, &fourth).await, expected);
 }
 
-/// An attempt that died does not block the idempotency key for ever, nor a microsecond less than announced.
+/// An attempt that died does not block the idempotency key for ever, and blocks it exactly as long
+/// as announced.
 pub async fn pending_reservation_is_taken_over_at_the_exact_moment_its_time_is_up(
     store: Arc<dyn KeyStore>,
 ) {
@@ -260,7 +263,8 @@ pub async fn pending_reservation_is_taken_over_at_the_exact_moment_its_time_is_u
     complete(&*store, winner).await;
 }
 
-/// An attempt that was believed dead and comes back late makes nothing; whoever took over does.
+/// An attempt that was taken for dead and comes back late creates nothing; the one that took over
+/// does.
 pub async fn superseded_attempt_creates_nothing(store: Arc<dyn KeyStore>) {
     let slow = reserve_new(&*store, &[1]).await;
     let second = attempt_at(&[1], PENDING_UNTIL);
@@ -271,7 +275,7 @@ pub async fn superseded_attempt_creates_nothing(store: Arc<dyn KeyStore>) {
     assert_eq!(reserve(&*store, &attempt(&[1])).await, done(1));
 }
 
-/// The same, where the pepper was changed in between, so that both know the reservation by different digests.
+/// The same after a change of the pepper, so that both know the reservation by different digests.
 pub async fn attempt_superseded_under_a_former_pepper_creates_nothing(store: Arc<dyn KeyStore>) {
     let slow = reserve_new(&*store, &[1]).await;
     let second = attempt_at(&[9, 1], PENDING_UNTIL);
@@ -281,7 +285,7 @@ pub async fn attempt_superseded_under_a_former_pepper_creates_nothing(store: Arc
     assert_eq!(reserve(&*store, &attempt(&[9, 1])).await, done(9));
 }
 
-/// Being late alone is no reason to fail.
+/// An attempt that is only late succeeds.
 pub async fn late_attempt_that_nobody_superseded_completes(store: Arc<dyn KeyStore>) {
     let slow = reserve_new(&*store, &[1]).await;
     let late = PENDING_UNTIL.saturating_add(RESERVATION_PENDING);
@@ -290,7 +294,7 @@ pub async fn late_attempt_that_nobody_superseded_completes(store: Arc<dyn KeySto
     assert_eq!(reserve(&*store, &attempt_at(&[1], late)).await, done(1));
 }
 
-/// A reservation that was given back, or never made, cannot be completed.
+/// A reservation that was released, or never made, cannot be completed.
 pub async fn released_attempt_creates_nothing(store: Arc<dyn KeyStore>) {
     let first = reserve_new(&*store, &[1]).await;
     store.release(lookup(1), first.token).await.unwrap();
@@ -298,7 +302,7 @@ pub async fn released_attempt_creates_nothing(store: Arc<dyn KeyStore>) {
     assert_superseded(&*store, &attempt(&[2])).await;
 }
 
-/// One reservation makes one thing.
+/// One reservation creates one record.
 pub async fn reservation_is_completed_once(store: Arc<dyn KeyStore>) {
     let reservation = reserve_new(&*store, &[1]).await;
     complete(&*store, &reservation).await;
@@ -306,11 +310,11 @@ pub async fn reservation_is_completed_once(store: Arc<dyn KeyStore>) {
     assert_eq!(reserve(&*store, &attempt(&[1])).await, done(1));
 }
 
-/// After a refusal the same idempotency key may be used for a better request.
+/// After a refusal the same idempotency key can be used for a corrected request.
 pub async fn released_reservation_can_be_made_again(store: Arc<dyn KeyStore>) {
     let first = reserve_new(&*store, &[1]).await;
     store.release(lookup(1), first.token).await.unwrap();
-    // Releasing again, or what was never reserved, is no fault.
+    // Releasing again, or releasing an unknown reservation, is not an error.
     store.release(lookup(1), first.token).await.unwrap();
     store.release(lookup(2), first.token).await.unwrap();
     let second = reserve_new(&*store, &[1]).await;
@@ -318,7 +322,7 @@ pub async fn released_reservation_can_be_made_again(store: Arc<dyn KeyStore>) {
     assert_eq!(reserve(&*store, &attempt(&[1])).await, done(1));
 }
 
-/// Whoever was superseded cannot give back what is another's by now.
+/// An attempt that was superseded cannot release the reservation of its successor.
 pub async fn superseded_attempt_releases_nothing(store: Arc<dyn KeyStore>) {
     let slow = reserve_new(&*store, &[1]).await;
     let second = attempt_at(&[1], PENDING_UNTIL);
@@ -329,7 +333,8 @@ pub async fn superseded_attempt_releases_nothing(store: Arc<dyn KeyStore>) {
     complete(&*store, &second).await;
 }
 
-/// What was done stays done, even for whoever did it: releasing would let the next request do it again.
+/// A completed reservation stays completed, also for its owner: releasing it would let the next
+/// request create again.
 pub async fn done_reservation_is_not_released(store: Arc<dyn KeyStore>) {
     let reservation = reserve_new(&*store, &[1]).await;
     complete(&*store, &reservation).await;
@@ -345,7 +350,7 @@ async fn full_account(store: &dyn KeyStore) -> Account {
     account
 }
 
-/// A refused change keeps no answer: the attempt is still under way until it is released.
+/// A refused change stores no answer: the attempt is still under way until it is released.
 pub async fn refused_change_leaves_the_reservation_pending(store: Arc<dyn KeyStore>) {
     let account = full_account(&*store).await;
     let reservation = reserve_new(&*store, &[1]).await;
@@ -363,11 +368,11 @@ pub async fn refused_change_leaves_the_reservation_pending(store: Arc<dyn KeySto
     assert_eq!(reserve(&*store, &attempt(&[1])).await, done(1));
 }
 
-/// Each idempotency key is its own.
+/// Idempotency keys are independent of each other.
 pub async fn reservations_do_not_disturb_each_other(store: Arc<dyn KeyStore>) {
     let one = reserve_new(&*store, &[1]).await;
     let two = reserve_new(&*store, &[2]).await;
-    // Another's token does not open it.
+    // The token of another reservation does not complete it.
     let crossed = Reservation {
         token: two.token,
         ..one.clone()
@@ -380,7 +385,7 @@ pub async fn reservations_do_not_disturb_each_other(store: Arc<dyn KeyStore>) {
     complete(&*store, &two).await;
 }
 
-/// Answers go when their time is up; those whose time is not, and attempts under way, stay.
+/// Expired answers are deleted. Others, and attempts under way, stay.
 pub async fn sweep_deletes_expired_answers_only(store: Arc<dyn KeyStore>) {
     assert_eq!(store.sweep(NOON).await.unwrap(), 0);
     for number in 1..=3 {

@@ -8,7 +8,7 @@ use keys_service::ports::{AccountPatch, ChangeError, KeyOwner, KeyStore, KeyUse,
 use super::steps::{add_account, add_key, at_once, find, keys_of, list, revoke, update};
 use crate::data::{NOON, a_change, a_key, an_account, noon_plus, pepper_id, plan};
 
-/// One key of each kind, with every member set to something that is easily damaged on its way.
+/// Returns one key of each kind, with every field set to a value that is easily damaged.
 async fn delicate_keys(store: &dyn KeyStore) -> Vec<NewKey> {
     let account = add_account(store, an_account().build()).await;
     let odd_micros = Timestamp::from_unix_micros(NOON.unix_micros() + 123_457);
@@ -46,7 +46,7 @@ async fn delicate_keys(store: &dyn KeyStore) -> Vec<NewKey> {
     ]
 }
 
-/// Networks, scopes, names and times come back as they went in, for every kind of key.
+/// Networks, scopes, names and times are stored and read without loss, for every kind of key.
 pub async fn keys_come_back_as_they_were(store: Arc<dyn KeyStore>) {
     let keys = delicate_keys(&*store).await;
     for key in &keys {
@@ -59,7 +59,7 @@ pub async fn keys_come_back_as_they_were(store: Arc<dyn KeyStore>) {
     }
 }
 
-/// A list shows the same as a look-up.
+/// A list has the same values as a look-up.
 pub async fn listed_keys_are_as_they_were(store: Arc<dyn KeyStore>) {
     for key in delicate_keys(&*store).await {
         let key = add_key(&*store, key).await;
@@ -72,7 +72,8 @@ pub async fn listed_keys_are_as_they_were(store: Arc<dyn KeyStore>) {
     }
 }
 
-/// The right digest under another pepper finds nothing, nor does another digest under the right pepper.
+/// The right digest under another pepper finds nothing, nor does another digest under the right
+/// pepper.
 pub async fn key_is_found_only_when_digest_and_pepper_are_equal(store: Arc<dyn KeyStore>) {
     let key = a_key().build_new();
     let other = a_key().build_new();
@@ -96,7 +97,7 @@ pub async fn key_is_found_only_when_digest_and_pepper_are_equal(store: Arc<dyn K
     }
 }
 
-/// One look-up finds any number of keys, each once, with what it was found by.
+/// One look-up finds any number of keys, each once, with the digest that found it.
 pub async fn many_keys_are_found_at_once(store: Arc<dyn KeyStore>) {
     const WANTED: usize = 1_200;
     const STORED: usize = 30;
@@ -112,7 +113,7 @@ pub async fn many_keys_are_found_at_once(store: Arc<dyn KeyStore>) {
         add_key(&*store, (*key).clone()).await;
     }
     let mut digests: Vec<_> = wanted.iter().map(|key| key.digest).collect();
-    // Twice the same, and once under a pepper that it was not made with.
+    // Twice the same, and once under another pepper.
     digests.push(stored[0].digest);
     digests.push(PepperedDigest {
         pepper: pepper_id("p2"),
@@ -128,7 +129,7 @@ pub async fn many_keys_are_found_at_once(store: Arc<dyn KeyStore>) {
     }
 }
 
-/// What a look-up says of the account is what the account is then, not what it was when the key was made.
+/// A look-up returns the account as it is at that time, not as it was when the key was created.
 pub async fn key_comes_with_its_account_as_it_is_now(store: Arc<dyn KeyStore>) {
     let account = add_account(&*store, an_account().external_id("u-1").build()).await;
     let key = a_key().of(&account).build_new();
@@ -151,7 +152,7 @@ pub async fn key_comes_with_its_account_as_it_is_now(store: Arc<dyn KeyStore>) {
     assert_eq!(find(&*store, &operator).await.unwrap().account, None);
 }
 
-/// A revoked key is still found, with the moment it was revoked.
+/// A revoked key is still found, with the time of its revocation.
 pub async fn revoked_key_is_found_as_revoked(store: Arc<dyn KeyStore>) {
     let moment = Timestamp::from_unix_micros(NOON.unix_micros() + 1);
     let account = add_account(&*store, an_account().build()).await;
@@ -174,7 +175,7 @@ pub async fn revoked_key_is_found_as_revoked(store: Arc<dyn KeyStore>) {
     }
 }
 
-/// Expiry is the caller's to judge: the store finds the key all the same.
+/// The store does not check expiry: it finds an expired key.
 pub async fn expired_key_is_found(store: Arc<dyn KeyStore>) {
     let key = a_key()
         .created_at(noon_plus(-60))
@@ -184,7 +185,8 @@ pub async fn expired_key_is_found(store: Arc<dyn KeyStore>) {
     assert_eq!(find(&*store, &key).await.unwrap().key, key.key);
 }
 
-/// Neither an identifier nor a digest is ever taken twice, and the attempt is a fault, not a refusal.
+/// Neither an identifier nor a digest is ever stored twice, and the attempt is an error, not a
+/// refusal.
 pub async fn same_key_cannot_be_stored_twice(store: Arc<dyn KeyStore>) {
     let key = a_key().name("first").build_new();
     add_key(&*store, key.clone()).await;
@@ -204,8 +206,9 @@ pub async fn same_key_cannot_be_stored_twice(store: Arc<dyn KeyStore>) {
     assert_eq!(list(&*store, KeyOwner::Operators).await.keys, [key.key]);
 }
 
-/// Adds 12 keys of one account, four at each of three moments a microsecond or more apart, in no order, and returns
-/// them as they should be listed: newest first, and of those made at the same moment the highest identifier first.
+/// Adds 12 keys of one account, four at each of three times a microsecond or more apart, in no
+/// order. Returns them in the order of a list: newest first, and with the same time the highest
+/// identifier first.
 async fn listed_in_order(store: &dyn KeyStore) -> (KeyOwner, Vec<ApiKey>) {
     let account = add_account(store, an_account().plan("pro").build()).await;
     let mut keys = Vec::new();
@@ -224,7 +227,7 @@ async fn listed_in_order(store: &dyn KeyStore) -> (KeyOwner, Vec<ApiKey>) {
     (KeyOwner::Account(account.id), keys)
 }
 
-/// Newest first; of keys made at the same moment the highest identifier first.
+/// Newest first; of keys created at the same time the highest identifier first.
 pub async fn keys_are_listed_newest_first_with_ties_by_id(store: Arc<dyn KeyStore>) {
     let (owner, keys) = listed_in_order(&*store).await;
     let page = list(&*store, owner).await;
@@ -247,7 +250,7 @@ pub async fn pages_join_to_the_whole_list(store: Arc<dyn KeyStore>) {
     }
 }
 
-/// No offset is too large, up to the largest number there is.
+/// No offset is too large, up to the largest number of its type.
 pub async fn page_past_the_end_is_empty_and_knows_the_total(store: Arc<dyn KeyStore>) {
     let (owner, keys) = listed_in_order(&*store).await;
     let last = store.keys(owner, 11, 50).await.unwrap();
@@ -270,7 +273,7 @@ pub async fn page_past_the_end_is_empty_and_knows_the_total(store: Arc<dyn KeySt
     assert_eq!(list(&*store, unknown).await.total, 0);
 }
 
-/// An account sees its own API keys, operators see operators' keys, and nobody sees sessions.
+/// An account sees its own API keys, operators see operator keys, and sessions are never listed.
 pub async fn only_keys_of_the_owner_are_listed(store: Arc<dyn KeyStore>) {
     let one = add_account(&*store, an_account().build()).await;
     let two = add_account(&*store, an_account().build()).await;
@@ -313,7 +316,7 @@ pub async fn revoked_keys_are_not_listed_and_expired_ones_are(store: Arc<dyn Key
     assert_eq!(operators.total, 0);
 }
 
-/// Revoked is final: the second time there is nothing to revoke, and the first moment stays.
+/// Revocation is final: the second one finds nothing to revoke, and the first time stays.
 pub async fn revoking_twice_is_false_and_changes_nothing(store: Arc<dyn KeyStore>) {
     let account = add_account(&*store, an_account().build()).await;
     let key = a_key().of(&account).build_new();
@@ -328,7 +331,7 @@ pub async fn revoking_twice_is_false_and_changes_nothing(store: Arc<dyn KeyStore
     assert_eq!(found.key.revoked_at, Some(NOON));
 }
 
-/// Of many who revoke a key at once, one is told that it did.
+/// Of many concurrent revocations of a key, one returns `true`.
 pub async fn one_of_many_concurrent_revocations_is_true(store: Arc<dyn KeyStore>) {
     let account = add_account(&*store, an_account().build()).await;
     let key = add_key(&*store, a_key().of(&account).build_new()).await;
@@ -346,7 +349,7 @@ pub async fn one_of_many_concurrent_revocations_is_true(store: Arc<dyn KeyStore>
     assert_eq!(revoked.iter().flatten().count(), 1);
 }
 
-/// Someone else's key is an unknown key, and so is any key that the owner does not see in its list.
+/// A key of another account is unknown, and so is any key that the owner's list does not contain.
 pub async fn keys_of_others_are_not_revoked(store: Arc<dyn KeyStore>) {
     let owner = add_account(&*store, an_account().build()).await;
     let other = add_account(&*store, an_account().build()).await;
@@ -384,7 +387,7 @@ pub async fn keys_of_others_are_not_revoked(store: Arc<dyn KeyStore>) {
     }
 }
 
-/// Whoever names no owner may revoke keys of every kind.
+/// Without an owner, keys of every kind can be revoked.
 pub async fn without_an_owner_any_kind_is_revoked(store: Arc<dyn KeyStore>) {
     let account = add_account(&*store, an_account().build()).await;
     for key in [
@@ -398,7 +401,7 @@ pub async fn without_an_owner_any_kind_is_revoked(store: Arc<dyn KeyStore>) {
     }
 }
 
-/// What is listed can be revoked, expired or not.
+/// A listed key can be revoked, expired or not.
 pub async fn expired_key_can_be_revoked(store: Arc<dyn KeyStore>) {
     let account = add_account(&*store, an_account().build()).await;
     let key = a_key()
@@ -421,7 +424,8 @@ fn used(key: &ApiKey, last_used_at: Timestamp) -> KeyUse {
     }
 }
 
-/// The last use is none at first, is the latest one told, to the microsecond, and never goes back.
+/// The last use is `None` at first, then the latest one reported, to the microsecond, and never
+/// goes back.
 pub async fn last_use_moves_forward_only(store: Arc<dyn KeyStore>) {
     let account = add_account(&*store, an_account().build()).await;
     let key = a_key().of(&account).build_new();
@@ -458,7 +462,8 @@ pub async fn last_use_moves_forward_only(store: Arc<dyn KeyStore>) {
     assert_eq!(find(&*store, &unused).await.unwrap().key.last_used_at, None);
 }
 
-/// Several processes flush at once, each in its own order: none waits for ever, and the latest use wins.
+/// Several processes write at once, each in its own order: none waits for ever, and the latest use
+/// wins.
 pub async fn last_use_survives_concurrent_batches(store: Arc<dyn KeyStore>) {
     let mut keys = Vec::new();
     for _ in 0..20 {
@@ -492,7 +497,7 @@ pub async fn large_batch_of_uses_is_recorded(store: Arc<dyn KeyStore>) {
     assert_eq!(found.key.last_used_at, Some(NOON));
 }
 
-/// Sessions that ended more than a day ago are gone for good; others, and expired keys of accounts, stay.
+/// Sessions that ended more than a day ago are deleted. Others, and expired keys of accounts, stay.
 pub async fn sweep_deletes_sessions_that_ended_a_day_ago(store: Arc<dyn KeyStore>) {
     const DAY: i64 = 24 * 3_600;
     let account = add_account(&*store, an_account().build()).await;
@@ -509,7 +514,8 @@ pub async fn sweep_deletes_sessions_that_ended_a_day_ago(store: Arc<dyn KeyStore
     assert!(find(&*store, &key).await.is_some());
 }
 
-/// A pepper is needed as long as a living key of any kind is kept under it; then it may be thrown away.
+/// A pepper is needed as long as a usable key of any kind is stored under it. After that it can be
+/// removed.
 pub async fn pepper_ids_are_those_of_living_keys(store: Arc<dyn KeyStore>) {
     assert_eq!(store.pepper_ids(NOON).await.unwrap(), []);
     let account = add_account(&*store, an_account().build()).await;
@@ -540,7 +546,7 @@ pub async fn pepper_ids_are_those_of_living_keys(store: Arc<dyn KeyStore>) {
     assert_eq!(later, ["p2"].map(pepper_id));
 }
 
-/// A store that was just set up is ready.
+/// A new store is ready.
 pub async fn store_is_ready(store: Arc<dyn KeyStore>) {
     store.ready().await.unwrap();
 }
