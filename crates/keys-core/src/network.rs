@@ -52,7 +52,7 @@ impl FromStr for Network {
     /// Reads an address or a network. Refuses host names, ports, zones, leading zeros and blanks.
     fn from_str(text: &str) -> Result<Self, InvalidNetwork> {
         match text.split_once('/') {
-        // The parser of lengths would accept `+8` and `08`.
+            // The parser of lengths would accept `+8` and `08`.
             Some((_, length)) if length.len() > 1 && length.starts_with('0') => {
                 return Err(InvalidNetwork);
             }
