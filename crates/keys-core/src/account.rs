@@ -75,7 +75,7 @@ pub struct Account {
     pub plan: PlanName,
     /// Disabled accounts keep everything, and all their requests are refused.
     pub disabled: bool,
-    /// When it was created.
+    /// Time of creation.
     pub created_at: Timestamp,
 }
 

@@ -47,7 +47,7 @@ impl TrustedProxies {
         self
     }
 
-    /// Whether the address is one of a trusted proxy.
+    /// Returns whether the address is one of a trusted proxy.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
         self.networks

@@ -88,7 +88,7 @@ fn bearer(value: &[u8]) -> Presented<'_> {
     }
 }
 
-/// One token without blanks inside, in visible ASCII.
+/// Parses one token without blanks inside, in visible ASCII.
 fn token(value: &[u8]) -> Presented<'_> {
     let token = value.trim_ascii();
     if token.is_empty() {

@@ -246,7 +246,7 @@ impl Fleet {
     /// Revokes keys through some instances, and sends some of the keys to another instance until it
     /// refuses them.
     fn revokes(&self, through: &str, count: usize) {
-        /// Of this many revocations of a client, one is watched.
+        /// Revocations of a client of which one is watched.
         const WATCHED: usize = 10;
         let per_client = usize::try_from(RATE).expect("few") * 10 / CLIENTS + 1;
         let made: Vec<Vec<(usize, String, String)>> = self.make(per_client);

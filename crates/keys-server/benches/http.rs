@@ -93,7 +93,7 @@ async fn answer_a_constant() -> std::io::Result<()> {
     serve(|| App::new().route("/v1/auth", web::to(constant))).await
 }
 
-/// The same without an application.
+/// Serves the constant without an application.
 #[actix_web::main]
 async fn answer_a_constant_before_an_application() -> std::io::Result<()> {
     async fn constant(_: Request) -> Result<Response<BoxBody>, Error> {

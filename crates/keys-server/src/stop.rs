@@ -129,7 +129,7 @@ impl Terminal {
     }
 }
 
-/// Whether the process was started with SIGHUP ignored.
+/// Returns whether the process was started with SIGHUP ignored.
 fn ignores_hangup() -> bool {
     /// The first bit of the mask is signal 1.
     const HANGUP: u64 = 1;

@@ -169,7 +169,7 @@ fn remaining(quota: Quota, reset: Duration) -> u32 {
     quota.requests.get().saturating_sub(used)
 }
 
-/// When each bucket will be full again, in shards with a lock each.
+/// Times at which the buckets will be full again, in shards with a lock each.
 ///
 /// Governor's own stores do not return that time, which the headers of every limited response
 /// contain.

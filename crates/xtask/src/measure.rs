@@ -10,7 +10,7 @@ use crate::document::{self, Document, Figure};
 use crate::step::{self, Output, Step};
 use crate::{install, machine, postgres};
 
-/// One table.
+/// A table of a document.
 struct Measurement {
     /// Name of the table in the document. A filter is compared with it.
     name: &'static str,

@@ -221,7 +221,7 @@ fn count_lines(lines: &[u8]) -> u64 {
     u64::try_from(lines).unwrap_or(u64::MAX)
 }
 
-/// Takes one formatted event.
+/// A writer for one formatted event.
 pub(super) struct Line(pub(super) Arc<Queue>);
 
 impl Write for Line {

@@ -1,4 +1,4 @@
-//! How long cached records may be trusted without asking the database.
+//! The lease: how long cached records may be trusted without asking the database.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -23,7 +23,7 @@ pub(crate) struct Lease {
     heard_at: AtomicU64,
 }
 
-/// How fresh a record is.
+/// Freshness of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Freshness {
     /// No change that was answered longer than the bound ago is missing from it.

@@ -182,7 +182,7 @@ pub(crate) enum Stored<V> {
     Final,
 }
 
-/// How to forget a record that has changed.
+/// Way to forget a record that has changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Forget {
     /// It is loaded again at the next look-up.

@@ -381,7 +381,7 @@ impl<T> Lock<T> for Mutex<T> {
     }
 }
 
-/// When a load takes its snapshot.
+/// Time at which a load takes its snapshot.
 #[derive(Clone, Copy, PartialEq)]
 enum Snapshot {
     BeforeReading,

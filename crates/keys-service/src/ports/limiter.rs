@@ -49,7 +49,7 @@ impl fmt::Display for Subject {
 /// A token bucket: one limit of one subject.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Bucket {
-    /// Who.
+    /// The subject.
     pub subject: Subject,
     /// The limit.
     pub limit: LimitName,
@@ -109,7 +109,7 @@ pub enum LimiterState {
     Shared,
     /// Each instance by itself.
     Local,
-    /// None, because the shared counter is unavailable.
+    /// No limiter, because the shared counter is unavailable.
     Denying,
 }
 

@@ -17,7 +17,7 @@ pub(crate) struct Coherence {
     pub(crate) witnesses: &'static [Witness],
 }
 
-/// How a verification looks up its key.
+/// Way in which a verification looks up its key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Look {
     InCache,

@@ -54,7 +54,8 @@ pub(crate) struct Row {
     pub(crate) revocation_lost: bool,
 }
 
-/// How the database of all instances becomes another one. Open transactions are rolled back.
+/// Way in which the database of all instances becomes another one. Open transactions are rolled
+/// back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Move {
     /// A dump is restored into another cluster, whose positions are below those of the old one.
