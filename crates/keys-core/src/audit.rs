@@ -1,4 +1,4 @@
-//! The audit trail: which changes leave an event, and what an event holds.
+//! The audit trail: the changes that leave an event, and the fields of an event.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -22,7 +22,8 @@ macro_rules! actions {
             /// All actions. Complete, because the list and the enum are made from one table.
             pub const ALL: [Self; [$($text),+].len()] = [$(Self::$name),+];
 
-            /// The stable name of the action, as it is stored: the changed thing and the change, in two words.
+            /// The stable name of the action, as it is stored: the changed thing and the change, in
+            /// two words.
             #[must_use]
             pub const fn as_str(self) -> &'static str {
                 match self {
@@ -50,7 +51,7 @@ impl fmt::Display for AuditAction {
     }
 }
 
-/// One entry of the audit trail: who changed what, when, from where.
+/// An entry of the audit trail: the actor, the change, its time and the client address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AuditEvent {
     /// The identifier of the entry.
@@ -63,7 +64,8 @@ pub struct AuditEvent {
     pub action: AuditAction,
     /// The thing that was changed.
     pub subject: AuditSubject,
-    /// The address that the request came from. `None` if there was no request, or its address is unknown.
+    /// The address that the request came from. `None` if there was no request, or its address is
+    /// unknown.
     pub address: Option<IpAddr>,
     /// The reason of a change that no caller asked for at that moment, such as `replayed`.
     pub reason: Option<String>,

@@ -10,11 +10,11 @@ macro_rules! denials {
         }
 
         impl Denial {
-            /// All reasons, in the order in which they are looked for. Complete, because the list
-            /// and the enum are made from one table.
+            /// All reasons, in the order in which they are checked. Complete, because the list and
+            /// the enum are made from one table.
             pub const ALL: [Self; [$($code),+].len()] = [$(Self::$name),+];
 
-            /// The stable name of this reason, as clients, metrics and logs see it.
+            /// Returns the stable name of this reason in answers, metrics and logs.
             #[must_use]
             pub const fn code(self) -> &'static str {
                 match self {
@@ -60,8 +60,8 @@ denials! {
 }
 
 impl Denial {
-    /// Whether this denial maps to HTTP 401 (not authenticated) rather than 403 (authenticated and
-    /// forbidden).
+    /// Returns whether this denial maps to HTTP 401 (not authenticated) rather than 403
+    /// (authenticated and forbidden).
     #[must_use]
     pub const fn is_unauthenticated(self) -> bool {
         matches!(

@@ -10,9 +10,9 @@ use crate::scope::ScopeSet;
 use crate::secret::ShownPrefix;
 use crate::timestamp::Timestamp;
 
-/// What a credential is. Decided when it is made, never inferred from what it may do.
+/// The kind of a credential. Decided when it is created, never inferred from its scopes.
 ///
-/// The list is complete on purpose: code that decides by kind must decide for each.
+/// Exhaustive on purpose: code that decides by kind must decide for each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[cfg_attr(
     feature = "serde",
@@ -20,16 +20,17 @@ use crate::timestamp::Timestamp;
     serde(rename_all = "lowercase")
 )]
 pub enum KeyKind {
-    /// Of whoever runs the service. Belongs to no account; its scopes say what it may manage.
+    /// The credential of an operator. Belongs to no account; its scopes say what it may manage.
     Operator,
     /// An account's API key: listed, counted, limited by the plan.
     Account,
-    /// A signed-in person, for at most a day. Belongs to an account, is not listed and not counted.
+    /// The session of a signed-in person, for at most a day. Belongs to an account, is not listed
+    /// and not counted.
     Session,
 }
 
 impl KeyKind {
-    /// The name used in logs and in the audit trail.
+    /// Returns the name used in logs and in the audit trail.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -46,36 +47,36 @@ impl fmt::Display for KeyKind {
     }
 }
 
-/// What is known of a key. Neither its secret nor its digest is part of it.
+/// The stored fields of a key, without its secret and its digest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ApiKey {
     /// The identifier.
     pub id: KeyId,
-    /// What it is.
+    /// The kind.
     pub kind: KeyKind,
-    /// The account it belongs to; none exactly for [`KeyKind::Operator`].
+    /// The account it belongs to. `None` for [`KeyKind::Operator`].
     pub account_id: Option<AccountId>,
-    /// What may be shown of the secret.
+    /// The part of the secret that may be shown.
     pub shown_prefix: ShownPrefix,
-    /// What its owner calls it.
+    /// The owner's name of the key.
     pub name: Option<KeyName>,
-    /// Where it may be used from.
+    /// Addresses that may use it.
     pub allowed_networks: AllowedNetworks,
-    /// What it may be used for.
+    /// Its scopes.
     pub scopes: ScopeSet,
-    /// The first moment it is no longer valid.
+    /// The first time at which it is no longer valid.
     pub expires_at: Option<Timestamp>,
-    /// When it was revoked.
+    /// Time of its revocation.
     pub revoked_at: Option<Timestamp>,
-    /// The last successful use; may lag by the flush interval.
+    /// Time of the last successful use; may lag by the flush interval.
     pub last_used_at: Option<Timestamp>,
     /// When it was created.
     pub created_at: Timestamp,
 }
 
 impl ApiKey {
-    /// Whether the key counts towards the maximum of its account's plan at `now`: neither revoked
-    /// nor expired.
+    /// Returns whether the key counts towards the maximum of its account's plan at `now`: neither
+    /// revoked nor expired.
     #[must_use]
     pub fn is_usable(&self, now: Timestamp) -> bool {
         self.revoked_at.is_none() && self.expires_at.is_none_or(|end| now < end)
@@ -87,6 +88,6 @@ impl ApiKey {
 pub struct StoredKey {
     /// The key.
     pub key: ApiKey,
-    /// Its account. `None` only for an operator's key.
+    /// Its account. `None` for an operator key.
     pub account: Option<Account>,
 }

@@ -1,21 +1,21 @@
-//! The rules of API keys, and nothing else.
+//! The rules of API keys.
 //!
-//! This crate is pure: no async, no input or output, no clock, no environment. Time and randomness are passed in,
-//! so every rule can be tested to the microsecond and used in any program.
+//! This crate is pure: no async, no input or output, no clock, no environment. Time and randomness
+//! are passed in, so every rule can be tested to the microsecond and used in any program.
 //!
 //! | Module | Holds |
 //! |---|---|
-//! | [`secret`] | the key as its owner sees it: generation, parsing, checksum |
+//! | [`secret`] | the full key: generation, parsing, checksum |
 //! | [`pepper`] | the digest of a key under a ring of peppers |
 //! | [`key`] | the record of a key |
 //! | [`judge`](mod@judge), [`denial`] | whether a key may be used, and the reasons to refuse it |
-//! | [`account`], [`plan`] | who holds keys, and what they may do |
-//! | [`audit`] | which changes leave an event in the audit trail, and what it holds |
-//! | [`network`], [`address`] | address lists, and whose address a request has |
-//! | [`header`] | finding the credential in the headers of a request |
+//! | [`account`], [`plan`] | accounts, their limits and quotas |
+//! | [`audit`] | the changes that leave an event in the audit trail, and its fields |
+//! | [`network`], [`address`] | address lists, and the client's address of a request |
+//! | [`header`] | the credential in the headers of a request |
 //! | [`operator_scope`] | the scopes of operator keys |
 //! | [`scope`], [`name`], [`id`], [`timestamp`] | small value types |
-//! | [`suggestion`] | which known name a misspelt one stands for |
+//! | [`suggestion`] | the known name nearest to a misspelt one |
 //!
 //! | Feature | Adds |
 //! |---|---|
@@ -28,7 +28,7 @@
 //! let secret = SecretKey::generate(&"sk_live".parse()?, &mut getrandom::SysRng)?;
 //! let ring = PepperRing::new("p1".parse()?, Pepper::from_bytes(&[7; 32])?);
 //!
-//! // What is stored is a digest; what comes back in a request is parsed, then looked up by digest.
+//! // Only the digest is stored. The key of a request is parsed, then looked up by its digest.
 //! let presented = SecretKey::parse(secret.expose())?;
 //! assert_eq!(ring.digest(&presented), ring.digest(&secret));
 //! # Ok(())

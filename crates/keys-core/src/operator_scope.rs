@@ -15,7 +15,8 @@ macro_rules! operator_scopes {
         }
 
         impl OperatorScope {
-            /// All scopes of operators. Complete, because the list and the enum are made from one table.
+            /// All scopes of operators. Complete, because the list and the enum are made from one
+            /// table.
             pub const ALL: [Self; [$($text),+].len()] = [$(Self::$name),+];
 
             /// The scope as text.

@@ -1,4 +1,5 @@
-//! Plans: what an account may do, and how often. They are configuration, not a fixed list.
+//! Plans: the maximum of keys and the rate limits of accounts. They are configuration, not a fixed
+//! list.
 
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
@@ -10,7 +11,7 @@ use std::time::Duration;
 
 use crate::account::Account;
 
-/// The text names neither a plan nor a limit.
+/// Error returned when a text is not the name of a plan or a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a plan or limit is named by 1 to 64 lower-case letters, digits, `-` and `_`")]
 pub struct InvalidPlanName;
@@ -32,7 +33,7 @@ macro_rules! name {
         pub struct $name(Arc<str>);
 
         impl $name {
-            /// The name as text.
+            /// Returns the name as text.
             #[must_use]
             pub fn as_str(&self) -> &str {
                 &self.0
@@ -70,7 +71,8 @@ name! {
     LimitName
 }
 
-/// A number of requests in a period. Unused requests are saved up to that number, then arrive evenly spaced.
+/// A number of requests in a period. Unused requests are saved up to that number, then arrive
+/// evenly spaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[cfg_attr(
     feature = "serde",
@@ -85,7 +87,7 @@ pub struct Quota {
 }
 
 impl Quota {
-    /// A quota of `requests` a minute.
+    /// Returns a quota of `requests` a minute.
     #[must_use]
     pub const fn per_minute(requests: NonZeroU32) -> Self {
         const MINUTE: NonZeroU32 = NonZeroU32::new(60).expect("60 is not zero");
@@ -95,7 +97,7 @@ impl Quota {
         }
     }
 
-    /// The time after which one used request is available again.
+    /// Returns the time after which one used request is available again.
     #[must_use]
     pub fn interval(self) -> Duration {
         let period = Duration::from_secs(self.period_seconds.get().into());
@@ -103,7 +105,7 @@ impl Quota {
     }
 }
 
-/// Who shares a bucket of a limit.
+/// The keys that share a bucket of a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[cfg_attr(
     feature = "serde",
@@ -126,9 +128,9 @@ pub enum LimitPer {
     serde(from = "LimitTable", into = "LimitTable")
 )]
 pub struct Limit {
-    /// How much.
+    /// The quota.
     pub quota: Quota,
-    /// For whom together.
+    /// The keys that share it.
     pub per: LimitPer,
 }
 
@@ -176,7 +178,8 @@ impl From<Limit> for LimitTable {
     }
 }
 
-/// What an account does with its keys through the two contracts. Each has a limit of its own in every plan.
+/// An operation of an account on its keys through the two contracts. Each has a limit of its own in
+/// every plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[cfg_attr(
     feature = "serde",
@@ -193,16 +196,16 @@ pub enum Operation {
 }
 
 impl Operation {
-    /// All of them. The list is complete: the contracts have three operations.
+    /// All operations. Exhaustive, because the contracts have three.
     pub const ALL: [Self; 3] = [Self::Create, Self::List, Self::Delete];
 
-    /// The name of its limit.
+    /// Returns the name of its limit.
     #[must_use]
     pub fn limit_name(self) -> LimitName {
         LimitName(self.as_str().into())
     }
 
-    /// The name of its limit, as text.
+    /// Returns the name of its limit, as text.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -223,14 +226,14 @@ impl Operation {
 pub struct Plan {
     /// Whether accounts on this plan may have and use keys.
     pub keys: bool,
-    /// How many usable keys an account may have.
+    /// Maximum number of usable keys of an account.
     pub keys_max: u32,
-    /// Limits by name; those of every [`Operation`] are among them.
+    /// Limits by name, including those of every [`Operation`].
     pub limits: BTreeMap<LimitName, Limit>,
 }
 
 impl Plan {
-    /// The quota of an operation. `None` only if the plan was built without one.
+    /// Returns the quota of an operation. `None` only if the plan was built without one.
     #[must_use]
     pub fn quota(&self, operation: Operation) -> Option<Quota> {
         self.limits.get(operation.as_str()).map(|limit| limit.quota)
@@ -243,15 +246,17 @@ impl Plan {
 pub struct Plans(BTreeMap<PlanName, Plan>);
 
 impl Plans {
-    /// Takes the configured plans.
+    /// Creates the set of configured plans.
     #[must_use]
     pub fn new(plans: impl IntoIterator<Item = (PlanName, Plan)>) -> Self {
         Self(plans.into_iter().collect())
     }
 
-    /// The plans that both HTTP contracts document: `free` without keys, `pro` and `business` with ten.
+    /// Returns the plans that both HTTP contracts document: `free` without keys, `pro` and
+    /// `business` with ten.
     ///
-    /// A session of a `free` account may still list and delete what the account had before.
+    /// A session of a `free` account may still list and delete the keys that the account had
+    /// before.
     #[must_use]
     #[expect(
         clippy::missing_panics_doc,
@@ -285,18 +290,19 @@ impl Plans {
         ])
     }
 
-    /// The plan of that name, if it is configured.
+    /// Returns the plan of that name, if it is configured.
     #[must_use]
     pub fn find(&self, name: &PlanName) -> Option<&Plan> {
         self.0.get(name)
     }
 
-    /// All plans, by name.
+    /// Returns all plans, by name.
     pub fn iter(&self) -> impl Iterator<Item = (&PlanName, &Plan)> {
         self.0.iter()
     }
 
-    /// How many usable keys `account` may have: 0 on a plan that is no longer configured.
+    /// Returns the maximum number of usable keys of `account`: 0 on a plan that is not configured
+    /// any more.
     #[must_use]
     pub fn keys_max(&self, account: &Account) -> u32 {
         self.find(&account.plan).map_or(0, |plan| plan.keys_max)

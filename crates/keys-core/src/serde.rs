@@ -1,8 +1,9 @@
 //! Serde for the types of this crate, with the feature `serde`.
 //!
-//! A value is a string in the form that its `FromStr` reads: identifiers in base64, times as in
-//! RFC 3339 with microseconds. Lists are sequences of strings. Reading applies every rule that
-//! `FromStr` applies, so every deserialized value is valid. Secrets and digests have no serde on purpose.
+//! A value is a string in the form that its `FromStr` reads: identifiers in base64, times as in RFC
+//! 3339 with microseconds. Lists are sequences of strings. Reading applies every rule that
+//! `FromStr` applies, so every deserialized value is valid. Secrets and digests have no serde on
+//! purpose.
 //!
 //! ```
 //! use keys_core::{Plan, Plans, Scope};

@@ -1,4 +1,4 @@
-//! Where a contract is served, and on which terms.
+//! The path of a contract, and its conditions.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,7 +6,8 @@ use std::str::FromStr;
 use keys_core::KeyPrefix;
 use keys_service::issue;
 
-/// Path of a contract, such as `/api/api-keys`: segments of letters, digits and `-._~`, each after a slash.
+/// Path of a contract, such as `/api/api-keys`: segments of letters, digits and `-._~`, each after
+/// a slash.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MountPath(Box<str>);
 
@@ -52,7 +53,7 @@ impl fmt::Display for InvalidMountPath {
 
 impl std::error::Error for InvalidMountPath {}
 
-/// Where one of the two contracts is served, and what it asks of accounts.
+/// The path of one of the two contracts, and its requirements on accounts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use]
 pub struct Mount {
@@ -63,8 +64,9 @@ pub struct Mount {
 }
 
 impl Mount {
-    /// Serves create and list at `path` and delete one segment below. Keys that are made there start with
-    /// `key_prefix`, their account must be on a plan with keys, and the plan's maximum of usable keys holds.
+    /// Serves create and list at `path` and delete one segment below. Keys that are made there
+    /// start with `key_prefix`, their account must be on a plan with keys, and the plan's maximum
+    /// of usable keys holds.
     ///
     /// ```
     /// use keys_http::Mount;
@@ -95,7 +97,8 @@ impl Mount {
         Self::documented("/api/api-keys", "sk_live")
     }
 
-    /// Mounts the account contract where it is documented: `/api/account/api-keys`, keys start with `xyp`.
+    /// Mounts the account contract where it is documented: `/api/account/api-keys`, keys start with
+    /// `xyp`.
     pub fn account() -> Self {
         Self::documented("/api/account/api-keys", "xyp")
     }

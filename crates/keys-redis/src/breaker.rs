@@ -9,7 +9,8 @@ pub(crate) struct Breaker {
 }
 
 impl Breaker {
-    /// One late answer is an accident, three in a row are a state; waiting for more costs 20 ms each.
+    /// One late answer is an accident, three in a row are a state; waiting for more costs 20 ms
+    /// each.
     const FAILURES_MAX: u32 = 3;
 
     const OPEN: u32 = u32::MAX;

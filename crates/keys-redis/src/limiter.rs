@@ -29,10 +29,12 @@ const START_MAX: Duration = Duration::from_millis(500);
 /// How long connecting may take. Only trials in the background wait that long.
 const CONNECT_MAX: Duration = Duration::from_secs(1);
 
-/// Between trials while Redis is away, give or take a quarter, so that many instances do not return at once.
+/// Between trials while Redis is away, give or take a quarter, so that many instances do not return
+/// at once.
 const TRIAL_INTERVAL: Duration = Duration::from_millis(250);
 
-/// A rate limiter that all instances with the same Redis and prefix share. Cheap to clone; all clones are the same.
+/// A rate limiter that all instances with the same Redis and prefix share. Cheap to clone; all
+/// clones are the same.
 #[derive(Clone)]
 pub struct RedisLimiter {
     inner: Arc<Inner>,
@@ -56,8 +58,8 @@ impl RedisLimiter {
         }
         let inner = Arc::clone(&self.inner);
         let key = inner.key(bucket);
-        // Requests are answered on runtimes that end with their worker, and a connection opened on one would end with
-        // it. Here the time limit holds too, whatever the caller's runtime is.
+        // Requests are answered on runtimes that end with their worker, and a connection opened on
+        // one would end with it. Here the time limit holds too, whatever the caller's runtime is.
         let asked = self.inner.runtime.spawn(async move {
             let answered = inner.ask(&key, request, inner.budget).await;
             match &answered {
@@ -88,7 +90,8 @@ impl RateLimiter for RedisLimiter {
             Ok(answer) => {
                 let decision = request.decide(bucket.limit.clone(), answer);
                 if inner.on_unavailable == OnUnavailable::Local {
-                    // Otherwise every late answer, and the loss of Redis, would give the whole quota once more.
+                    // Otherwise every late answer, and the loss of Redis, would give the whole
+                    // quota once more.
                     inner.local.take_over(bucket, quota, decision.reset);
                 }
                 return Ok(decision);
@@ -101,7 +104,8 @@ impl RateLimiter for RedisLimiter {
             "Redis has not decided"
         );
         match inner.on_unavailable {
-            // It was there just now, and others may be asking it: what they have taken is not known here.
+            // It was there just now, and others may be asking it: what they have taken is not known
+            // here.
             OnUnavailable::Local if matches!(fault, Fault::Late) => {
                 Ok(inner.local.take_sparingly(bucket, quota, cost))
             }
@@ -158,30 +162,33 @@ impl RedisLimiterBuilder {
         self
     }
 
-    /// How long a call may wait for Redis, all in all; 20 ms unless it is set. Three that wait longer in a row are the
-    /// last to wait.
+    /// How long a call may wait for Redis, all in all; 20 ms unless it is set. Three that wait
+    /// longer in a row are the last to wait.
     pub fn budget(mut self, budget: Duration) -> Self {
         self.budget = budget;
         self
     }
 
-    /// The clock by which an instance counts by itself; by default that of the system. Redis counts by its own.
+    /// The clock by which an instance counts by itself; by default that of the system. Redis counts
+    /// by its own.
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.clock = Arc::new(clock);
         self
     }
 
-    /// Connects, waiting half a second at most: a limiter whose Redis is away starts as one that lost it later.
+    /// Connects, waiting half a second at most: a limiter whose Redis is away starts as one that
+    /// lost it later.
     ///
-    /// Connections live on the runtime that this is called on, whichever runtime the limiter is used on. It should
-    /// have several threads, and must last as long as the limiter is to reach Redis.
+    /// Connections live on the runtime that this is called on, whichever runtime the limiter is
+    /// used on. It should have several threads, and must last as long as the limiter is to reach
+    /// Redis.
     ///
     /// # Panics
     /// Outside of a Tokio runtime.
     pub async fn connect(self) -> RedisLimiter {
         if self.url.is_tls() && rustls::crypto::CryptoProvider::get_default().is_none() {
-            // The client takes whatever the process has chosen, and panics if it has to choose among several. An error
-            // means that somebody has chosen just now.
+            // The client takes whatever the process has chosen, and panics if it has to choose
+            // among several. An error means that somebody has chosen just now.
             let _ = rustls::crypto::ring::default_provider().install_default();
         }
         // Small requests must not wait for others to share a packet with.
@@ -247,7 +254,8 @@ impl Inner {
         let mut connection = self.connection.read().clone();
         let asked = async {
             match self.take.call(&mut connection, key, request).await {
-                // A server closes connections that were idle for long; the manager has begun to make another.
+                // A server closes connections that were idle for long; the manager has begun to
+                // make another.
                 Err(error) if error.is_connection_dropped() => {
                     self.take.call(&mut connection, key, request).await
                 }
@@ -260,7 +268,8 @@ impl Inner {
 
     /// Finds out whether Redis decides within the time that calls have.
     async fn trial(&self) -> Result<(), Fault> {
-        // A whole take, from a bucket of nobody: a server may answer and yet be full, or only fit for reading.
+        // A whole take, from a bucket of nobody: a server may answer and yet be full, or only fit
+        // for reading.
         const THOUSAND: NonZeroU32 = NonZeroU32::new(1_000).expect("1,000 is not zero");
         let request = Request {
             quota: Quota {
@@ -272,8 +281,9 @@ impl Inner {
         // Limits have names, so this is none of theirs.
         let key = format!("keys:{}::trial", self.key_prefix.as_str());
         if let Err(fault) = self.ask(&key, request, CONNECT_MAX).await {
-            // The manager does not connect again after errors other than of input and output, such as a wrong password,
-            // and does not notice that a host has vanished. A new one does not know what the old one met.
+            // The manager does not connect again after errors other than of input and output, such
+            // as a wrong password, and does not notice that a host has vanished. A new one does not
+            // know what the old one met.
             *self.connection.write() = manager(&self.client);
             return Err(fault);
         }

@@ -226,7 +226,8 @@ mod tests {
     use clap::CommandFactory as _;
     use std::collections::BTreeSet;
 
-    /// The scopes in a text, beside operators' scopes also those of `keys` and `accounts` that do not exist.
+    /// The scopes in a text, beside operators' scopes also those of `keys` and `accounts` that do
+    /// not exist.
     fn scopes_in(text: &str) -> BTreeSet<&str> {
         let is_part = |c: char| c.is_ascii_lowercase() || c == ':';
         text.split(|c| !is_part(c))

@@ -22,11 +22,11 @@ use sha2::{Digest as _, Sha256};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Accounts hold ten keys each, as their plan allows.
+/// Keys of each account, as many as its plan allows.
 const KEYS_PER_ACCOUNT: usize = 10;
 
-/// Rounds in which everything is measured once. The median of what they say counts, so that what else the machine does
-/// cancels out.
+/// Rounds in which everything is measured once. The median of the rounds counts, so that other load
+/// of the machine cancels out.
 const ROUNDS: usize = 51;
 const ROUNDS_OF_THREADS: usize = 7;
 
@@ -42,7 +42,7 @@ fn main() {
     }
 }
 
-/// A service whose cache has room for twice as many keys, and which follows changes.
+/// Returns a service whose cache has room for twice as many keys, and which follows changes.
 async fn start(store: &MemoryStore, count: usize) -> KeyService {
     let peppers = PepperRing::new(
         "p1".parse().expect("a legal id"),
@@ -72,7 +72,8 @@ struct Warm {
 }
 
 impl Warm {
-    /// A service with so many keys, of which it knows none yet. `external_id` says whether their accounts have one of the host's.
+    /// Returns a service with `count` keys, none of which is cached yet. With `external_id` their
+    /// accounts have one.
     async fn new(count: usize, external_id: bool) -> Self {
         let store = MemoryStore::default();
         let service = start(&store, count).await;
@@ -108,7 +109,7 @@ impl Warm {
         }
     }
 
-    /// Another instance on the same store, which knows none of the keys yet.
+    /// Returns another instance on the same store, with an empty cache.
     async fn beside(&self) -> Self {
         Self {
             service: start(&self.store, self.keys.len()).await,
@@ -126,16 +127,17 @@ impl Warm {
                 .await
                 .expect("verdicts");
             assert!(verdicts.iter().all(Verdict::is_valid));
-            // As is done every ten seconds: uses that were not written yet are not what the cache takes.
+            // As every ten seconds, so that uses that were not written yet do not count as memory
+            // of the cache.
             self.service.flush_uses().await.expect("the store is there");
         }
     }
 
-    /// Whether the key may be used.
+    /// Returns whether the key may be used.
     fn admits(&self, key: &str) -> bool {
         let request = VerifyRequest::new(key);
         let verdict = pin!(self.service.verify(&request));
-        // What the cache knows is answered at once: there is nothing to wait for.
+        // A cached key is answered at once, without waiting.
         match black_box(verdict.poll(&mut Context::from_waker(Waker::noop()))) {
             Poll::Ready(Ok(ref verdict)) => verdict.is_valid(),
             Poll::Ready(Err(error)) => panic!("no verdict: {error}"),
@@ -200,7 +202,8 @@ fn speed(runtime: &tokio::runtime::Runtime) {
             [
                 nanos(40_000, &mut sha256),
                 nanos(20_000, &mut hot_key),
-                // Twice all of them: what the others left in the processor's caches is not theirs to live with.
+                // Twice all of them, so that the CPU cache does not depend on the other
+                // measurements.
                 nanos(200_000, &mut random_key),
                 nanos(40_000, &mut wrong_key),
                 nanos(200, &mut batch) / 1_000.0,
@@ -259,8 +262,8 @@ fn speed(runtime: &tokio::runtime::Runtime) {
     report::ratio_at_most("CPU per call of two threads against one", two, 1.25);
 }
 
-/// Keys in random order, one after the other in memory: as a key that was just received, each is in the processor's cache when
-/// it is asked about, and only what is known of it is not.
+/// Keys in random order, consecutive in memory. A key that was just received is in the CPU cache
+/// when it is verified, and only its record is not.
 struct Presented {
     text: String,
     key_len: usize,
@@ -275,7 +278,7 @@ impl Presented {
         }
     }
 
-    /// All keys again and again, from one of them on.
+    /// Returns all keys again and again, starting at one of them.
     fn from<'a>(&'a self, first: usize) -> impl FnMut() -> &'a str + use<'a> {
         let mut start = first * self.key_len;
         move || {
@@ -286,13 +289,14 @@ impl Presented {
     }
 }
 
-/// Places that lead to one another in random order: what it costs on this machine to wait for memory.
+/// Positions that lead to one another in random order: measures the time of a cache miss on this
+/// machine.
 struct Ring {
     next: Vec<usize>,
 }
 
 impl Ring {
-    /// As much memory as a hundred thousand cached keys take.
+    /// The memory of a hundred thousand cached keys.
     const LEN: usize = 16 * 1024 * 1024 / size_of::<usize>();
 
     fn new() -> Self {
@@ -305,8 +309,8 @@ impl Ring {
     }
 }
 
-/// The numbers below `count` in an order that is random and always the same: the shuffle of Fisher and Yates, with the generator
-/// of Knuth's MMIX.
+/// Returns the numbers below `count` in a random order that is always the same: the shuffle of
+/// Fisher and Yates, with the generator of Knuth's MMIX.
 fn random_order(count: usize) -> Vec<usize> {
     let mut order: Vec<usize> = (0..count).collect();
     let mut state = 1_usize;
@@ -319,7 +323,8 @@ fn random_order(count: usize) -> Vec<usize> {
     order
 }
 
-/// Nanoseconds of processor time that one call takes. Not of the wall's clock, on which other programs count too.
+/// Returns the nanoseconds of processor time of one call. Wall-clock time would include other
+/// programs.
 fn nanos(calls: u32, call: &mut impl FnMut()) -> f64 {
     let start = thread_cpu();
     for _ in 0..calls {
@@ -334,7 +339,7 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// Processor time of one call in nanoseconds, with so many threads at random keys.
+/// Returns the processor time of one call in nanoseconds, with this many threads at random keys.
 fn cpu_per_call(warm: &Arc<Warm>, presented: &Arc<Presented>, threads: usize) -> f64 {
     const CALLS: u32 = 1_000_000;
     let handles: Vec<_> = (0..threads)
@@ -370,7 +375,8 @@ async fn memory() {
     const BYTES_MAX: f64 = 200.0;
     for external_id in [false, true] {
         let warm = Warm::new(MILLION, external_id).await;
-        // The first instance takes the memory that making the keys has left behind; the second has to ask for its own.
+        // The first instance reuses memory from creating the keys. The second has to allocate its
+        // own.
         warm.fill().await;
         let second = warm.beside().await;
         let before = resident();

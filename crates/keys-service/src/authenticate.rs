@@ -1,4 +1,4 @@
-//! Who presents this credential, and may it be used for this?
+//! Authentication of callers that manage keys or accounts.
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -11,19 +11,20 @@ use crate::actor::{Actor, Identity};
 use crate::ports::{Bucket, Decision, LimiterError, StoreError, Subject};
 use crate::service::KeyService;
 
-/// What a credential must satisfy.
+/// Requirements on a credential.
 #[derive(Debug, Clone)]
 pub struct Requirement {
-    /// Of one of these kinds.
+    /// Accepted kinds.
     pub kinds: Vec<KeyKind>,
-    /// Holding all of these scopes.
+    /// Required scopes.
     pub scopes: ScopeSet,
-    /// Of an account whose plan has keys.
+    /// Whether the account's plan must have keys.
     pub plan: bool,
 }
 
 impl Requirement {
-    /// An account's key on a plan with keys: what other routes of an embedding program ask for.
+    /// Returns the requirement of an account's key on a plan with keys, for other routes of an
+    /// embedding program.
     #[must_use]
     pub fn account_key() -> Self {
         Self {
@@ -33,7 +34,8 @@ impl Requirement {
         }
     }
 
-    /// An account's key or session, whatever the plan says: it is asked later, by [`KeyService::manager`].
+    /// Returns the requirement of an account's key or session on any plan, because
+    /// [`KeyService::manager`] checks the plan later.
     #[must_use]
     pub fn account_holder() -> Self {
         Self {
@@ -43,7 +45,7 @@ impl Requirement {
         }
     }
 
-    /// An operator's key with all of `scopes`.
+    /// Returns the requirement of an operator key with all of `scopes`.
     #[must_use]
     pub fn operator(scopes: ScopeSet) -> Self {
         Self {
@@ -53,7 +55,7 @@ impl Requirement {
         }
     }
 
-    /// The same, and holding all of `scopes`.
+    /// Also requires all of `scopes`.
     #[must_use]
     pub fn with_scopes(mut self, scopes: ScopeSet) -> Self {
         self.scopes = scopes;
@@ -61,19 +63,19 @@ impl Requirement {
     }
 }
 
-/// Why nobody was found behind a credential.
+/// Error returned when a credential is not accepted.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AuthenticateError {
-    /// It may not be used, or not for this.
+    /// It may not be used, or not for this purpose.
     #[error("the credential was refused")]
     Denied(#[source] Denial),
-    /// The store could not answer; says nothing about the credential.
+    /// The store could not answer. Says nothing about the credential.
     #[error("the credential could not be looked up")]
     Store(#[source] StoreError),
 }
 
-/// Who may manage an account's keys.
+/// Credentials that may manage an account's keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum KeyManagement {
@@ -84,14 +86,14 @@ pub enum KeyManagement {
     SessionOnly,
 }
 
-/// What a surface asks of whoever manages keys through it.
+/// Requirements of a surface on managing keys through it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Gate {
     /// Whether the plan must have keys.
     pub plan: bool,
-    /// Whether the plan's maximum of usable keys holds.
+    /// Whether the plan's maximum of usable keys applies.
     pub cap: bool,
-    /// Who may manage.
+    /// Credentials that may manage.
     pub management: KeyManagement,
 }
 
@@ -161,15 +163,16 @@ impl KeyService {
         })
     }
 
-    /// Notes that `identity` was let through.
+    /// Records that `identity` was accepted.
     pub fn record_success(&self, identity: &Identity) {
         self.record_use(identity.key.id);
     }
 
-    /// Counts a failed authentication from `address`. When the decision says no, answer that there were too many.
+    /// Counts a failed authentication from `address`. If the decision is a refusal, answer that
+    /// there were too many.
     ///
     /// # Errors
-    /// When the limiter cannot decide.
+    /// If the limiter cannot decide.
     pub async fn count_failure(
         &self,
         address: Option<IpAddr>,
@@ -185,12 +188,13 @@ impl KeyService {
             .await
     }
 
-    /// Counts `operation` against the limit of the account behind `identity`: one bucket per account and operation.
+    /// Counts `operation` against the limit of the account behind `identity`: one bucket per
+    /// account and operation.
     ///
-    /// `None` when there is no account or its plan has no limit for the operation.
+    /// `None` if there is no account or its plan has no limit for the operation.
     ///
     /// # Errors
-    /// When the limiter cannot decide.
+    /// If the limiter cannot decide.
     pub async fn count_operation(
         &self,
         identity: &Identity,
@@ -215,13 +219,14 @@ impl KeyService {
             .map(Some)
     }
 
-    /// Whether whoever `identity` is may do `operation` on its account's keys through a surface with `gate`, and in
-    /// whose name it is then done.
+    /// Returns the actor if `identity` may do `operation` on its account's keys through a surface
+    /// with `gate`.
     ///
-    /// On a plan without keys a session may still list and delete what is there.
+    /// On a plan without keys a session may still list and delete existing ones.
     ///
     /// # Errors
-    /// [`Denial::KindNotAllowed`] for a key where management is for sessions, else what the plan says.
+    /// [`Denial::KindNotAllowed`] for a key if only sessions may manage, otherwise the denial of
+    /// the plan.
     pub fn manager(
         &self,
         identity: &Identity,
@@ -241,5 +246,6 @@ impl KeyService {
     }
 }
 
-/// What accounts on a plan that left the configuration may try: as much as on the documented plan without keys.
+/// The quota of accounts on a plan that was removed from the configuration: that of the documented
+/// plan without keys.
 const MISSING_PLAN_QUOTA: Quota = Quota::per_minute(NonZeroU32::new(10).expect("10 is not zero"));

@@ -1,4 +1,4 @@
-//! Issuing keys of every kind.
+//! Creation of keys of every kind.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::idempotency::{Attempt, IdempotencyError, Idempotent, ReserveError, un
 use crate::ports::{Admission, ChangeError, Completion, NewKey, StoreError};
 use crate::service::KeyService;
 
-/// The prefix of operators' keys. Accounts' keys may not have it.
+/// The prefix of operator keys. Accounts' keys may not have it.
 pub const OPERATOR_PREFIX: &str = "operator";
 
 /// The prefix of sessions. Accounts' keys may not have it.
@@ -29,30 +29,32 @@ pub fn is_reserved(prefix: &KeyPrefix) -> bool {
     [OPERATOR_PREFIX, SESSION_PREFIX].contains(&prefix.as_str())
 }
 
-/// The longest a session may live: a person signs in again after a day.
+/// Maximum life of a session: a person signs in again after a day.
 pub const SESSION_TTL_MAX: Duration = Duration::from_hours(24);
 
 /// A key to be issued to an account.
 #[derive(Debug, Clone)]
 pub struct KeyDraft {
-    /// The account it shall belong to.
+    /// The account of the key.
     pub account_id: AccountId,
-    /// The label it starts with.
+    /// The prefix of the key.
     pub prefix: KeyPrefix,
-    /// What its owner calls it.
+    /// The owner's name of the key.
     pub name: Option<KeyName>,
     /// Where it may be used from.
     pub allowed_networks: AllowedNetworks,
-    /// What it may be used for. `None` is whatever the key that creates it may, and nothing where no key does.
+    /// Scopes of the new key. `None` inherits the scopes of the key that creates it; without a
+    /// creating key, the new key has no scopes.
     pub scopes: Option<ScopeSet>,
     /// When it shall expire.
     pub expires_at: Option<Timestamp>,
-    /// What the account must satisfy.
+    /// Requirements on the account.
     pub gate: Gate,
 }
 
 impl KeyDraft {
-    /// A key that never expires and may be used from anywhere, under the plan's gate and cap.
+    /// Returns a draft of a key that never expires and may be used from anywhere, under the plan's
+    /// gate and cap.
     #[must_use]
     pub fn new(account_id: AccountId, prefix: KeyPrefix) -> Self {
         Self {
@@ -67,20 +69,20 @@ impl KeyDraft {
     }
 }
 
-/// An operator's key to be issued.
+/// An operator key to be issued.
 #[derive(Debug, Clone)]
 pub struct OperatorKeyDraft {
-    /// What it is called.
+    /// The name of the key.
     pub name: KeyName,
     /// Where it may be used from.
     pub allowed_networks: AllowedNetworks,
-    /// What it may manage.
+    /// Scopes of the key.
     pub scopes: ScopeSet,
     /// When it shall expire.
     pub expires_at: Option<Timestamp>,
 }
 
-/// A key that was just made, with its secret: the only time that the secret exists outside the owner's hands.
+/// A new key with its secret. The secret exists only here and with its owner.
 #[derive(Debug)]
 pub struct Issued {
     /// The record.
@@ -89,7 +91,7 @@ pub struct Issued {
     pub secret: SecretKey,
 }
 
-/// A field of a draft that is at fault. The list is complete, so that every dialect names each field.
+/// An invalid field of a draft. Exhaustive, so that every surface names each field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IssueField {
     /// The expiry.
@@ -100,31 +102,31 @@ pub enum IssueField {
     Scopes,
     /// The prefix.
     Prefix,
-    /// The time that a session lives.
+    /// The life of a session.
     Ttl,
 }
 
-/// Why a key was not issued.
+/// Error returned when a key was not issued.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum IssueError {
     /// It would be expired already.
     #[error("the expiry is not in the future")]
     ExpiryNotInFuture,
-    /// A session would live for no time or for more than [`SESSION_TTL_MAX`].
+    /// The life of a session is zero or longer than [`SESSION_TTL_MAX`].
     #[error("a session lives for 1 second to 24 hours")]
     SessionTtl,
     /// Its prefix is that of another kind of credential.
     #[error("the prefix is reserved for another kind of credential")]
     ReservedPrefix,
-    /// This field permits more than the key that creates it: a later expiry, an address outside its
-    /// list, or a scope that it lacks.
+    /// This field exceeds the key that creates it: a later expiry, an address outside its list, or
+    /// a scope that it lacks.
     #[error("a key cannot create a key that may do more than itself")]
     ExceedsCreator(IssueField),
-    /// Whoever asked may no longer do so.
+    /// The caller is no longer authorized.
     #[error("the caller was refused")]
     CallerDenied(#[source] Denial),
-    /// There is no such account.
+    /// The account does not exist.
     #[error("there is no such account")]
     AccountNotFound,
     /// The account may not have keys.
@@ -136,7 +138,7 @@ pub enum IssueError {
         /// The maximum.
         max: u32,
     },
-    /// It is a repetition that cannot be answered.
+    /// The request is a repetition that cannot be answered.
     #[error(transparent)]
     Idempotency(#[from] IdempotencyError),
     /// The operating system gave no random bytes.
@@ -148,7 +150,7 @@ pub enum IssueError {
 }
 
 impl IssueError {
-    /// The field of the draft that is at fault, or `None` if the draft is in order.
+    /// Returns the invalid field of the draft, or `None` if the draft is valid.
     #[must_use]
     pub fn field(&self) -> Option<IssueField> {
         match self {
@@ -182,8 +184,8 @@ impl From<ChangeError> for IssueError {
 impl KeyService {
     /// Issues a key to an account.
     ///
-    /// What an account's key creates is never wider than itself; what the draft leaves open is then as narrow as the
-    /// creator.
+    /// A key that an account's key creates is limited to the expiry, addresses and scopes of its
+    /// creator. Fields that the draft leaves open are inherited from the creator.
     ///
     /// # Errors
     /// See [`IssueError`].
@@ -340,7 +342,7 @@ impl KeyService {
     }
 }
 
-/// What a key is made from.
+/// The data of a new key.
 struct Template {
     kind: KeyKind,
     account_id: Option<AccountId>,
@@ -380,7 +382,8 @@ fn prefix(reserved: &str) -> KeyPrefix {
     reserved.parse().expect("reserved prefixes are legal")
 }
 
-/// Holds a draft within the limits of the key that creates it. What was left open becomes the parent's limit.
+/// Applies the limits of the key that creates it to a draft. Open fields are inherited from the
+/// parent.
 fn narrow(mut draft: KeyDraft, parent: &ApiKey) -> Result<KeyDraft, IssueField> {
     draft.expires_at = match (draft.expires_at, parent.expires_at) {
         (Some(wanted), Some(limit)) if wanted > limit => return Err(IssueField::ExpiresAt),
@@ -401,7 +404,7 @@ fn narrow(mut draft: KeyDraft, parent: &ApiKey) -> Result<KeyDraft, IssueField> 
     Ok(draft)
 }
 
-/// A new key as it is kept, sealed, for a repetition of the request that made it.
+/// A new key as it is stored, sealed, for a repetition of the request that created it.
 #[derive(Serialize, Deserialize)]
 struct SealedKey {
     secret: Zeroizing<String>,

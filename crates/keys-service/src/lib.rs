@@ -1,16 +1,16 @@
 //! Use cases of the API-key service behind one cheap handle, without HTTP and without SQL.
 //!
-//! [`KeyService`] is the handle: it issues, lists, authenticates and revokes keys and manages accounts. What it needs
-//! from outside are small ports: a [`KeyStore`], a [`RateLimiter`] and a [`Clock`].
+//! [`KeyService`] is the handle: it issues, lists, authenticates and revokes keys and manages
+//! accounts. Its dependencies are small ports: a [`KeyStore`], a [`RateLimiter`] and a [`Clock`].
 //!
 //! | Module | Use case |
 //! |---|---|
-//! | [`verify`] | may this key do this, from there, now? The hot path, from a coherent cache |
-//! | [`authenticate`] | who presents this credential, and may it be used for this? |
+//! | [`verify`] | verification of keys: the fast path, from a coherent cache |
+//! | [`authenticate`] | authentication of callers that manage keys or accounts |
 //! | [`issue`] | keys of accounts and operators, sessions |
 //! | [`manage`] | listing and revoking keys |
 //! | [`account`] | accounts |
-//! | [`idempotency`] | repeating a create without making a second thing |
+//! | [`idempotency`] | repetition of a create without creating a second record |
 
 pub mod account;
 pub mod actor;

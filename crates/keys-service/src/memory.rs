@@ -1,4 +1,5 @@
-//! A store in memory: for tests of programs that embed the service, and for trying it out. It loses everything at exit.
+//! A store in memory: for tests of programs that embed the service, and for trying it out. It loses
+//! everything at exit.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::ops::Bound;
@@ -22,14 +23,14 @@ use crate::ports::{
     Readers, Readiness, Reservation, Reserved, StoreError,
 };
 
-/// How long changes are kept for those who follow them.
+/// Time for which changes are kept for feeds.
 const CHANGES_KEPT: Duration = Duration::from_mins(10);
 
 /// Keeps keys and accounts in this process, under one lock.
 ///
-/// It obeys every rule of [`KeyStore`](crate::KeyStore) and is held to them by the same contract suite as the databases. It grows
-/// without bound, keeps nothing across a restart and shares nothing with other processes, so it is no store to run
-/// a service on.
+/// It obeys every rule of [`KeyStore`](crate::KeyStore) and is held to them by the same contract
+/// suite as the databases. It grows without bound, keeps nothing across a restart and shares
+/// nothing with other processes, so it is no store to run a service on.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -42,19 +43,19 @@ const CHANGES_KEPT: Duration = Duration::from_mins(10);
 #[derive(Debug, Clone, Default)]
 pub struct MemoryStore {
     state: Arc<Mutex<State>>,
-    /// Says that the log has grown.
+    /// Notified when the log has grown.
     woken: Arc<watch::Sender<()>>,
     readers: Readers,
 }
 
 impl MemoryStore {
-    /// An empty store.
+    /// Creates an empty store.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The audit trail so far, oldest first.
+    /// Returns the audit trail so far, oldest first.
     #[must_use]
     pub fn audit_events(&self) -> Vec<AuditEvent> {
         self.state.lock().audit.clone()
@@ -74,11 +75,11 @@ struct State {
     log: Log,
 }
 
-/// What was changed, in order.
+/// The changes, in order.
 #[derive(Debug, Default)]
 struct Log {
     last: u64,
-    /// Everything up to this number may be gone.
+    /// Changes up to this number may have been deleted.
     pruned: u64,
     kept: VecDeque<Note>,
 }
@@ -134,13 +135,14 @@ struct KeyRow {
 struct Answer {
     token: EventId,
     body_digest: [u8; 32],
-    /// None while the attempt is under way.
+    /// `None` while the attempt is under way.
     sealed: Option<Vec<u8>>,
-    /// When the attempt may be taken over, or its answer is no longer kept.
+    /// Time from which the attempt may be taken over, or its answer is deleted.
     until: Timestamp,
 }
 
-// Each change judges everything first and then writes, so that a refusal leaves nothing to roll back.
+// Each change checks everything first and then writes, so that a refusal leaves nothing to roll
+// back.
 impl State {
     fn stored(&self, row: &KeyRow) -> StoredKey {
         let account = row
@@ -221,7 +223,7 @@ impl State {
             .filter(move |key| is_listed(key, owner))
     }
 
-    /// Leaves the trace of a change that was just made, and keeps its answer.
+    /// Writes the audit event of a change that was just made, and stores its answer.
     fn record(&mut self, change: Change, action: AuditAction, subject: AuditSubject) {
         self.audit.push(change.event(action, subject));
         if let Some(completion) = change.completion
@@ -461,7 +463,8 @@ impl Idempotency for MemoryStore {
                 },
             });
         }
-        // The attempt taken over may be kept under a former pepper: it must not find its reservation again.
+        // The attempt taken over may be stored under a former pepper, and must not find its
+        // reservation again.
         for lookup in &reservation.lookups {
             state.answers.remove(lookup);
         }
@@ -553,9 +556,9 @@ struct MemoryFeed {
     woken: watch::Receiver<()>,
     place: Place,
     polled_at: Option<Instant>,
-    /// How far the last poll saw, until it is applied.
+    /// Position of the last poll, until it is applied.
     found: Option<u64>,
-    /// Where the next page of a poll begins that takes several.
+    /// Start of the next page of a poll that takes several.
     page: Option<Page>,
     applied: Option<u64>,
 }
@@ -576,7 +579,7 @@ impl ChangeFeed for MemoryFeed {
     async fn poll(&mut self) -> Result<Changes, StoreError> {
         self.polled_at = Some(Instant::now());
         self.place.heard();
-        // Before the log is read: what comes later must wake.
+        // Before the log is read, because later changes must wake.
         self.woken.mark_unchanged();
         let state = self.store.state.lock();
         self.found = Some(state.log.last);

@@ -55,7 +55,7 @@ struct Case {
     wanted: Vec<&'static str>,
 }
 
-/// Mostly what is permitted, so that cases reach the last rule as well as the first one.
+/// Mostly permitted values, so that cases reach the last rule as well as the first one.
 fn cases() -> impl Strategy<Value = Case> {
     let expires_in = prop_oneof![
         2 => Just(None),
@@ -114,8 +114,8 @@ struct World {
 }
 
 impl World {
-    /// The clock stands still and no change is followed any more, so the cache serves all that it
-    /// has read.
+    /// The clock stands still and no further changes are followed, so the cache serves everything
+    /// that it has read.
     async fn new() -> Self {
         let plan = |keys| Plan {
             keys,
@@ -300,7 +300,7 @@ fn a_row_and_its_cached_record_are_judged_alike() {
     );
     outcome.unwrap();
 
-    // Every reason that a stored key can be refused for came up.
+    // Every reason to refuse a stored key occurred.
     let seen: BTreeSet<_> = verdicts.borrow().keys().copied().collect();
     let before_the_judgement = [Denial::Malformed, Denial::NotFound, Denial::Unreadable];
     let reasons = Denial::ALL.into_iter();

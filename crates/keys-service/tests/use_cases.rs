@@ -1,4 +1,4 @@
-//! The use cases over the store in memory, at times and with randomness that the tests decide.
+//! The use cases over the store in memory, with controlled times and randomness.
 #![expect(clippy::unwrap_used, reason = "a test that unwraps nothing has failed")]
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -302,7 +302,7 @@ async fn a_key_creates_nothing_that_may_do_more_than_itself() {
     };
     assert_eq!(refusal(more).await, IssueField::Scopes);
 
-    // What is left open becomes as narrow as the creator.
+    // A field that is left open is inherited from the creator.
     let child = fixture
         .service
         .issue_key(&by, fixture.draft(), None)

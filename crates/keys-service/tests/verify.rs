@@ -28,7 +28,7 @@ use keys_testkit::data::{NOON, a_change, pepper_ring};
 use keys_testkit::store::{Overrides, TestStore};
 use tokio::sync::Notify;
 
-/// A store that counts its look-ups and can be taken away.
+/// A store that counts its look-ups and can be made unavailable.
 type Watched = TestStore<Watching>;
 
 /// What a [`Watched`] store counts, and in which ways it fails.
@@ -39,22 +39,22 @@ struct Watching {
     is_away: Arc<AtomicBool>,
     uses: Arc<Mutex<HashMap<KeyId, u64>>>,
     late: Late,
-    /// What is read says of no key that it is revoked, as after a failover or in a restored backup.
+    /// Reads return no key as revoked, as after a failover or in a restored backup.
     has_lost_revocations: Arc<AtomicBool>,
     /// The next poll of a feed is a reset.
     resets: Arc<AtomicBool>,
-    /// What the next poll of a feed finds beside what was changed.
+    /// Additional changes of the next poll of a feed.
     more_changes: Arc<Mutex<Vec<Changed>>>,
-    /// Nothing answers, and each question takes [`HANGS_FOR`] to find that out.
+    /// Nothing answers, and each query takes [`HANGS_FOR`] to find that out.
     hangs: Arc<AtomicBool>,
-    /// No changes are followed, while reading goes on.
+    /// No changes are followed, while reading works.
     follows_none: Arc<AtomicBool>,
 }
 
-/// As long as looking up in PostgreSQL may take.
+/// The time limit of looking up in PostgreSQL.
 const HANGS_FOR: Duration = Duration::from_millis(800);
 
-/// A feed that has everything read again when the test says so.
+/// A feed that is reset when the test requests it.
 struct Resetting {
     feed: Box<dyn ChangeFeed>,
     resets: Arc<AtomicBool>,
@@ -219,7 +219,7 @@ impl Instance {
         issued
     }
 
-    /// Waits until all changes so far have been followed, by which keys that are known already would be read again.
+    /// Waits until all changes so far have been followed, by which known keys would be read again.
     async fn catch_up(&self) {
         let system = Actor::system();
         let account = self.account().await;
@@ -335,7 +335,7 @@ async fn unknown_key_is_remembered_until_it_is_made() {
             .rng(keys_testkit::rng::seeded(7))
             .build()
     };
-    // The same seed draws the same key: one service tells us what the other is going to make.
+    // The same seed generates the same key: one service predicts the key of the other.
     let oracle = seeded(&Watched::default());
     let predicted = {
         let new = NewAccount {
@@ -677,7 +677,7 @@ async fn within_the_grace_what_was_valid_is_accepted_as_stale_and_expiry_still_h
     assert!(instance.ask(&lasting).await.is_err());
 }
 
-/// The quickest of some attempts: a loaded machine is slow now and then.
+/// Returns the fastest of some attempts, because a loaded machine is slow at times.
 async fn quickest(mut attempt: impl AsyncFnMut()) -> Duration {
     let mut quickest = Duration::MAX;
     for _ in 0..10 {
@@ -701,7 +701,7 @@ async fn in_an_outage_only_the_first_verification_waits_for_the_database() {
         assert!(instance.verify(issued).await.is_valid());
     }
     store.hangs.store(true, Ordering::SeqCst);
-    // Until what is in memory may not be relied upon any more.
+    // Until the cache may not be used any more.
     tokio::time::sleep(Duration::from_millis(2_300)).await;
     let first = instance.verify(&issued).await;
     assert_eq!(first.freshness, Freshness::Stale);
@@ -713,14 +713,14 @@ async fn in_an_outage_only_the_first_verification_waits_for_the_database() {
     })
     .await;
     assert!(took < AT_ONCE, "{took:?}");
-    // All of them together asked the database a few times only.
+    // All of them together asked the database only a few times.
     let asked = store.look_ups();
     for _ in 0..100 {
         assert!(instance.verify(&issued).await.is_valid());
     }
     assert!(store.look_ups() <= asked + 2);
 
-    // What is not in memory is refused at once as well, but for the one request that asks.
+    // A key that is not cached is refused at once as well, except for the one request that asks.
     let unseen = VerifyRequest::new(unseen.secret.expose());
     let took = quickest(async || {
         let one = instance.ask(&unseen);
@@ -734,7 +734,7 @@ async fn in_an_outage_only_the_first_verification_waits_for_the_database() {
     assert!(at_once < AT_ONCE, "{at_once:?}");
     assert!(took < 2 * HANGS_FOR, "{took:?}");
 
-    // It is back within a second of the database, without anything having to be done.
+    // It is back within a second of the database, without any action.
     store.hangs.store(false, Ordering::SeqCst);
     let back = Instant::now();
     while instance.ask(&unseen).await.is_err() {
@@ -795,7 +795,7 @@ async fn a_use_is_dated_right_however_late_it_is_written() {
     assert_eq!(page.keys[0].last_used_at, Some(NOON));
 }
 
-/// A store whose next look-up is answered late, with what it read at once.
+/// A store whose next look-up is answered late, with the state at its start.
 #[derive(Clone, Default)]
 struct Late {
     is_wanted: Arc<AtomicBool>,
@@ -826,7 +826,7 @@ async fn an_account_disabled_while_its_key_is_loaded_is_refused_from_then_on() {
     };
     instance.patch(account.id, disable).await;
     store.late.may_answer.notify_one();
-    // What was read before is read again, and not kept.
+    // The result that was read before is read again, and not cached.
     let refused = denied(Denial::AccountDisabled);
     assert_eq!(loaded.await.unwrap(), (refused, refused));
     assert!(store.look_ups() >= 2);
@@ -869,7 +869,7 @@ async fn a_revoked_key_is_looked_up_once() {
     assert_eq!(store.look_ups(), before + 1);
 }
 
-/// Whatever a key may be asked about, and its refusal as revoked.
+/// Asserts that a key is refused as revoked by every kind of verification.
 async fn assert_revoked_everywhere(instance: &Instance, issued: &Issued) {
     let request = VerifyRequest::new(issued.secret.expose());
     let fresh = VerifyRequest {
@@ -928,9 +928,9 @@ async fn what_was_read_as_revoked_stays_refused_when_the_database_has_lost_it() 
         store.resets.store(true, Ordering::SeqCst);
         there.catch_up().await;
     }
-    // Not of the contract, but it shows that the database has lost them all.
+    // Not part of the contract, but it shows that the database has lost them all.
     assert!(there.verify(&unread).await.is_valid());
-    // The same instance goes on refusing while the database is away.
+    // The same instance still refuses while the database is unavailable.
     store.is_away.store(true, Ordering::SeqCst);
     assert_eq!(there.verify(&read).await.code, denied(Denial::Revoked));
 }
@@ -951,12 +951,12 @@ async fn after_a_reset_a_key_is_read_once_before_it_is_served_again() {
     }
     let read = store.look_ups() - before;
     assert!((1..=2).contains(&read), "{read} reads");
-    // No use is lost by it.
+    // It loses no use.
     instance.service.flush_uses().await.unwrap();
     assert_eq!(store.uses.lock().unwrap()[&issued.key.id], 12);
 }
 
-/// Waits until so many look-ups have been made.
+/// Waits until that many look-ups have been made.
 async fn until_looked_up(store: &Watched, count: usize) {
     let until = Instant::now() + Duration::from_secs(10);
     while store.look_ups() < count {
@@ -994,8 +994,9 @@ async fn after_a_reset_what_was_in_use_is_read_before_it_is_asked_for() {
     assert_eq!(store.look_ups(), before + 3);
 }
 
-/// A store that follows no server may read from any, such as an old primary. When it follows one again, it has everything read
-/// again. The change itself does not come again, because it was applied before.
+/// A store that follows no server may read from any, such as an old primary. When it follows one
+/// again, everything is read again. The change itself does not come again, because it was applied
+/// before.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_another_server_answered_is_read_again_once_one_is_followed() {
     for is_under_way in [false, true] {
@@ -1022,7 +1023,7 @@ async fn what_another_server_answered_is_read_again_once_one_is_followed() {
         if is_under_way {
             store.late.has_read.notified().await;
         } else {
-            // That is why this test means something.
+            // Otherwise this test would show nothing.
             while !load.is_finished() {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
@@ -1050,7 +1051,7 @@ async fn what_another_server_answered_is_read_again_once_one_is_followed() {
 async fn a_key_under_a_former_pepper_is_read_again_as_well() {
     let store = Watched::default();
     let issued = instance(&store).await.key().await;
-    // As `pepper_ring` makes it.
+    // As `pepper_ring` creates it.
     let mut former = [0x5a; Pepper::MIN_LEN];
     former[..2].copy_from_slice(b"p1");
     let peppers = PepperRing::new("p2".parse().unwrap(), Pepper::from_bytes(&[2; 32]).unwrap())
@@ -1084,7 +1085,7 @@ async fn a_change_of_many_accounts_has_no_others_read_again() {
         assert!(instance.verify(issued).await.is_valid());
     }
     let before = instance.service.read_state().keys;
-    // So many that marks which accounts share would be those of nearly all.
+    // So many that the marks, which accounts share, would affect nearly all.
     let others = (0..500_000_u128).map(|number| {
         let id =
             uuid::Uuid::from_u128(number.wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835));
@@ -1101,7 +1102,7 @@ async fn a_change_of_many_accounts_has_no_others_read_again() {
         assert!(instance.verify(issued).await.is_valid());
     }
     assert!(instance.verify(&changed).await.is_valid());
-    // That one by the request, in the background, or by both.
+    // That one is read by the request, in the background, or by both.
     let read = instance.service.read_state().keys - before;
     assert!((1..=2).contains(&read), "{read} keys are read");
 }
@@ -1126,7 +1127,7 @@ async fn uses_in_a_batch_and_under_a_limit_are_counted_as_others_are() {
     assert_eq!(store.uses.lock().unwrap()[&issued.key.id], 5);
 }
 
-/// A limiter that takes its time.
+/// A slow limiter.
 #[derive(Clone, Default)]
 struct Slow {
     asked: Arc<Notify>,
@@ -1154,7 +1155,7 @@ impl RateLimiter for Slow {
     }
 }
 
-/// A service whose limits take their time.
+/// Returns a service with a slow limiter.
 async fn limited_slowly() -> (Instance, Slow) {
     let slow = Slow::default();
     let service = KeyService::builder(MemoryStore::default(), pepper_ring("p1"))

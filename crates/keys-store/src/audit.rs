@@ -1,4 +1,4 @@
-//! The trace each change leaves.
+//! The audit event of each change.
 
 use diesel_async::RunQueryDsl;
 use keys_core::{AuditAction, AuditSubject};
@@ -9,12 +9,12 @@ use crate::error::QueryError;
 use crate::rows::EventRow;
 use crate::schema::audit_event;
 
-/// The event that says that `action` was done to `subject`.
+/// Returns the event for `action` on `subject`.
 pub(crate) fn event(change: &Change, action: AuditAction, subject: AuditSubject) -> EventRow {
     EventRow::from(change.event(action, subject))
 }
 
-/// Writes that `action` was done to `subject`, in the transaction that does it.
+/// Writes the event for `action` on `subject`, in the transaction of the change.
 pub(crate) async fn record(
     connection: &mut Connection,
     change: &Change,

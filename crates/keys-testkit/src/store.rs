@@ -47,8 +47,8 @@ impl<T> Deref for TestStore<T> {
     }
 }
 
-/// Writes [`Overrides`], and the ports of [`TestStore`] in terms of it, from one list of signatures. `before_read` or
-/// `before_change` in front of a method runs first.
+/// Writes [`Overrides`], and the ports of [`TestStore`] in terms of it, from one list of
+/// signatures. `before_read` or `before_change` in front of a method runs first.
 macro_rules! overridable {
     ($($port:ident {
         $([$before:ident] $method:ident($($name:ident: $kind:ty),*) -> $answer:ty;)*
@@ -60,13 +60,14 @@ macro_rules! overridable {
             /// The store behind what is not overridden.
             fn store(&self) -> &dyn KeyStore;
 
-            /// Runs before each method that changes no key and no account. An error is the answer of that method.
+            /// Runs before each method that changes no key and no account. An error is the answer
+            /// of that method.
             async fn before_read(&self) -> Result<(), StoreError> {
                 Ok(())
             }
 
-            /// Runs before each method that changes a key or an account. An error is the answer of that method. By
-            /// default as [`before_read`](Self::before_read).
+            /// Runs before each method that changes a key or an account. An error is the answer of
+            /// that method. By default as [`before_read`](Self::before_read).
             async fn before_change(&self) -> Result<(), ChangeError> {
                 Ok(self.before_read().await?)
             }

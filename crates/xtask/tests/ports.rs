@@ -1,4 +1,5 @@
-//! The ports are small: each file holds one trait at most, and no trait requires more than seven methods.
+//! The ports are small: each file holds one trait at most, and no trait requires more than seven
+//! methods.
 
 use std::fs;
 use std::path::Path;

@@ -1,4 +1,5 @@
-//! The account contract: `/api/account/api-keys`, wrapped views and pages, errors that name the field.
+//! The account contract: `/api/account/api-keys`, wrapped views and pages, errors that name the
+//! field.
 
 mod create;
 mod delete;

@@ -1,4 +1,4 @@
-//! The figures themselves: what is counted, and how it is written.
+//! The metrics: their counters, and their output.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -91,10 +91,10 @@ fn codes() -> impl Iterator<Item = VerdictCode> {
         .chain(shown.map(VerdictCode::Denied))
 }
 
-/// What is counted, and where it is written from.
+/// All metrics, and the recorder that writes them.
 pub(crate) struct Metrics {
     recorder: PrometheusRecorder,
-    /// Found once, so that counting a verdict is one addition.
+    /// Looked up once, so that counting a verdict is one addition.
     verdicts: Vec<(VerdictCode, Counter)>,
     /// The same for verifications that were answered 200.
     hot: [OnceLock<Counter>; Endpoint::ALL.len()],
@@ -125,7 +125,7 @@ impl Default for Metrics {
     }
 }
 
-/// A metric that the application keeps.
+/// A metric of the application.
 pub(crate) struct Extra {
     pub(crate) name: &'static str,
     pub(crate) label: Option<(&'static str, &'static str)>,
@@ -142,7 +142,7 @@ pub(crate) enum ExtraKind {
 const METADATA: Metadata<'static> = Metadata::new("keys_http", Level::INFO, None);
 
 impl Metrics {
-    /// Counts a verdict as it was told.
+    /// Counts a verdict, with the code in the answer.
     pub(crate) fn count_verdict(&self, code: VerdictCode) {
         let counter = self.verdicts.iter().find(|(known, _)| *known == code);
         if let Some((_, counter)) = counter {
@@ -150,7 +150,7 @@ impl Metrics {
         }
     }
 
-    /// Counts an answered request. There are no more routes than the application has.
+    /// Counts an answered request. The number of routes is bounded by those of the application.
     pub(crate) fn count_request(&self, route: &Route, status: StatusCode) {
         if let Route::Hot(endpoint) = route
             && status == StatusCode::OK
@@ -270,9 +270,9 @@ impl Metrics {
     }
 }
 
-/// What answered a request, as far as logs and figures tell.
+/// The route of a request, for logs and metrics.
 pub(crate) enum Route {
-    /// One of verification, which are asked much more often than others.
+    /// A verification route, which is used much more often than others.
     Hot(Endpoint),
     /// Any other pattern.
     Other(Cow<'static, str>),
@@ -291,9 +291,9 @@ impl Route {
     }
 }
 
-/// The route that answers a request.
+/// Returns the route that answers a request.
 pub(crate) fn route(request: &HttpRequest) -> Route {
-    // To find the pattern is to look for the route once more, which the hot path can do without.
+    // Finding the pattern repeats the routing, which the fast path avoids.
     match Endpoint::of(request.path()) {
         Some(endpoint) => Route::Hot(endpoint),
         None => Route::Other(

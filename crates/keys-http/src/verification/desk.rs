@@ -1,4 +1,4 @@
-//! What every route of verification needs to answer.
+//! Dependencies of every verification route.
 
 use actix_web::dev::RequestHead;
 use keys_core::{KeyKind, OperatorScope, ScopeSet};
@@ -7,7 +7,7 @@ use crate::admission::Refused;
 use crate::api::Api;
 use crate::guard::Guard;
 
-/// Answers whatever is asked about keys.
+/// Answers verification requests.
 pub(crate) struct Desk {
     pub(crate) api: Api,
     operators: Guard,
@@ -22,7 +22,7 @@ impl Desk {
         }
     }
 
-    /// Lets operators through.
+    /// Checks that the caller is an operator.
     pub(super) async fn admit(&self, head: &RequestHead) -> Result<(), Refused> {
         self.operators.admit(head).await.map(|_| ())
     }

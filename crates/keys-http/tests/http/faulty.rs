@@ -1,4 +1,4 @@
-//! A store that fails when told to.
+//! A store that fails on request.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
@@ -13,22 +13,22 @@ use keys_service::ports::{
 };
 use keys_testkit::store::{Overrides, TestStore};
 
-/// What goes wrong.
+/// A fault of the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
     /// Nothing can be read or written.
     Unavailable,
-    /// Everything is answered with nonsense.
+    /// Every operation fails with an unexpected error.
     Unexpected,
-    /// Between authentication and change the caller's key was revoked.
+    /// The caller's key was revoked between authentication and change.
     CallerRevoked,
-    /// Between authentication and change the caller's account was disabled.
+    /// The caller's account was disabled between authentication and change.
     CallerDisabled,
-    /// Another request with the same idempotency key is being worked on.
+    /// Another request with the same idempotency key is under way.
     InFlight,
 }
 
-/// A store in memory that fails when told to. Clones are the same store.
+/// A store in memory that fails on request. Clones are the same store.
 pub(crate) type Faulty = TestStore<Faults>;
 
 /// The faults of a [`Faulty`] store.
@@ -50,7 +50,7 @@ impl Faults {
             .expect("no test panics while it holds this") = Some(fault);
     }
 
-    /// From now on nobody hears of changes.
+    /// From now on no feed receives changes.
     pub(crate) fn feed_fails(&self) {
         self.feed_fails.store(true, SeqCst);
     }
@@ -63,12 +63,12 @@ impl Faults {
             .expect("no test panics while it holds this") = fault;
     }
 
-    /// Whether replicas lag behind what is acknowledged.
+    /// Sets whether replicas lag behind acknowledged changes.
     pub(crate) fn replicates_asynchronously(&self, is_asynchronous: bool) {
         self.is_asynchronous.store(is_asynchronous, SeqCst);
     }
 
-    /// How often anything was read or written.
+    /// Returns the number of reads and writes.
     pub(crate) fn calls(&self) -> u64 {
         self.calls.load(SeqCst)
     }

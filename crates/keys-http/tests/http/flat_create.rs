@@ -18,7 +18,7 @@ async fn key_may_not_create_keys_where_management_is_for_sessions() {
     let world = World::with_api(|api| api.key_management(KeyManagement::SessionOnly));
     let account = world.account("pro").await;
     let (key, session) = (world.key(&account).await, world.session(&account).await);
-    // Before the body is looked at.
+    // Before the body is read.
     let refused = post(FLAT).bearer(&key).body("text/plain", "x");
     refused.expect(&world, 403, KIND_403).await;
     get(FLAT).bearer(&key).expect(&world, 403, KIND_403).await;
@@ -44,7 +44,7 @@ async fn key_that_was_revoked_a_moment_ago_cannot_mint_its_successor() {
         let answer = request.expect(&world, status, body).await;
         let challenge = (status == 401).then_some(r#"Bearer realm="keys", error="invalid_token""#);
         assert_eq!(answer.header("www-authenticate"), challenge);
-        // It was counted, and says so.
+        // It was counted, and its headers show that.
         assert_eq!(answer.header("ratelimit"), Some(r#""create";r=9;t=6"#));
     }
 }

@@ -1,4 +1,4 @@
-//! `?wait=global`: the answer to a change means that no instance anywhere goes by what was before.
+//! `?wait=global`: the answer to a change means that every instance has applied it.
 
 use std::time::Duration;
 
@@ -59,7 +59,7 @@ async fn nothing_but_global_can_be_waited_for() {
             assert_eq!(answer.header(BY), None);
         }
     }
-    // Nothing was done.
+    // Nothing was changed.
     let revoke = delete(format!("{FLAT}/{}", key.key.id)).bearer(secret);
     let answer = revoke.expect(&world, 200, SUCCESS).await;
     assert_eq!(answer.header(BY), Some(&*noon_and(BOUND)));
@@ -69,7 +69,7 @@ async fn nothing_but_global_can_be_waited_for() {
     assert_eq!(answer.header(BY), None);
 }
 
-/// What changes something, without and with waiting, and what is answered where `*` is the moment.
+/// Changes without and with waiting, and their answers, where `*` is the time.
 fn changes(world_key: &str, id: &str, account: &str, operator: &str) -> [(Request, String); 3] {
     let waited = r#"{"success":true,"effective_everywhere_by":"*"}"#;
     [
@@ -114,7 +114,7 @@ async fn instance_that_says_nothing_is_waited_for_as_long_as_it_may_accept() {
     let store = MemoryStore::new();
     let world = World::with_store(store.clone());
     let operator = world.root().await;
-    // Another instance, which heard something a moment ago.
+    // Another instance, which had a sign of life a moment ago.
     let mut other = store.feed();
     other.poll().await.unwrap();
     other.applied().await;

@@ -1,8 +1,9 @@
-//! Reads what the cache lacks. Concurrent misses are gathered: while a few reads are under way, whoever else misses waits for the
-//! next, and all of them share one statement.
+//! Reads records that the cache lacks. Concurrent misses are gathered: while a few reads are under
+//! way, other misses wait for the next, and all of them share one statement.
 //!
-//! So whoever takes a result arrived before its read began. That is what makes sharing safe: a result that was read before a request
-//! arrived may lack a revocation that was answered in between.
+//! So every request that takes a result arrived before its read began. That makes sharing safe: a
+//! result that was read before a request arrived may lack a revocation that was answered in
+//! between.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -27,39 +28,43 @@ use super::record::{PlanNames, Record, account_record_id, key_record_id};
 use crate::clock::Clock;
 use crate::ports::{KeyStore, StoreError, UnreadableKey};
 
-/// Reads under way at once. Few, so that under load they are large: a statement for many keys costs little more than one
-/// for one.
+/// Maximum concurrent reads. Few, so that they are large under load, because a statement for many
+/// keys costs little more than one for one.
 const READS_MAX: usize = 4;
 
-/// Keys gathered for one read. Measured best between a few dozen and some hundred; beyond, planner and latency suffer. What is
-/// asked for at once is read at once all the same.
+/// Maximum keys gathered for one read. A few dozen to some hundred measured best; with more,
+/// planner and latency suffer. The keys of one call are always read together.
 const BATCH_MAX: usize = 256;
 
-/// Requests that may wait. Beyond, they are told that the database is not available rather than piling up.
+/// Maximum waiting requests. Further ones get the error that the database is not available, so that
+/// they do not pile up.
 const WAITING_MAX: usize = 8_192;
 
-/// How long a request waits for its read: with the rest of its work it is answered within a second.
+/// Time limit of a request for its read. With the rest of its work it is answered within a second.
 const PATIENCE: Duration = Duration::from_millis(900);
 
-/// Times a result is read again because something changed meanwhile. After that the row is judged without being kept.
+/// Repetitions of a read because of a concurrent change. After that the row is judged without being
+/// cached.
 const RETRIES: u8 = 3;
 
-/// After a reset those keys are read again that were used so lately: first the ones that are in use all the time.
+/// After a reset, keys that were used recently are read again: first those used within the first
+/// time, then within the second.
 const USED_LATELY: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(15)];
 
-/// Between two reads of what was outdated.
+/// Minimum pause between two reads of outdated records.
 const REFRESH_PAUSE_MIN: Duration = Duration::from_millis(1);
 
-/// Times that such a read is tried while the database is away, with pauses of 20, 40, 80, .. ms. After that keys are read when they
-/// are asked for.
+/// Attempts of such a read while the database is unavailable, with pauses of 20, 40, 80, .. ms.
+/// After that keys are read when they are verified.
 const REFRESH_ATTEMPTS: u32 = 6;
 
-/// What a read found.
+/// Result of a read.
 #[derive(Debug, Clone)]
 pub(crate) enum Loaded {
     Known(Box<LoadedKey>),
     Unknown,
-    /// There is a row that cannot be read. Not cached: the next request reads it again, mended or not.
+    /// The row exists and cannot be read. Not cached: the next request reads it again, repaired or
+    /// not.
     Unreadable(Denial),
 }
 
@@ -68,13 +73,13 @@ pub(crate) enum Loaded {
 pub(crate) struct LoadedKey {
     pub(crate) key_id: keys_core::KeyId,
     pub(crate) record: Record,
-    /// When the read began.
+    /// Start of the read.
     pub(crate) read_at: Nanos,
-    /// Changes up to here are in it.
+    /// It contains all changes up to here.
     pub(crate) since: Snapshot,
 }
 
-/// A digest to be looked up: the one it is cached under, and all that the database may know it by.
+/// A digest to be looked up: the one it is cached under, and all that it may be stored under.
 #[derive(Debug, Clone)]
 pub(crate) struct Wanted {
     pub(crate) cached_as: MapKey,
@@ -83,10 +88,10 @@ pub(crate) struct Wanted {
 
 type Outcome = Result<Loaded, Arc<StoreError>>;
 
-/// What a key was found by, and the key.
+/// A key, and the digest that found it.
 type Row = (PepperedDigest, Result<StoredKey, UnreadableKey>);
 
-/// See the module.
+/// The loader, see the module.
 pub(crate) struct Loader {
     store: Arc<dyn KeyStore>,
     clock: Arc<dyn Clock>,
@@ -96,29 +101,29 @@ pub(crate) struct Loader {
     queue: Mutex<Queue>,
     outage: Outage,
     reads: AtomicU64,
-    /// Keys they asked for.
+    /// Number of keys in these reads.
     keys_asked: AtomicU64,
-    /// The pepper that keys are cached under.
+    /// The pepper of the cache's digests.
     pepper: PepperId,
     refresh: Refresh,
 }
 
-/// The reading of what was outdated.
+/// State of reading outdated records again.
 #[derive(Default)]
 struct Refresh {
-    /// How often it was asked for.
+    /// Number of requests for it.
     wanted: AtomicU64,
     is_under_way: AtomicBool,
 }
 
-/// What has been read, and what is being read.
+/// Numbers of past and current reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReadState {
     /// Statements sent to the store since the start.
     pub reads: u64,
-    /// Keys that these asked for.
+    /// Keys in these statements.
     pub keys: u64,
-    /// Reads under way. They are few on purpose.
+    /// Reads under way. They are limited on purpose.
     pub under_way: usize,
     /// Requests that wait for the next one.
     pub waiting: usize,
@@ -132,7 +137,8 @@ struct Queue {
 }
 
 impl Queue {
-    /// Takes out whoever the next read is for: whole calls, up to a good number of keys, and at least one call.
+    /// Takes out the requests of the next read: whole calls, up to the maximum number of keys, and
+    /// at least one call.
     fn next_batch(&mut self) -> Vec<Waiting> {
         let mut count = self.waiting.len().min(BATCH_MAX);
         while let Some(next) = self.waiting.get(count)
@@ -144,7 +150,7 @@ impl Queue {
     }
 }
 
-/// One of the reads under way; its end frees the place, whatever ends it.
+/// One of the reads under way. Dropping it frees its slot, however it ends.
 struct Reader<'a>(&'a Loader);
 
 impl Drop for Reader<'_> {
@@ -155,7 +161,7 @@ impl Drop for Reader<'_> {
 
 struct Waiting {
     wanted: Wanted,
-    /// The call it came with.
+    /// The call of this key.
     call: u64,
     retries: u8,
     answer: oneshot::Sender<Outcome>,
@@ -185,7 +191,7 @@ impl Loader {
         }
     }
 
-    /// Whether the database is away, as far as reads and the feed can tell.
+    /// Returns the state of the database, as far as reads and the feed know it.
     pub(crate) fn outage(&self) -> &Outage {
         &self.outage
     }
@@ -200,8 +206,8 @@ impl Loader {
         }
     }
 
-    /// Reads several keys, in order. All of them may share one statement. While the database is known to be away, one request at a
-    /// time waits for it; the others fail at once.
+    /// Reads several keys, in order. All of them may share one statement. While the database is
+    /// known to be unavailable, one request at a time waits for it, and the others fail at once.
     pub(crate) async fn load(
         self: &Arc<Self>,
         wanted: Vec<Wanted>,
@@ -217,8 +223,8 @@ impl Loader {
         loaded
     }
 
-    /// As [`load`](Self::load), for keys that are known from before an outage: while the database is known to be away nothing is
-    /// waited for, and it is asked in the background.
+    /// Like [`load`](Self::load), for keys that were cached before an outage: while the database is
+    /// known to be unavailable they fail at once, and it is tried in the background.
     pub(crate) async fn reload(
         self: &Arc<Self>,
         wanted: Vec<Wanted>,
@@ -230,7 +236,7 @@ impl Loader {
             let loader = Arc::clone(self);
             self.store.spawn(Box::pin(async move {
                 let probe = loader.outage.resume();
-                // What it finds out is noted where the read ends.
+                // The result is recorded where the read ends.
                 let _ = loader.load_now(wanted).await;
                 drop(probe);
             }));
@@ -287,16 +293,17 @@ impl Loader {
         Ok(answers)
     }
 
-    /// Reads until nobody waits.
+    /// Reads until no request waits.
     async fn drain(&self) {
         let reader = Reader(self);
         loop {
             let batch = {
                 let mut queue = self.queue.lock();
-                // Whoever has gone away since is not read for.
+                // Requests that were dropped meanwhile are not read for.
                 queue.waiting.retain(|waiting| !waiting.answer.is_closed());
                 if queue.waiting.is_empty() {
-                    // Under the same lock as the look: whoever comes later starts a reader of its own.
+                    // Under the same lock as the check, so that later requests start a reader of
+                    // their own.
                     queue.reads -= 1;
                     std::mem::forget(reader);
                     return;
@@ -307,11 +314,12 @@ impl Loader {
         }
     }
 
-    /// Reads what was outdated and used lately, in the background: before it is asked for, as far as that is possible. Requests that
-    /// come first read for themselves as ever.
+    /// Reads outdated and recently used records in the background, if possible before they are
+    /// verified. Earlier requests read for themselves as usual.
     ///
-    /// One read at a time, of as many keys as are gathered for requests, and as long a pause after it as it took: other reads, and other
-    /// instances that do the same, have at least half of what the database can do.
+    /// One read at a time, of as many keys as are gathered for requests, followed by a pause as
+    /// long as the read. So other reads, and other instances that do the same, have at least half
+    /// of the capacity of the database.
     pub(crate) fn refresh(self: &Arc<Self>) {
         let refresh = &self.refresh;
         refresh.wanted.fetch_add(1, SeqCst);
@@ -328,7 +336,7 @@ impl Loader {
                     continue;
                 }
                 refresh.is_under_way.store(false, SeqCst);
-                // A request that came between the last look and this one found a load under way.
+                // A request between the last check and this one found a load under way.
                 if refresh.wanted.load(SeqCst) == wanted || refresh.is_under_way.swap(true, SeqCst)
                 {
                     return;
@@ -337,7 +345,7 @@ impl Loader {
         }));
     }
 
-    /// One turn over the cache for each [`USED_LATELY`], until another one is asked for.
+    /// Goes over the cache once for each [`USED_LATELY`], until another refresh is requested.
     async fn refresh_once(&self, wanted: u64) {
         for lately in USED_LATELY {
             let mut batch = Vec::with_capacity(BATCH_MAX);
@@ -358,7 +366,7 @@ impl Loader {
         }
     }
 
-    /// Reads some keys again, and says whether to go on.
+    /// Reads some keys again, and returns whether to continue.
     async fn refresh_batch(&self, batch: &mut Vec<MapKey>, wanted: u64) -> bool {
         // Some have been read for requests since they were listed.
         let keys = batch.drain(..).filter_map(|key| {
@@ -388,7 +396,7 @@ impl Loader {
                     digests: vec![*stored_as],
                 },
                 call: 0,
-                // What changes meanwhile is read when it is asked for.
+                // Concurrent changes are read when their keys are verified.
                 retries: RETRIES,
                 answer: oneshot::channel().0,
             });
@@ -403,9 +411,9 @@ impl Loader {
         false
     }
 
-    /// Reads and answers, and says whether the database could.
+    /// Reads and answers, and returns whether the database answered.
     async fn read(&self, batch: Vec<Waiting>) -> bool {
-        // Both before the read is sent: taken later, a change in between would go unnoticed.
+        // Both before the read is sent. Otherwise a change in between would be missed.
         let read_at = super::lease::nanos(self.clock.elapsed());
         let since = self.cache.keys.snapshot();
         let made: HashMap<Digest, _> = batch
@@ -495,7 +503,7 @@ impl Loader {
         self.keep(key, kept_as, stored, read_at, since);
     }
 
-    /// Puts what was read into the cache, and says whether that was possible.
+    /// Stores a loaded key in the cache, and returns whether that was possible.
     fn keep(
         &self,
         key: &MapKey,
@@ -513,8 +521,8 @@ impl Loader {
         let mut record = Record::new(stored, mark, stored_as, plans, names);
         let id = key_record_id(stored);
         if record.is_revoked() {
-            // A verdict that is made at this moment, by a load that read the key before it was revoked, must find that it no
-            // longer holds. The map itself lets no older load replace what is revoked.
+            // A concurrent verdict, by a load that read the key before it was revoked, must find
+            // that it no longer holds. The map itself lets no older load replace a revoked record.
             self.cache.keys.bump(&id);
         }
         let stored_in_cache = self.cache.keys.store(
@@ -531,8 +539,8 @@ impl Loader {
                 true
             }
             Stored::Changed => false,
-            // This instance has read that the key is revoked. A database that says otherwise has lost that, by a failover or
-            // by a restored backup, and does not count.
+            // This instance has read that the key is revoked. If the database says otherwise, it
+            // has lost the revocation by a failover or by a restored backup, and is not believed.
             Stored::Final => {
                 record = record.into_revoked();
                 true
@@ -552,7 +560,7 @@ fn unavailable(why: &'static str) -> StoreError {
     StoreError::Unavailable(why.into())
 }
 
-/// One failed read fails several requests, and errors cannot be copied.
+/// One failed read fails several requests, and errors cannot be cloned.
 fn shared(error: &Arc<StoreError>) -> StoreError {
     match **error {
         StoreError::Unavailable(_) => StoreError::Unavailable(Box::new(Shared(Arc::clone(error)))),

@@ -1,4 +1,4 @@
-//! What the cache keeps of a key: enough to judge it, never a verdict.
+//! The cached record of a key: enough to judge it, never a verdict.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -17,55 +17,58 @@ use super::account_marks::Mark;
 use super::lease::Nanos;
 use super::map::{RecordId, Weigh};
 
-/// What a key is judged by. One line of the processor's cache, with nothing in it that leads elsewhere for a key that nothing narrows
-/// and whose account has no external identifier: a verdict on one of a million waits for memory once, on others twice.
+/// The data to judge a key. One cache line, without pointers for a key without restrictions whose
+/// account has no external identifier: a verdict on one of a million keys costs one cache miss, on
+/// others two.
 #[derive(Debug, Clone)]
 pub(crate) struct Record {
     pub(crate) facts: Facts,
-    /// Uses since they were last collected.
+    /// Number of uses since they were last collected.
     pub(crate) uses: u32,
-    /// The last of them.
+    /// Time of the last use.
     pub(crate) used_at: Millis,
 }
 
-/// What a verdict tells of a key. Cheap to clone: what most keys have is inline, and no count that other threads change is touched.
+/// The data about a key in a verdict. Cheap to clone: the usual fields are inline, and no counter
+/// that other threads change is touched.
 #[derive(Debug, Clone)]
 pub(crate) struct Facts {
-    /// Nil for an operator's key, and only there a matter of nobody's.
+    /// Nil for an operator key.
     account_id: AccountId,
-    /// Kept inline up to 23 bytes, which most are.
+    /// Inline up to 23 bytes, which is enough for most.
     name: SmolStr,
-    /// What does not fit here.
+    /// Rare fields that do not fit here.
     more: Option<Arc<More>>,
-    /// Of the account, when this was read.
+    /// The mark of the account when this was read.
     pub(crate) account_mark: Mark,
     plan: Option<PlanNumber>,
     pub(crate) kind: KeyKind,
     standing: Standing,
 }
 
-/// Whether a key may be used as far as that is for ever, or depends on the account alone.
+/// Whether a key may be used, as far as that is permanent or depends on the account alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Standing {
-    /// It may, for anything and from anywhere, for ever: there is nothing more to look at.
+    /// It may be used for anything, from anywhere, for ever: no further check is needed.
     Unnarrowed,
-    /// It may, but for what [`Narrowing`] says.
+    /// It may be used within the restrictions of [`Narrowing`].
     Narrowed,
     Denied(Denial),
 }
 
-/// What many keys have none of.
+/// Fields that most keys do not have.
 #[derive(Debug)]
 struct More {
     narrowing: Option<Box<Narrowing>>,
     external_id: Option<ExternalId>,
     /// A plan that is not configured.
     plan: Option<Box<PlanName>>,
-    /// The digest that the key is stored under, where that is not the one it is cached under: it was made under a former pepper.
+    /// The digest that the key is stored under, if it differs from the one it is cached under,
+    /// because it was created under a former pepper.
     stored_as: Option<Box<PepperedDigest>>,
 }
 
-/// What narrows the use of a key.
+/// Restrictions of a key.
 #[derive(Debug)]
 pub(crate) struct Narrowing {
     pub(crate) expires_at: Option<Timestamp>,
@@ -73,8 +76,9 @@ pub(crate) struct Narrowing {
     pub(crate) scopes: ScopeSet,
 }
 
-/// Time on the clock of intervals in milliseconds, without what exceeds 49 days: enough to tell how long ago something was that is
-/// looked at every few seconds, also after a machine was suspended or a database could not be written to for as long.
+/// Time on the monotonic clock in milliseconds, modulo 49 days: enough for the age of an event that
+/// is checked every few seconds, also after a machine was suspended or a database could not be
+/// written to for as long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Millis(u32);
 
@@ -87,24 +91,26 @@ impl Millis {
         Self((time / Self::NANOS) as u32)
     }
 
-    /// The time that this was, at most 49 days before `now`.
+    /// Returns this time, at most 49 days before `now`.
     pub(crate) fn before(self, now: Nanos) -> Nanos {
         let ago = Self::of(now).0.wrapping_sub(self.0);
         (now / Self::NANOS).saturating_sub(ago.into()) * Self::NANOS
     }
 }
 
-/// The place of a plan among the configured ones, counted from 1.
+/// The index of a plan among the configured ones, counted from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct PlanNumber(NonZeroU16);
 
-/// The names of the configured plans, so that a record has room for one and a verdict tells it without counting who else does.
+/// The names of the configured plans, so that a record stores only a number, and a verdict returns
+/// the name without a reference count.
 #[derive(Debug)]
 pub(crate) struct PlanNames(Vec<&'static PlanName>);
 
 impl PlanNames {
     pub(crate) fn new(plans: &Plans) -> Self {
-        /// Names that were ever configured in this process. They stay for ever: there are as few as somebody has thought of.
+        /// Names that were ever configured in this process. They are never freed, because there are
+        /// few.
         static KNOWN: Mutex<BTreeSet<&'static PlanName>> = Mutex::new(BTreeSet::new());
         let mut known = KNOWN.lock();
         let for_ever = |(name, _): (&PlanName, _)| -> &'static PlanName {
@@ -118,9 +124,9 @@ impl PlanNames {
         Self(plans.iter().map(for_ever).collect())
     }
 
-    /// None too for one of more than 65,535: its name is kept with the key then.
+    /// Also `None` beyond 65,535 plans: the name is then stored with the key.
     fn number(&self, name: &PlanName) -> Option<PlanNumber> {
-        // `Plans` has them in order.
+        // `Plans` are sorted.
         let index = self.0.binary_search(&name).ok()?;
         let number = NonZeroU16::new(u16::try_from(index + 1).ok()?)?;
         Some(PlanNumber(number))
@@ -186,12 +192,13 @@ impl Record {
         }
     }
 
-    /// The digest that the key is stored under, where that is not the one it is cached under.
+    /// Returns the digest that the key is stored under, if it differs from the one it is cached
+    /// under.
     pub(crate) fn stored_as(&self) -> Option<PepperedDigest> {
         self.facts.more.as_ref()?.stored_as.as_deref().copied()
     }
 
-    /// Whether the key was used not longer ago than `lately`.
+    /// Returns whether the key was used not longer ago than `lately`.
     pub(crate) fn was_used(&self, now: Nanos, lately: Nanos) -> bool {
         self.used_at != Millis::default() && now.saturating_sub(self.used_at.before(now)) <= lately
     }
@@ -203,7 +210,7 @@ impl Record {
         self.used_at = Millis::of(now);
     }
 
-    /// The same, as it is known to be since before it was read.
+    /// Returns the same record as revoked.
     pub(crate) fn into_revoked(mut self) -> Self {
         self.facts.standing = Standing::Denied(Denial::Revoked);
         self
@@ -214,11 +221,11 @@ impl Record {
     }
 }
 
-/// Where an identifier has to stand and there is none.
+/// Placeholder where an identifier is required and there is none.
 const NO_ACCOUNT: AccountId = AccountId::from_uuid(uuid::Uuid::nil());
 
 impl Facts {
-    /// None exactly for an operator's key.
+    /// Returns the account. `None` for an operator key.
     #[inline]
     pub(crate) fn account_id(&self) -> Option<AccountId> {
         (self.kind != KeyKind::Operator).then_some(self.account_id)
@@ -232,7 +239,7 @@ impl Facts {
         names.name(self.plan?)
     }
 
-    /// The plan, where it is not a configured one.
+    /// Returns the plan, if it is not a configured one.
     pub(crate) fn unknown_plan(&self) -> Option<&PlanName> {
         self.more.as_ref()?.plan.as_deref()
     }
@@ -241,7 +248,7 @@ impl Facts {
         &self.name
     }
 
-    /// What narrows the key. Looks no further at one that nothing narrows.
+    /// Returns the restrictions of the key, without a further look if it has none.
     #[inline]
     pub(crate) fn narrowing(&self) -> Option<&Narrowing> {
         if self.standing == Standing::Unnarrowed {
@@ -251,8 +258,8 @@ impl Facts {
     }
 }
 
-/// The same facts as those of the row that the record was made of. What the account permits was
-/// found out then, by the plans of the service, which never change while it runs.
+/// The same facts as those of the row of the record. The account was judged when the record was
+/// made, by the plans of the service, which never change while it runs.
 impl Evidence for Facts {
     #[inline]
     fn revoked(&self) -> bool {
@@ -294,7 +301,7 @@ impl Evidence for Facts {
 
 impl Weigh for Record {
     fn heap_bytes(&self) -> usize {
-        /// Counts and the allocator's own header.
+        /// Reference counts and the allocator's own header.
         const OVERHEAD: usize = 24;
         let name = &self.facts.name;
         let name = if name.is_heap_allocated() {
@@ -328,12 +335,12 @@ impl Weigh for Record {
     }
 }
 
-/// How the cache knows a key by.
+/// Returns the identifier of a key in the cache.
 pub(crate) fn key_record_id(stored: &StoredKey) -> RecordId {
     *stored.key.id.as_uuid().as_bytes()
 }
 
-/// How the cache knows an account by.
+/// Returns the identifier of an account in the cache.
 pub(crate) fn account_record_id(id: AccountId) -> RecordId {
     *id.as_uuid().as_bytes()
 }
@@ -345,7 +352,7 @@ mod tests {
     #[test]
     fn a_record_is_one_line_of_the_processors_cache() {
         assert_eq!(size_of::<Record>(), 64);
-        // One more for what finds it.
+        // One more for the look-up key.
         assert_eq!(super::super::map::slot_size::<Record>(), 128);
     }
 

@@ -10,21 +10,21 @@ use super::errors::{ChangeError, StoreError};
 /// Finds, adds and changes accounts.
 #[async_trait]
 pub trait Accounts: Send + Sync + 'static {
-    /// The account of that identifier. Fails with [`StoreError::Unexpected`] if its row cannot be read; see
-    /// [`account_entry`](Self::account_entry).
+    /// Returns the account with that identifier. Fails with [`StoreError::Unexpected`] if its row
+    /// cannot be read; see [`account_entry`](Self::account_entry).
     async fn find_account(&self, id: AccountId) -> Result<Option<Account>, StoreError>;
 
-    /// Accounts in order of identifier. Leaves out rows that cannot be read; see
+    /// Returns accounts in order of identifier. Leaves out rows that cannot be read; see
     /// [`account_entries`](Self::account_entries).
     async fn accounts(&self, query: AccountQuery) -> Result<Vec<Account>, StoreError>;
 
-    /// The account of that identifier, also if its row cannot be read. By default as
+    /// Returns the account with that identifier, also if its row cannot be read. Defaults to
     /// [`find_account`](Self::find_account).
     async fn account_entry(&self, id: AccountId) -> Result<Option<AccountEntry>, StoreError> {
         Ok(self.find_account(id).await?.map(Ok))
     }
 
-    /// Accounts in order of identifier, rows that cannot be read among them. By default as
+    /// Returns accounts in order of identifier, including rows that cannot be read. Defaults to
     /// [`accounts`](Self::accounts).
     async fn account_entries(&self, query: AccountQuery) -> Result<Vec<AccountEntry>, StoreError> {
         Ok(self.accounts(query).await?.into_iter().map(Ok).collect())
@@ -33,8 +33,9 @@ pub trait Accounts: Send + Sync + 'static {
     /// Adds an account. Audit action `account.created`.
     async fn insert_account(&self, account: Account, change: Change) -> Result<(), ChangeError>;
 
-    /// Changes an account and returns it as it is then, with the transaction. Audit action `account.updated`. An
-    /// account that cannot be read is mended if `patch` sets each column at fault.
+    /// Changes an account and returns it after the change, with the transaction. Audit action
+    /// `account.updated`. An account that cannot be read is repaired if `patch` sets each invalid
+    /// column.
     async fn update_account(
         &self,
         id: AccountId,
@@ -54,34 +55,35 @@ pub struct UnreadableAccount {
     pub id: AccountId,
     /// The columns that cannot be read, in the order of the table.
     pub columns: Vec<&'static str>,
-    /// The external identifier as it is stored, legal or not. `None` if there is none, or if it is no text.
+    /// The external identifier as it is stored, legal or not. `None` if there is none, or if it is
+    /// not a text.
     pub external_id: Option<String>,
-    /// The plan as it is stored, legal or not. `None` if it is no text.
+    /// The plan as it is stored, legal or not. `None` if it is not a text.
     pub plan: Option<String>,
-    /// Whether the account is disabled; `true` if that cannot be read.
+    /// Whether the account is disabled. `true` if that cannot be read.
     pub disabled: bool,
     /// When it was created. `None` if that cannot be read.
     pub created_at: Option<Timestamp>,
 }
 
-/// What is to change of an account. `None` leaves a member as it is.
+/// Changes of an account. `None` leaves a field as it is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AccountPatch {
     /// The new plan.
     pub plan: Option<PlanName>,
-    /// Disable or enable.
+    /// Disables or enables the account.
     pub disabled: Option<bool>,
-    /// The new external identifier; `Some(None)` removes it.
+    /// The new external identifier. `Some(None)` removes it.
     pub external_id: Option<Option<ExternalId>>,
 }
 
-/// Which accounts to list: ordered by identifier, which is by time of creation, oldest first.
+/// A query of accounts, ordered by identifier, which is by time of creation, oldest first.
 #[derive(Debug, Clone)]
 pub struct AccountQuery {
     /// Only the account with this external identifier.
     pub external_id: Option<ExternalId>,
     /// Only accounts after this one.
     pub after: Option<AccountId>,
-    /// At most this many.
+    /// Maximum number of accounts.
     pub limit: u32,
 }

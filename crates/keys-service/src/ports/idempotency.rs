@@ -7,29 +7,31 @@ use keys_core::{EventId, Timestamp};
 
 use super::errors::StoreError;
 
-/// Reserves idempotent answers. A reserved answer is completed by the change that it belongs to, in the transaction of
-/// that change: see [`Change::completion`](super::Change::completion).
+/// Reserves idempotent answers. A reserved answer is completed by the change that it belongs to, in
+/// the transaction of that change: see [`Change::completion`](super::Change::completion).
 #[async_trait]
 pub trait Idempotency: Send + Sync + 'static {
-    /// Reserves an idempotent answer. One that has expired, and a pending one whose time is up, are taken over; so is, at
-    /// once, a pending one whose process has ended, if the store can tell.
+    /// Reserves an idempotent answer. One that has expired, and a pending one whose time is over,
+    /// are taken over. So is, at once, a pending one whose process has ended, if the store can
+    /// tell.
     async fn reserve(&self, reservation: Reservation) -> Result<Reserved, StoreError>;
 
-    /// Gives a reservation back after a refusal, unless another attempt took over.
+    /// Releases a reservation after a refusal, unless another attempt took over.
     async fn release(&self, lookup: [u8; 32], token: EventId) -> Result<(), StoreError>;
 }
 
-/// How long an attempt under an `Idempotency-Key` may take before another may take over: longer than any request is
-/// allowed to.
+/// Time after which another attempt under an `Idempotency-Key` may take over: longer than any
+/// request may take.
 pub const RESERVATION_PENDING: Duration = Duration::from_secs(30);
 
-/// How long an idempotent answer is kept.
+/// Time for which an idempotent answer is kept.
 pub const RESERVATION_KEPT: Duration = Duration::from_mins(10);
 
-/// An attempt to be the one request that makes something, under an `Idempotency-Key`.
+/// An attempt to be the only request that creates a record, under an `Idempotency-Key`.
 #[derive(Debug, Clone)]
 pub struct Reservation {
-    /// The digests the reservation may be kept under, one for each live pepper, the current one first.
+    /// Digests that the reservation may be stored under, one for each pepper, the current one
+    /// first.
     pub lookups: Vec<[u8; 32]>,
     /// Digest of the request's body.
     pub body_digest: [u8; 32],
@@ -37,25 +39,26 @@ pub struct Reservation {
     pub token: EventId,
     /// Now.
     pub at: Timestamp,
-    /// When others may assume that this attempt died.
+    /// Time from which others may assume that this attempt died.
     pub pending_until: Timestamp,
 }
 
-/// What came of a [`Reservation`].
+/// Result of a [`Reservation`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reserved {
-    /// This attempt is the one; complete or release it.
+    /// This attempt is the only one. Complete or release it.
     New,
     /// Another attempt is under way.
     Pending {
-        /// When this one may take over, if the other has not ended until then.
+        /// Time from which this one may take over, if the other has not ended.
         until: Timestamp,
     },
-    /// It was done before, with a body of this digest; here is the sealed answer, kept under this look-up digest.
+    /// It was completed before, with a body of this digest, and this is the sealed answer, stored
+    /// under this look-up digest.
     Done {
-        /// Digest of the body of the request that did it.
+        /// Digest of the body of the request that completed it.
         body_digest: [u8; 32],
-        /// The digest it is kept under.
+        /// The digest it is stored under.
         lookup: [u8; 32],
         /// The sealed answer.
         sealed: Vec<u8>,
@@ -67,10 +70,11 @@ pub enum Reserved {
 pub struct Completion {
     /// The first of the reservation's look-up digests.
     pub lookup: [u8; 32],
-    /// The reservation's token; if another attempt has taken over since, the change must not happen.
+    /// The reservation's token. If another attempt has taken over since, the change must not
+    /// happen.
     pub token: EventId,
     /// The sealed answer.
     pub sealed: Vec<u8>,
-    /// Until when it is kept.
+    /// Time until which it is kept.
     pub expires_at: Timestamp,
 }

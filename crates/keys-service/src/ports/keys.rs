@@ -14,23 +14,26 @@ use super::errors::{ChangeError, StoreError};
 /// Finds, adds and revokes keys of every kind.
 #[async_trait]
 pub trait Keys: Send + Sync + 'static {
-    /// The keys kept under any of `digests` (digest and pepper both equal), with their accounts, each once and in no
-    /// particular order. Revoked keys are found too. One round trip, however many: a thousand are fine.
+    /// Returns the keys stored under any of `digests` (digest and pepper both equal), with their
+    /// accounts, each once and in no particular order. Revoked keys are found too. One round trip
+    /// for any number of digests: a thousand are fine.
     async fn find_by_digests(
         &self,
         digests: Vec<PepperedDigest>,
     ) -> Result<Vec<FoundKey>, StoreError>;
 
-    /// One page of keys, skipping `offset`.
+    /// Returns one page of keys, skipping `offset`.
     async fn keys(&self, owner: KeyOwner, offset: u64, limit: u32) -> Result<KeyPage, StoreError>;
 
-    /// Adds a key. Audit action `key.created`. With an account: it is locked, admitted, its usable keys of kind
-    /// [`KeyKind::Account`] are counted (not revoked, and not expired at `change.at`) and compared with the cap, all
-    /// in one transaction. The cap concerns keys of that kind only.
+    /// Adds a key. Audit action `key.created`. With an account: it is locked, admitted, its usable
+    /// keys of kind [`KeyKind::Account`] are counted (not revoked, and not expired at `change.at`)
+    /// and compared with the cap, all in one transaction. The cap applies to keys of that kind
+    /// only.
     async fn insert_key(&self, key: NewKey, change: Change) -> Result<(), ChangeError>;
 
-    /// Revokes a key and says by which transaction; `None` if there was none to revoke. Audit action `key.revoked`. With
-    /// an `owner`, only a key that [`keys`](Self::keys) would list for it; without, a key of any kind.
+    /// Revokes a key and returns the transaction. `None` if there was none to revoke. Audit action
+    /// `key.revoked`. With an `owner`, only a key that [`keys`](Self::keys) would list for it;
+    /// without, a key of any kind.
     async fn revoke_key(
         &self,
         owner: Option<KeyOwner>,
@@ -39,26 +42,28 @@ pub trait Keys: Send + Sync + 'static {
     ) -> Result<Option<Commit>, ChangeError>;
 }
 
-/// A key that a look-up found, and what it was found by.
+/// A key that a look-up found, and the digest that found it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FoundKey {
-    /// The one of the wanted digests that it is kept under.
+    /// The requested digest that it is stored under.
     pub digest: PepperedDigest,
-    /// The key, or why its row cannot be read. An unreadable row refuses its own key and no other.
+    /// The key, or the reason why its row cannot be read. An unreadable row refuses its own key and
+    /// no other.
     pub stored: Result<StoredKey, UnreadableKey>,
 }
 
-/// A stored key that cannot be read, because its row or that of its account breaks a rule of this program.
+/// A stored key that cannot be read, because its row or that of its account breaks a rule of this
+/// program.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnreadableKey {
     /// The key. `None` if even its identifier cannot be read.
     pub id: Option<KeyId>,
-    /// Whether the row says that the key is revoked.
+    /// Whether the row marks the key as revoked.
     pub is_revoked: bool,
 }
 
 impl UnreadableKey {
-    /// Why the key is refused.
+    /// Returns the reason why the key is refused.
     #[must_use]
     pub fn denial(&self) -> Denial {
         if self.is_revoked {
@@ -74,40 +79,41 @@ impl UnreadableKey {
 pub struct NewKey {
     /// The record; not revoked, not yet used.
     pub key: ApiKey,
-    /// What it will be found by.
+    /// The digest of its look-up.
     pub digest: PepperedDigest,
-    /// What its account must satisfy, judged on the locked account.
+    /// Requirements on its account, checked on the locked account.
     pub admission: Admission,
 }
 
-/// What an account must satisfy to be given a key. Judged inside the transaction, on the locked account.
+/// Requirements on an account for a new key. Checked inside the transaction, on the locked account.
 #[derive(Debug, Clone)]
 pub struct Admission {
     /// The configured plans.
     pub plans: Arc<Plans>,
-    /// Whether the plan must have keys and the account not be disabled.
+    /// Whether the plan must have keys and the account must be enabled.
     pub plan_gate: bool,
-    /// Whether the plan's maximum of usable keys holds.
+    /// Whether the plan's maximum of usable keys applies.
     pub cap: bool,
 }
 
 impl Admission {
-    /// The most usable keys `account` may have, counted without the new one. `None` is no maximum.
+    /// Returns the maximum number of usable keys of `account`, counted without the new one. `None`
+    /// is no maximum.
     ///
     /// # Errors
-    /// When the account may not have keys at all.
+    /// If the account may not have keys at all.
     pub fn keys_max(&self, account: &Account) -> Result<Option<u32>, Denial> {
         judge_account(account, self.plan_gate.then_some(&*self.plans))?;
         Ok(self.cap.then(|| self.plans.keys_max(account)))
     }
 }
 
-/// Which keys to list. Revoked keys never are; expired ones are.
+/// The keys to list. Revoked keys are never listed; expired ones are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyOwner {
     /// The keys of kind [`KeyKind::Account`] of this account.
     Account(AccountId),
-    /// The operators' keys.
+    /// The operator keys.
     Operators,
 }
 
@@ -116,15 +122,15 @@ pub enum KeyOwner {
 pub struct KeyPage {
     /// The keys.
     pub keys: Vec<ApiKey>,
-    /// Which of `keys` stand for rows that cannot be read. Such an entry has the columns that can be read, and a
-    /// harmless value in place of each other one. Its key is refused wherever it is presented.
+    /// Those of `keys` whose rows cannot be read. Such an entry has the columns that can be read,
+    /// and a harmless value in place of each other one. Its key is always refused.
     pub unreadable: Vec<KeyId>,
-    /// How many there are on all pages.
+    /// Number of keys on all pages.
     pub total: u64,
 }
 
 impl KeyPage {
-    /// Whether the row of `id` cannot be read.
+    /// Returns whether the row of `id` cannot be read.
     #[must_use]
     pub fn is_unreadable(&self, id: KeyId) -> bool {
         self.unreadable.contains(&id)

@@ -11,38 +11,40 @@ use super::errors::StoreError;
 /// Checks a store, deletes what is old, and runs background work.
 #[async_trait]
 pub trait Maintenance: Send + Sync + 'static {
-    /// Whether the database can be read and has the schema that this program knows, asked anew each time; and whether it takes
-    /// changes, as far as that is known without making one.
+    /// Checks that the database can be read and has the schema that this program knows, without
+    /// caching. Also returns whether it accepts changes, as far as that is known without making
+    /// one.
     async fn ready(&self) -> Result<Readiness, StoreError>;
 
-    /// The peppers that living keys are kept under: neither revoked nor, at `now`, expired.
+    /// Returns the peppers of usable keys: neither revoked nor, at `now`, expired.
     async fn pepper_ids(&self, now: Timestamp) -> Result<Vec<PepperId>, StoreError>;
 
-    /// Deletes idempotent answers that have expired, and returns how many. Also deletes sessions that ended more than
-    /// [`ENDED_SESSIONS_KEPT`] ago, and prunes the log of changes, never past a
-    /// feed that is being followed. Each of the three is done whether or not another one fails, a batch at a time and
-    /// for a bounded time; the next call goes on with what is left.
+    /// Deletes idempotent answers that have expired, and returns how many. Also deletes sessions
+    /// that ended more than [`ENDED_SESSIONS_KEPT`] ago, and prunes the log of changes, never past
+    /// a feed that is being followed. Each of the three is done even if another one fails, a batch
+    /// at a time and for a bounded time; the next call continues with the rest.
     ///
     /// # Errors
-    /// The first failure. It names what could not be deleted.
+    /// The first failure. It names the kind that could not be deleted.
     async fn sweep(&self, now: Timestamp) -> Result<u64, StoreError>;
 
-    /// Runs `future` where the store runs its own work, for as long as that takes: on a runtime that outlives the
-    /// request that asks. By default on the current runtime.
+    /// Runs `future` where the store runs its own work, for as long as that takes: on a runtime
+    /// that outlives the request that asks. By default on the current runtime.
     fn spawn(&self, future: BoxFuture<'static, ()>) {
         drop(tokio::spawn(future));
     }
 }
 
-/// A future on the heap that may go to another thread.
+/// A future on the heap that may be sent to another thread.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// How long a session is kept after its end, so that a denial can still say why.
+/// Time for which a session is kept after its end, so that a denial can still name the reason.
 pub const ENDED_SESSIONS_KEPT: Duration = Duration::from_hours(24);
 
 /// The state of a store that can be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Readiness {
-    /// `false` while it is known that nothing can be changed: the database is read-only, its disk is full, or commits do not end.
+    /// `false` while it is known that nothing can be changed: the database is read-only, its disk
+    /// is full, or commits do not end.
     pub is_writable: bool,
 }

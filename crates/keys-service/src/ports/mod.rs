@@ -1,4 +1,4 @@
-//! The ports: what the service needs from outside, as small object-safe traits.
+//! The ports: the dependencies of the service, as small object-safe traits.
 //!
 //! | Port | Does |
 //! |---|---|
@@ -6,17 +6,17 @@
 //! | [`KeyUses`] | records when and how often keys are used |
 //! | [`Accounts`] | finds, adds and changes accounts |
 //! | [`Idempotency`] | reserves answers to requests that may be repeated |
-//! | [`ChangeLog`] | hands out a [`ChangeFeed`] of all changes to each instance with a cache |
-//! | [`Maintenance`] | checks the store, deletes what is old, runs background work |
+//! | [`ChangeLog`] | returns a [`ChangeFeed`] of all changes to each instance with a cache |
+//! | [`Maintenance`] | checks the store, deletes old rows, runs background work |
 //! | [`RateLimiter`] | counts requests |
 //!
-//! A store implements all of them but the last, and is then a [`KeyStore`], which a
+//! A store implements all of them except the last, and is then a [`KeyStore`], which a
 //! [`KeyService`](crate::KeyService) is built over.
 //!
-//! Every change goes through one transaction in which, in this order: the account is locked, the caller is judged
-//! again on what the transaction sees, the change is made, its audit event is written, and a reserved idempotent
-//! answer is completed. So a key that was revoked a moment ago cannot mint its successor, and no change exists
-//! without its trace.
+//! Every change is one transaction in which, in this order: the account is locked, the caller is
+//! checked again with the rows of the transaction, the change is made, its audit event is written,
+//! and a reserved idempotent answer is completed. So a key that was revoked a moment ago cannot
+//! create another one, and no change exists without its audit event.
 
 mod accounts;
 mod change;

@@ -10,8 +10,8 @@ use super::errors::StoreError;
 pub trait KeyUses: Send + Sync + 'static {
     /// Records uses: adds the counts, moves each `last_used_at` forward, never back. Not audited.
     ///
-    /// Returns the keys that another transaction has locked for longer than a moment. Nothing of their uses is
-    /// recorded, so that one of them does not keep the others from being recorded; try again later.
+    /// Returns the keys that another transaction has locked for longer than a moment. None of their
+    /// uses are recorded, so that they do not delay the others. Try them again later.
     async fn record_uses(&self, uses: Vec<KeyUse>) -> Result<Vec<KeyId>, StoreError>;
 }
 

@@ -1,4 +1,4 @@
-//! Several questions at once.
+//! Verification of several keys at once.
 
 use std::num::NonZeroU32;
 
@@ -14,10 +14,10 @@ use crate::ports::{Bucket, Decision, LimiterError, StoreError, Subject};
 use crate::service::KeyService;
 use crate::usage::Used;
 
-/// One question of several.
+/// One request of several.
 pub(super) struct Item<'a> {
     request: &'a VerifyRequest<'a>,
-    /// The key as it was presented, and as the cache finds it. `None` if it is malformed.
+    /// The key as it was presented, and its key in the cache. `None` if it is malformed.
     presented: Option<(PresentedKey<'a>, MapKey)>,
     known: Cached,
 }
@@ -37,15 +37,15 @@ impl<'a> Item<'a> {
     }
 }
 
-/// The decision of a limit on the item at a place. `None` if the account has no such limit.
+/// The decision of a limit on the item at this index. `None` if the account has no such limit.
 type Decided = (usize, Option<Decision>);
 
-/// Times that a verdict is made anew because its record changed while a limit was asked.
+/// Repetitions of a verdict because its record changed while a limit was checked.
 const TURNS_MAX: u32 = 4;
 
 impl KeyService {
-    /// Answers several questions, in order. All that the cache does not know is read at once, and
-    /// all limits are asked at once.
+    /// Verifies several keys, in order. All keys that are not cached are read at once, and all
+    /// limits are checked at once.
     ///
     /// # Errors
     /// As [`verify`](Self::verify), for all of them together.
@@ -64,23 +64,23 @@ impl KeyService {
         Ok(self.verdicts(items, decisions).collect())
     }
 
-    /// Answers one question that the cache alone does not answer.
+    /// Answers one request that the cache alone cannot answer.
     pub(super) async fn verify_one(&self, mut item: Item<'_>) -> Result<Verdict, VerifyError> {
         let decisions = self.conclude(std::slice::from_mut(&mut item)).await?;
         let mut verdicts = self.verdicts([item], decisions);
         Ok(verdicts.next().expect("one item has one verdict"))
     }
 
-    /// Reads what is not known and asks the limits, until all that the verdicts rest on holds at
-    /// one moment.
+    /// Reads missing records and checks the limits, until everything that the verdicts depend on is
+    /// valid at one moment.
     async fn conclude(&self, items: &mut [Item<'_>]) -> Result<Vec<Decided>, VerifyError> {
         self.load_missing(items).await?;
         let decisions = self.take_all(items).await?;
-        // A key that was read alone, and has no limit, is judged at the moment it was read.
+        // A key that was read alone, and has no limit, is judged as of its read.
         if matches!(items, [item] if item.request.limit.is_none()) {
             return Ok(decisions);
         }
-        // All that took time, in which keys may have been revoked. Nothing is waited for after the
+        // All this took time, in which keys may have been revoked. Nothing is waited for after the
         // last check.
         let mut turns = 0;
         while self.give_up_outdated(items) {
@@ -93,7 +93,7 @@ impl KeyService {
         Ok(decisions)
     }
 
-    /// Makes the verdicts, and notes the uses.
+    /// Makes the verdicts, and records the uses.
     fn verdicts<'a>(
         &self,
         items: impl IntoIterator<Item = Item<'a>>,
@@ -119,7 +119,7 @@ impl KeyService {
         })
     }
 
-    /// Asks the limits of all items that have one.
+    /// Checks the limits of all items that have one.
     async fn take_all(&self, items: &[Item<'_>]) -> Result<Vec<Decided>, LimiterError> {
         let takes = items.iter().enumerate().filter_map(|(place, item)| {
             let limit = item.request.limit?;
@@ -151,8 +151,8 @@ impl KeyService {
         Item::new(request, key, found_by, known)
     }
 
-    /// Reads all items that are not known, at once. If the database is unavailable, items that were
-    /// known before are judged by that.
+    /// Reads all missing items at once. If the database is unavailable, items that were cached
+    /// before are judged by their cached record.
     async fn load_missing(&self, items: &mut [Item<'_>]) -> Result<(), StoreError> {
         let is_missing =
             |item: &&mut Item<'_>| matches!(item.known, Cached::Miss | Cached::Stale(_));
@@ -210,7 +210,7 @@ impl KeyService {
         }
     }
 
-    /// Forgets what no longer holds, and says whether there was any.
+    /// Discards outdated records, and returns whether there were any.
     fn give_up_outdated(&self, items: &mut [Item<'_>]) -> bool {
         let mut any = false;
         let elapsed = lease::nanos(self.inner.clock.elapsed());

@@ -1,4 +1,4 @@
-//! Judgement by what the cache holds.
+//! Judgement of cached records.
 
 use std::time::Duration;
 
@@ -18,27 +18,27 @@ pub(super) struct Judged {
     pub(super) key: VerifiedKey,
     pub(super) verdict: Result<(), Denial>,
     pub(super) read_at: u64,
-    /// Changes up to here are in it.
+    /// It contains all changes up to here.
     pub(super) since: Snapshot,
     pub(super) freshness: Freshness,
     pub(super) is_cached: bool,
 }
 
-/// What the cache says.
+/// Result of looking into the cache.
 pub(super) enum Cached {
-    /// This, and nothing is left to ask.
+    /// This verdict, without any further step.
     Settled(VerdictCode, Option<VerifiedKey>),
     Judged(Judged),
-    /// Nothing that may be relied upon.
+    /// No valid record.
     Miss,
-    /// Something that may be relied upon only while the database is away.
+    /// A record that is valid only while the database is unavailable.
     Stale(Judged),
 }
 
 /// Whether a verdict may be given from the cache alone.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Settle {
-    /// Where nothing is left to ask.
+    /// If no further step is needed.
     Now,
     /// Only after other waits. Changes up to the snapshot are contained in the record, and it is
     /// judged as of the time.
@@ -46,7 +46,7 @@ pub(super) enum Settle {
 }
 
 impl KeyService {
-    /// Computes what a presented key is found by. Its record is prefetched while the digest is
+    /// Computes the look-up key of a presented key. Its record is prefetched while the digest is
     /// computed.
     #[inline]
     pub(super) fn find_by(&self, key: PresentedKey<'_>, request: &VerifyRequest<'_>) -> MapKey {
@@ -61,7 +61,7 @@ impl KeyService {
         }
     }
 
-    /// The name of a presented key in the cache.
+    /// Returns the look-up key of a presented key in the cache.
     pub(crate) fn known_as(&self, key: PresentedKey<'_>) -> MapKey {
         MapKey {
             hash: cache::hash(key),
@@ -69,7 +69,7 @@ impl KeyService {
         }
     }
 
-    /// Judges by what the cache holds.
+    /// Judges by the cached record.
     #[inline]
     pub(super) fn cached(
         &self,
@@ -79,7 +79,7 @@ impl KeyService {
     ) -> Cached {
         let inner = &*self.inner;
         let grace = inner.grace;
-        // Before the record is looked at; asked for only where time passes before the verdict.
+        // Before the record is read. Called only if time passes before the verdict.
         let is_last = request.limit.is_none() && settle == Settle::Now;
         let since = match settle {
             Settle::Later(since, _) => since,
@@ -113,7 +113,7 @@ impl KeyService {
                     };
                 }
                 if is_last && lease == Lease::Current {
-                    // The usual case ends here, with nothing left to ask.
+                    // The usual case ends here, without any further step.
                     let code = match verdict {
                         Ok(()) => {
                             hit.value.note_use(elapsed);
@@ -154,7 +154,7 @@ impl KeyService {
         found
     }
 
-    /// What is told of a record.
+    /// Returns the data about a key in a verdict.
     #[inline]
     fn told(&self, id: RecordId, facts: &Facts) -> VerifiedKey {
         let id = KeyId::from_uuid(uuid::Uuid::from_bytes(id));
@@ -173,7 +173,7 @@ impl KeyService {
             address: request.address,
             scopes: request.scopes,
         };
-        // The time of day is asked for only where it matters: a clock costs as much as the look-up.
+        // The time of day is read only if it matters, because a clock costs as much as the look-up.
         judge(&record.facts, &question, || self.now())
     }
 
@@ -191,7 +191,7 @@ impl KeyService {
         if !is_current {
             return false;
         }
-        // Mostly nothing has changed at all.
+        // Usually nothing has changed at all.
         if inner.cache.keys.is_latest(judged.since) {
             return true;
         }
@@ -219,7 +219,7 @@ mod tests {
 
     type Meanwhile = Box<dyn FnOnce() + Send>;
 
-    /// The system's clock, as which something happens the next time it is looked at.
+    /// The system's clock, which triggers an event the next time it is read.
     #[derive(Clone, Default)]
     struct Eventful(Arc<Mutex<Option<Meanwhile>>>);
 
@@ -255,7 +255,7 @@ mod tests {
         let account = service.create_account(&system, new, None).await.unwrap();
         let draft = KeyDraft::new(account.id, "sk_live".parse().unwrap());
         let issued = service.issue_key(&system, draft, None).await.unwrap();
-        // As if all changes had been followed up to now, and nobody follows any later.
+        // As if all changes had been followed up to now, and none will be later.
         let lease = &service.inner.cache.lease;
         lease.extend(lease::nanos(SystemClock.elapsed()));
         let request = VerifyRequest::new(issued.secret.expose());

@@ -1,15 +1,15 @@
-//! Verification: may this key do this, from there, now? The hot path.
+//! Verification of keys. The fast path.
 //!
 //! Form and checksum are checked first, then the cache or the database is asked for the key. The
-//! record is judged by [`judge`](keys_core::judge()), as management judges it. The limit comes last,
-//! so a refused key takes nothing from it. The age of the record is checked after all that,
+//! record is judged by [`judge`](keys_core::judge()), as management judges it. The limit comes
+//! last, so a refused key takes nothing from it. The age of the record is checked after all that,
 //! immediately before the verdict.
 //!
 //! | Module | Holds |
 //! |---|---|
-//! | [`request`], [`verdict`] | questions and answers |
+//! | [`request`], [`verdict`] | requests and verdicts |
 //! | [`cached`] | the judgement of a cached record |
-//! | [`batch`] | verdicts that wait for the database, a limit, or other questions |
+//! | [`batch`] | verdicts that wait for the database, a limit, or other requests |
 
 mod batch;
 mod cached;
@@ -27,10 +27,10 @@ pub use self::verdict::{
 use crate::service::KeyService;
 
 impl KeyService {
-    /// Answers one question.
+    /// Verifies one key.
     ///
     /// # Errors
-    /// When the store or the limiter is away, or no plan has the limit.
+    /// If the store or the limiter is unavailable, or no plan has the limit.
     pub async fn verify(&self, request: &VerifyRequest<'_>) -> Result<Verdict, VerifyError> {
         self.check_limit_name(request.limit)?;
         let Ok(key) = PresentedKey::parse(request.key) else {

@@ -1,4 +1,4 @@
-//! Questions about presented keys.
+//! Requests to verify a key.
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -6,27 +6,27 @@ use std::sync::LazyLock;
 
 use keys_core::{KeyKind, LimitName, ScopeSet};
 
-/// A question about one presented key.
+/// A request to verify one presented key.
 #[derive(Debug, Clone)]
 pub struct VerifyRequest<'a> {
     /// The key as it was presented.
     pub key: &'a str,
-    /// Where it is used from, if that is known.
+    /// Address of the client, if it is known.
     pub address: Option<IpAddr>,
-    /// What it is used for.
+    /// Scopes that the request needs.
     pub scopes: &'a ScopeSet,
-    /// Kinds of credentials that may be used for that.
+    /// Accepted kinds of credentials.
     pub kinds: &'a [KeyKind],
-    /// The limit of the account's plan to take from.
+    /// Limit of the account's plan to count against.
     pub limit: Option<&'a LimitName>,
-    /// How much to take.
+    /// Amount to count.
     pub cost: NonZeroU32,
-    /// Whether the database is to be asked even if the cache knows.
+    /// Whether to read the key from the database even if it is cached.
     pub fresh: bool,
 }
 
 impl<'a> VerifyRequest<'a> {
-    /// Asks whether an account's key may be used at all: without an address, a scope or a limit.
+    /// Creates a request for an account's key, without an address, a scope or a limit.
     #[must_use]
     pub fn new(key: &'a str) -> Self {
         static NO_SCOPES: LazyLock<ScopeSet> = LazyLock::new(ScopeSet::default);

@@ -1,4 +1,4 @@
-//! Answers to questions about presented keys.
+//! Verdicts on presented keys.
 
 use std::sync::LazyLock;
 
@@ -7,19 +7,19 @@ use keys_core::{AccountId, Denial, ExternalId, KeyId, KeyKind, PlanName, ScopeSe
 use crate::cache::record::{Facts, PlanNames};
 use crate::ports::{Decision, LimiterError, StoreError};
 
-/// What a verdict says.
+/// The code of a verdict.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum VerdictCode {
-    /// It may.
+    /// The key may be used.
     Valid,
-    /// It may not.
+    /// The key may not be used.
     Denied(Denial),
-    /// It might, but too much was asked for in too short a time.
+    /// The key is valid, but its limit is used up.
     RateLimited,
 }
 
 impl VerdictCode {
-    /// The stable name.
+    /// Returns the stable name.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -30,17 +30,17 @@ impl VerdictCode {
     }
 }
 
-/// How fresh the knowledge is that a verdict rests on.
+/// Freshness of the record behind a verdict.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Freshness {
     /// Within the published bound.
     Current,
-    /// The database is away and the configured grace lasts.
+    /// The database is unavailable and the configured grace lasts.
     Stale,
 }
 
 impl Freshness {
-    /// The stable name.
+    /// Returns the stable name.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -53,18 +53,18 @@ impl Freshness {
 /// The answer to a [`VerifyRequest`].
 #[derive(Debug, Clone)]
 pub struct Verdict {
-    /// What it says.
+    /// The code.
     pub code: VerdictCode,
-    /// The key, where one is known.
+    /// The key, if it is known.
     pub key: Option<VerifiedKey>,
-    /// What the limit said, where one was asked.
+    /// The decision of the limit, if one was checked.
     pub rate_limit: Option<Decision>,
-    /// How fresh the knowledge is.
+    /// Freshness of the record.
     pub freshness: Freshness,
 }
 
 impl Verdict {
-    /// Whether the key may be used.
+    /// Returns whether the key may be used.
     #[must_use]
     pub fn is_valid(&self) -> bool {
         self.code == VerdictCode::Valid
@@ -84,23 +84,23 @@ impl Verdict {
     }
 }
 
-/// What a verdict tells of a key. Cheap to clone.
+/// The data about a key in a verdict. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct VerifiedKey {
     id: KeyId,
     facts: Facts,
-    /// Where it is a configured one.
+    /// The plan, if it is configured.
     plan: Option<&'static PlanName>,
 }
 
-/// What a verdict tells of the account that a key belongs to.
+/// The data about the account of a key in a verdict.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct VerifiedAccount<'a> {
     /// Our identifier.
     pub id: AccountId,
-    /// The host system's identifier, if it gave one.
+    /// The host system's identifier, if it has one.
     pub external_id: Option<&'a ExternalId>,
-    /// The plan; it may have left the configuration since.
+    /// The plan. It may have been removed from the configuration since.
     pub plan: &'a PlanName,
 }
 
@@ -111,19 +111,19 @@ impl VerifiedKey {
         Self { id, facts, plan }
     }
 
-    /// The identifier.
+    /// Returns the identifier.
     #[must_use]
     pub fn id(&self) -> KeyId {
         self.id
     }
 
-    /// What it is.
+    /// Returns the kind.
     #[must_use]
     pub fn kind(&self) -> KeyKind {
         self.facts.kind
     }
 
-    /// The account it belongs to; none exactly for an operator's key.
+    /// Returns the account it belongs to. `None` for an operator key.
     #[must_use]
     #[expect(
         clippy::missing_panics_doc,
@@ -140,13 +140,13 @@ impl VerifiedKey {
         })
     }
 
-    /// What its owner calls it.
+    /// Returns the owner's name of the key.
     #[must_use]
     pub fn name(&self) -> Option<&str> {
         Some(self.facts.name()).filter(|name| !name.is_empty())
     }
 
-    /// What it may be used for.
+    /// Returns the scopes.
     #[must_use]
     pub fn scopes(&self) -> &ScopeSet {
         static NONE: LazyLock<ScopeSet> = LazyLock::new(ScopeSet::default);
@@ -156,21 +156,21 @@ impl VerifiedKey {
         }
     }
 
-    /// When it expires.
+    /// Returns the expiry.
     #[must_use]
     pub fn expires_at(&self) -> Option<Timestamp> {
         self.facts.narrowing()?.expires_at
     }
 }
 
-/// Why there is no verdict.
+/// Error returned when there is no verdict.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum VerifyError {
     /// No plan has a limit of that name.
     #[error("no plan has a limit of that name")]
     UnknownLimit,
-    /// The store could not answer; says nothing about the key.
+    /// The store could not answer. Says nothing about the key.
     #[error("the key could not be looked up")]
     Store(#[from] StoreError),
     /// The limiter could not decide.

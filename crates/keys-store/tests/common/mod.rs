@@ -1,4 +1,4 @@
-//! What must hold on both databases, written once: against SQL as a person would type it, and against time.
+//! Cases for both databases, written once: with SQL by hand, and with time.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::sync::Arc;
@@ -47,30 +47,32 @@ pub(crate) fn action(name: &str, subject: &str) -> (AuditAction, AuditSubject) {
     (known.expect("the action is known"), subject)
 }
 
-/// A database as someone beside the service sees it.
+/// A database as seen from outside the service.
 pub(crate) trait Sql {
-    /// Runs statements, and says what the database said against them.
+    /// Runs statements. Returns the error of the database, if any.
     async fn run(&self, statements: &str) -> Result<(), String>;
 
-    /// The one number that a query gives.
+    /// Returns the only number of a query.
     async fn number(&self, query: &str) -> i64;
 
-    /// Runs statements as on a database from before the rules for rows, which are in force again afterwards.
+    /// Runs statements as on a database from before the rules for rows. The rules apply again
+    /// afterwards.
     async fn run_without_rules(&self, statements: &str) -> Result<(), String>;
 
-    /// The id with these 32 hexadecimal digits.
+    /// Returns the id with these 32 hexadecimal digits.
     fn id(&self, hex: &str) -> String;
 
-    /// An expression for an id that nothing has.
+    /// Returns an expression for an id that does not exist.
     fn new_id(&self) -> &'static str;
 
-    /// An expression for a text with a control character.
+    /// Returns an expression for a text with a control character.
     fn text_with_control(&self) -> String;
 
-    /// An expression for a list of nothing.
+    /// Returns an expression for an empty list.
     fn empty_list(&self) -> &'static str;
 
-    /// A statement that adds a row like that of an account, or those of its keys, under new ids and digests.
+    /// Returns a statement that copies the row of an account, or those of its keys, with new ids
+    /// and digests.
     fn copy(&self, table: &str, account: &str) -> String {
         let id = self.new_id();
         match table {
@@ -88,7 +90,7 @@ pub(crate) trait Sql {
         }
     }
 
-    /// An expression for a digest that no key has.
+    /// Returns an expression for a digest that no key has.
     fn new_digest(&self) -> &'static str;
 }
 
@@ -110,7 +112,7 @@ pub(crate) async fn revoke(store: &Store, key: &ApiKey) {
     assert!(revoked.unwrap().is_some());
 }
 
-/// Two operators' keys and two of an account, one of which is revoked.
+/// Adds two operator keys and two of an account, one of which is revoked.
 async fn populate(store: &Store) -> [ApiKey; 4] {
     let account = add_account(store).await;
     let keys = [
@@ -123,7 +125,8 @@ async fn populate(store: &Store) -> [ApiKey; 4] {
     keys
 }
 
-/// What must never be, not even by hand. `other_digest` is an expression that gives some 32 bytes.
+/// Invalid changes are refused, also by SQL. `other_digest` is an expression that gives some 32
+/// bytes.
 pub(crate) async fn rules_hold_against_typed_sql(
     store: &Store,
     sql: &impl Sql,
@@ -148,7 +151,7 @@ pub(crate) async fn rules_hold_against_typed_sql(
         ("update api_key set pepper_id = 'other'", fixed),
         ("update audit_event set action = 'nothing'", "append-only"),
         ("delete from audit_event", "append-only"),
-        // Keys still belong to it. Each database words this differently.
+        // Keys still belong to it. The databases have different messages for this.
         ("delete from account", ""),
     ];
     for (statement, message) in refused {
@@ -159,14 +162,14 @@ pub(crate) async fn rules_hold_against_typed_sql(
     let said = sql.run(&statement).await.expect_err(&statement);
     assert!(said.contains(fixed), "{said}");
 
-    // Revoking by hand is allowed, once.
+    // Revoking by SQL is allowed, once.
     let revoke = "update api_key set revoked_at = created_at where kind = 1";
     sql.run(revoke).await.unwrap();
     let unrevoke = "update api_key set revoked_at = null where kind = 1";
     assert!(sql.run(unrevoke).await.is_err());
 }
 
-/// Every change leaves a row for the caches, whoever makes it; recording uses leaves none.
+/// Every change writes a row for the caches, from every writer. Recording uses writes none.
 pub(crate) async fn changes_are_noted(store: &Store, sql: &impl Sql) {
     let noted = async |kind: i64| {
         sql.number(&format!(
@@ -175,7 +178,7 @@ pub(crate) async fn changes_are_noted(store: &Store, sql: &impl Sql) {
         .await
     };
     let keys = populate(store).await;
-    // Four keys and an account were made, of which no cache can know, and one key was revoked.
+    // Four keys and an account were created, which no cache can contain, and one key was revoked.
     assert_eq!((noted(1).await, noted(2).await), (1, 0));
 
     let uses = keys.iter().map(|key| KeyUse {
@@ -224,7 +227,7 @@ pub(crate) async fn changes_are_noted(store: &Store, sql: &impl Sql) {
     );
 }
 
-/// Sweeping forgets old rows for the caches and keeps young ones.
+/// Sweeping deletes old rows for the caches and keeps recent ones.
 pub(crate) async fn old_notes_are_pruned(store: &Store, sql: &impl Sql, make_old: &str) {
     populate(store).await;
     let notes = sql.number("select count(*) from key_change").await;
@@ -249,7 +252,7 @@ pub(crate) async fn use_count_saturates(store: &Store, sql: &impl Sql) {
     assert_eq!(sql.number("select use_count from api_key").await, i64::MAX);
 }
 
-/// The texts of the migrations for one kind of database, in order; `way` is `up` or `down`.
+/// Returns the migrations for one kind of database, in order; `way` is `up` or `down`.
 pub(crate) fn migrations(database: &str, way: &str) -> Vec<String> {
     let folder = format!("{}/migrations/{database}", env!("CARGO_MANIFEST_DIR"));
     let mut folders: Vec<_> = std::fs::read_dir(folder)
@@ -265,7 +268,7 @@ pub(crate) fn migrations(database: &str, way: &str) -> Vec<String> {
         .collect()
 }
 
-/// Migrating again, and many at once, changes nothing.
+/// Migrating again, and concurrently, changes nothing.
 pub(crate) async fn migrating_is_repeatable_and_concurrent(stores: Vec<Store>, sql: &impl Sql) {
     let stores = Arc::new(stores);
     assert!(matches!(
@@ -295,8 +298,8 @@ pub(crate) async fn migrating_is_repeatable_and_concurrent(stores: Vec<Store>, s
 /// The latest migration of this program.
 const LATEST: &str = "(select max(version) from __diesel_schema_migrations where version < '2999')";
 
-/// A database that a newer program migrated is refused, and named as the reason, unless the migration says that older
-/// programs can go on.
+/// A database that a newer program has migrated is refused with this reason, unless the migration
+/// allows older programs.
 pub(crate) async fn newer_schema_is_used_only_if_it_says_so(stores: &[Store; 2], sql: &impl Sql) {
     let [running, starting] = stores;
     running.ready().await.unwrap();
@@ -313,7 +316,7 @@ pub(crate) async fn newer_schema_is_used_only_if_it_says_so(stores: &[Store; 2],
     }
     add_account(running).await;
 
-    // One without a word, one that says the contrary, and one whose table is gone.
+    // One without a row, one that forbids it, and one whose table is gone.
     for (number, broken) in [
         format!("{add} ('29991231000001')"),
         format!("{say} '29991231000001', '29991231000001'"),
@@ -336,7 +339,7 @@ pub(crate) async fn newer_schema_is_used_only_if_it_says_so(stores: &[Store; 2],
     }
 }
 
-/// An older program asks this before it goes on with a newer schema.
+/// An older program checks this before it uses a newer schema.
 pub(crate) async fn every_migration_says_which_programs_can_go_on(sql: &impl Sql) {
     let silent = "select count(*) from __diesel_schema_migrations \
                   where version >= '20261130000300' \
@@ -344,7 +347,7 @@ pub(crate) async fn every_migration_says_which_programs_can_go_on(sql: &impl Sql
     assert_eq!(sql.number(silent).await, 0);
 }
 
-/// Several instances share the database: the cap holds for all of them together.
+/// Several instances share the database, and the cap applies to all of them together.
 pub(crate) async fn cap_holds_across_instances(stores: &[Store]) {
     const CAP: usize = 10;
     let account = add_account(&stores[0]).await;
@@ -366,8 +369,8 @@ pub(crate) async fn cap_holds_across_instances(stores: &[Store]) {
     assert_eq!(page.unwrap().total, CAP as u64);
 }
 
-/// While peppers are rotated, instances know the same ones but disagree on which is current; still one attempt alone is
-/// the first.
+/// While peppers are rotated, instances know the same ones but disagree on the current one. Still,
+/// exactly one attempt is the first.
 pub(crate) async fn reservations_hold_across_instances(stores: &[Store]) {
     for round in 0..10 {
         let (former, current) = ([round; 32], [100 + round; 32]);
@@ -396,12 +399,12 @@ pub(crate) async fn reservations_hold_across_instances(stores: &[Store]) {
     }
 }
 
-/// The future of a change is dropped at once; the change is made all the same.
+/// The future of a change is dropped at once, and the change is still made.
 pub(crate) async fn abandoned_change_is_made(store: &Store) {
     let account = an_account().build();
     {
         let mut change = Box::pin(store.insert_account(account.clone(), a_change().build()));
-        // One look at the future is enough to set it going.
+        // Polling the future once is enough to start it.
         let _ = tokio::time::timeout(Duration::ZERO, &mut change).await;
     }
     for _ in 0..500 {
@@ -444,7 +447,7 @@ fn reservation_at(number: u8, seconds: i64) -> Reservation {
     }
 }
 
-/// A reservation that another process left, with what it wrote as its sign of life.
+/// Leaves a reservation of another process, with the holder that it wrote.
 pub(crate) async fn leave_reservation(store: &Store, sql: &impl Sql, number: u8, holder: &str) {
     let reserved = store.reserve(reservation_at(number, 0)).await;
     assert_eq!(reserved.unwrap(), Reserved::New);
@@ -457,7 +460,8 @@ pub(crate) async fn leave_reservation(store: &Store, sql: &impl Sql, number: u8,
     sql.run(&holder).await.unwrap();
 }
 
-/// Whether the reservation is taken over before its time is up, while it is known when that would be.
+/// Returns whether the reservation is taken over before its time is over. The time is known in both
+/// cases.
 pub(crate) async fn is_taken_over(store: &Store, number: u8) -> bool {
     match store.reserve(reservation_at(number, 7)).await.unwrap() {
         Reserved::New => true,

@@ -15,8 +15,8 @@ pub struct AuditedStore {
 }
 
 impl AuditedStore {
-    /// `trail` reads all events of `store` in the order of their time, and may block. What must live as long as
-    /// the store may be moved into it.
+    /// `trail` reads all events of `store` in the order of their time, and may block. Values that
+    /// must live as long as the store can be moved into it.
     pub fn new(
         store: Arc<dyn KeyStore>,
         trail: impl Fn() -> Vec<AuditEvent> + Send + 'static,
@@ -32,7 +32,7 @@ impl AuditedStore {
     }
 }
 
-/// Makes one change of each kind, a second apart, on the word of `caller` or on its own.
+/// Makes one change of each kind, a second apart, for `caller` or without one.
 async fn change_everything(audited: &AuditedStore, caller: Option<&Caller>) -> Vec<AuditEvent> {
     let store = &*audited.store;
     let mut next = 0;
@@ -81,7 +81,7 @@ async fn change_everything(audited: &AuditedStore, caller: Option<&Caller>) -> V
     expected
 }
 
-/// Each change has one event, with everything there is to know about it.
+/// Each change leaves one event with all details.
 pub async fn every_change_leaves_its_trace(audited: AuditedStore) {
     let expected = change_everything(&audited, None).await;
     assert_eq!(audited.trail(), expected);
@@ -91,7 +91,7 @@ pub async fn every_change_leaves_its_trace(audited: AuditedStore) {
     }
 }
 
-/// An event says which credential made the change, of which kind, and where the request came from.
+/// An event has the id and the kind of the credential that made the change, and the client address.
 pub async fn trace_names_the_caller(audited: AuditedStore) {
     let holder = an_account().build();
     let change = a_change().build();
@@ -108,7 +108,7 @@ pub async fn trace_names_the_caller(audited: AuditedStore) {
     let change = a_change().build();
     expected.push(change.event(AuditAction::KeyCreated, AuditSubject::Key(key.key.id)));
     audited.store.insert_key(key.clone(), change).await.unwrap();
-    // Both happened at the same moment: their order says nothing.
+    // Both happened at the same time, so their order is undefined.
     expected.sort_by_key(|event| event.id);
 
     for address in ["192.0.2.9", "2001:db8::9"] {
@@ -130,7 +130,7 @@ pub async fn trace_names_the_caller(audited: AuditedStore) {
     assert_eq!(trail, expected);
 }
 
-/// What did not happen is not told.
+/// A refused change leaves no event.
 pub async fn refused_changes_leave_no_trace(audited: AuditedStore) {
     let store = &*audited.store;
     let taken = an_account().external_id("u-1").build();
@@ -198,7 +198,7 @@ pub async fn refused_changes_leave_no_trace(audited: AuditedStore) {
     assert_eq!(audited.trail(), before);
 }
 
-/// Uses and reservations are not changes of what the service keeps for anybody.
+/// Uses and reservations are not changes of records.
 pub async fn what_changes_no_record_leaves_no_trace(audited: AuditedStore) {
     let store = &*audited.store;
     let key = a_key().build_new();

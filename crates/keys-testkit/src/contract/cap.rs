@@ -8,7 +8,7 @@ use keys_service::ports::{AccountPatch, ChangeError, KeyOwner, KeyStore, NewKey}
 use super::steps::{add_account, add_key, at_once, find, keys_of, list, revoke, try_add, update};
 use crate::data::{NOON, a_change, a_key, an_account, noon_plus, plan};
 
-/// How many keys of the account are usable at [`NOON`].
+/// Returns the number of keys of the account that are usable at [`NOON`].
 async fn usable(store: &dyn KeyStore, account_id: AccountId) -> usize {
     let page = list(store, KeyOwner::Account(account_id)).await;
     page.keys.iter().filter(|key| key.is_usable(NOON)).count()
@@ -49,7 +49,7 @@ pub async fn forty_concurrent_creates_at_a_cap_of_ten_give_ten(store: Arc<dyn Ke
     }
 }
 
-/// Keys come and go at once; at no moment are there more than ten.
+/// Keys are created and revoked at once; there are never more than ten.
 pub async fn revocations_interleaved_never_let_more_than_ten_be_usable(store: Arc<dyn KeyStore>) {
     let account = add_account(&*store, an_account().build()).await;
     let account_id = account.id;
@@ -91,7 +91,7 @@ pub async fn revocations_interleaved_never_let_more_than_ten_be_usable(store: Ar
     assert_eq!(usable(&*store, account_id).await, 10);
 }
 
-/// A full account neither fills another nor is filled by it, even when both are written at once.
+/// The maximum of one account does not affect another, even when both are written at once.
 pub async fn accounts_at_their_cap_do_not_disturb_each_other(store: Arc<dyn KeyStore>) {
     let mut accounts = Vec::new();
     for _ in 0..3 {
@@ -108,7 +108,7 @@ pub async fn accounts_at_their_cap_do_not_disturb_each_other(store: Arc<dyn KeyS
     }
 }
 
-/// A revoked key is a free slot at once.
+/// A revoked key makes room at once.
 pub async fn revoked_key_frees_its_slot(store: Arc<dyn KeyStore>) {
     let account = add_account(&*store, an_account().build()).await;
     fill(&*store, &account, 10).await;
@@ -135,7 +135,8 @@ pub async fn revoked_key_frees_its_slot(store: Arc<dyn KeyStore>) {
     assert_eq!(usable(&*store, account.id).await, 10);
 }
 
-/// Expired means `now >= expires_at`, for the cap as for everything else. The time that counts is the change's.
+/// Expired means `now >= expires_at`, for the maximum as for everything else. The time of the
+/// change decides.
 pub async fn expired_key_frees_its_slot_at_the_exact_moment(store: Arc<dyn KeyStore>) {
     let account = add_account(&*store, an_account().build()).await;
     fill(&*store, &account, 9).await;
@@ -156,7 +157,7 @@ pub async fn expired_key_frees_its_slot_at_the_exact_moment(store: Arc<dyn KeySt
     assert_eq!(keys_of(&*store, &account).await.total, 11);
 }
 
-/// The cap concerns keys of kind account only: the others take no slot and need none.
+/// Only keys of kind account count towards the maximum and are limited by it.
 pub async fn sessions_and_operator_keys_are_neither_counted_nor_capped(store: Arc<dyn KeyStore>) {
     let account = add_account(&*store, an_account().build()).await;
     for _ in 0..12 {
@@ -179,7 +180,7 @@ pub async fn sessions_and_operator_keys_are_neither_counted_nor_capped(store: Ar
     assert_eq!(list(&*store, KeyOwner::Operators).await.total, 13);
 }
 
-/// Whoever does not ask for the cap may go beyond it; the next who does is told the maximum.
+/// A change without the cap can exceed it; the next one with the cap is refused with the maximum.
 pub async fn cap_holds_only_where_it_is_asked_for(store: Arc<dyn KeyStore>) {
     let account = add_account(&*store, an_account().build()).await;
     for _ in 0..12 {
@@ -194,7 +195,8 @@ pub async fn cap_holds_only_where_it_is_asked_for(store: Arc<dyn KeyStore>) {
     );
 }
 
-/// A downgrade to fewer keys takes none away; new ones wait until there is room under the new maximum.
+/// A downgrade to fewer keys removes none; new ones are refused until there is room under the new
+/// maximum.
 pub async fn lower_cap_keeps_all_keys_and_refuses_new_ones(store: Arc<dyn KeyStore>) {
     let account = add_account(&*store, an_account().build()).await;
     fill(&*store, &account, 4).await;
@@ -233,7 +235,8 @@ async fn assert_denied(store: &dyn KeyStore, key: NewKey, denial: Denial) {
     assert_eq!(find(store, &key).await, None);
 }
 
-/// With the plan gate, the account must not be disabled and its plan must be configured and have keys.
+/// With the plan gate, the account must not be disabled and its plan must be configured and have
+/// keys.
 pub async fn account_that_may_not_have_keys_is_refused(store: Arc<dyn KeyStore>) {
     for (account, denial) in [
         (an_account().plan("free"), Denial::PlanForbidden),
@@ -251,7 +254,7 @@ pub async fn account_that_may_not_have_keys_is_refused(store: Arc<dyn KeyStore>)
     }
 }
 
-/// Without the plan gate, which is how people sign in on every plan, a disabled account is still refused.
+/// Without the plan gate, which sessions on every plan use, a disabled account is still refused.
 pub async fn without_plan_gate_only_disabled_accounts_are_refused(store: Arc<dyn KeyStore>) {
     for name in ["free", "gone", "pro"] {
         let account = add_account(&*store, an_account().plan(name).build()).await;
@@ -271,7 +274,7 @@ pub async fn without_plan_gate_only_disabled_accounts_are_refused(store: Arc<dyn
     );
 }
 
-/// A key of no account is not made.
+/// A key for an unknown account is not created.
 pub async fn unknown_account_is_not_given_a_key(store: Arc<dyn KeyStore>) {
     let account = an_account().build();
     for key in [a_key().of(&account), a_key().session_of(&account)] {
@@ -285,7 +288,8 @@ pub async fn unknown_account_is_not_given_a_key(store: Arc<dyn KeyStore>) {
     }
 }
 
-/// Keys are made while the account loses its right to them: once that is answered, no further key appears.
+/// Keys are created while the account loses the right to have keys. After the answer to that change
+/// no further key appears.
 pub async fn change_of_plan_or_state_counts_from_its_answer_on(store: Arc<dyn KeyStore>) {
     let disable = AccountPatch {
         disabled: Some(true),

@@ -1,11 +1,11 @@
-//! Steps that many cases take.
+//! Steps that many cases share.
 
 use keys_core::{Account, ApiKey, StoredKey};
 use keys_service::ports::{AccountPatch, Change, ChangeError, KeyOwner, KeyPage, KeyStore, NewKey};
 
 use crate::data::a_change;
 
-/// Runs all futures at once, and gives their results in order.
+/// Runs all futures concurrently, and returns their results in order.
 pub(super) async fn at_once<T, F>(futures: impl IntoIterator<Item = F>) -> Vec<T>
 where
     T: Send + 'static,
@@ -75,7 +75,7 @@ pub(super) async fn keys_of(store: &dyn KeyStore, account: &Account) -> KeyPage 
     list(store, KeyOwner::Account(account.id)).await
 }
 
-/// Adds a key and says whether it was added, or refused because of the cap.
+/// Adds a key and returns whether it was added, or refused because of the cap.
 pub(super) async fn try_add(store: &dyn KeyStore, key: NewKey, change: Change) -> bool {
     match store.insert_key(key, change).await {
         Ok(()) => true,
