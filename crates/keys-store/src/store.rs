@@ -38,11 +38,11 @@ const LOOK_UP_TIMEOUT: Duration = Duration::from_millis(800);
 /// Time limit of a readiness check, because load balancers do not wait longer.
 const READY_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Keeps keys and accounts in PostgreSQL or SQLite.
+/// Stores keys and accounts in PostgreSQL or SQLite.
 ///
 /// Cheap to clone; all clones share their connections. Every operation runs on the runtime that the
-/// store was opened on, whichever runtime asks: connections outlive the workers of a web server,
-/// and a change goes on to its end even when nobody waits for it any more. That runtime must
+/// store was opened on, whichever runtime calls it. So connections outlive the workers of a web
+/// server, and a change continues to its end even if its caller no longer waits. That runtime must
 /// outlive the store, and should be multi-threaded.
 ///
 /// ```

@@ -57,7 +57,7 @@ macro_rules! overridable {
         /// How a [`TestStore`] answers: by default as [`store`](Self::store) does.
         #[async_trait]
         pub trait Overrides: Send + Sync + 'static {
-            /// The store behind what is not overridden.
+            /// Returns the store for methods that are not overridden.
             fn store(&self) -> &dyn KeyStore;
 
             /// Runs before each method that changes no key and no account. An error is the answer

@@ -8,7 +8,7 @@ use keys_core::{PepperId, Timestamp};
 
 use super::errors::StoreError;
 
-/// Checks a store, deletes what is old, and runs background work.
+/// Checks a store, deletes old rows, and runs background work.
 #[async_trait]
 pub trait Maintenance: Send + Sync + 'static {
     /// Checks that the database can be read and has the schema that this program knows, without

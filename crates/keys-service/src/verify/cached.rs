@@ -97,7 +97,7 @@ impl KeyService {
                     Settle::Later(_, elapsed) => elapsed,
                 };
                 let lease = inner.cache.lease.freshness(hit.read_at, elapsed, grace);
-                // The mark after the lease, which holds only for what was marked before it was
+                // The mark after the lease, which covers only the marks that were set before it was
                 // extended.
                 let account_id = hit.value.facts.account_id();
                 if lease == Lease::Expired

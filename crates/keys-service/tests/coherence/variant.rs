@@ -48,7 +48,7 @@ pub(crate) enum Variant {
     LeaseRenewedUnderCopy,
     /// A load that reads a revoked row caches it like any other record.
     RevokedRowWithoutTombstone,
-    /// The first poll after a start takes the cursor and keeps what was cached before.
+    /// The first poll after a start takes the cursor and keeps the records that were cached before.
     FirstPollKeepsCache,
     /// A cursor is a position alone, without the identity of its log.
     PositionWithoutIdentity,
