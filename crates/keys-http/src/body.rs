@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::error::Category;
 
-use crate::refusal::Refusal;
+use crate::rejection::Rejection;
 use crate::unknown;
 
 /// The longest body in KiB. The longest legal one, 128 networks and a memo of 500 characters, stays well below.
@@ -28,7 +28,7 @@ const TIME_MAX: Duration = Duration::from_secs(15);
 pub(crate) async fn read(
     headers: &HeaderMap,
     payload: impl Stream<Item = Chunk>,
-) -> Result<Bytes, Refusal> {
+) -> Result<Bytes, Rejection> {
     read_up_to(KIB_MAX, headers, payload).await
 }
 
@@ -37,28 +37,28 @@ pub(crate) async fn read_up_to(
     kib_max: usize,
     headers: &HeaderMap,
     payload: impl Stream<Item = Chunk>,
-) -> Result<Bytes, Refusal> {
+) -> Result<Bytes, Rejection> {
     let len_max = kib_max * 1024;
     let announced = is_json(headers)?;
     if content_length(headers).is_some_and(|length| length > len_max as u64) {
         return Err(if announced {
-            Refusal::BodyTooLarge { kib_max }
+            Rejection::BodyTooLarge { kib_max }
         } else {
-            Refusal::UnsupportedMediaType
+            Rejection::UnsupportedMediaType
         });
     }
     let bytes = in_time(gather(payload, len_max))
         .await
-        .map_err(|_| Refusal::BodyTimeout)?;
+        .map_err(|_| Rejection::BodyTimeout)?;
     match (bytes, announced) {
         (Ok(bytes), true) => Ok(bytes),
-        (Err(Unread::Broken), _) => {
-            Err(Refusal::MalformedBody("The body could not be read".into()))
-        }
-        (Err(Unread::TooLong), true) => Err(Refusal::BodyTooLarge { kib_max }),
+        (Err(Unread::Broken), _) => Err(Rejection::MalformedBody(
+            "The body could not be read".into(),
+        )),
+        (Err(Unread::TooLong), true) => Err(Rejection::BodyTooLarge { kib_max }),
         // A body that is not there has no type either.
         (Ok(bytes), false) if bytes.is_empty() => Err(missing()),
-        (_, false) => Err(Refusal::UnsupportedMediaType),
+        (_, false) => Err(Rejection::UnsupportedMediaType),
     }
 }
 
@@ -114,10 +114,10 @@ async fn in_time<T>(body: impl Future<Output = T>) -> Result<T, tokio::time::err
 }
 
 /// Reads the members of a JSON object. Members that `T` does not have are ignored.
-pub(crate) fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Refusal> {
+pub(crate) fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Rejection> {
     // What is ignored is not decoded, so this has to be asked of the whole.
     let text = std::str::from_utf8(body)
-        .map_err(|_| Refusal::MalformedBody("The body is not UTF-8".into()))?;
+        .map_err(|_| Rejection::MalformedBody("The body is not UTF-8".into()))?;
     match text.trim_ascii_start().bytes().next() {
         None => return Err(missing()),
         // A struct is also read from an array, which no document speaks of.
@@ -125,7 +125,7 @@ pub(crate) fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Refusal
         Some(_) => {
             // Syntax is judged before shape.
             serde_json::from_str::<IgnoredAny>(text).map_err(malformed)?;
-            return Err(Refusal::MalformedBody(
+            return Err(Rejection::MalformedBody(
                 "The body must be a JSON object".into(),
             ));
         }
@@ -143,40 +143,40 @@ pub(crate) fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Refusal
 
 /// Reads the members of a JSON object, as [`parse`], and refuses members that `T` does not have. `T` must be marked with
 /// `#[serde(deny_unknown_fields)]`, so that the common case is one pass.
-pub(crate) fn parse_strict<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Refusal> {
-    parse(body).map_err(|refusal| {
+pub(crate) fn parse_strict<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Rejection> {
+    parse(body).map_err(|rejection| {
         let text = std::str::from_utf8(body).unwrap_or_default();
         match unknown::members::<T>(text, "") {
-            Some(faults) => Refusal::Invalid(faults),
-            None => refusal,
+            Some(faults) => Rejection::Invalid(faults),
+            None => rejection,
         }
     })
 }
 
-fn missing() -> Refusal {
-    Refusal::MalformedBody("A body is required".into())
+fn missing() -> Rejection {
+    Rejection::MalformedBody("A body is required".into())
 }
 
 /// Says where, but nothing of what is there.
 #[expect(clippy::needless_pass_by_value, reason = "for `map_err`")]
-fn malformed(error: serde_json::Error) -> Refusal {
+fn malformed(error: serde_json::Error) -> Rejection {
     let (line, column) = (error.line(), error.column());
     let message = match error.classify() {
         Category::Data => format!("The body has a member twice: line {line}, column {column}"),
         _ => format!("The body is not valid JSON: line {line}, column {column}"),
     };
-    Refusal::MalformedBody(message.into())
+    Rejection::MalformedBody(message.into())
 }
 
 /// Whether the body is announced as JSON; an error if it is announced as anything else.
-fn is_json(headers: &HeaderMap) -> Result<bool, Refusal> {
+fn is_json(headers: &HeaderMap) -> Result<bool, Rejection> {
     let plain = headers
         .get_all(CONTENT_ENCODING)
         .all(|coding| coding.as_bytes().eq_ignore_ascii_case(b"identity"));
     let mut content_types = headers.get_all(CONTENT_TYPE);
     let content_type = content_types.next();
     if !plain || content_types.next().is_some() {
-        return Err(Refusal::UnsupportedMediaType);
+        return Err(Rejection::UnsupportedMediaType);
     }
     let Some(content_type) = content_type else {
         return Ok(false);
@@ -188,14 +188,14 @@ fn is_json(headers: &HeaderMap) -> Result<bool, Refusal> {
     let media_type = content_type.to_str().ok();
     let media_type = media_type.map(|text| without_blanks_around_semicolons(text).parse::<Mime>());
     let Some(Ok(media_type)) = media_type else {
-        return Err(Refusal::UnsupportedMediaType);
+        return Err(Rejection::UnsupportedMediaType);
     };
     let json = media_type.type_() == mime::APPLICATION
         && (media_type.subtype() == mime::JSON || media_type.suffix() == Some(mime::JSON));
     if json {
         Ok(true)
     } else {
-        Err(Refusal::UnsupportedMediaType)
+        Err(Rejection::UnsupportedMediaType)
     }
 }
 

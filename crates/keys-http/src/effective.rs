@@ -7,7 +7,7 @@ use keys_service::{Effective, KeyService};
 
 use crate::field_error::FieldError;
 use crate::query::Query;
-use crate::refusal::Refusal;
+use crate::rejection::Rejection;
 
 const EFFECTIVE_EVERYWHERE_BY: HeaderName = HeaderName::from_static("effective-everywhere-by");
 
@@ -22,15 +22,15 @@ pub(crate) enum Wait {
 
 impl Wait {
     /// What the request asks for.
-    pub(crate) fn of(request: &HttpRequest) -> Result<Self, Refusal> {
+    pub(crate) fn of(request: &HttpRequest) -> Result<Self, Rejection> {
         if request.query_string().is_empty() {
             return Ok(Self::Local);
         }
         match Query::parse(request.query_string()).one("wait") {
             Ok(None) => Ok(Self::Local),
             Ok(Some("global")) => Ok(Self::Global),
-            Ok(Some(_)) => Err(Refusal::field("wait", "must be global")),
-            Err(FieldError { field, message }) => Err(Refusal::field(field, message)),
+            Ok(Some(_)) => Err(Rejection::field("wait", "must be global")),
+            Err(FieldError { field, message }) => Err(Rejection::field(field, message)),
         }
     }
 

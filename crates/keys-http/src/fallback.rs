@@ -5,23 +5,23 @@ use std::future::{Ready, ready};
 use actix_web::{HttpResponse, Resource, Route, guard, web};
 
 use crate::problem;
-use crate::refusal::{Refusal, Render};
+use crate::rejection::{Rejection, Render};
 
 /// 404 in the dialect of everything outside the two contracts.
 pub(crate) async fn unknown_path() -> HttpResponse {
-    Refusal::UnknownPath.respond(problem::render)
+    Rejection::UnknownPath.respond(problem::render)
 }
 
 /// 404 in the dialect of a surface, for paths below it.
 pub(crate) fn unknown_path_in(
     render: Render,
 ) -> impl Fn() -> Ready<HttpResponse> + Clone + 'static {
-    move || ready(Refusal::UnknownPath.respond(render))
+    move || ready(Rejection::UnknownPath.respond(render))
 }
 
 /// A path that is served by the methods `allow`. Any other is 405, before anything else is looked at.
 pub(crate) fn resource(path: &str, allow: &'static str, render: Render) -> Resource {
-    let refuse = move || ready(Refusal::MethodNotAllowed { allow }.respond(render));
+    let refuse = move || ready(Rejection::MethodNotAllowed { allow }.respond(render));
     web::resource(path).default_service(web::to(refuse))
 }
 

@@ -8,7 +8,7 @@ use keys_core::{AllowedNetworks, ExternalId, KeyName, KeyPrefix, Scope, ScopeSet
 use serde_json::Value;
 
 use crate::field_error::FieldError;
-use crate::refusal::Refusal;
+use crate::rejection::Rejection;
 
 /// Gathers what is wrong with a body, so that a client hears all of it at once.
 #[derive(Default)]
@@ -30,11 +30,11 @@ impl Faults {
         })
     }
 
-    pub(crate) fn finish(self) -> Result<(), Refusal> {
+    pub(crate) fn finish(self) -> Result<(), Rejection> {
         if self.0.is_empty() {
             Ok(())
         } else {
-            Err(Refusal::Invalid(self.0))
+            Err(Rejection::Invalid(self.0))
         }
     }
 }

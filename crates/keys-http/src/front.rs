@@ -17,7 +17,7 @@ use pin_project_lite::pin_project;
 use crate::access_log::Entry;
 use crate::api::Api;
 use crate::metrics::registry::Route;
-use crate::verification::Desk;
+use crate::verification::Handler;
 use crate::verification::endpoint::Endpoint;
 
 /// An application with verification before it: what [`Api::front`] makes, for `HttpServer::new`.
@@ -96,10 +96,12 @@ where
         let app = self.app.new_service(config);
         Box::pin(async move {
             let app = app.await?;
-            let desk = api.serves_verification().then(|| Rc::new(Desk::new(&api)));
+            let handler = api
+                .serves_verification()
+                .then(|| Rc::new(Handler::new(&api)));
             Ok(Fronted {
                 api: Rc::new(api),
-                desk,
+                handler,
                 app,
             })
         })
@@ -110,7 +112,7 @@ where
 pub struct Fronted<S> {
     /// Shared with the requests under way, all of which are on this thread.
     api: Rc<Api>,
-    desk: Option<Rc<Desk>>,
+    handler: Option<Rc<Handler>>,
     app: S,
 }
 
@@ -126,10 +128,10 @@ where
     actix_web::dev::forward_ready!(app);
 
     fn call(&self, request: Request) -> Self::Future {
-        if let Some(desk) = &self.desk
+        if let Some(handler) = &self.handler
             && let Some(endpoint) = Endpoint::of(request.path())
         {
-            let answer = verification(Rc::clone(desk), endpoint, request);
+            let answer = verification(Rc::clone(handler), endpoint, request);
             // Boxed, because a connection has room for the largest future there is, and moves it for each request.
             return FrontedFuture {
                 way: Way::Verification {
@@ -147,11 +149,15 @@ where
     }
 }
 
-async fn verification(desk: Rc<Desk>, endpoint: Endpoint, request: Request) -> Response<BoxBody> {
+async fn verification(
+    handler: Rc<Handler>,
+    endpoint: Endpoint,
+    request: Request,
+) -> Response<BoxBody> {
     let entry = Entry::begin(request.method());
     let (head, payload) = request.into_parts();
-    let response = desk.answer(endpoint, &head, payload).await;
-    entry.end(Some(&desk.api), &Route::Hot(endpoint), response.status());
+    let response = handler.answer(endpoint, &head, payload).await;
+    entry.end(Some(&handler.api), &Route::Hot(endpoint), response.status());
     response
 }
 

@@ -4,22 +4,22 @@ use actix_web::HttpRequest;
 use actix_web::http::header::HeaderName;
 use keys_service::{IdempotencyKey, Idempotent};
 
-use crate::refusal::Refusal;
+use crate::rejection::Rejection;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// The request's idempotency key, if it has one. The same value twice is one.
-pub(crate) fn key(request: &HttpRequest) -> Result<Option<IdempotencyKey>, Refusal> {
+pub(crate) fn key(request: &HttpRequest) -> Result<Option<IdempotencyKey>, Rejection> {
     let mut values = request.headers().get_all(IDEMPOTENCY_KEY);
     let Some(first) = values.next() else {
         return Ok(None);
     };
     if values.any(|other| other != first) {
-        return Err(Refusal::InvalidIdempotencyKey);
+        return Err(Rejection::InvalidIdempotencyKey);
     }
     let text = first.to_str().ok();
     let key = text.and_then(|text| text.parse().ok());
-    key.map(Some).ok_or(Refusal::InvalidIdempotencyKey)
+    key.map(Some).ok_or(Rejection::InvalidIdempotencyKey)
 }
 
 /// What makes a repetition of this request recognisable, if its sender asked for that.

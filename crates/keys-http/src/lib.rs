@@ -33,7 +33,6 @@
 
 mod access_log;
 mod account;
-mod admission;
 mod api;
 mod body;
 mod client_address;
@@ -54,7 +53,7 @@ mod metrics;
 mod mount;
 mod problem;
 mod query;
-mod refusal;
+mod rejection;
 mod surface;
 mod surfaces;
 mod unknown;
@@ -65,9 +64,9 @@ pub use api::{Api, ApiBuilder};
 pub use connection::{BODY_BYTES_MAX, Guarded, HEAD_BYTES_MAX, HeadRefusal};
 pub use field_error::FieldError;
 pub use front::Front;
-pub use guard::{KeyIdentity, RequireKey};
+pub use guard::{KeyIdentity, RequireKey, UnknownLimit};
 pub use mount::{InvalidMountPath, Mount, MountPath, ReservedPrefix};
-pub use refusal::{Refusal, Render};
+pub use rejection::{CredentialFault, Rejection, Render};
 
 /// Compiles the examples of the page about the guard.
 #[cfg(doctest)]

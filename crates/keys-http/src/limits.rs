@@ -1,9 +1,9 @@
 //! The headers that tell a client about its limit (draft-ietf-httpapi-ratelimit-headers).
 
+use std::time::Duration;
+
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 use keys_service::Decision;
-
-use crate::refusal::whole_seconds;
 
 const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
@@ -26,4 +26,11 @@ pub(crate) fn show(decision: &Decision, headers: &mut HeaderMap) {
             headers.insert(name, value);
         }
     }
+}
+
+/// Rounded up: a client that waits that long has waited long enough.
+pub(crate) fn whole_seconds(duration: Duration) -> u64 {
+    duration
+        .as_secs()
+        .saturating_add(u64::from(duration.subsec_nanos() > 0))
 }

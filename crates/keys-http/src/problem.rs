@@ -1,11 +1,11 @@
-//! Refusals as RFC 9457 writes them: the dialect of everything that is not one of the two contracts.
+//! Rejections as RFC 9457 writes them: the dialect of everything that is not one of the two contracts.
 
 use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
 use serde::Serialize;
 
 use crate::field_error::FieldError;
-use crate::refusal::Refusal;
+use crate::rejection::Rejection;
 
 const PROBLEM_JSON: &str = "application/problem+json";
 
@@ -34,19 +34,19 @@ impl<'a> From<&'a FieldError> for FieldView<'a> {
     }
 }
 
-pub(crate) fn render(refusal: &Refusal) -> HttpResponse {
-    render_as(refusal.status(), refusal)
+pub(crate) fn render(rejection: &Rejection) -> HttpResponse {
+    render_as(rejection.status(), rejection)
 }
 
 /// Under another status than its own.
-pub(crate) fn render_as(status: StatusCode, refusal: &Refusal) -> HttpResponse {
+pub(crate) fn render_as(status: StatusCode, rejection: &Rejection) -> HttpResponse {
     HttpResponse::build(status)
         .content_type(PROBLEM_JSON)
         .json(Problem {
             title: status.canonical_reason().unwrap_or_default(),
             status: status.as_u16(),
-            code: refusal.code(),
-            detail: &refusal.message(),
-            errors: refusal.fields().iter().map(FieldView::from).collect(),
+            code: rejection.code(),
+            detail: &rejection.message(),
+            errors: rejection.fields().iter().map(FieldView::from).collect(),
         })
 }

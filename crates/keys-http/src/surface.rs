@@ -5,10 +5,10 @@ use keys_core::{AccountId, Denial, Operation};
 use keys_service::{Actor, Gate, KeyService, Requirement};
 
 use crate::api::Api;
-use crate::guard::{Authenticated, RequireKey};
+use crate::guard::{Authenticated, RequireManager};
 use crate::limits;
 use crate::mount::Mount;
-use crate::refusal::{Refusal, Render};
+use crate::rejection::{Rejection, Render};
 
 /// Shown in place of the name of a key whose row cannot be read.
 pub(crate) const UNREADABLE: &str = "(unreadable)";
@@ -42,8 +42,8 @@ impl Surface {
     }
 
     /// The guard of its routes. The plan is asked only after the limit, by [`manage`](Self::manage).
-    pub(crate) fn guard(&self, api: &Api) -> RequireKey {
-        RequireKey::managing(api, Requirement::account_holder())
+    pub(crate) fn guard(&self, api: &Api) -> RequireManager {
+        RequireManager::new(api, Requirement::account_holder())
             .render(self.render)
             .without_recording()
     }
@@ -53,20 +53,20 @@ impl Surface {
         &self,
         identity: &Authenticated,
         operation: Operation,
-        work: impl AsyncFnOnce(Manager) -> Result<HttpResponse, Refusal>,
+        work: impl AsyncFnOnce(Manager) -> Result<HttpResponse, Rejection>,
     ) -> HttpResponse {
         let decision = match self.service.count_operation(identity, operation).await {
             Ok(decision) => decision,
-            Err(error) => return Refusal::from(error).respond(self.render),
+            Err(error) => return Rejection::from(error).respond(self.render),
         };
         let result = match &decision {
-            Some(decision) if !decision.allowed => Err(Refusal::RateLimited(decision.clone())),
+            Some(decision) if !decision.allowed => Err(Rejection::RateLimited(decision.clone())),
             _ => match self.manager(identity, operation) {
                 Ok(manager) => work(manager).await,
-                Err(denial) => Err(Refusal::denied(denial)),
+                Err(denial) => Err(Rejection::denied(denial)),
             },
         };
-        let mut response = result.unwrap_or_else(|refusal| refusal.respond(self.render));
+        let mut response = result.unwrap_or_else(|rejection| rejection.respond(self.render));
         if let Some(decision) = &decision {
             limits::show(decision, response.headers_mut());
         }

@@ -12,7 +12,7 @@ use serde::{Deserialize, forward_to_deserialize_any};
 
 use crate::field_error::FieldError;
 use crate::query::Query;
-use crate::refusal::Refusal;
+use crate::rejection::Rejection;
 
 /// Unknown names that an answer tells of.
 const FAULTS_MAX: usize = 10;
@@ -33,17 +33,17 @@ pub(crate) fn members<'de, T: Deserialize<'de>>(
 }
 
 /// Refuses parameters in the request's query other than `known`.
-pub(crate) fn check_query(request: &HttpRequest, known: &[&str]) -> Result<(), Refusal> {
+pub(crate) fn check_query(request: &HttpRequest, known: &[&str]) -> Result<(), Rejection> {
     check_query_string(request.query_string(), known)
 }
 
 /// The same, for a query as it stands in the address.
-pub(crate) fn check_query_string(query: &str, known: &[&str]) -> Result<(), Refusal> {
+pub(crate) fn check_query_string(query: &str, known: &[&str]) -> Result<(), Rejection> {
     if query.is_empty() {
         return Ok(());
     }
     match faults("", Query::parse(query).names(), known) {
-        Some(faults) => Err(Refusal::Invalid(faults)),
+        Some(faults) => Err(Rejection::Invalid(faults)),
         None => Ok(()),
     }
 }

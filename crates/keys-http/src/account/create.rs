@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::view::CreatedView;
 use crate::fields::{self, Faults, Networks};
 use crate::guard::Authenticated;
-use crate::refusal::Refusal;
+use crate::rejection::Rejection;
 use crate::surface::Surface;
 use crate::{body, idempotency};
 
@@ -32,9 +32,9 @@ struct Wanted {
 }
 
 impl TryFrom<Members> for Wanted {
-    type Error = Refusal;
+    type Error = Rejection;
 
-    fn try_from(members: Members) -> Result<Self, Refusal> {
+    fn try_from(members: Members) -> Result<Self, Rejection> {
         let mut faults = Faults::default();
         let wanted = Self {
             name: faults.note(fields::memo("memo", members.memo)),
@@ -83,7 +83,7 @@ pub(super) async fn create(
                 .issue_key(&manager.actor, draft, idempotent)
                 .await
                 .map_err(|error| {
-                    Refusal::not_issued(error, |field| member(field, &wanted.networks))
+                    Rejection::not_issued(error, |field| member(field, &wanted.networks))
                 })?;
             Ok(HttpResponse::Created().json(CreatedView::from(&issued)))
         })

@@ -1,10 +1,10 @@
-//! Refusals in the account dialect.
+//! Rejections in the account dialect.
 
 use actix_web::HttpResponse;
 use serde::Serialize;
 
 use crate::field_error::FieldError;
-use crate::refusal::Refusal;
+use crate::rejection::Rejection;
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -29,11 +29,11 @@ impl<'a> From<&'a FieldError> for FieldView<'a> {
     }
 }
 
-pub(super) fn render(refusal: &Refusal) -> HttpResponse {
-    let status = refusal.status();
+pub(super) fn render(rejection: &Rejection) -> HttpResponse {
+    let status = rejection.status();
     HttpResponse::build(status).json(ErrorBody {
         status_code: status.as_u16(),
-        message: &refusal.message(),
-        errors: refusal.fields().iter().map(FieldView::from).collect(),
+        message: &rejection.message(),
+        errors: rejection.fields().iter().map(FieldView::from).collect(),
     })
 }

@@ -8,7 +8,7 @@ use super::view::PageView;
 use crate::fields::Faults;
 use crate::guard::Authenticated;
 use crate::query::Query;
-use crate::refusal::Refusal;
+use crate::rejection::Rejection;
 use crate::surface::Surface;
 
 const LIMIT_DEFAULT: u64 = 50;
@@ -20,9 +20,9 @@ struct Wanted {
 }
 
 impl TryFrom<Query> for Wanted {
-    type Error = Refusal;
+    type Error = Rejection;
 
-    fn try_from(query: Query) -> Result<Self, Refusal> {
+    fn try_from(query: Query) -> Result<Self, Rejection> {
         let mut faults = Faults::default();
         let page = faults.note(query.number("page", 1, u64::MAX));
         let limit = faults.note(query.number("limit", LIMIT_DEFAULT, LIMIT_MAX));

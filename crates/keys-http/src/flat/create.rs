@@ -10,7 +10,7 @@ use super::view::CreatedView;
 use crate::field_error::FieldError;
 use crate::fields;
 use crate::guard::Authenticated;
-use crate::refusal::Refusal;
+use crate::rejection::Rejection;
 use crate::surface::Surface;
 use crate::{body, idempotency};
 
@@ -46,10 +46,10 @@ pub(super) async fn create(
         .await
 }
 
-fn name(members: Members) -> Result<KeyName, Refusal> {
+fn name(members: Members) -> Result<KeyName, Rejection> {
     let read = fields::text("name", members.name).and_then(|text| match text {
         Some(text) => fields::name("name", &text),
         None => Err(FieldError::new("name", "is required")),
     });
-    read.map_err(|fault| Refusal::Invalid(vec![fault]))
+    read.map_err(|fault| Rejection::Invalid(vec![fault]))
 }

@@ -7,7 +7,7 @@ use keys_service::KeyOwner;
 use super::view::Success;
 use crate::effective::{self, Wait};
 use crate::guard::Authenticated;
-use crate::refusal::Refusal;
+use crate::rejection::Rejection;
 use crate::surface::Surface;
 
 pub(super) async fn delete(
@@ -19,10 +19,10 @@ pub(super) async fn delete(
         .manage(&identity, Operation::Delete, async |manager| {
             let wait = Wait::of(&request)?;
             let id = request.match_info().query("id");
-            let id: KeyId = id.parse().map_err(|_| Refusal::KeyNotFound)?;
+            let id: KeyId = id.parse().map_err(|_| Rejection::KeyNotFound)?;
             let owner = Some(KeyOwner::Account(manager.account_id));
             let revoked = surface.service.revoke_key(&manager.actor, owner, id);
-            let effective = revoked.await?.ok_or(Refusal::KeyNotFound)?;
+            let effective = revoked.await?.ok_or(Rejection::KeyNotFound)?;
             let by = wait.until(&surface.service, effective).await;
             let body = Success::new(wait.shown(by));
             Ok(effective::show(by, HttpResponse::Ok().json(body)))

@@ -1,9 +1,9 @@
-//! Refusals in the flat dialect.
+//! Rejections in the flat dialect.
 
 use actix_web::HttpResponse;
 use serde::Serialize;
 
-use crate::refusal::Refusal;
+use crate::rejection::Rejection;
 
 #[derive(Serialize)]
 struct ErrorBody<'a> {
@@ -11,9 +11,9 @@ struct ErrorBody<'a> {
     code: &'a str,
 }
 
-pub(super) fn render(refusal: &Refusal) -> HttpResponse {
-    HttpResponse::build(refusal.status()).json(ErrorBody {
-        message: &refusal.message(),
-        code: refusal.code(),
+pub(super) fn render(rejection: &Rejection) -> HttpResponse {
+    HttpResponse::build(rejection.status()).json(ErrorBody {
+        message: &rejection.message(),
+        code: rejection.code(),
     })
 }

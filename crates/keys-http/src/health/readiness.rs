@@ -8,7 +8,7 @@ use futures_util::future::Shared;
 use keys_service::{KeyService, Readiness, StoreError};
 use parking_lot::Mutex;
 
-use crate::refusal::chain;
+use crate::rejection::chain;
 
 /// How old an answer may be. Requests that come within this time after the database was asked share its answer.
 const AGE_MAX: Duration = Duration::from_millis(250);

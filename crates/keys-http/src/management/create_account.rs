@@ -11,7 +11,7 @@ use crate::api::Api;
 use crate::field_error::FieldError;
 use crate::fields::{self, Faults};
 use crate::guard::Authenticated;
-use crate::refusal::Refusal;
+use crate::rejection::Rejection;
 use crate::{body, idempotency, unknown};
 
 #[derive(Deserialize)]
@@ -43,7 +43,7 @@ pub(super) async fn create_account(
     answer(create().await)
 }
 
-fn new_account(members: Members) -> Result<NewAccount, Refusal> {
+fn new_account(members: Members) -> Result<NewAccount, Rejection> {
     let mut faults = Faults::default();
     let external_id = faults.note(fields::external_id("external_id", members.external_id));
     let plan = faults.note(
@@ -54,6 +54,6 @@ fn new_account(members: Members) -> Result<NewAccount, Refusal> {
     );
     faults.finish()?;
     // A name that no plan can have is simply that of no plan.
-    let plan = plan.parse().map_err(|_| Refusal::UnknownPlan)?;
+    let plan = plan.parse().map_err(|_| Rejection::UnknownPlan)?;
     Ok(NewAccount { external_id, plan })
 }

@@ -12,7 +12,7 @@ use crate::api::Api;
 use crate::fields::{self, Faults, Networks};
 use crate::guard::Authenticated;
 use crate::mount::Mount;
-use crate::refusal::Refusal;
+use crate::rejection::Rejection;
 use crate::{body, idempotency, unknown};
 
 const PREFIX: &str = "prefix";
@@ -39,9 +39,9 @@ struct Wanted {
 }
 
 impl TryFrom<Members> for Wanted {
-    type Error = Refusal;
+    type Error = Rejection;
 
-    fn try_from(members: Members) -> Result<Self, Refusal> {
+    fn try_from(members: Members) -> Result<Self, Rejection> {
         let mut faults = Faults::default();
         let name = fields::text("name", members.name).and_then(|text| {
             let name = text.map(|text| fields::name("name", &text));
@@ -95,7 +95,9 @@ pub(super) async fn issue_key(
                 idempotent,
             )
             .await
-            .map_err(|error| Refusal::not_issued(error, |field| member(field, &wanted.networks)))?;
+            .map_err(|error| {
+                Rejection::not_issued(error, |field| member(field, &wanted.networks))
+            })?;
         Ok(HttpResponse::Created().json(IssuedView::from(&issued)))
     };
     answer(issue().await)

@@ -8,7 +8,7 @@ use super::view::AccountPageView;
 use crate::api::Api;
 use crate::fields::{self, Faults};
 use crate::query::Query;
-use crate::refusal::Refusal;
+use crate::rejection::Rejection;
 use crate::unknown;
 
 const LIMIT_DEFAULT: u64 = 50;
@@ -24,7 +24,7 @@ pub(super) async fn list_accounts(api: web::Data<Api>, request: HttpRequest) -> 
     answer(list().await)
 }
 
-fn account_query(query: &Query) -> Result<AccountQuery, Refusal> {
+fn account_query(query: &Query) -> Result<AccountQuery, Rejection> {
     let mut faults = Faults::default();
     let external_id = query.one("external_id").and_then(|text| {
         let parse = |text| fields::known_external_id("external_id", text);

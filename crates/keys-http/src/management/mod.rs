@@ -17,14 +17,14 @@ use keys_core::OperatorScope::{self, AccountsRead, AccountsWrite, KeysRead, Keys
 use keys_service::Requirement;
 
 use crate::api::Api;
-use crate::guard::RequireKey;
+use crate::guard::RequireManager;
 use crate::{fallback, problem};
 
 pub(crate) fn scope(api: &Api) -> impl HttpServiceFactory + use<> {
     let resource = |path, allow| fallback::resource(path, allow, problem::render);
     let requires = |scopes: &[OperatorScope]| {
         let scopes = scopes.iter().copied().collect();
-        RequireKey::managing(api, Requirement::operator(scopes))
+        RequireManager::new(api, Requirement::operator(scopes))
     };
     let reads = || requires(&[AccountsRead]);
     let writes = || requires(&[AccountsWrite]);

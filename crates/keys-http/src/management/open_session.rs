@@ -11,7 +11,7 @@ use super::shared::{account_id, answer, operator};
 use super::view::SessionView;
 use crate::api::Api;
 use crate::guard::Authenticated;
-use crate::refusal::Refusal;
+use crate::rejection::Rejection;
 use crate::{body, idempotency, unknown};
 
 const TTL_SECONDS: &str = "ttl_seconds";
@@ -40,7 +40,7 @@ pub(super) async fn open_session(
             .service()
             .open_session(&operator(&identity)?, account_id, ttl, idempotent)
             .await
-            .map_err(|error| Refusal::not_issued(error, member))?;
+            .map_err(|error| Rejection::not_issued(error, member))?;
         Ok(HttpResponse::Created().json(SessionView::from(&issued)))
     };
     answer(open().await)
@@ -59,7 +59,7 @@ fn member(field: IssueField) -> Option<String> {
 }
 
 /// Any whole number: how long is too long is for the service to say.
-fn ttl(members: &Members) -> Result<Duration, Refusal> {
+fn ttl(members: &Members) -> Result<Duration, Rejection> {
     let seconds = match &members.ttl_seconds {
         None | Some(Value::Null) => Err("is required"),
         Some(value) => value
@@ -68,5 +68,5 @@ fn ttl(members: &Members) -> Result<Duration, Refusal> {
     };
     seconds
         .map(Duration::from_secs)
-        .map_err(|message| Refusal::field(TTL_SECONDS, message))
+        .map_err(|message| Rejection::field(TTL_SECONDS, message))
 }

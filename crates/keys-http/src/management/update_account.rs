@@ -13,7 +13,7 @@ use crate::effective::{self, Wait};
 use crate::field_error::FieldError;
 use crate::fields::{self, Faults};
 use crate::guard::Authenticated;
-use crate::refusal::Refusal;
+use crate::rejection::Rejection;
 use crate::unknown;
 
 /// The members that are read. Here `null` says something else than absence.
@@ -54,7 +54,7 @@ pub(super) async fn update_account(
     answer(update().await)
 }
 
-fn account_patch(members: Members) -> Result<AccountPatch, Refusal> {
+fn account_patch(members: Members) -> Result<AccountPatch, Rejection> {
     let mut faults = Faults::default();
     let plan = faults.note(members.plan.as_ref().map(text).transpose());
     let disabled = faults.note(members.disabled.as_ref().map(boolean).transpose());
@@ -66,7 +66,7 @@ fn account_patch(members: Members) -> Result<AccountPatch, Refusal> {
     // A name that no plan can have is simply that of no plan.
     let plan = plan.map(str::parse).transpose();
     Ok(AccountPatch {
-        plan: plan.map_err(|_| Refusal::UnknownPlan)?,
+        plan: plan.map_err(|_| Rejection::UnknownPlan)?,
         disabled,
         external_id,
     })

@@ -8,21 +8,20 @@ use actix_web::dev::{RequestHead, Response};
 use actix_web::http::StatusCode;
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 use keys_core::header::CredentialError;
-use keys_core::{KeyKind, LimitName, Scope, ScopeSet};
+use keys_core::{Denial, KeyKind, LimitName, Scope, ScopeSet};
 use keys_service::{Decision, VerdictCode, VerifiedKey, VerifyRequest};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::desk::Desk;
-use super::view::told;
+use super::handler::Handler;
+use super::view::disclosed;
 use super::wire::add;
-use crate::admission::Refused;
 use crate::api::Api;
 use crate::client_address::client_address;
 use crate::credential::credential;
 use crate::field_error::FieldError;
 use crate::fields::Faults;
 use crate::query::Query;
-use crate::refusal::Refusal;
+use crate::rejection::{CredentialFault, Rejection};
 use crate::{limits, problem, unknown};
 
 const X_ACCOUNT_EXTERNAL_ID: HeaderName = HeaderName::from_static("x-account-external-id");
@@ -55,7 +54,7 @@ struct Wanted {
 impl Wanted {
     const PARAMETERS: [&'static str; 4] = ["scope", "limit", "cost", "mode"];
 
-    fn read(query: &str, api: &Api) -> Result<Self, Refusal> {
+    fn read(query: &str, api: &Api) -> Result<Self, Rejection> {
         if query.is_empty() {
             return Ok(Self::default());
         }
@@ -77,7 +76,7 @@ impl Wanted {
         faults.finish()?;
         if limit.is_some() && wanted.limit.is_none() {
             let field = "limit".to_owned();
-            return Err(Refusal::UnknownLimit { field });
+            return Err(Rejection::UnknownLimit { field });
         }
         Ok(wanted)
     }
@@ -110,43 +109,27 @@ fn scopes(query: &Query) -> Result<ScopeSet, FieldError> {
     ScopeSet::parse(names).map_err(|error| fault(format!("is not usable: {error}")))
 }
 
-/// Why a request may not pass, with the word for it in `X-Denial`, which tells more than the status.
-struct Denied {
-    code: Option<&'static str>,
-    refused: Refused,
-}
-
-impl From<Refusal> for Denied {
-    fn from(refusal: Refusal) -> Self {
-        Self {
-            code: None,
-            refused: refusal.into(),
-        }
+/// Adds the header `X-Denial`, which says more than the status.
+fn respond(rejection: &Rejection, only_403: bool) -> Response<BoxBody> {
+    let is_limit = matches!(rejection, Rejection::RateLimited(_));
+    let mut response = rejection.respond(if is_limit && only_403 {
+        |rejection| problem::render_as(StatusCode::FORBIDDEN, rejection)
+    } else {
+        problem::render
+    });
+    if let Some(code) = rejection.denial() {
+        let headers = response.headers_mut();
+        headers.insert(X_DENIAL, HeaderValue::from_static(code));
     }
+    response.into()
 }
 
-impl Denied {
-    fn respond(&self, only_403: bool) -> Response<BoxBody> {
-        let is_limit = matches!(self.refused.refusal, Refusal::RateLimited(_));
-        let mut response = self.refused.respond(if is_limit && only_403 {
-            |refusal| problem::render_as(StatusCode::FORBIDDEN, refusal)
-        } else {
-            problem::render
-        });
-        if let Some(code) = self.code {
-            let headers = response.headers_mut();
-            headers.insert(X_DENIAL, HeaderValue::from_static(code));
-        }
-        response.into()
-    }
-}
-
-pub(super) async fn forward_auth(desk: &Desk, head: &RequestHead) -> Response<BoxBody> {
-    match Wanted::read(head.uri.query().unwrap_or_default(), &desk.api) {
-        Err(refusal) => refusal.respond(problem::render).into(),
-        Ok(wanted) => match judge(&desk.api, head, &wanted).await {
+pub(super) async fn forward_auth(handler: &Handler, head: &RequestHead) -> Response<BoxBody> {
+    match Wanted::read(head.uri.query().unwrap_or_default(), &handler.api) {
+        Err(rejection) => rejection.respond(problem::render).into(),
+        Ok(wanted) => match judge(&handler.api, head, &wanted).await {
             Ok(granted) => granted,
-            Err(denied) => denied.respond(wanted.only_403),
+            Err(rejection) => respond(&rejection, wanted.only_403),
         },
     }
 }
@@ -155,47 +138,38 @@ async fn judge(
     api: &Api,
     head: &RequestHead,
     wanted: &Wanted,
-) -> Result<Response<BoxBody>, Denied> {
+) -> Result<Response<BoxBody>, Rejection> {
     let address = client_address(head, &api.inner.trusted_proxies);
-    let refused = |presented| Refusal::Unauthenticated { presented };
-    let (code, refusal) = match credential(&head.headers) {
+    let rejection = match credential(&head.headers) {
         Ok(Some(key)) => {
-            let verdict = api.service().verify(&wanted.question(key, address)).await;
-            let verdict = verdict.map_err(Refusal::from)?;
-            let told = told(&verdict);
-            api.count_verdict(told.0);
-            match (told, &verdict.rate_limit) {
-                ((VerdictCode::Valid, Some(key)), decision) => {
-                    return Ok(granted(key, decision.as_ref())?);
+            let verdict = api.service().verify(&wanted.question(key, address)).await?;
+            let (code, key) = disclosed(&verdict);
+            api.count_verdict(code);
+            match (code, key, &verdict.rate_limit) {
+                (VerdictCode::Valid, Some(key), decision) => {
+                    return granted(key, decision.as_ref());
                 }
-                ((VerdictCode::RateLimited, _), Some(decision)) => {
-                    return Err(Denied {
-                        code: Some(VerdictCode::RateLimited.as_str()),
-                        refused: Refused::limited(decision.clone()),
-                    });
+                (VerdictCode::RateLimited, _, Some(decision)) => {
+                    return Err(Rejection::RateLimited(decision.clone()));
                 }
-                ((VerdictCode::Denied(denial), _), _) => (denial.code(), Refusal::denied(denial)),
-                // Not a verdict that there is. Nobody is let through by mistake.
-                _ => return Err(Refusal::Unavailable.into()),
+                (VerdictCode::Denied(denial), ..) => Rejection::denied(denial),
+                // Unreachable today. A new verdict code must fail closed.
+                _ => return Err(Rejection::Unavailable),
             }
         }
-        Ok(None) => ("missing", refused(false)),
+        Ok(None) => Rejection::unauthenticated(CredentialFault::Missing),
         // Elsewhere that is 400, which some gateways take for a failure of ours.
-        Err(CredentialError::Conflicting) => ("conflicting_credentials", refused(true)),
-        Err(_) => ("malformed", refused(true)),
+        Err(CredentialError::Conflicting) => {
+            Rejection::unauthenticated(CredentialFault::Conflicting)
+        }
+        Err(_) => Rejection::unauthenticated(CredentialFault::Denied(Denial::Malformed)),
     };
-    // Boxed, so that whoever may pass does not carry it along.
-    let refused = Box::pin(api.refuse(address, refusal)).await;
-    let code = match &refused.refusal {
-        Refusal::RateLimited(_) => Some(VerdictCode::RateLimited.as_str()),
-        Refusal::Unavailable => None,
-        _ => Some(code),
-    };
-    Err(Denied { code, refused })
+    // Boxed, so that requests that may pass do not carry it along.
+    Err(Box::pin(api.count_failure(address, rejection)).await)
 }
 
 /// Says who it is in headers for the gateway to pass on.
-fn granted(key: &VerifiedKey, decision: Option<&Decision>) -> Result<Response<BoxBody>, Refusal> {
+fn granted(key: &VerifiedKey, decision: Option<&Decision>) -> Result<Response<BoxBody>, Rejection> {
     let mut response = Response::new(StatusCode::OK);
     let headers = response.headers_mut();
     put(headers, X_KEY_ID, key.id().to_string())?;
@@ -214,12 +188,12 @@ fn granted(key: &VerifiedKey, decision: Option<&Decision>) -> Result<Response<Bo
     Ok(response)
 }
 
-fn put<V>(headers: &mut HeaderMap, name: HeaderName, text: V) -> Result<(), Refusal>
+fn put<V>(headers: &mut HeaderMap, name: HeaderName, text: V) -> Result<(), Rejection>
 where
     HeaderValue: TryFrom<V>,
 {
     // Cannot fail, as none of the texts has anything but visible ASCII. If one had, the client's own header must not pass instead.
-    let value = HeaderValue::try_from(text).map_err(|_| Refusal::Unavailable)?;
+    let value = HeaderValue::try_from(text).map_err(|_| Rejection::Unavailable)?;
     add(headers, name, value);
     Ok(())
 }

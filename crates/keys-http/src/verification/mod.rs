@@ -1,12 +1,12 @@
 //! Verification: may this key do this, from there, now? Errors as RFC 9457 has them.
 //!
 //! The hot path: neither whoever asks nor the key that is asked about costs a look into the database while the cache knows them.
-//! [`Desk::answer`] knows requests and answers as they are on the wire and nothing of applications: inside one the routes of
+//! [`Handler::answer`] knows requests and answers as they are on the wire and nothing of applications: inside one the routes of
 //! [`configure`] ask it, and before one [`Front`](crate::Front) does.
 
-mod desk;
 pub(crate) mod endpoint;
 mod forward_auth;
+mod handler;
 mod question;
 mod verify;
 mod verify_batch;
@@ -19,25 +19,24 @@ use actix_web::body::BoxBody;
 use actix_web::dev::{Payload, RequestHead, Response, ServiceRequest, ServiceResponse, fn_service};
 use actix_web::{Error, web};
 
-use crate::admission::Refused;
 use crate::api::Api;
 use crate::problem;
-use crate::refusal::Refusal;
-pub(crate) use desk::Desk;
+use crate::rejection::Rejection;
 use endpoint::Endpoint;
+pub(crate) use handler::Handler;
 use wire::keep_out_of_caches;
 
 /// Serves the routes inside an application. Neither a resource nor extractors are in between, because each of their layers
 /// allocates for every request.
 pub(crate) fn configure(api: &Api, app: &mut web::ServiceConfig) {
-    let desk = Rc::new(Desk::new(api));
+    let handler = Rc::new(Handler::new(api));
     for endpoint in Endpoint::ALL {
-        let desk = Rc::clone(&desk);
+        let handler = Rc::clone(&handler);
         let service = fn_service(move |request: ServiceRequest| {
-            let desk = Rc::clone(&desk);
+            let handler = Rc::clone(&handler);
             async move {
                 let (request, payload) = request.into_parts();
-                let response = desk.answer(endpoint, request.head(), payload).await;
+                let response = handler.answer(endpoint, request.head(), payload).await;
                 Ok::<_, Error>(ServiceResponse::new(request, response.into()))
             }
         });
@@ -45,7 +44,7 @@ pub(crate) fn configure(api: &Api, app: &mut web::ServiceConfig) {
     }
 }
 
-impl Desk {
+impl Handler {
     /// The whole answer, whatever was asked.
     pub(crate) async fn answer(
         &self,
@@ -56,22 +55,22 @@ impl Desk {
         if let Some(allow) = endpoint.allow()
             && head.method != allow
         {
-            let refusal = Refusal::MethodNotAllowed { allow };
-            return keep_out_of_caches(refusal.respond(problem::render).into());
+            let rejection = Rejection::MethodNotAllowed { allow };
+            return keep_out_of_caches(rejection.respond(problem::render).into());
         }
         let response = match endpoint {
             Endpoint::Auth => forward_auth::forward_auth(self, head).await,
-            Endpoint::Verify => refused_or(verify::verify(self, head, payload).await),
+            Endpoint::Verify => rejected_or(verify::verify(self, head, payload).await),
             Endpoint::VerifyBatch => {
                 // Boxed, so that the others, which are much smaller, do not take its room.
                 let answer = Box::pin(verify_batch::verify_batch(self, head, payload));
-                refused_or(answer.await)
+                rejected_or(answer.await)
             }
         };
         keep_out_of_caches(response)
     }
 }
 
-fn refused_or(result: Result<Response<BoxBody>, Refused>) -> Response<BoxBody> {
-    result.unwrap_or_else(|refused| refused.respond(problem::render).into())
+fn rejected_or(result: Result<Response<BoxBody>, Rejection>) -> Response<BoxBody> {
+    result.unwrap_or_else(|rejection| rejection.respond(problem::render).into())
 }

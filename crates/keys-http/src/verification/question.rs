@@ -14,7 +14,7 @@ use crate::api::Api;
 use crate::body;
 use crate::field_error::FieldError;
 use crate::fields::{self, Faults};
-use crate::refusal::Refusal;
+use crate::rejection::Rejection;
 
 /// The members that are read, where they stand: texts are not copied out of the body unless they have escapes.
 #[derive(Deserialize)]
@@ -48,7 +48,7 @@ struct OnlyKey<'a> {
 
 impl<'a> Question<'a> {
     /// Reads a whole body.
-    pub(super) fn parse(body: &'a [u8], api: &Api) -> Result<Self, Refusal> {
+    pub(super) fn parse(body: &'a [u8], api: &Api) -> Result<Self, Rejection> {
         // A struct is also read from an array, which no document speaks of.
         if body.first() == Some(&b'{')
             && let Ok(OnlyKey { key }) = serde_json::from_slice(body)
@@ -65,7 +65,7 @@ impl<'a> Question<'a> {
     }
 
     /// Reads the members; `path` is what their names start with in faults, such as `requests.3.`.
-    pub(super) fn read(members: Members<'a>, path: &str, api: &Api) -> Result<Self, Refusal> {
+    pub(super) fn read(members: Members<'a>, path: &str, api: &Api) -> Result<Self, Rejection> {
         let name = |member: &str| format!("{path}{member}");
         let fault = |member: &str, message: &str| FieldError::new(name(member), message);
         let text = |member: &str, raw: Option<&'a RawValue>| match raw {
@@ -105,7 +105,7 @@ impl<'a> Question<'a> {
         faults.finish()?;
         if limit.is_some() && question.limit.is_none() {
             let field = name("limit");
-            return Err(Refusal::UnknownLimit { field });
+            return Err(Rejection::UnknownLimit { field });
         }
         Ok(question)
     }

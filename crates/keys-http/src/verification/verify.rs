@@ -3,26 +3,24 @@
 use actix_web::body::BoxBody;
 use actix_web::dev::{Payload, RequestHead, Response};
 
-use super::desk::Desk;
+use super::handler::Handler;
 use super::question::Question;
-use super::view::{VerdictView, told};
+use super::view::{VerdictView, disclosed};
 use super::wire::{json, wants_fresh};
-use crate::admission::Refused;
-use crate::refusal::Refusal;
+use crate::rejection::Rejection;
 use crate::{body, unknown};
 
 pub(super) async fn verify(
-    desk: &Desk,
+    handler: &Handler,
     head: &RequestHead,
     payload: Payload,
-) -> Result<Response<BoxBody>, Refused> {
-    desk.admit(head).await?;
+) -> Result<Response<BoxBody>, Rejection> {
+    handler.admit(head).await?;
     unknown::check_query_string(head.uri.query().unwrap_or_default(), &[])?;
     let body = body::read(&head.headers, payload).await?;
-    let question = Question::parse(&body, &desk.api)?;
+    let question = Question::parse(&body, &handler.api)?;
     let asked = question.request(wants_fresh(&head.headers));
-    let verdict = desk.api.service().verify(&asked).await;
-    let verdict = verdict.map_err(Refusal::from)?;
-    desk.api.count_verdict(told(&verdict).0);
-    Ok(json(&VerdictView::from(&verdict))?)
+    let verdict = handler.api.service().verify(&asked).await?;
+    handler.api.count_verdict(disclosed(&verdict).0);
+    json(&VerdictView::from(&verdict))
 }

@@ -5,13 +5,12 @@ use actix_web::dev::{Payload, RequestHead, Response};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::desk::Desk;
+use super::handler::Handler;
 use super::question::{self, Question};
-use super::view::{BatchView, VerdictView, told};
+use super::view::{BatchView, VerdictView, disclosed};
 use super::wire::{json, wants_fresh};
-use crate::admission::Refused;
 use crate::api::Api;
-use crate::refusal::Refusal;
+use crate::rejection::Rejection;
 use crate::{body, unknown};
 
 /// The most questions at once.
@@ -28,42 +27,41 @@ struct Members<'a> {
 }
 
 pub(super) async fn verify_batch(
-    desk: &Desk,
+    handler: &Handler,
     head: &RequestHead,
     payload: Payload,
-) -> Result<Response<BoxBody>, Refused> {
-    desk.admit(head).await?;
+) -> Result<Response<BoxBody>, Rejection> {
+    handler.admit(head).await?;
     unknown::check_query_string(head.uri.query().unwrap_or_default(), &[])?;
     let body = body::read_up_to(KIB_MAX, &head.headers, payload).await?;
-    let questions = questions(&body::parse_strict(&body)?, &desk.api)?;
+    let questions = questions(&body::parse_strict(&body)?, &handler.api)?;
     let fresh = wants_fresh(&head.headers);
     let asked: Vec<_> = questions
         .iter()
         .map(|question| question.request(fresh))
         .collect();
-    let verdicts = desk.api.service().verify_batch(&asked).await;
-    let verdicts = verdicts.map_err(Refusal::from)?;
+    let verdicts = handler.api.service().verify_batch(&asked).await?;
     for verdict in &verdicts {
-        desk.api.count_verdict(told(verdict).0);
+        handler.api.count_verdict(disclosed(verdict).0);
     }
-    Ok(json(&BatchView {
+    json(&BatchView {
         results: verdicts.iter().map(VerdictView::from).collect(),
-    })?)
+    })
 }
 
 /// Reads the questions, up to the first that is at fault.
-fn questions<'a>(members: &Members<'a>, api: &Api) -> Result<Vec<Question<'a>>, Refusal> {
+fn questions<'a>(members: &Members<'a>, api: &Api) -> Result<Vec<Question<'a>>, Rejection> {
     let requests = members
         .requests
-        .ok_or_else(|| Refusal::field("requests", "is required"))?;
+        .ok_or_else(|| Rejection::field("requests", "is required"))?;
     let entries: Vec<&RawValue> = serde_json::from_str(requests.get())
-        .map_err(|_| Refusal::field("requests", "must be a list of objects"))?;
+        .map_err(|_| Rejection::field("requests", "must be a list of objects"))?;
     if !(1..=LEN_MAX).contains(&entries.len()) {
         let message = format!("must have 1 to {LEN_MAX} entries");
-        return Err(Refusal::field("requests", message));
+        return Err(Rejection::field("requests", message));
     }
     let read = |(index, entry): (usize, &'a RawValue)| {
-        let fault = |message| Refusal::field(format!("requests.{index}"), message);
+        let fault = |message| Rejection::field(format!("requests.{index}"), message);
         // A struct is also read from an array, which no document speaks of.
         if !entry.get().starts_with('{') {
             return Err(fault("must be an object"));
@@ -72,7 +70,7 @@ fn questions<'a>(members: &Members<'a>, api: &Api) -> Result<Vec<Question<'a>>, 
         // The whole body is known to be JSON, so nothing else can be wrong here.
         let members: question::Members<'a> = serde_json::from_str(entry.get()).map_err(|_| {
             match unknown::members::<question::Members<'a>>(entry.get(), &path) {
-                Some(faults) => Refusal::Invalid(faults),
+                Some(faults) => Rejection::Invalid(faults),
                 None => fault("has a member twice"),
             }
         })?;

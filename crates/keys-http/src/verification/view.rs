@@ -8,7 +8,7 @@ use keys_core::{
 use keys_service::{Decision, Verdict, VerdictCode, VerifiedKey};
 use serde::{Serialize, Serializer};
 
-use crate::refusal::whole_seconds;
+use crate::limits::whole_seconds;
 
 #[derive(Serialize)]
 pub(super) struct BatchView<'a> {
@@ -28,7 +28,7 @@ pub(super) struct VerdictView<'a> {
 
 impl<'a> From<&'a Verdict> for VerdictView<'a> {
     fn from(verdict: &'a Verdict) -> Self {
-        let (code, key) = told(verdict);
+        let (code, key) = disclosed(verdict);
         Self {
             valid: code == VerdictCode::Valid,
             code: code.as_str(),
@@ -102,8 +102,9 @@ fn texts<S: Serializer>(scopes: &ScopeSet, serializer: S) -> Result<S::Ok, S::Er
     serializer.collect_seq(scopes.iter().map(Scope::as_str))
 }
 
-/// The code and the key that an answer shows. Keys of other kinds than account keys are shown as unknown keys.
-pub(super) fn told(verdict: &Verdict) -> (VerdictCode, Option<&VerifiedKey>) {
+/// The code and the key that are disclosed to the caller. Keys of other kinds than account keys are shown as
+/// unknown keys.
+pub(super) fn disclosed(verdict: &Verdict) -> (VerdictCode, Option<&VerifiedKey>) {
     const NOT_FOUND: VerdictCode = VerdictCode::Denied(Denial::NotFound);
     match (verdict.code, &verdict.key) {
         (VerdictCode::Denied(Denial::KindNotAllowed), _) => (NOT_FOUND, None),

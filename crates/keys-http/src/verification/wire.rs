@@ -6,13 +6,13 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use serde::Serialize;
 
-use crate::refusal::Refusal;
+use crate::rejection::Rejection;
 
 /// A body as JSON. The usual one fits into what is set aside for it at first.
-pub(super) fn json(view: &impl Serialize) -> Result<Response<BoxBody>, Refusal> {
+pub(super) fn json(view: &impl Serialize) -> Result<Response<BoxBody>, Rejection> {
     let mut body = Vec::with_capacity(512);
     // Cannot fail: no view has a map, and memory does not refuse to be written to.
-    serde_json::to_writer(&mut body, view).map_err(|_| Refusal::Unavailable)?;
+    serde_json::to_writer(&mut body, view).map_err(|_| Rejection::Unavailable)?;
     let mut response = Response::with_body(StatusCode::OK, BoxBody::new(body));
     let content_type = HeaderValue::from_static("application/json");
     add(response.headers_mut(), CONTENT_TYPE, content_type);

@@ -1,29 +1,28 @@
-//! Refusals of all surfaces. Each surface writes them in its own form.
+//! The answer to a request that is not granted. Each surface writes it in its own dialect.
+
+mod error;
 
 use std::borrow::Cow;
-use std::error::Error;
 use std::time::Duration;
 
 use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{ALLOW, HeaderMap, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use keys_core::Denial;
-use keys_service::entropy::EntropyError;
-use keys_service::{
-    AccountError, Decision, IdempotencyError, IssueError, IssueField, LimiterError, RevokeError,
-    StoreError, VerifyError,
-};
+use keys_service::{Decision, VerdictCode};
 
 use crate::field_error::FieldError;
+use crate::limits::{self, whole_seconds};
+pub(crate) use error::chain;
 
-/// Writes a refusal in the form of a surface: status and body. Headers that all forms share are
-/// added to it.
-pub type Render = fn(&Refusal) -> HttpResponse;
+/// Writes a rejection in the dialect of a surface: status and body. Headers that every dialect shares
+/// are added to it.
+pub type Render = fn(&Rejection) -> HttpResponse;
 
-/// Reason why a request is refused, in any form.
+/// The reason why a request is not granted, in any dialect.
 #[derive(Debug)]
 #[non_exhaustive]
-pub enum Refusal {
+pub enum Rejection {
     /// Nothing is served at this path.
     UnknownPath,
     /// The path does not have this method.
@@ -33,13 +32,20 @@ pub enum Refusal {
     },
     /// Two different credentials were presented.
     ConflictingCredentials,
-    /// No credential, or one that is unknown, revoked or expired.
+    /// No credential, or none that is known, unexpired and not revoked.
     Unauthenticated {
-        /// Whether a credential was presented.
-        presented: bool,
+        /// The fault of the credential.
+        fault: CredentialFault,
+        /// The limit of failed authentications that this one was counted against.
+        failures: Option<Decision>,
     },
-    /// The caller is known and not allowed.
-    Denied(Denial),
+    /// The caller is known, and the request is forbidden.
+    Denied {
+        /// The rule that forbids it.
+        denial: Denial,
+        /// The limit of failed authentications that this one was counted against.
+        failures: Option<Decision>,
+    },
     /// Too many requests.
     RateLimited(Decision),
     /// The `Idempotency-Key` is invalid, or there are several.
@@ -91,8 +97,30 @@ pub enum Refusal {
     Unavailable,
 }
 
-impl Refusal {
-    /// Returns the status of the answer.
+/// The fault of a credential that is answered with 401.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CredentialFault {
+    /// No credential was presented.
+    Missing,
+    /// Two different credentials were presented where that is not 400.
+    Conflicting,
+    /// The credential was denied.
+    Denied(Denial),
+}
+
+impl CredentialFault {
+    fn code(self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::Conflicting => "conflicting_credentials",
+            Self::Denied(denial) => denial.code(),
+        }
+    }
+}
+
+impl Rejection {
+    /// The status of the answer.
     #[must_use]
     pub fn status(&self) -> StatusCode {
         match self {
@@ -103,7 +131,7 @@ impl Refusal {
             | Self::UnknownPlan
             | Self::UnknownLimit { .. } => StatusCode::BAD_REQUEST,
             Self::Unauthenticated { .. } => StatusCode::UNAUTHORIZED,
-            Self::Denied(_) | Self::KeyLimitReached { .. } => StatusCode::FORBIDDEN,
+            Self::Denied { .. } | Self::KeyLimitReached { .. } => StatusCode::FORBIDDEN,
             Self::UnknownPath | Self::KeyNotFound | Self::AccountNotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
@@ -118,7 +146,7 @@ impl Refusal {
         }
     }
 
-    /// Returns the stable name of this refusal; `docs/api/errors.md` lists all of them.
+    /// The stable code; `docs/api/errors.md` lists all codes.
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
@@ -126,7 +154,7 @@ impl Refusal {
             Self::MethodNotAllowed { .. } => "method_not_allowed",
             Self::ConflictingCredentials => "conflicting_credentials",
             Self::Unauthenticated { .. } => "unauthorized",
-            Self::Denied(denial) => denial.code(),
+            Self::Denied { denial, .. } => denial.code(),
             Self::RateLimited(_) => "rate_limited",
             Self::InvalidIdempotencyKey => "invalid_idempotency_key",
             Self::UnsupportedMediaType => "unsupported_media_type",
@@ -147,7 +175,7 @@ impl Refusal {
         }
     }
 
-    /// Returns the message for people.
+    /// The message for people.
     #[must_use]
     pub fn message(&self) -> Cow<'static, str> {
         Cow::Borrowed(match self {
@@ -155,7 +183,7 @@ impl Refusal {
             Self::MethodNotAllowed { .. } => "Method not allowed",
             Self::ConflictingCredentials => "Two different credentials were presented",
             Self::Unauthenticated { .. } => "Unauthorized",
-            Self::Denied(denial) => denial_message(*denial),
+            Self::Denied { denial, .. } => denial_message(*denial),
             Self::RateLimited(_) => "Too many requests",
             Self::InvalidIdempotencyKey => {
                 "Idempotency-Key must be one value of 1 to 255 visible ASCII characters"
@@ -227,19 +255,23 @@ impl Refusal {
         if let Some(seconds) = self.retry_after_seconds() {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
+        if let Some(decision) = self.rate_limit() {
+            limits::show(decision, headers);
+        }
     }
 
-    /// Returns the error of the challenge (RFC 6750, section 3), or `None` if no credential was
-    /// presented.
+    /// The challenge with the error to name, which is none if no credential was presented (RFC 6750, section 3).
     fn challenge(&self) -> Option<&'static str> {
         match self {
-            Self::Unauthenticated { presented: false } => Some(r#"Bearer realm="keys""#),
-            Self::Unauthenticated { presented: true } => {
-                Some(r#"Bearer realm="keys", error="invalid_token""#)
-            }
-            Self::Denied(Denial::InsufficientScope) => {
-                Some(r#"Bearer realm="keys", error="insufficient_scope""#)
-            }
+            Self::Unauthenticated {
+                fault: CredentialFault::Missing,
+                ..
+            } => Some(r#"Bearer realm="keys""#),
+            Self::Unauthenticated { .. } => Some(r#"Bearer realm="keys", error="invalid_token""#),
+            Self::Denied {
+                denial: Denial::InsufficientScope,
+                ..
+            } => Some(r#"Bearer realm="keys", error="insufficient_scope""#),
             _ => None,
         }
     }
@@ -253,42 +285,61 @@ impl Refusal {
         }
     }
 
-    /// Returns the refusal of a credential: unknown is 401, known and forbidden is 403.
+    /// The limit that the request was counted against.
+    fn rate_limit(&self) -> Option<&Decision> {
+        match self {
+            Self::RateLimited(decision) => Some(decision),
+            Self::Unauthenticated { failures, .. } | Self::Denied { failures, .. } => {
+                failures.as_ref()
+            }
+            _ => None,
+        }
+    }
+
+    /// The fault of the credential, in more detail than [`code`](Self::code). `None` if the request
+    /// was rejected for another reason.
+    pub(crate) fn denial(&self) -> Option<&'static str> {
+        match self {
+            Self::Unauthenticated { fault, .. } => Some(fault.code()),
+            Self::Denied { denial, .. } => Some(denial.code()),
+            Self::RateLimited(_) => Some(VerdictCode::RateLimited.as_str()),
+            _ => None,
+        }
+    }
+
+    /// The rejection of a denied credential: an unknown one is 401, a known and forbidden one is 403.
     pub(crate) fn denied(denial: Denial) -> Self {
         if denial.is_unauthenticated() {
-            Self::Unauthenticated { presented: true }
+            Self::unauthenticated(CredentialFault::Denied(denial))
         } else {
-            Self::Denied(denial)
+            Self::forbidden(denial)
         }
+    }
+
+    pub(crate) fn unauthenticated(fault: CredentialFault) -> Self {
+        Self::Unauthenticated {
+            fault,
+            failures: None,
+        }
+    }
+
+    fn forbidden(denial: Denial) -> Self {
+        Self::Denied {
+            denial,
+            failures: None,
+        }
+    }
+
+    /// Adds the limit of failed authentications that the credential was counted against.
+    pub(crate) fn counted_against(mut self, decision: Decision) -> Self {
+        if let Self::Unauthenticated { failures, .. } | Self::Denied { failures, .. } = &mut self {
+            *failures = Some(decision);
+        }
+        self
     }
 
     pub(crate) fn field(field: impl Into<String>, message: impl Into<String>) -> Self {
         Self::Invalid(vec![FieldError::new(field, message)])
-    }
-
-    /// Converts the error of a key or session that was not issued. `name` returns the field of the
-    /// request's body that a value was read from, or `None` if the contract has no such field.
-    pub(crate) fn not_issued(
-        error: IssueError,
-        name: impl FnOnce(IssueField) -> Option<String>,
-    ) -> Self {
-        let message = match error {
-            IssueError::ExpiryNotInFuture => "must be in the future",
-            IssueError::SessionTtl => "must be a whole number from 1 to 86400",
-            IssueError::ReservedPrefix => "is reserved for another kind of credential",
-            IssueError::ExceedsCreator(IssueField::ExpiresAt) => {
-                "must not be later than the expiry of the key that creates it"
-            }
-            IssueError::ExceedsCreator(IssueField::AllowedNetworks(_)) => {
-                "must be within the addresses of the key that creates it"
-            }
-            IssueError::ExceedsCreator(_) => "must be held by the key that creates it",
-            error => return error.into(),
-        };
-        match error.field().and_then(name) {
-            Some(field) => Self::field(field, message),
-            None => error.into(),
-        }
     }
 }
 
@@ -304,130 +355,13 @@ fn denial_message(denial: Denial) -> &'static str {
     }
 }
 
-/// Rounds up, so that a client that waits that long has waited long enough.
-pub(crate) fn whole_seconds(duration: Duration) -> u64 {
-    duration
-        .as_secs()
-        .saturating_add(u64::from(duration.subsec_nanos() > 0))
-}
-
-// The conversions below are where errors end: each is logged here, once, with its causes.
-
-impl From<StoreError> for Refusal {
-    fn from(error: StoreError) -> Self {
-        match error {
-            StoreError::Unavailable(_) => {
-                tracing::warn!(error = chain(&error), "the database is not available");
-                Self::Unavailable
-            }
-            error => unexpected(&error),
-        }
-    }
-}
-
-impl From<LimiterError> for Refusal {
-    fn from(error: LimiterError) -> Self {
-        tracing::warn!(error = chain(&error), "the rate limiter is not available");
-        Self::Unavailable
-    }
-}
-
-impl From<VerifyError> for Refusal {
-    fn from(error: VerifyError) -> Self {
-        match error {
-            VerifyError::UnknownLimit => Self::UnknownLimit {
-                field: "limit".into(),
-            },
-            VerifyError::Store(error) => error.into(),
-            VerifyError::Limiter(error) => error.into(),
-            error => unexpected(&error),
-        }
-    }
-}
-
-impl From<EntropyError> for Refusal {
-    fn from(error: EntropyError) -> Self {
-        unexpected(&error)
-    }
-}
-
-impl From<IdempotencyError> for Refusal {
-    fn from(error: IdempotencyError) -> Self {
-        match error {
-            IdempotencyError::BodyDiffers => Self::IdempotencyBodyDiffers,
-            IdempotencyError::InFlight { retry_after } => Self::IdempotencyInFlight { retry_after },
-            error => unexpected(&error),
-        }
-    }
-}
-
-impl From<IssueError> for Refusal {
-    fn from(error: IssueError) -> Self {
-        match error {
-            IssueError::CallerDenied(denial) => Self::denied(denial),
-            IssueError::AccountNotFound => Self::AccountNotFound,
-            IssueError::AccountDenied(denial) => Self::Denied(denial),
-            IssueError::CapReached { max } => Self::KeyLimitReached { max },
-            IssueError::Idempotency(error) => error.into(),
-            IssueError::Entropy(error) => error.into(),
-            IssueError::Store(error) => error.into(),
-            error => unexpected(&error),
-        }
-    }
-}
-
-impl From<RevokeError> for Refusal {
-    fn from(error: RevokeError) -> Self {
-        match error {
-            RevokeError::CallerDenied(denial) => Self::denied(denial),
-            RevokeError::Entropy(error) => error.into(),
-            RevokeError::Store(error) => error.into(),
-            error => unexpected(&error),
-        }
-    }
-}
-
-impl From<AccountError> for Refusal {
-    fn from(error: AccountError) -> Self {
-        match error {
-            AccountError::UnknownPlan => Self::UnknownPlan,
-            AccountError::NotFound => Self::AccountNotFound,
-            AccountError::Unreadable { columns } => Self::AccountUnreadable { columns },
-            AccountError::ExternalIdTaken => Self::ExternalIdTaken,
-            AccountError::CallerDenied(denial) => Self::denied(denial),
-            AccountError::Idempotency(error) => error.into(),
-            AccountError::Entropy(error) => error.into(),
-            AccountError::Store(error) => error.into(),
-            error => unexpected(&error),
-        }
-    }
-}
-
-/// Logs an error that should be impossible. The client can only try again.
-fn unexpected(error: &(dyn Error + 'static)) -> Refusal {
-    tracing::error!(error = chain(error), "a request failed unexpectedly");
-    Refusal::Unavailable
-}
-
-/// Returns an error with its causes in one line.
-pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use keys_core::Quota;
     use std::collections::BTreeSet;
 
-    fn all() -> Vec<Refusal> {
+    fn all() -> Vec<Rejection> {
         let decision = Decision {
             limit: "create".parse().unwrap(),
             quota: Quota::per_minute(10.try_into().unwrap()),
@@ -437,36 +371,35 @@ mod tests {
             retry_after: Duration::ZERO,
         };
         let mut all = vec![
-            Refusal::UnknownPath,
-            Refusal::MethodNotAllowed { allow: "GET" },
-            Refusal::ConflictingCredentials,
-            Refusal::Unauthenticated { presented: true },
-            Refusal::RateLimited(decision),
-            Refusal::InvalidIdempotencyKey,
-            Refusal::UnsupportedMediaType,
-            Refusal::BodyTooLarge { kib_max: 64 },
-            Refusal::BodyTimeout,
-            Refusal::MalformedBody("says what, and where".into()),
-            Refusal::field("names", "the first field at fault"),
-            Refusal::UnknownPlan,
-            Refusal::UnknownLimit {
+            Rejection::UnknownPath,
+            Rejection::MethodNotAllowed { allow: "GET" },
+            Rejection::ConflictingCredentials,
+            Rejection::unauthenticated(CredentialFault::Missing),
+            Rejection::RateLimited(decision),
+            Rejection::InvalidIdempotencyKey,
+            Rejection::UnsupportedMediaType,
+            Rejection::BodyTooLarge { kib_max: 64 },
+            Rejection::BodyTimeout,
+            Rejection::MalformedBody("says what, and where".into()),
+            Rejection::field("names", "the first field at fault"),
+            Rejection::UnknownPlan,
+            Rejection::UnknownLimit {
                 field: "limit".into(),
             },
-            Refusal::KeyNotFound,
-            Refusal::AccountNotFound,
-            Refusal::AccountUnreadable {
+            Rejection::KeyNotFound,
+            Rejection::AccountNotFound,
+            Rejection::AccountUnreadable {
                 columns: vec!["plan"],
             },
-            Refusal::ExternalIdTaken,
-            Refusal::KeyLimitReached { max: 10 },
-            Refusal::IdempotencyBodyDiffers,
-            Refusal::IdempotencyInFlight {
+            Rejection::ExternalIdTaken,
+            Rejection::KeyLimitReached { max: 10 },
+            Rejection::IdempotencyBodyDiffers,
+            Rejection::IdempotencyInFlight {
                 retry_after: Duration::ZERO,
             },
-            Refusal::Unavailable,
+            Rejection::Unavailable,
         ];
-        let denials = Denial::ALL.into_iter().map(Refusal::denied);
-        all.extend(denials.filter(|refusal| matches!(refusal, Refusal::Denied(_))));
+        all.extend(denials.map(Rejection::forbidden));
         all
     }
 
@@ -476,9 +409,9 @@ mod tests {
         let rows = document.lines().filter(|line| line.starts_with("| `"));
         let rows: BTreeSet<_> = rows.map(str::to_owned).collect();
         let all = all();
-        for refusal in &all {
-            let (code, status) = (refusal.code(), refusal.status().as_u16());
-            let row = format!("| `{code}` | {status} | {} |", refusal.message());
+        for rejection in &all {
+            let (code, status) = (rejection.code(), rejection.status().as_u16());
+            let row = format!("| `{code}` | {status} | {} |", rejection.message());
             let documented = rows.iter().filter(|line| line.starts_with(&row));
             assert_eq!(documented.count(), 1, "{row}");
         }
@@ -487,9 +420,9 @@ mod tests {
 
     #[test]
     fn waiting_is_at_least_a_second_and_rounded_up() {
-        for refusal in all() {
-            let seconds = refusal.retry_after_seconds();
-            assert!(seconds.is_none_or(|seconds| seconds >= 1), "{refusal:?}");
+        for rejection in all() {
+            let seconds = rejection.retry_after_seconds();
+            assert!(seconds.is_none_or(|seconds| seconds >= 1), "{rejection:?}");
         }
         assert_eq!(whole_seconds(Duration::from_millis(5_001)), 6);
         assert_eq!(whole_seconds(Duration::from_secs(5)), 5);

@@ -1,0 +1,118 @@
+//! The guard of routes that manage keys and accounts.
+
+use std::future::Ready;
+use std::ops::Deref;
+use std::rc::Rc;
+
+use actix_web::body::{EitherBody, MessageBody};
+use actix_web::dev::{Payload, Service, ServiceRequest, ServiceResponse, Transform};
+use actix_web::{Error, FromRequest, HttpMessage as _, HttpRequest};
+use keys_service::{AuthenticateError, Decision, Identity, Requirement};
+
+use super::middleware::{Guard, Guarded};
+use super::{admit, identity};
+use crate::api::Api;
+use crate::problem;
+use crate::rejection::{Rejection, Render};
+
+/// Lets only requests through whose credential satisfies a requirement. It is judged by the database, because
+/// management never relies on what the cache says. Handlers take an [`Authenticated`].
+#[derive(Clone)]
+pub(crate) struct RequireManager {
+    api: Api,
+    requirement: Requirement,
+    render: Render,
+    records_use: bool,
+}
+
+impl RequireManager {
+    pub(crate) fn new(api: &Api, requirement: Requirement) -> Self {
+        Self {
+            api: api.clone(),
+            requirement,
+            render: problem::render,
+            records_use: true,
+        }
+    }
+
+    /// Leaves it to the handler to record the use of the key, once it has judged the rest.
+    pub(crate) fn without_recording(self) -> Self {
+        Self {
+            records_use: false,
+            ..self
+        }
+    }
+
+    /// Writes rejections in another dialect than `application/problem+json`.
+    pub(crate) fn render(self, render: Render) -> Self {
+        Self { render, ..self }
+    }
+
+    async fn authenticate(&self, request: &ServiceRequest) -> Result<Identity, Rejection> {
+        let service = &self.api.inner.service;
+        let judge = async |presented: &str, address| {
+            let judged = service.authenticate(presented, address, &self.requirement);
+            match judged.await {
+                Ok(identity) => Ok(Ok(identity)),
+                Err(AuthenticateError::Denied(denial)) => Ok(Err(denial)),
+                Err(AuthenticateError::Store(error)) => Err(error.into()),
+                // The error says nothing about the credential, so the answer says nothing either.
+                Err(_) => Err(Rejection::Unavailable),
+            }
+        };
+        let identity = admit(&self.api, request.head(), judge).await?;
+        if self.records_use {
+            service.record_success(&identity);
+        }
+        Ok(identity)
+    }
+}
+
+impl Guard for RequireManager {
+    async fn check(&self, request: &ServiceRequest) -> Result<Option<Decision>, Rejection> {
+        let identity = Authenticated(Rc::new(self.authenticate(request).await?));
+        request.extensions_mut().insert(identity);
+        Ok(None)
+    }
+
+    fn render(&self) -> Render {
+        self.render
+    }
+}
+
+impl<S, B> Transform<S, ServiceRequest> for RequireManager
+where
+    S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = Error> + 'static,
+    B: MessageBody + 'static,
+{
+    type Response = ServiceResponse<EitherBody<B>>;
+    type Error = Error;
+    type Transform = Guarded<S, Self>;
+    type InitError = ();
+    type Future = Ready<Result<Self::Transform, ()>>;
+
+    fn new_transform(&self, service: S) -> Self::Future {
+        Guarded::new(service, self)
+    }
+}
+
+/// The operator or account that manages keys or accounts, as the database knows it.
+#[derive(Debug, Clone)]
+pub(crate) struct Authenticated(Rc<Identity>);
+
+impl Deref for Authenticated {
+    type Target = Identity;
+
+    fn deref(&self) -> &Identity {
+        &self.0
+    }
+}
+
+impl FromRequest for Authenticated {
+    type Error = Error;
+    type Future = Ready<Result<Self, Error>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        identity(request)
+    }
+}

@@ -1,0 +1,209 @@
+//! The guard for the routes of any application.
+
+use std::fmt;
+use std::future::Ready;
+use std::num::NonZeroU32;
+use std::ops::Deref;
+
+use actix_web::body::{EitherBody, MessageBody};
+use actix_web::dev::{Payload, RequestHead, Service, ServiceRequest, ServiceResponse, Transform};
+use actix_web::{Error, FromRequest, HttpMessage as _, HttpRequest};
+use keys_core::{KeyKind, LimitName, ScopeSet};
+use keys_service::{Decision, Freshness, VerdictCode, VerifiedKey, VerifyRequest};
+
+use super::middleware::{Guard, Guarded};
+use super::{admit, identity};
+use crate::api::Api;
+use crate::problem;
+use crate::rejection::{Rejection, Render};
+
+/// Lets only requests with the right credential through, and tells handlers who sent them.
+///
+/// Middleware for any actix application: wrap a scope, a resource or a single route in it. Handlers take the sender
+/// as an extractor, [`KeyIdentity`]. Each request that is let through counts as a use of its key; each that is not
+/// counts against its client address, and once too many have been refused the answer is 429.
+///
+/// It judges as [`KeyService::verify`](keys_service::KeyService::verify) does, from the cache: a revoked key is refused within the published
+/// bound. Without [`KeyService::maintain`](keys_service::KeyService::maintain) on a task of its own every request asks the database.
+///
+/// ```
+/// use actix_web::{App, HttpResponse, web};
+/// use keys_core::{Pepper, PepperRing, ScopeSet};
+/// use keys_http::{Api, KeyIdentity, RequireKey};
+/// use keys_service::{KeyService, MemoryStore};
+///
+/// async fn orders(identity: KeyIdentity) -> HttpResponse {
+///     HttpResponse::Ok().body(format!("orders, as seen by key {}", identity.id()))
+/// }
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let peppers = PepperRing::new("p1".parse()?, Pepper::from_bytes(b"an example of thirty-two bytes..")?);
+/// let service = KeyService::builder(MemoryStore::new(), peppers).build();
+/// let api = Api::builder(service).build();
+///
+/// let reader = RequireKey::new(&api).scopes(ScopeSet::parse(["orders:read"])?);
+/// let app = App::new().service(web::resource("/orders").wrap(reader).get(orders));
+/// # let _ = app;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+#[must_use]
+pub struct RequireKey {
+    api: Api,
+    kinds: Vec<KeyKind>,
+    scopes: ScopeSet,
+    limit: Option<LimitName>,
+    render: Render,
+}
+
+impl RequireKey {
+    /// Asks for an account's API key, on a plan with keys.
+    pub fn new(api: &Api) -> Self {
+        Self {
+            api: api.clone(),
+            kinds: vec![KeyKind::Account],
+            scopes: ScopeSet::default(),
+            limit: None,
+            render: problem::render,
+        }
+    }
+
+    /// Asks that the key hold all of `scopes` as well.
+    pub fn scopes(self, scopes: ScopeSet) -> Self {
+        Self { scopes, ..self }
+    }
+
+    /// Asks for a credential of one of these kinds instead of an account's key. Sessions are judged by their account's plan, too.
+    pub fn kinds(self, kinds: &[KeyKind]) -> Self {
+        Self {
+            kinds: kinds.to_vec(),
+            ..self
+        }
+    }
+
+    /// Counts every request that would be let through against this limit of the account's plan, and refuses
+    /// requests beyond it.
+    ///
+    /// # Errors
+    /// Returns [`UnknownLimit`] if no plan has a limit of that name, because it would not limit anything.
+    pub fn limit(self, limit: &LimitName) -> Result<Self, UnknownLimit> {
+        let known = self.api.limit(limit.as_str());
+        Ok(Self {
+            limit: Some(known.ok_or_else(|| UnknownLimit(limit.clone()))?),
+            ..self
+        })
+    }
+
+    /// Writes rejections in another dialect than `application/problem+json`.
+    pub fn render(self, render: Render) -> Self {
+        Self { render, ..self }
+    }
+
+    /// Lets the request through, or not. Returns the limit that it was counted against, too.
+    pub(crate) async fn admit(
+        &self,
+        head: &RequestHead,
+    ) -> Result<(KeyIdentity, Option<Decision>), Rejection> {
+        admit(&self.api, head, async |presented, address| {
+            let question = VerifyRequest {
+                key: presented,
+                address,
+                scopes: &self.scopes,
+                kinds: &self.kinds,
+                limit: self.limit.as_ref(),
+                cost: NonZeroU32::MIN,
+                fresh: false,
+            };
+            let verdict = self.api.inner.service.verify(&question).await?;
+            match (verdict.code, verdict.key, verdict.rate_limit) {
+                (VerdictCode::Valid, Some(key), decision) => {
+                    let freshness = verdict.freshness;
+                    Ok(Ok((KeyIdentity { key, freshness }, decision)))
+                }
+                (VerdictCode::Denied(denial), ..) => Ok(Err(denial)),
+                // The key is known and in order, so that this is no failure of the client's address.
+                (VerdictCode::RateLimited, _, Some(decision)) => {
+                    Err(Rejection::RateLimited(decision))
+                }
+                // Unreachable today. A new verdict code must fail closed.
+                _ => Err(Rejection::Unavailable),
+            }
+        })
+        .await
+    }
+}
+
+impl Guard for RequireKey {
+    async fn check(&self, request: &ServiceRequest) -> Result<Option<Decision>, Rejection> {
+        let (identity, decision) = self.admit(request.head()).await?;
+        request.extensions_mut().insert(identity);
+        Ok(decision)
+    }
+
+    fn render(&self) -> Render {
+        self.render
+    }
+}
+
+impl<S, B> Transform<S, ServiceRequest> for RequireKey
+where
+    S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = Error> + 'static,
+    B: MessageBody + 'static,
+{
+    type Response = ServiceResponse<EitherBody<B>>;
+    type Error = Error;
+    type Transform = Guarded<S, Self>;
+    type InitError = ();
+    type Future = Ready<Result<Self::Transform, ()>>;
+
+    fn new_transform(&self, service: S) -> Self::Future {
+        Guarded::new(service, self)
+    }
+}
+
+/// Error returned when no configured plan has a limit of that name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnknownLimit(LimitName);
+
+impl fmt::Display for UnknownLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "no plan has a limit named {}", self.0)
+    }
+}
+
+impl std::error::Error for UnknownLimit {}
+
+/// The sender of a request that [`RequireKey`] let through.
+///
+/// As an extractor it is there in every handler behind the guard: [`VerifiedKey`] has the key's identifier, account, name and scopes.
+#[derive(Debug, Clone)]
+pub struct KeyIdentity {
+    key: VerifiedKey,
+    freshness: Freshness,
+}
+
+impl KeyIdentity {
+    /// How fresh the knowledge is that the request was let through by. Never stale unless the service was built with a grace.
+    #[must_use]
+    pub fn freshness(&self) -> Freshness {
+        self.freshness
+    }
+}
+
+impl Deref for KeyIdentity {
+    type Target = VerifiedKey;
+
+    fn deref(&self) -> &VerifiedKey {
+        &self.key
+    }
+}
+
+impl FromRequest for KeyIdentity {
+    type Error = Error;
+    type Future = Ready<Result<Self, Error>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        identity(request)
+    }
+}

@@ -1,0 +1,148 @@
+//! Errors of the service as rejections.
+
+use std::error::Error;
+
+use keys_service::entropy::EntropyError;
+use keys_service::{
+    AccountError, IdempotencyError, IssueError, IssueField, LimiterError, RevokeError, StoreError,
+    VerifyError,
+};
+
+use super::Rejection;
+
+impl Rejection {
+    /// Converts the error of a key or session that was not issued. `name` returns the member of the
+    /// request's body that a field was read from, or `None` if the dialect has no such member.
+    pub(crate) fn not_issued(
+        error: IssueError,
+        name: impl FnOnce(IssueField) -> Option<String>,
+    ) -> Self {
+        let message = match error {
+            IssueError::ExpiryNotInFuture => "must be in the future",
+            IssueError::SessionTtl => "must be a whole number from 1 to 86400",
+            IssueError::ReservedPrefix => "is reserved for another kind of credential",
+            IssueError::ExceedsCreator(IssueField::ExpiresAt) => {
+                "must not be later than the expiry of the key that creates it"
+            }
+            IssueError::ExceedsCreator(IssueField::AllowedNetworks(_)) => {
+                "must be within the addresses of the key that creates it"
+            }
+            IssueError::ExceedsCreator(_) => "must be held by the key that creates it",
+            error => return error.into(),
+        };
+        match error.field().and_then(name) {
+            Some(field) => Self::field(field, message),
+            None => error.into(),
+        }
+    }
+}
+
+// The conversions below are where faults end: each is logged here, once, with its causes.
+
+impl From<StoreError> for Rejection {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Unavailable(_) => {
+                tracing::warn!(error = chain(&error), "the database is not available");
+                Self::Unavailable
+            }
+            error => unexpected(&error),
+        }
+    }
+}
+
+impl From<LimiterError> for Rejection {
+    fn from(error: LimiterError) -> Self {
+        tracing::warn!(error = chain(&error), "the rate limiter is not available");
+        Self::Unavailable
+    }
+}
+
+impl From<VerifyError> for Rejection {
+    fn from(error: VerifyError) -> Self {
+        match error {
+            VerifyError::UnknownLimit => Self::UnknownLimit {
+                field: "limit".into(),
+            },
+            VerifyError::Store(error) => error.into(),
+            VerifyError::Limiter(error) => error.into(),
+            error => unexpected(&error),
+        }
+    }
+}
+
+impl From<EntropyError> for Rejection {
+    fn from(error: EntropyError) -> Self {
+        unexpected(&error)
+    }
+}
+
+impl From<IdempotencyError> for Rejection {
+    fn from(error: IdempotencyError) -> Self {
+        match error {
+            IdempotencyError::BodyDiffers => Self::IdempotencyBodyDiffers,
+            IdempotencyError::InFlight { retry_after } => Self::IdempotencyInFlight { retry_after },
+            error => unexpected(&error),
+        }
+    }
+}
+
+impl From<IssueError> for Rejection {
+    fn from(error: IssueError) -> Self {
+        match error {
+            IssueError::CallerDenied(denial) => Self::denied(denial),
+            IssueError::AccountNotFound => Self::AccountNotFound,
+            IssueError::AccountDenied(denial) => Self::forbidden(denial),
+            IssueError::CapReached { max } => Self::KeyLimitReached { max },
+            IssueError::Idempotency(error) => error.into(),
+            IssueError::Entropy(error) => error.into(),
+            IssueError::Store(error) => error.into(),
+            error => unexpected(&error),
+        }
+    }
+}
+
+impl From<RevokeError> for Rejection {
+    fn from(error: RevokeError) -> Self {
+        match error {
+            RevokeError::CallerDenied(denial) => Self::denied(denial),
+            RevokeError::Entropy(error) => error.into(),
+            RevokeError::Store(error) => error.into(),
+            error => unexpected(&error),
+        }
+    }
+}
+
+impl From<AccountError> for Rejection {
+    fn from(error: AccountError) -> Self {
+        match error {
+            AccountError::UnknownPlan => Self::UnknownPlan,
+            AccountError::NotFound => Self::AccountNotFound,
+            AccountError::Unreadable { columns } => Self::AccountUnreadable { columns },
+            AccountError::ExternalIdTaken => Self::ExternalIdTaken,
+            AccountError::CallerDenied(denial) => Self::denied(denial),
+            AccountError::Idempotency(error) => error.into(),
+            AccountError::Entropy(error) => error.into(),
+            AccountError::Store(error) => error.into(),
+            error => unexpected(&error),
+        }
+    }
+}
+
+/// Something that should not be possible. The client cannot do anything about it but try again.
+fn unexpected(error: &(dyn Error + 'static)) -> Rejection {
+    tracing::error!(error = chain(error), "a request failed unexpectedly");
+    Rejection::Unavailable
+}
+
+/// An error with its causes in one line.
+pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,31 @@
+//! Dependencies of every verification route.
+
+use actix_web::dev::RequestHead;
+use keys_core::{KeyKind, OperatorScope, ScopeSet};
+
+use crate::api::Api;
+use crate::guard::RequireKey;
+use crate::rejection::Rejection;
+
+/// Answers the requests of every route of verification.
+pub(crate) struct Handler {
+    pub(crate) api: Api,
+    operators: RequireKey,
+}
+
+impl Handler {
+    pub(crate) fn new(api: &Api) -> Self {
+        let scopes = ScopeSet::from_iter([OperatorScope::KeysVerify]);
+        Self {
+            api: api.clone(),
+            operators: RequireKey::new(api)
+                .kinds(&[KeyKind::Operator])
+                .scopes(scopes),
+        }
+    }
+
+    /// Lets operators through.
+    pub(super) async fn admit(&self, head: &RequestHead) -> Result<(), Rejection> {
+        self.operators.admit(head).await.map(|_| ())
+    }
+}
