@@ -1,15 +1,15 @@
 //! One log event for each request.
 
-use std::future::{Future, Ready, ready};
+use std::future::{self, Future, Ready};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use actix_web::Error;
 use actix_web::body::MessageBody;
 use actix_web::dev::{Service, ServiceRequest, ServiceResponse, Transform};
-use actix_web::http::{Method, StatusCode};
+use actix_web::http::{ConnectionType, Method, StatusCode};
 use pin_project_lite::pin_project;
 
 use crate::api::Api;
@@ -37,8 +37,9 @@ impl AccessLog {
     }
 
     pub(crate) fn counting(api: &Api) -> Self {
-        let api = api.inner.metrics.is_some().then(|| api.clone());
-        Self { api }
+        Self {
+            api: Some(api.clone()),
+        }
     }
 }
 
@@ -54,7 +55,7 @@ where
     type Future = Ready<Result<Self::Transform, ()>>;
 
     fn new_transform(&self, service: S) -> Self::Future {
-        ready(Ok(Logged {
+        future::ready(Ok(Logged {
             service,
             api: Rc::new(self.api.clone()),
         }))
@@ -107,15 +108,15 @@ macro_rules! log {
     }};
 }
 
-/// The fields of a request's event, wherever it was answered.
+/// The entry of one request, which is written once the request was answered.
 #[derive(Debug)]
-pub(crate) struct Entry {
+struct Entry {
     method: &'static str,
     start: Instant,
 }
 
 impl Entry {
-    pub(crate) fn begin(method: &Method) -> Self {
+    fn begin(method: &Method) -> Self {
         Self {
             method: known(method),
             // A duration is not a time of day, so tests do not need to control it.
@@ -123,8 +124,8 @@ impl Entry {
         }
     }
 
-    /// Writes the event, and counts the request if `api` keeps metrics.
-    pub(crate) fn end(&self, api: Option<&Api>, route: &Route, status: StatusCode) {
+    /// Writes the event, and counts the request if `api` keeps figures.
+    fn end(&self, api: Option<&Api>, route: &Route, status: StatusCode) {
         if let Some(metrics) = api.and_then(|api| api.inner.metrics.as_ref()) {
             metrics.count_request(route, status);
         }
@@ -157,9 +158,14 @@ where
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let Poll::Ready(answer) = this.answer.poll(context) else {
-            return Poll::Pending;
-        };
+        let mut answer = ready!(this.answer.poll(context));
+        let api = Option::as_ref(this.api);
+        if let Ok(response) = &mut answer
+            && api.is_some_and(Api::is_draining)
+        {
+            let head = response.response_mut().head_mut();
+            head.set_connection_type(ConnectionType::Close);
+        }
         let (route, status) = match &answer {
             Ok(response) => (registry::route(response.request()), response.status()),
             Err(error) => (
@@ -167,7 +173,7 @@ where
                 error.as_response_error().status_code(),
             ),
         };
-        this.entry.end(Option::as_ref(this.api), &route, status);
+        this.entry.end(api, &route, status);
         Poll::Ready(answer)
     }
 }

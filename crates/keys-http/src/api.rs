@@ -70,14 +70,10 @@ impl Api {
         plans.find_map(|(_, plan)| Some(plan.limits.get_key_value(name)?.0.clone()))
     }
 
-    pub(crate) fn serves_verification(&self) -> bool {
-        self.inner.verification
-    }
-
     /// Tells load balancers and clients that the process is about to stop.
     ///
-    /// From now on `/readyz` is 503, and behind [`front`](Self::front) each answer says `Connection: close`, so that
-    /// clients open their next connection elsewhere. Requests are answered as before.
+    /// From now on `/readyz` is 503, and within [`log_requests`](Self::log_requests) each answer says
+    /// `Connection: close`, so that clients open their next connection elsewhere. Requests are answered as before.
     pub fn start_draining(&self) {
         self.inner.is_draining.store(true, Ordering::Relaxed);
     }

@@ -1,7 +1,6 @@
 //! The HTTP side of the API-key service, on actix-web.
 //!
-//! [`Api`] puts the surfaces into an application, and verification [before](Api::front) it where every microsecond counts;
-//! [`RequireKey`] guards the routes of any other one.
+//! [`Api`] puts the surfaces into an application; [`RequireKey`] guards the routes of any other one.
 //!
 //! | Surface | Where | Errors |
 //! |---|---|---|
@@ -43,7 +42,6 @@ mod fallback;
 mod field_error;
 mod fields;
 mod flat;
-mod front;
 mod guard;
 mod health;
 mod idempotency;
@@ -63,7 +61,6 @@ pub use access_log::AccessLog;
 pub use api::{Api, ApiBuilder};
 pub use connection::{BODY_BYTES_MAX, Guarded, HEAD_BYTES_MAX, HeadRefusal};
 pub use field_error::FieldError;
-pub use front::Front;
 pub use guard::{KeyIdentity, RequireKey, UnknownLimit};
 pub use mount::{InvalidMountPath, Mount, MountPath, ReservedPrefix};
 pub use rejection::{CredentialFault, Rejection, Render};

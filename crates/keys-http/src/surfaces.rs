@@ -31,8 +31,9 @@ impl Api {
         app.default_service(web::to(fallback::unknown_path));
     }
 
-    /// Returns middleware that writes one log event for each request, and counts it. Wrap the whole
-    /// application in it.
+    /// Middleware that writes one log event for each request, and counts it. Once
+    /// [`start_draining`](Self::start_draining) was called, it has each answer close its connection. Wrap the
+    /// whole application in it.
     #[must_use]
     pub fn log_requests(&self) -> AccessLog {
         AccessLog::counting(self)

@@ -13,13 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use actix_http::Request;
-use actix_service::{IntoServiceFactory, ServiceFactory, fn_service, map_config};
-use actix_web::body::{BoxBody, MessageBody};
-use actix_web::dev::{AppConfig, Response};
-use actix_web::http::StatusCode;
-use actix_web::http::header::{CONTENT_TYPE, HeaderValue};
-use actix_web::{App, Error, HttpResponse, HttpServer, web};
+use actix_web::{App, HttpResponse, HttpServer, web};
 use keys_testkit::gateway::Gateway;
 use keys_testkit::many::{self, ManyKey};
 use keys_testkit::nginx::Nginx;
@@ -31,7 +25,7 @@ use tempfile::TempDir;
 
 const KEYS: usize = 10_000;
 const CONNECTIONS: usize = 32;
-const CONTESTANTS: usize = 7;
+const CONTESTANTS: usize = 6;
 const ROUNDS: usize = 18;
 const TURN: Duration = Duration::from_millis(700);
 
@@ -41,19 +35,10 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// The first argument of the process that answers a constant.
 const CONSTANT: &str = "--answer-a-constant";
 
-/// The first argument of the process that answers it before an application, as verification is
-/// answered.
-const BARE_CONSTANT: &str = "--answer-a-constant-before-an-application";
-
 fn main() {
-    for (wanted, serve) in [
-        (CONSTANT, answer_a_constant as fn() -> std::io::Result<()>),
-        (BARE_CONSTANT, answer_a_constant_before_an_application),
-    ] {
-        if std::env::args().any(|argument| argument == wanted) {
-            serve().expect("whatever answers a constant can be served");
-            return;
-        }
+    if std::env::args().any(|argument| argument == CONSTANT) {
+        answer_a_constant().expect("the constant can be served");
+        return;
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -90,32 +75,9 @@ async fn answer_a_constant() -> std::io::Result<()> {
     async fn constant() -> HttpResponse {
         HttpResponse::Ok().content_type("text/plain").body("ok")
     }
-    serve(|| App::new().route("/v1/auth", web::to(constant))).await
-}
-
-/// Serves the constant without an application.
-#[actix_web::main]
-async fn answer_a_constant_before_an_application() -> std::io::Result<()> {
-    async fn constant(_: Request) -> Result<Response<BoxBody>, Error> {
-        let mut response = Response::with_body(StatusCode::OK, BoxBody::new("ok"));
-        let content_type = HeaderValue::from_static("text/plain");
-        response.headers_mut().append(CONTENT_TYPE, content_type);
-        Ok(response)
-    }
-    serve(|| map_config(fn_service(constant), |_: AppConfig| ())).await
-}
-
-/// Serves as the server does, with one worker. Prints the address.
-async fn serve<I, S, B>(make: impl Fn() -> I + Send + Clone + 'static) -> std::io::Result<()>
-where
-    I: IntoServiceFactory<S, Request>,
-    S: ServiceFactory<Request, Config = AppConfig> + 'static,
-    S::Error: Into<Error>,
-    S::InitError: std::fmt::Debug,
-    S::Response: Into<Response<B>>,
-    B: MessageBody + 'static,
-{
-    let server = HttpServer::new(make)
+    let app = || App::new().route("/v1/auth", web::to(constant));
+    // As the server does, with one worker.
+    let server = HttpServer::new(app)
         .workers(1)
         .client_request_timeout(Duration::from_secs(5))
         .keep_alive(Duration::from_secs(75))
@@ -129,7 +91,6 @@ where
 /// All measured programs, running.
 struct Stage {
     constant: Constant,
-    bare_constant: Constant,
     nginx: Gateway,
     server: Server,
     server_with_log: Server,
@@ -164,8 +125,7 @@ impl Stage {
         let server_with_log = start("info,keys_http=debug", "127.0.0.1:0".to_owned());
         many::fill_postgres(&database, &keys, keys.len());
         Self {
-            constant: Constant::start(CONSTANT),
-            bare_constant: Constant::start(BARE_CONSTANT),
+            constant: Constant::start(),
             nginx: Nginx::start(|port| map(port, &keys)),
             operator: server.operator_key("benchmark"),
             server,
@@ -193,15 +153,14 @@ impl Stage {
         let server = (address(&self.server.url("")), self.server.process_id());
         let with_log = &self.server_with_log;
         let with_log = (address(&with_log.url("")), with_log.process_id());
-        let of = |constant: &Constant| (constant.address, constant.process.id());
-        let (constant, bare) = (of(&self.constant), of(&self.bare_constant));
+        let constant = (self.constant.address, self.constant.process.id());
         let nginx = (address(&self.nginx.url("")), std::process::id());
         let unix = (Place::Unix(unix_path(&self.sockets)), server.1);
-        let mut contestants = [constant, server, server, nginx, with_log, bare]
+        let mut contestants = [constant, server, server, nginx, with_log]
             .into_iter()
             .map(|(address, process)| (Place::Tcp(address), process))
             .chain([unix])
-            .zip([&auth, &auth, &verify, &auth, &auth, &auth, &auth])
+            .zip([&auth, &auth, &verify, &auth, &auth, &auth])
             .map(|((place, process), requests)| Contestant::new(place, process, requests))
             .collect::<Vec<_>>();
         let mut rounds = Vec::with_capacity(ROUNDS);
@@ -238,24 +197,18 @@ fn show(rounds: &[[Turn; CONTESTANTS]]) {
     let cpu = |who: usize| median(&|turns| turns[who].cpu_micros / turns[0].cpu_micros);
     let rates = |who: usize, beside: usize| median(&|turns| turns[who].rate / turns[beside].rate);
     micros("CPU per request: a constant", 0);
-    micros("CPU per request: a constant before an application", 5);
     micros("CPU per request: `GET /v1/auth`", 1);
     micros("CPU per request: `POST /v1/keys/verify`", 2);
     micros("CPU per request: `GET /v1/auth`, each logged", 4);
-    micros("CPU per request: `GET /v1/auth` over a Unix socket", 6);
+    micros("CPU per request: `GET /v1/auth` over a Unix socket", 5);
     rate("requests: a constant", 0);
     rate("requests: `GET /v1/auth`", 1);
     rate("requests: `POST /v1/keys/verify`", 2);
     rate("requests: `GET /v1/auth`, each logged", 4);
-    rate("requests: `GET /v1/auth` over a Unix socket", 6);
+    rate("requests: `GET /v1/auth` over a Unix socket", 5);
     rate("requests: nginx with a static map", 3);
-    let bare = format!("{:.2}x", cpu(5));
-    report::information(
-        "CPU per request of a constant before an application against one within",
-        bare,
-    );
     let unix = "CPU per request of `GET /v1/auth` over a Unix socket against TCP";
-    let unix_cpu = median(&|turns| turns[6].cpu_micros / turns[1].cpu_micros);
+    let unix_cpu = median(&|turns| turns[5].cpu_micros / turns[1].cpu_micros);
     report::ratio_at_most(unix, unix_cpu, 0.75);
     let auth_cpu = "CPU per request of `GET /v1/auth` against a constant";
     report::ratio_at_most(auth_cpu, cpu(1), 1.3);
@@ -288,10 +241,10 @@ fn map(port: u16, keys: &[ManyKey]) -> String {
 }
 
 impl Constant {
-    fn start(which: &str) -> Self {
+    fn start() -> Self {
         let program: PathBuf = std::env::current_exe().expect("this program has a path");
         let mut process = Command::new(program)
-            .arg(which)
+            .arg(CONSTANT)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()

@@ -12,7 +12,9 @@ use std::thread;
 use std::time::Duration;
 
 use actix_http::HttpService;
-use actix_service::{Service, ServiceFactory as _, ServiceFactoryExt as _, map_config};
+use actix_service::{
+    IntoServiceFactory as _, Service, ServiceFactory as _, ServiceFactoryExt as _, map_config,
+};
 use actix_web::App;
 use actix_web::dev::AppConfig;
 use anyhow::Context as _;
@@ -259,8 +261,8 @@ impl Worker {
         let app = App::new()
             .wrap(api.log_requests())
             .configure(|app| api.configure(app));
-        let front = api
-            .front(app)
+        let app = app
+            .into_factory()
             .map_err(|error: actix_web::Error| error.error_response());
         let service = HttpService::build()
             .keep_alive(KEEP_ALIVE)
@@ -279,7 +281,7 @@ impl Worker {
                     }
                 }
             })
-            .h1(map_config(front, |()| AppConfig::default()));
+            .h1(map_config(app, |()| AppConfig::default()));
         let service = service.new_service(()).await;
         let service =
             Rc::new(service.map_err(|()| anyhow::anyhow!("the application cannot be made"))?);

@@ -8,14 +8,14 @@ use crate::guard::RequireKey;
 use crate::rejection::Rejection;
 
 /// Answers the requests of every route of verification.
-pub(crate) struct Handler {
-    pub(crate) api: Api,
+pub(super) struct Handler {
+    pub(super) api: Api,
     operators: RequireKey,
 }
 
 impl Handler {
-    pub(crate) fn new(api: &Api) -> Self {
-        let scopes = ScopeSet::from_iter([OperatorScope::KeysVerify]);
+    pub(super) fn new(api: &Api) -> Self {
+        let scopes = ScopeSet::parse(["keys:verify"]).expect("the scope of operators is legal");
         Self {
             api: api.clone(),
             operators: RequireKey::new(api)

@@ -1,8 +1,6 @@
 //! Verification: may this key do this, from there, now? Errors as RFC 9457 has them.
 //!
 //! The hot path: neither whoever asks nor the key that is asked about costs a look into the database while the cache knows them.
-//! [`Handler::answer`] knows requests and answers as they are on the wire and nothing of applications: inside one the routes of
-//! [`configure`] ask it, and before one [`Front`](crate::Front) does.
 
 pub(crate) mod endpoint;
 mod forward_auth;
@@ -23,7 +21,7 @@ use crate::api::Api;
 use crate::problem;
 use crate::rejection::Rejection;
 use endpoint::Endpoint;
-pub(crate) use handler::Handler;
+use handler::Handler;
 use wire::keep_out_of_caches;
 
 /// Serves the routes inside an application. Neither a resource nor extractors are in between, because each of their layers
@@ -46,7 +44,7 @@ pub(crate) fn configure(api: &Api, app: &mut web::ServiceConfig) {
 
 impl Handler {
     /// The whole answer, whatever was asked.
-    pub(crate) async fn answer(
+    async fn answer(
         &self,
         endpoint: Endpoint,
         head: &RequestHead,

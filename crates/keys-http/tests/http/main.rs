@@ -15,6 +15,11 @@ mod account_create;
 mod account_delete;
 mod account_list;
 mod client_address;
+#[expect(
+    clippy::unwrap_used,
+    reason = "set-up panics: that is how a test fails"
+)]
+mod connections;
 mod contract;
 mod credentials;
 mod faults;
@@ -22,11 +27,6 @@ mod flat_create;
 mod flat_delete;
 mod flat_list;
 mod forward_auth;
-#[expect(
-    clippy::unwrap_used,
-    reason = "set-up panics: that is how a test fails"
-)]
-mod front;
 mod guard;
 mod health;
 mod idempotency;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use actix_web::App;
 use actix_web::body::{self, MessageBody};
-use actix_web::dev::{AppConfig, Response, Service as _, ServiceFactory as _};
+use actix_web::dev::Response;
 use actix_web::test::{self, TestRequest};
 use keys_core::{Account, AccountId, KeyName, Plans, Quota, ScopeSet};
 use keys_http::{Api, ApiBuilder};
@@ -26,14 +26,6 @@ pub(crate) struct World {
     pub(crate) service: KeyService,
     pub(crate) api: Api,
     peer: String,
-    way: Way,
-}
-
-/// The place where verification is answered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Way {
-    BeforeTheApplication,
-    WithinIt,
 }
 
 impl World {
@@ -64,23 +56,16 @@ impl World {
             api: api(Api::builder(service.clone())).build(),
             service,
             peer: CLIENT.to_owned(),
-            // As in the server.
-            way: Way::BeforeTheApplication,
         }
     }
 
-    pub(crate) fn by(self, way: Way) -> Self {
-        Self { way, ..self }
-    }
-
-    /// Returns the same world, seen from another address.
+    /// The same world, seen from another address.
     pub(crate) fn from(&self, peer: &str) -> Self {
         Self {
             clock: self.clock.clone(),
             service: self.service.clone(),
             api: self.api.clone(),
             peer: peer.to_owned(),
-            way: self.way,
         }
     }
 
@@ -181,17 +166,8 @@ impl Exchange for World {
             .wrap(api.log_requests())
             .configure(|app| api.configure(app));
         let request = test_request(&request, &self.peer);
-        match self.way {
-            Way::BeforeTheApplication => {
-                let front = self.api.front(app).new_service(AppConfig::default());
-                let response = front.await.unwrap().call(request).await.unwrap();
-                answer(response).await
-            }
-            Way::WithinIt => {
-                let service = test::init_service(app).await;
-                answer(test::call_service(&service, request).await).await
-            }
-        }
+        let service = test::init_service(app).await;
+        answer(test::call_service(&service, request).await).await
     }
 }
 
