@@ -399,7 +399,8 @@ mod tests {
             },
             Rejection::Unavailable,
         ];
-        all.extend(denials.map(Rejection::forbidden));
+        let denials = Denial::ALL.into_iter().map(Rejection::denied);
+        all.extend(denials.filter(|rejection| matches!(rejection, Rejection::Denied { .. })));
         all
     }
 

@@ -15,7 +15,7 @@ pub(super) struct Handler {
 
 impl Handler {
     pub(super) fn new(api: &Api) -> Self {
-        let scopes = ScopeSet::parse(["keys:verify"]).expect("the scope of operators is legal");
+        let scopes = ScopeSet::from_iter([OperatorScope::KeysVerify]);
         Self {
             api: api.clone(),
             operators: RequireKey::new(api)
