@@ -178,30 +178,30 @@ mod tests {
     use crate::plan::{LimitPer, Plans};
     use crate::{KeyKind, Operation};
 
-    fn round_trip<T: Serialize + DeserializeOwned + PartialEq + Debug>(value: T, json: &str) {
-        assert_eq!(serde_json::to_string(&value).unwrap(), json);
-        assert_eq!(serde_json::from_str::<T>(json).unwrap(), value, "{json}");
+    fn round_trip<T: Serialize + DeserializeOwned + PartialEq + Debug>(value: &T, json: &str) {
+        assert_eq!(serde_json::to_string(value).unwrap(), json);
+        assert_eq!(&serde_json::from_str::<T>(json).unwrap(), value, "{json}");
     }
 
     #[test]
     fn values_are_written_as_they_are_read() {
         round_trip(
-            KeyId::from_uuid(uuid::Uuid::nil()),
+            &KeyId::from_uuid(uuid::Uuid::nil()),
             r#""AAAAAAAAAAAAAAAAAAAAAA""#,
         );
-        round_trip::<KeyPrefix>("sk_live".parse().unwrap(), r#""sk_live""#);
-        round_trip::<PlanName>("pro".parse().unwrap(), r#""pro""#);
-        round_trip(KeyName::from_name("a\"b").unwrap(), r#""a\"b""#);
-        round_trip::<Network>("10.1.2.3/8".parse().unwrap(), r#""10.0.0.0/8""#);
+        round_trip::<KeyPrefix>(&"sk_live".parse().unwrap(), r#""sk_live""#);
+        round_trip::<PlanName>(&"pro".parse().unwrap(), r#""pro""#);
+        round_trip(&KeyName::from_name("a\"b").unwrap(), r#""a\"b""#);
+        round_trip::<Network>(&"10.1.2.3/8".parse().unwrap(), r#""10.0.0.0/8""#);
         let time = Timestamp::from_unix_micros(1_767_268_800_123_456);
-        round_trip(time, r#""2026-01-01T12:00:00.123456Z""#);
-        round_trip(ScopeSet::parse(["b", "a"]).unwrap(), r#"["a","b"]"#);
-        round_trip(AllowedNetworks::parse(["::1"]).unwrap(), r#"["::1"]"#);
-        round_trip(KeyKind::Account, r#""account""#);
-        round_trip(LimitPer::Key, r#""key""#);
-        round_trip(Operation::Delete, r#""delete""#);
+        round_trip(&time, r#""2026-01-01T12:00:00.123456Z""#);
+        round_trip(&ScopeSet::parse(["b", "a"]).unwrap(), r#"["a","b"]"#);
+        round_trip(&AllowedNetworks::parse(["::1"]).unwrap(), r#"["::1"]"#);
+        round_trip(&KeyKind::Account, r#""account""#);
+        round_trip(&LimitPer::Key, r#""key""#);
+        round_trip(&Operation::Delete, r#""delete""#);
         let plans = Plans::documented();
-        round_trip(plans.clone(), &serde_json::to_string(&plans).unwrap());
+        round_trip(&plans, &serde_json::to_string(&plans).unwrap());
     }
 
     #[test]
