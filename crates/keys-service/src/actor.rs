@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use keys_core::{Account, AccountId, ApiKey, Denial, KeyId, KeyKind, Plans, ScopeSet};
 
-use crate::ports::{Authority, Caller};
+use crate::ports::{Authority, Caller, StoredKey};
 
 /// Who was found behind a presented credential.
 #[derive(Debug, Clone)]
@@ -58,6 +58,10 @@ impl Actor {
                 address: identity.address,
                 scopes: identity.scopes.clone(),
                 plans,
+                accepted: Some(Arc::new(StoredKey {
+                    key: key.clone(),
+                    account: identity.account.clone(),
+                })),
             }),
             parent: (key.kind == KeyKind::Account).then(|| key.clone()),
         }

@@ -258,6 +258,7 @@ impl World {
             address,
             scopes,
             plans: Some(Arc::clone(&self.plans)),
+            accepted: None,
         };
         let by_transaction = caller.check(Some(&stored), NOON).err();
         // The kind of a caller is its own.

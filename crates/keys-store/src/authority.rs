@@ -1,12 +1,31 @@
 //! The check inside the transaction whether a change may still be made.
 
-use keys_core::Account;
+use keys_core::{Account, AccountId};
 use keys_service::ports::{Authority, Change, ChangeError, UnreadableKey};
 
 use crate::connection::Connection;
 use crate::load;
+use crate::postgres::Held;
 use crate::rows::{self, AccountRow, CorruptAccount, KeyRow, stored_key};
 use crate::types::DbId;
+
+/// The condition that the caller is as it was when it was accepted, for a change to `account` in one
+/// statement. `None` unless the caller's key belongs to the account and is acceptable by the records
+/// that are known.
+///
+/// The lock on the account comes first, so two such changes never wait for each other's keys. Callers
+/// without an account in common, such as two operators that revoke each other's keys, need both keys
+/// locked in order, which takes several statements.
+pub(crate) fn held(change: &Change, account: AccountId) -> Option<(Held, &Account)> {
+    let Authority::Caller(caller) = &change.authority else {
+        return None;
+    };
+    let accepted = caller.accepted.as_deref()?;
+    let own = accepted.account.as_ref().filter(|own| own.id == account)?;
+    let is_known = accepted.key.id == caller.key_id && change.completion.is_none();
+    let is_acceptable = is_known && caller.check(Some(accepted), change.at).is_ok();
+    is_acceptable.then(|| (Held::new(own, &accepted.key), own))
+}
 
 /// Checks the caller with the rows of the transaction, and keeps its key from being revoked before
 /// the transaction ends.

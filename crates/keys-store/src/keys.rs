@@ -20,6 +20,7 @@ use keys_service::ports::{
 use crate::connection::{Connection, Pools, query};
 use crate::error::{QueryError, optional};
 use crate::opening::{Opened, Opening};
+use crate::postgres::Held;
 use crate::rows::{
     self, AccountRow, CorruptRow, EventRow, Fault, KeyRow, NewKeyRow, kind_code, stored_key,
 };
@@ -78,6 +79,16 @@ pub(crate) async fn find_by_digests(
 }
 
 pub(crate) async fn insert(pools: Pools, new: NewKey, change: Change) -> Result<(), ChangeError> {
+    if let Pools::Postgres(pool) = &pools
+        && let Some(held) = held_for(&new, &change)
+    {
+        let (row, event) = rows_of(&new, &change);
+        let inserted =
+            pool.at_once(move |open| postgres::insert_key(open, Some(held), row, event).boxed());
+        if inserted.await? {
+            return Ok(());
+        }
+    }
     // The lock on the account comes first and in a statement of its own, because only a statement
     // that begins after the lock was granted sees every key that was created under it before.
     let mut opening = Opening::new(&change, new.key.account_id, None);
@@ -89,17 +100,13 @@ pub(crate) async fn insert(pools: Pools, new: NewKey, change: Change) -> Result<
         Ok(opened) => admit(&mut connection, opened, &new, &change).await,
         Err(error) => Err(error.into()),
     };
-    let row = NewKeyRow::new(&new.key, &new.digest);
-    let event = audit::event(
-        &change,
-        AuditAction::KeyCreated,
-        AuditSubject::Key(new.key.id),
-    );
+    let (row, event) = rows_of(&new, &change);
     match (connection, admitted) {
         (Connection::Postgres(lease), Ok(())) if change.completion.is_none() => {
             let insertion =
-                lease.commit_with(move |open| postgres::insert_key(open, row, event).boxed());
-            Ok(insertion.await?)
+                lease.commit_with(move |open| postgres::insert_key(open, None, row, event).boxed());
+            insertion.await?;
+            Ok(())
         }
         (mut connection, Ok(())) => {
             let outcome = insert_in(&mut connection, row, event, &change).await;
@@ -107,6 +114,26 @@ pub(crate) async fn insert(pools: Pools, new: NewKey, change: Change) -> Result<
         }
         (connection, Err(error)) => connection.finish(Err(error)).await,
     }
+}
+
+fn rows_of(new: &NewKey, change: &Change) -> (NewKeyRow, EventRow) {
+    let row = NewKeyRow::new(&new.key, &new.digest);
+    let event = audit::event(
+        change,
+        AuditAction::KeyCreated,
+        AuditSubject::Key(new.key.id),
+    );
+    (row, event)
+}
+
+/// The condition on which the key may be made in one statement. `None` if it has to be judged by what the transaction sees.
+fn held_for(new: &NewKey, change: &Change) -> Option<Held> {
+    let (held, account) = authority::held(change, new.key.account_id?)?;
+    let max = new.admission.keys_max(account).ok()?;
+    Some(match max {
+        Some(max) if new.key.kind == KeyKind::Account => held.with_less_than(max),
+        _ => held,
+    })
 }
 
 async fn insert_in(
@@ -117,7 +144,7 @@ async fn insert_in(
 ) -> Result<(), ChangeError> {
     match connection {
         Connection::Postgres(lease) => {
-            let outcome = postgres::insert_key(lease.enter(), row, event).await;
+            let outcome = postgres::insert_key(lease.enter(), None, row, event).await;
             lease.leave(outcome)?;
         }
         Connection::Sqlite(_) => {
@@ -352,6 +379,16 @@ pub(crate) async fn revoke(
         Some(KeyOwner::Account(id)) => Some(id),
         Some(KeyOwner::Operators) | None => None,
     };
+    if let Pools::Postgres(pool) = &pools
+        && let Some((held, _)) = account.and_then(|account| authority::held(&change, account))
+    {
+        let event = audit::event(&change, AuditAction::KeyRevoked, AuditSubject::Key(id));
+        let revoked =
+            pool.at_once(move |open| postgres::revoke_key(open, Some(held), owner, event).boxed());
+        if let Some(commit) = revoked.await? {
+            return Ok(Some(commit));
+        }
+    }
     let opening = Opening::new(&change, account, Some(id));
     let (connection, opened) = load::open(&pools, &opening).await?;
     let judged = match opened {
@@ -365,8 +402,8 @@ pub(crate) async fn revoke(
     let event = audit::event(&change, AuditAction::KeyRevoked, AuditSubject::Key(id));
     match (connection, judged) {
         (Connection::Postgres(lease), Ok(())) if change.completion.is_none() => {
-            let revocation =
-                lease.commit_with(move |open| postgres::revoke_key(open, owner, event).boxed());
+            let revocation = lease
+                .commit_with(move |open| postgres::revoke_key(open, None, owner, event).boxed());
             Ok(revocation.await?)
         }
         (mut connection, Ok(())) => {
@@ -385,7 +422,7 @@ async fn revoke_in(
 ) -> Result<Option<Commit>, ChangeError> {
     let commit = match connection {
         Connection::Postgres(lease) => {
-            let outcome = postgres::revoke_key(lease.enter(), owner, event).await;
+            let outcome = postgres::revoke_key(lease.enter(), None, owner, event).await;
             lease.leave(outcome)?
         }
         Connection::Sqlite(_) => revoke_on_sqlite(connection, owner, event).await?,

@@ -4,6 +4,7 @@ use std::marker::PhantomData;
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use diesel::insertable::InsertValues;
 use diesel::pg::{Pg, PgQueryBuilder};
 use diesel::prelude::*;
 use diesel::query_builder::{AstPass, Query, QueryBuilder as _, QueryFragment, QueryId};
@@ -16,10 +17,11 @@ use keys_service::ports::{Commit, KeyOwner, KeyUse};
 
 use crate::rows::{AccountRow, EventRow, FoundRow, KeyRow, NewKeyRow, kind_code};
 use crate::schema::{account, api_key, audit_event};
-use crate::types::{Address, DbId, DbTimestamp, Id, Moment};
+use crate::types::{DbId, DbTimestamp, Id, Moment};
 
 mod connect;
 mod feed;
+mod held;
 mod identity;
 mod life;
 mod opening;
@@ -28,6 +30,7 @@ mod start;
 
 pub(crate) use connect::PostgresConnector;
 pub(crate) use feed::{CHANNEL, PostgresFeed};
+pub(crate) use held::Held;
 use identity::{SETTING, log_number};
 pub(crate) use life::{insert_reservation, is_lock_free, own_number, parse_holder};
 pub(crate) use opening::{key_for_share, lock_account};
@@ -37,48 +40,82 @@ pub(crate) use start::{Capacity, capacity};
 /// Keys that one statement updates. With many more the planner would read the whole table.
 const USES_PER_STATEMENT: usize = 1_000;
 
-/// Writes a key and its audit event, in one statement.
+/// Writes a key and its audit event, in one statement. `false`, and nothing is written, if `held` is not as it was.
 pub(crate) async fn insert_key(
     mut connection: &AsyncPgConnection,
+    held: Option<Held>,
     key: NewKeyRow,
     event: EventRow,
-) -> QueryResult<()> {
-    InsertBoth {
-        first: diesel::insert_into(api_key::table)
-            .values(key)
-            .returning(api_key::id),
-        second: diesel::insert_into(audit_event::table).values(event),
-    }
-    .execute(&mut connection)
-    .await?;
-    Ok(())
+) -> QueryResult<bool> {
+    let insertion = InsertKey {
+        held,
+        key: key.values().values,
+        event: event.values().values,
+    };
+    Ok(insertion.execute(&mut connection).await? == 1)
 }
 
 /// Two insertions as one statement: both are executed, or none.
-struct InsertBoth<F, S> {
-    first: F,
-    second: S,
+struct InsertKey<K, E> {
+    held: Option<Held>,
+    key: K,
+    event: E,
 }
 
-impl<F, S> QueryId for InsertBoth<F, S> {
+impl<K, E> QueryId for InsertKey<K, E> {
     type QueryId = ();
     const HAS_STATIC_QUERY_ID: bool = false;
 }
 
-impl<F: QueryFragment<Pg>, S: QueryFragment<Pg>> QueryFragment<Pg> for InsertBoth<F, S> {
+impl<K, E> QueryFragment<Pg> for InsertKey<K, E>
+where
+    K: InsertValues<Pg, api_key::table>,
+    E: InsertValues<Pg, audit_event::table>,
+{
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
-        out.push_sql("with first as (");
-        self.first.walk_ast(out.reborrow())?;
-        out.push_sql(") ");
-        self.second.walk_ast(out)
+        out.push_sql("with ");
+        push_held(self.held.as_ref(), &mut out)?;
+        out.push_sql("made as (insert into api_key (");
+        self.key.column_names(out.reborrow())?;
+        out.push_sql(") select ");
+        self.key.walk_ast(out.reborrow())?;
+        if self.held.is_some() {
+            out.push_sql(" from held");
+        }
+        out.push_sql(" returning id) ");
+        push_event(&self.event, "made", &mut out)
     }
+}
+
+fn push_held<'b>(held: Option<&'b Held>, out: &mut AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+    if let Some(held) = held {
+        held.walk_ast(out.reborrow())?;
+        out.push_sql(", ");
+    }
+    Ok(())
+}
+
+/// Writes `event` if `source` has a row.
+fn push_event<'b, E: InsertValues<Pg, audit_event::table>>(
+    event: &'b E,
+    source: &str,
+    out: &mut AstPass<'_, 'b, Pg>,
+) -> QueryResult<()> {
+    out.push_sql("insert into audit_event (");
+    event.column_names(out.reborrow())?;
+    out.push_sql(") select ");
+    event.walk_ast(out.reborrow())?;
+    out.push_sql(" from ");
+    out.push_sql(source);
+    Ok(())
 }
 
 /// Revokes the key of `event`, writes the event and identifies the transaction, in one statement.
 /// Returns `None`, and changes nothing, if the key is revoked already, does not exist, or does not
-/// belong to `owner`.
+/// belong to `owner`, or if `held` is not as it was.
 pub(crate) async fn revoke_key(
     mut connection: &AsyncPgConnection,
+    held: Option<Held>,
     owner: Option<KeyOwner>,
     event: EventRow,
 ) -> QueryResult<Option<Commit>> {
@@ -87,11 +124,13 @@ pub(crate) async fn revoke_key(
         Some(KeyOwner::Account(id)) => (Some(KeyKind::Account), Some(DbId(id.as_uuid()))),
         Some(KeyOwner::Operators) => (Some(KeyKind::Operator), None),
     };
-    let kind = kind.map(kind_code);
     let revocation = RevokeKey {
-        kind,
+        held,
+        id: event.subject_id,
+        at: event.at,
+        kind: kind.map(kind_code),
         account,
-        event,
+        event: event.values().values,
     };
     let found: Option<(String, String)> =
         revocation.get_result(&mut connection).await.optional()?;
@@ -103,28 +142,32 @@ pub(crate) async fn revoke_key(
 
 /// Written by hand, because diesel prepares its own updates again for each execution, which is a
 /// round trip.
-struct RevokeKey {
+struct RevokeKey<E> {
+    held: Option<Held>,
+    id: DbId,
+    at: DbTimestamp,
     kind: Option<i16>,
     account: Option<DbId>,
-    event: EventRow,
+    event: E,
 }
 
-impl QueryId for RevokeKey {
+impl<E> QueryId for RevokeKey<E> {
     type QueryId = ();
     const HAS_STATIC_QUERY_ID: bool = false;
 }
 
-impl Query for RevokeKey {
+impl<E> Query for RevokeKey<E> {
     type SqlType = (Text, Text);
 }
 
-impl QueryFragment<Pg> for RevokeKey {
+impl<E: InsertValues<Pg, audit_event::table>> QueryFragment<Pg> for RevokeKey<E> {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
-        let event = &self.event;
-        out.push_sql("with revoked as (update api_key set revoked_at = ");
-        out.push_bind_param::<Moment, _>(&event.at)?;
+        out.push_sql("with ");
+        push_held(self.held.as_ref(), &mut out)?;
+        out.push_sql("revoked as (update api_key set revoked_at = ");
+        out.push_bind_param::<Moment, _>(&self.at)?;
         out.push_sql(" where id = ");
-        out.push_bind_param::<Id, _>(&event.subject_id)?;
+        out.push_bind_param::<Id, _>(&self.id)?;
         out.push_sql(" and revoked_at is null");
         if let Some(kind) = &self.kind {
             out.push_sql(" and kind = ");
@@ -134,25 +177,12 @@ impl QueryFragment<Pg> for RevokeKey {
             out.push_sql(" and account_id = ");
             out.push_bind_param::<Id, _>(account)?;
         }
-        out.push_sql(
-            " returning id), noted as (\
-                 insert into audit_event \
-                 (id, at, actor_kind, actor_id, action, subject_id, address, reason) select ",
-        );
-        out.push_bind_param::<Id, _>(&event.id)?;
-        out.push_sql(", ");
-        out.push_bind_param::<Moment, _>(&event.at)?;
-        out.push_sql(", ");
-        out.push_bind_param::<Text, _>(&event.actor_kind)?;
-        out.push_sql(", ");
-        out.push_bind_param::<Nullable<Id>, _>(&event.actor_id)?;
-        out.push_sql(", ");
-        out.push_bind_param::<Text, _>(&event.action)?;
-        out.push_sql(", id, ");
-        out.push_bind_param::<Nullable<Address>, _>(&event.address)?;
-        out.push_sql(", ");
-        out.push_bind_param::<Nullable<Text>, _>(&event.reason)?;
-        out.push_sql(" from revoked) select ");
+        if self.held.is_some() {
+            out.push_sql(" and exists (select from held)");
+        }
+        out.push_sql(" returning id), noted as (");
+        push_event(&self.event, "revoked", &mut out)?;
+        out.push_sql(") select ");
         out.push_sql(TRANSACTION);
         out.push_sql(" from revoked");
         Ok(())

@@ -105,10 +105,10 @@ fn as_it_is<T>(value: T) -> Result<T, Infallible> {
 #[derive(Insertable)]
 #[diesel(table_name = account, treat_none_as_default_value = false)]
 pub(crate) struct NewAccountRow {
-    id: DbId,
-    external_id: Option<String>,
-    plan: String,
-    disabled: bool,
+    pub(crate) id: DbId,
+    pub(crate) external_id: Option<String>,
+    pub(crate) plan: String,
+    pub(crate) disabled: bool,
     created_at: DbTimestamp,
 }
 
@@ -216,15 +216,15 @@ impl TryFrom<AccountRow> for Account {
 #[derive(Insertable)]
 #[diesel(table_name = api_key, treat_none_as_default_value = false)]
 pub(crate) struct WrittenKeyRow {
-    id: DbId,
+    pub(crate) id: DbId,
     account_id: Option<DbId>,
-    kind: i16,
-    shown_prefix: String,
-    name: Option<String>,
-    allowed_networks: DbNetworks,
-    scopes: DbTexts,
-    expires_at: Option<DbTimestamp>,
-    revoked_at: Option<DbTimestamp>,
+    pub(crate) kind: i16,
+    pub(crate) shown_prefix: String,
+    pub(crate) name: Option<String>,
+    pub(crate) allowed_networks: DbNetworks,
+    pub(crate) scopes: DbTexts,
+    pub(crate) expires_at: Option<DbTimestamp>,
+    pub(crate) revoked_at: Option<DbTimestamp>,
     last_used_at: Option<DbTimestamp>,
     created_at: DbTimestamp,
 }

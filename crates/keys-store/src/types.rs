@@ -117,7 +117,11 @@ impl FromSql<Id, Sqlite> for DbId {
 
 impl ToSql<Moment, Pg> for DbTimestamp {
     fn to_sql<'b>(&'b self, out: &mut Output<'b, '_, Pg>) -> serialize::Result {
-        let micros = self.0.unix_micros() - POSTGRES_EPOCH_MICROS;
+        let micros = match self.0.unix_micros() {
+            // As it is read: `infinity`.
+            i64::MAX => i64::MAX,
+            micros => micros - POSTGRES_EPOCH_MICROS,
+        };
         out.write_all(&micros.to_be_bytes())?;
         Ok(IsNull::No)
     }

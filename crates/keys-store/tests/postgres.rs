@@ -4,6 +4,8 @@
 mod common;
 #[path = "postgres/feed.rs"]
 mod feed;
+#[path = "postgres/held.rs"]
+mod held;
 #[path = "postgres/identity.rs"]
 mod identity;
 #[path = "postgres/migrations.rs"]

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use keys_service::ports::KeyStore;
 
+mod accepted;
 mod accounts;
 mod audit;
 mod callers;
@@ -25,6 +26,7 @@ mod idempotency;
 mod keys;
 mod steps;
 
+pub use accepted::*;
 pub use accounts::*;
 pub use audit::*;
 pub use callers::*;
@@ -122,6 +124,11 @@ macro_rules! store_contract {
             no_key_of_an_account_key_appears_after_its_revocation
             no_key_of_an_operator_key_appears_after_its_revocation
             caller_may_revoke_itself_once
+            accepted_caller_that_was_refused_since_changes_nothing
+            accepted_caller_acts_on_the_account_as_it_is_now
+            forty_concurrent_creates_of_accepted_callers_give_ten
+            nothing_happens_once_an_accepted_caller_is_refused
+            accepted_callers_revoke_one_another
 
             // Idempotent answers.
             one_of_many_concurrent_reservations_is_new

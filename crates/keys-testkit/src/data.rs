@@ -9,7 +9,7 @@ use keys_core::{
     Account, AccountId, AllowedNetworks, ApiKey, EventId, KeyId, KeyKind, KeyName, Pepper,
     PepperId, PepperRing, Plan, PlanName, Plans, ScopeSet, SecretKey, Timestamp,
 };
-use keys_service::ports::{Admission, Authority, Caller, Change, Completion, NewKey};
+use keys_service::ports::{Admission, Authority, Caller, Change, Completion, NewKey, StoredKey};
 use rand_chacha::ChaCha20Rng;
 
 use crate::rng::seeded;
@@ -351,6 +351,19 @@ pub fn a_caller(key: &ApiKey) -> Caller {
         address: None,
         scopes: ScopeSet::default(),
         plans: None,
+        accepted: None,
+    }
+}
+
+/// The same, with the records by which it was accepted.
+#[must_use]
+pub fn an_accepted_caller(key: &ApiKey, account: &Account) -> Caller {
+    Caller {
+        accepted: Some(Arc::new(StoredKey {
+            key: key.clone(),
+            account: Some(account.clone()),
+        })),
+        ..a_caller(key)
     }
 }
 

@@ -34,6 +34,10 @@ pub struct Caller {
     pub scopes: ScopeSet,
     /// The plans its account must satisfy; `None` where the plan does not matter.
     pub plans: Option<Arc<Plans>>,
+    /// The records by which it was accepted. The store may judge the caller by them and make the
+    /// change on the condition that they are still as they were, instead of reading them again.
+    /// `None` if they are not known.
+    pub accepted: Option<Arc<StoredKey>>,
 }
 
 impl Caller {

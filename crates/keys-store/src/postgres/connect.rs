@@ -249,6 +249,9 @@ impl PostgresConnector {
                     millis(options.operation_timeout),
                 ),
                 ("synchronous_commit", "on".to_owned()),
+                // A statement that waited for a lock must see the commits made meanwhile, independent
+                // of the defaults of the role or the database.
+                ("default_transaction_isolation", "read committed".to_owned()),
                 // Plans statements once for each connection, not once for each execution. By
                 // default the server plans a look-up of few keys each time, because it expects a
                 // list of unknown length to be longer, and that costs more than the look-up. Sweeps
@@ -340,13 +343,10 @@ impl PostgresConnector {
         let mut connection = opened.pooled(self.followed.moves()).await?.connection;
         let set_up = format!(
             "set statement_timeout = 0; set idle_in_transaction_session_timeout = 0; set lock_timeout = {}; \
-             select pg_advisory_lock({MIGRATION_LOCK}); set lock_timeout = {}; \
-             set default_transaction_isolation = 'read committed'",
+             select pg_advisory_lock({MIGRATION_LOCK}); set lock_timeout = {}",
             MIGRATION_LOCK_TIMEOUT.as_millis(),
             TABLE_LOCK_TIMEOUT.as_millis()
         );
-        // Each statement of a migration must see the commits made while the previous one waited for
-        // a lock, independent of the defaults of the role or the database.
         connection.batch_execute(&set_up).await?;
         Ok(connection)
     }

@@ -337,6 +337,27 @@ impl Pool {
         self.open_for(Purpose::Write, opening).await
     }
 
+    /// Runs `statement`, which is a transaction by itself. It is not known whether one that is given up has begun to commit,
+    /// so it is left to its end, as a commit is.
+    pub(crate) async fn at_once<T, S>(&self, statement: S) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        S: Send + 'static + for<'a> FnOnce(&'a AsyncPgConnection) -> BoxFuture<'a, QueryResult<T>>,
+    {
+        if self.0.commits.are_pending() {
+            return Err(PoolError::CommitsHang.into());
+        }
+        let mut lease = self.take(Purpose::Write).await?;
+        lease.in_transaction = true;
+        let committing = Arc::new(SetOnce::new_with(Some(())));
+        // Before it commits, the server ends it by the time limit for statements.
+        lease
+            .end(committing, STATEMENT_END_WITHIN, |connection| {
+                statement(connection)
+            })
+            .await
+    }
+
     async fn open_for(
         &self,
         purpose: Purpose,
@@ -691,7 +712,7 @@ impl Lease {
     /// Commits. A commit that is given up half-way continues in the background.
     pub(crate) async fn commit(self) -> Result<(), StoreError> {
         let committing = Arc::new(SetOnce::new_with(Some(())));
-        self.end(committing, |connection| {
+        self.end(committing, Duration::ZERO, |connection| {
             connection.batch_execute("commit").boxed()
         })
         .await
@@ -706,7 +727,7 @@ impl Lease {
     {
         let committing = Arc::new(SetOnce::new());
         let begun = Arc::clone(&committing);
-        self.end(committing, |connection| {
+        self.end(committing, Duration::ZERO, |connection| {
             let connection = &*connection;
             let last = last(connection).inspect(move |_| {
                 let _ = begun.set(());
@@ -718,7 +739,13 @@ impl Lease {
 
     /// Runs `ending`, which sets `committing` when its commit begins. Before that it waits for a
     /// statement, which the server ends by its own time limit, and which does not affect commits.
-    async fn end<T, S>(mut self, committing: Arc<SetOnce<()>>, ending: S) -> Result<T, StoreError>
+    /// `slack` is for a statement that the commit cannot be told from.
+    async fn end<T, S>(
+        mut self,
+        committing: Arc<SetOnce<()>>,
+        slack: Duration,
+        ending: S,
+    ) -> Result<T, StoreError>
     where
         T: Send + 'static,
         S: Send
@@ -756,7 +783,7 @@ impl Lease {
         };
         let hangs = async {
             committing.wait().await;
-            sleep(patience).await;
+            sleep(patience + slack).await;
         };
         tokio::select! {
             ended = &mut task => {

@@ -1,0 +1,136 @@
+//! Changes in one statement, on the condition that their caller is as it was when it was accepted.
+
+use std::time::Duration;
+
+use keys_core::{Account, ApiKey, Denial};
+use keys_service::KeyStore as _;
+use keys_service::ports::{ChangeError, KeyOwner};
+use keys_store::Store;
+use keys_testkit::data::{a_change, a_key, an_accepted_caller};
+use keys_testkit::postgres::Database;
+use tokio::time::{Instant, sleep};
+
+use super::{add_account, add_key, by_hand, open};
+
+/// The last statements of idle connections of the store that were such a change.
+const LAST_HELD: &str = "select count(*) from pg_stat_activity where datname = current_database() \
+                         and application_name = 'keys' and query like 'with held as %'";
+
+/// Statements of the store that wait for a lock.
+const WAITING: &str = "select count(*) from pg_stat_activity where datname = current_database() \
+                       and application_name = 'keys' and wait_event_type = 'Lock' \
+                       and query like 'with held as %'";
+
+async fn create(store: &Store, account: &Account, caller: &ApiKey) -> Result<ApiKey, ChangeError> {
+    let new = a_key().of(account).build_new();
+    let key = new.key.clone();
+    let change = a_change().by(&an_accepted_caller(caller, account)).build();
+    store.insert_key(new, change).await.map(|()| key)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn key_is_made_by_an_accepted_caller_in_one_statement() {
+    let database = Database::create().await;
+    let store = open(&database).await;
+    let account = add_account(&store).await;
+    let caller = add_key(&store, a_key().of(&account).build_new()).await;
+    let held = async || {
+        let client = by_hand(&database.url()).await;
+        client
+            .query_one(LAST_HELD, &[])
+            .await
+            .unwrap()
+            .get::<_, i64>(0)
+    };
+    assert_eq!(held().await, 0);
+    create(&store, &account, &caller).await.unwrap();
+    assert_eq!(held().await, 1);
+    store.ready().await.unwrap();
+    assert_eq!(held().await, 0);
+}
+
+/// The condition of the statement holds for rows as they are once they are locked, not as they were when it began.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_committed_while_the_statement_waits_for_a_lock_counts() {
+    let database = Database::create().await;
+    let store = open(&database).await;
+    let client = by_hand(&database.url()).await;
+    let is_denied = |denial: Denial| move |error: &ChangeError| matches!(error, ChangeError::CallerDenied(why) if *why == denial);
+    let is_full = |error: &ChangeError| matches!(error, ChangeError::CapReached { max: 10 });
+    let fill = "insert into api_key (id, account_id, kind, digest, pepper_id, shown_prefix, created_at) \
+                select gen_random_uuid(), '{account}', 2, sha256(gen_random_uuid()::text::bytea), 'p1', 'p', now() \
+                from generate_series(1, 9)";
+    let cases: [(&str, Box<dyn Fn(&ChangeError) -> bool>); 4] = [
+        (
+            "update account set disabled = true where id = '{account}'",
+            Box::new(is_denied(Denial::AccountDisabled)),
+        ),
+        (
+            "update api_key set revoked_at = now() where id = '{caller}'",
+            Box::new(is_denied(Denial::Revoked)),
+        ),
+        (
+            "update api_key set expires_at = to_timestamp(0) where id = '{caller}'",
+            Box::new(is_denied(Denial::Expired)),
+        ),
+        (fill, Box::new(is_full)),
+    ];
+    for (by_hand, is_expected) in cases {
+        let account = add_account(&store).await;
+        let caller = add_key(&store, a_key().session_of(&account).build_new()).await;
+        // The counter is there from the first key on.
+        let victim = create(&store, &account, &caller).await.unwrap();
+        let statement = by_hand
+            .replace("{account}", &account.id.as_uuid().to_string())
+            .replace("{caller}", &caller.id.as_uuid().to_string());
+        client
+            .batch_execute(&format!("begin; {statement}"))
+            .await
+            .unwrap();
+        let creating = {
+            let (store, account, caller) = (store.clone(), account.clone(), caller.clone());
+            tokio::spawn(async move { create(&store, &account, &caller).await })
+        };
+        let revoking = {
+            let (store, owner) = (store.clone(), Some(KeyOwner::Account(account.id)));
+            let change = a_change()
+                .by(&an_accepted_caller(&caller, &account))
+                .build();
+            tokio::spawn(async move { store.revoke_key(owner, victim.id, change).await })
+        };
+        let begin = Instant::now();
+        while client
+            .query_one(WAITING, &[])
+            .await
+            .unwrap()
+            .get::<_, i64>(0)
+            < 2
+        {
+            assert!(!creating.is_finished(), "{statement}: it did not wait");
+            assert!(begin.elapsed() < Duration::from_secs(4), "{statement}");
+            sleep(Duration::from_millis(20)).await;
+        }
+        client.batch_execute("commit").await.unwrap();
+        let (created, revoked) = (creating.await.unwrap(), revoking.await.unwrap());
+        if statement.starts_with("insert") {
+            // Whichever came first.
+            assert!(revoked.unwrap().is_some(), "{statement}");
+            assert!(
+                created.as_ref().err().is_none_or(&is_expected),
+                "{statement}: {created:?}"
+            );
+            let count = format!(
+                "select listed from key_count where account_id = '{}'",
+                account.id.as_uuid()
+            );
+            let count: i64 = client.query_one(&count, &[]).await.unwrap().get(0);
+            assert_eq!(count, 9 + i64::from(created.is_ok()), "{statement}");
+        } else {
+            let errors = [
+                created.map(drop).unwrap_err(),
+                revoked.map(drop).unwrap_err(),
+            ];
+            assert!(errors.iter().all(&is_expected), "{statement}: {errors:?}");
+        }
+    }
+}
