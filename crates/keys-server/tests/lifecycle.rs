@@ -382,6 +382,20 @@ async fn database_that_falls_silent_is_given_up_in_time() {
     stop_by(&mut server, "TERM");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn uses_that_cannot_be_written_at_the_stop_are_said_once_a_second() {
+    const SAID: &str = "last uses of keys could not be written and are tried again";
+    let database = Database::create().await;
+    let (mut server, proxy) = behind_a_network(&database).await;
+    let customer = Customer::new(&server).await;
+    assert_eq!(customer.list(&server).await.status, 200);
+    proxy.set(Fault::Cut).await;
+    stop_by(&mut server, "TERM");
+    let said = server.stderr().matches(SAID).count();
+    // It is tried for two seconds, twenty times.
+    assert!((1..=3).contains(&said), "{}", server.stderr());
+}
+
 /// Ends the connections of feeds. The next ones read the state of the server at once.
 const END_FEEDS: &str = "select pg_terminate_backend(pid) from pg_stat_activity \
                          where application_name = 'keys feed' and datname = current_database()";

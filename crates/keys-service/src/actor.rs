@@ -3,9 +3,9 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use keys_core::{Account, AccountId, ApiKey, Denial, KeyId, KeyKind, Plans, ScopeSet};
+use keys_core::{Account, AccountId, ApiKey, Denial, KeyId, KeyKind, Plans, ScopeSet, StoredKey};
 
-use crate::ports::{Authority, Caller, StoredKey};
+use crate::ports::{Authority, Caller};
 
 /// Who was found behind a presented credential.
 #[derive(Debug, Clone)]

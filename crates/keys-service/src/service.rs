@@ -210,8 +210,11 @@ impl KeyService {
     pub async fn flush_last_uses(&self) {
         const PAUSE: Duration = Duration::from_millis(100);
         const BATCHES_AT_ONCE: usize = 4;
+        /// How often the log tells at most that it fails.
+        const TOLD_EVERY: Duration = Duration::from_secs(1);
         let inner = &*self.inner;
         let _turn = inner.flushing.lock().await;
+        let mut told_at = None;
         loop {
             let uses: Vec<_> = inner.cache.collect_uses().flatten().collect();
             let mut batches = Vec::new();
@@ -220,18 +223,24 @@ impl KeyService {
                 unwritten.extend(batch.to_vec());
                 batches.push(unwritten);
             }
-            let writes = batches.into_iter().map(|mut unwritten| async move {
-                if let Err(error) = self.write_batch(&mut unwritten).await {
-                    tracing::warn!(
-                        error = &error as &dyn std::error::Error,
-                        "some of the last uses of keys could not be written and are tried again"
-                    );
-                }
-            });
-            futures_util::stream::iter(writes)
+            let writes = batches
+                .into_iter()
+                .map(|mut unwritten| async move { self.write_batch(&mut unwritten).await.err() });
+            let failures: Vec<StoreError> = futures_util::stream::iter(writes)
                 .buffer_unordered(BATCHES_AT_ONCE)
-                .collect::<()>()
+                .filter_map(std::future::ready)
+                .collect()
                 .await;
+            let now = inner.clock.elapsed();
+            if let Some(error) = failures.first()
+                && told_at.is_none_or(|told_at| now >= told_at + TOLD_EVERY)
+            {
+                told_at = Some(now);
+                tracing::warn!(
+                    error = error as &dyn std::error::Error,
+                    "some of the last uses of keys could not be written and are tried again"
+                );
+            }
             if inner.cache.uses.keys() == 0 {
                 return;
             }

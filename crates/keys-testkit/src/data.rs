@@ -7,9 +7,9 @@ use std::time::Duration;
 use keys_core::pepper::PepperedDigest;
 use keys_core::{
     Account, AccountId, AllowedNetworks, ApiKey, EventId, KeyId, KeyKind, KeyName, Pepper,
-    PepperId, PepperRing, Plan, PlanName, Plans, ScopeSet, SecretKey, Timestamp,
+    PepperId, PepperRing, Plan, PlanName, Plans, ScopeSet, SecretKey, StoredKey, Timestamp,
 };
-use keys_service::ports::{Admission, Authority, Caller, Change, Completion, NewKey, StoredKey};
+use keys_service::ports::{Admission, Authority, Caller, Change, Completion, NewKey};
 use rand_chacha::ChaCha20Rng;
 
 use crate::rng::seeded;
