@@ -12,35 +12,32 @@
 //! most the quota, and one more if both its ends fall on an arrival.
 //!
 //! # If Redis is unavailable
-//! No call waits longer than 20 ms. After three failed calls in a row no call waits at all. Until a
-//! trial, four times a second, succeeds, each instance decides by a
-//! [`LocalLimiter`](keys_service::LocalLimiter) of its own, or refuses to decide
-//! ([`OnUnavailable`]). The local limiter starts from the last known state of each bucket in Redis.
-//! The begin and the end are logged, and [`state`](keys_service::RateLimiter::state) returns the
-//! current state.
+//! No call waits longer than 20 ms. A [`FallbackLimiter`](keys_service::FallbackLimiter) around the
+//! limiter decides then, and spares further calls the wait.
 //!
 //! # Stored data
 //! One string for each bucket, `keys:PREFIX:LIMIT:SUBJECT`, that expires when the bucket is full
 //! again: ids and client addresses, no secrets.
 //!
 //! ```no_run
-//! use keys_redis::{OnUnavailable, RedisLimiter};
+//! use std::sync::Arc;
+//!
+//! use keys_redis::RedisLimiter;
+//! use keys_service::{FallbackLimiter, OnUnavailable, SystemClock};
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! let limiter = RedisLimiter::builder("redis://127.0.0.1".parse()?)
+//! let redis = RedisLimiter::builder("redis://127.0.0.1".parse()?)
 //!     .key_prefix("production".parse()?)
-//!     .on_unavailable(OnUnavailable::Local)
-//!     .connect()
-//!     .await;
-//! // KeyService::builder(store, peppers).limiter(limiter.clone())
+//!     .build();
+//! let limiter = FallbackLimiter::start(redis, OnUnavailable::Local, Arc::new(SystemClock)).await;
+//! // KeyService::builder(store, peppers).limiter(Arc::new(limiter))
 //! # Ok(())
 //! # }
 //! ```
 
-mod breaker;
 mod limiter;
 mod script;
 mod settings;
 
 pub use limiter::{RedisLimiter, RedisLimiterBuilder};
-pub use settings::{InvalidKeyPrefix, InvalidRedisUrl, KeyPrefix, OnUnavailable, RedisUrl};
+pub use settings::{InvalidKeyPrefix, InvalidRedisUrl, KeyPrefix, RedisUrl};

@@ -1,5 +1,4 @@
-//! Settings of the limiter: the URL of Redis, the prefix of its keys, and the behavior without
-//! Redis.
+//! Settings of the limiter: the URL of Redis, and the prefix of its keys.
 
 use std::fmt;
 use std::str::FromStr;
@@ -93,16 +92,6 @@ impl FromStr for KeyPrefix {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a prefix of keys in Redis is 1 to 32 lower-case letters, digits, `-` and `_`")]
 pub struct InvalidKeyPrefix;
-
-/// Behavior while Redis is unavailable. Exhaustive: there is no third way to decide.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum OnUnavailable {
-    /// Each instance counts by itself, and so grants the whole quota.
-    #[default]
-    Local,
-    /// Requests that count against a limit fail.
-    Deny,
-}
 
 #[cfg(test)]
 mod tests {

@@ -1,12 +1,13 @@
 //! From settings to a service on an open, migrated database.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use keys_core::PepperRing;
 use keys_redis::RedisLimiter;
 use keys_service::ports::Maintenance as _;
-use keys_service::{Clock as _, KeyService, StoreError, SystemClock};
+use keys_service::{Clock as _, FallbackLimiter, KeyService, RateLimiter, StoreError, SystemClock};
 use keys_store::{DatabaseUrl, SchemaError, Store, StoreOptions};
 
 use crate::config::Settings;
@@ -26,17 +27,13 @@ pub(crate) struct Opened {
 /// runtime.
 pub(crate) async fn open_to_serve(settings: &Settings) -> anyhow::Result<Opened> {
     let limits = &settings.limits;
-    let limiter = match &limits.redis_url {
-        Some(url) => Some(
-            RedisLimiter::builder(url.clone())
-                .key_prefix(limits.key_prefix.clone())
-                .on_unavailable(limits.on_unavailable)
-                .connect()
-                .await,
-        ),
-        None => None,
+    let Some(url) = &limits.redis_url else {
+        return open_with(settings, None).await;
     };
-    open_with(settings, limiter).await
+    let redis = RedisLimiter::builder(url.clone()).key_prefix(limits.key_prefix.clone());
+    let clock = Arc::new(SystemClock);
+    let limiter = FallbackLimiter::start(redis.build(), limits.on_unavailable, clock).await;
+    open_with(settings, Some(Arc::new(limiter))).await
 }
 
 /// Opens the database, migrates its schema if configured, and checks that no key lacks its pepper.
@@ -45,7 +42,10 @@ pub(crate) async fn open(settings: &Settings) -> anyhow::Result<Opened> {
     open_with(settings, None).await
 }
 
-async fn open_with(settings: &Settings, limiter: Option<RedisLimiter>) -> anyhow::Result<Opened> {
+async fn open_with(
+    settings: &Settings,
+    limiter: Option<Arc<dyn RateLimiter>>,
+) -> anyhow::Result<Opened> {
     let url = database_url(settings)?;
     let embedded = Embedded::find(settings, &url, Creation::FirstStart)?;
     let source = pepper_source(settings, &url, embedded.as_ref())?;

@@ -39,7 +39,7 @@ pub use clock::{Clock, SystemClock};
 pub use everywhere::Effective;
 pub use idempotency::{IdempotencyError, IdempotencyKey, Idempotent};
 pub use issue::{IssueError, IssueField, Issued, KeyDraft, OperatorKeyDraft};
-pub use limiter::LocalLimiter;
+pub use limiter::{FallbackLimiter, LocalLimiter, OnUnavailable, SharedLimiter};
 pub use manage::RevokeError;
 pub use memory::MemoryStore;
 pub use ports::{

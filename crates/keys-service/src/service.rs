@@ -540,8 +540,8 @@ impl KeyServiceBuilder {
     }
 
     /// The limiter; by default one that counts inside this process.
-    pub fn limiter(mut self, limiter: impl RateLimiter) -> Self {
-        self.limiter = Some(Arc::new(limiter));
+    pub fn limiter(mut self, limiter: Arc<dyn RateLimiter>) -> Self {
+        self.limiter = Some(limiter);
         self
     }
 

@@ -1160,7 +1160,7 @@ async fn limited_slowly() -> (Instance, Slow) {
     let slow = Slow::default();
     let service = KeyService::builder(MemoryStore::default(), pepper_ring("p1"))
         .plans(plans())
-        .limiter(slow.clone())
+        .limiter(Arc::new(slow.clone()))
         .build();
     (Instance::follow(service).await, slow)
 }

@@ -2,6 +2,7 @@
 //! wrong.
 
 use std::num::NonZeroU32;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use keys_core::Quota;
@@ -68,7 +69,7 @@ struct Away;
 #[async_trait]
 impl RateLimiter for Away {
     async fn take(&self, _: &Bucket, _: Quota, _: NonZeroU32) -> Result<Decision, LimiterError> {
-        Err(LimiterError("connection refused".into()))
+        Err(LimiterError::Unavailable("connection refused".into()))
     }
 }
 
@@ -76,7 +77,7 @@ impl RateLimiter for Away {
 async fn nothing_is_done_uncounted() {
     let world = World::with(
         MemoryStore::new(),
-        |service| service.limiter(Away),
+        |service| service.limiter(Arc::new(Away)),
         |api| api,
     );
     let key = world.pro_key().await;

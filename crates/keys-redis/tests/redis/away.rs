@@ -35,7 +35,7 @@ async fn killed_redis_is_done_without_and_used_again_when_it_is_back() {
 const ATTEMPTS: u32 = 3;
 
 /// Several trials fall into this time.
-async fn p99_of_two_seconds(limiter: &RedisLimiter) -> Duration {
+async fn p99_of_two_seconds(limiter: &Limiter) -> Duration {
     let mut times = Vec::new();
     let start = Instant::now();
     while start.elapsed() < Duration::from_secs(2) {
@@ -193,7 +193,7 @@ async fn password_is_needed_never_shown_and_may_become_right_later() {
     let redis = Redis::start_with(&["--requirepass", "correct-horse"]);
     let with = |password: &str| {
         let url = format!("redis://:{password}@127.0.0.1:{}", redis.port());
-        RedisLimiter::builder(url.parse().unwrap())
+        Builder::new(&url)
     };
     let right = with("correct-horse").connect().await;
     until(&right, LimiterState::Shared).await;

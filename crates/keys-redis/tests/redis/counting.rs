@@ -262,7 +262,7 @@ async fn user_with_the_documented_rights_is_enough() {
     let rights = "~keys:* +evalsha +script|load +time +get +set";
     redis.command(&format!("ACL SETUSER limiter on >hunter2 {rights}"));
     let url = format!("redis://limiter:hunter2@127.0.0.1:{}", redis.port());
-    let limiter = RedisLimiter::builder(url.parse().unwrap())
+    let limiter = Builder::new(&url)
         .budget(Duration::from_secs(10))
         .connect()
         .await;

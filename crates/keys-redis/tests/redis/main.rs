@@ -9,11 +9,15 @@ mod counting;
 mod tls;
 
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use keys_core::{KeyId, Quota};
-use keys_redis::{OnUnavailable, RedisLimiter, RedisLimiterBuilder};
-use keys_service::{Bucket, Decision, LimiterError, LimiterState, RateLimiter as _, Subject};
+use keys_redis::{KeyPrefix, RedisLimiter, RedisLimiterBuilder, RedisUrl};
+use keys_service::{
+    Bucket, Decision, FallbackLimiter, LimiterError, LimiterState, OnUnavailable, RateLimiter as _,
+    Subject, SystemClock,
+};
 use keys_testkit::redis::Redis;
 
 const ONE: NonZeroU32 = NonZeroU32::MIN;
@@ -33,12 +37,50 @@ fn bucket(limit: &str) -> Bucket {
     }
 }
 
-fn limiter_on(redis: &Redis) -> RedisLimiterBuilder {
-    RedisLimiter::builder(redis.url().parse().unwrap())
+type Limiter = FallbackLimiter<RedisLimiter>;
+
+/// Builds a limiter on Redis, and the fallback around it.
+struct Builder {
+    redis: RedisLimiterBuilder,
+    on_unavailable: OnUnavailable,
+}
+
+impl Builder {
+    fn new(url: &str) -> Self {
+        let url: RedisUrl = url.parse().unwrap();
+        Self {
+            redis: RedisLimiter::builder(url),
+            on_unavailable: OnUnavailable::Local,
+        }
+    }
+
+    fn budget(mut self, budget: Duration) -> Self {
+        self.redis = self.redis.budget(budget);
+        self
+    }
+
+    fn key_prefix(mut self, prefix: KeyPrefix) -> Self {
+        self.redis = self.redis.key_prefix(prefix);
+        self
+    }
+
+    fn on_unavailable(mut self, on_unavailable: OnUnavailable) -> Self {
+        self.on_unavailable = on_unavailable;
+        self
+    }
+
+    async fn connect(self) -> Limiter {
+        let clock = Arc::new(SystemClock);
+        FallbackLimiter::start(self.redis.build(), self.on_unavailable, clock).await
+    }
+}
+
+fn limiter_on(redis: &Redis) -> Builder {
+    Builder::new(&redis.url())
 }
 
 /// Returns a limiter that waits for a busy machine, for tests of counting and not of speed.
-async fn patient(redis: &Redis) -> RedisLimiter {
+async fn patient(redis: &Redis) -> Limiter {
     let limiter = limiter_on(redis)
         .budget(Duration::from_secs(10))
         .on_unavailable(OnUnavailable::Deny)
@@ -49,7 +91,7 @@ async fn patient(redis: &Redis) -> RedisLimiter {
 }
 
 /// Waits until the limiter is in that state.
-async fn until(limiter: &RedisLimiter, state: LimiterState) {
+async fn until(limiter: &Limiter, state: LimiterState) {
     const AT_MOST: Duration = Duration::from_secs(20);
     let start = Instant::now();
     while limiter.state() != state {
@@ -58,13 +100,13 @@ async fn until(limiter: &RedisLimiter, state: LimiterState) {
     }
 }
 
-async fn take(limiter: &RedisLimiter, limit: &str, quota: Quota) -> Result<Decision, LimiterError> {
+async fn take(limiter: &Limiter, limit: &str, quota: Quota) -> Result<Decision, LimiterError> {
     limiter.take(&bucket(limit), quota, ONE).await
 }
 
 /// Takes until the limiter has detected that Redis is unavailable, and returns how long each call
 /// took.
-async fn take_until(limiter: &RedisLimiter, state: LimiterState) -> Vec<Duration> {
+async fn take_until(limiter: &Limiter, state: LimiterState) -> Vec<Duration> {
     const CALLS_MAX: usize = 1_000;
     let mut times = Vec::new();
     while limiter.state() != state {

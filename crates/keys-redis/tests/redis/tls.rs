@@ -59,7 +59,7 @@ async fn in_a_process_of_its_own() {
     let Ok(url) = std::env::var(URL_VARIABLE) else {
         return;
     };
-    let limiter = RedisLimiter::builder(url.parse().unwrap())
+    let limiter = Builder::new(&url)
         .budget(Duration::from_secs(10))
         .connect()
         .await;

@@ -107,8 +107,9 @@ mod tests {
     use std::time::Duration;
 
     use keys_core::address::TrustedProxies;
-    use keys_redis::{KeyPrefix as RedisKeyPrefix, OnUnavailable};
+    use keys_redis::KeyPrefix as RedisKeyPrefix;
     use keys_service::CacheOptions;
+    use keys_service::OnUnavailable;
     use keys_service::service::GRACE_MAX;
 
     use super::*;

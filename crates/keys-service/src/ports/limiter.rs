@@ -74,8 +74,15 @@ pub struct Decision {
 
 /// Error returned when the limiter could not decide.
 #[derive(Debug, thiserror::Error)]
-#[error("the rate limiter is not available")]
-pub struct LimiterError(#[source] pub Box<dyn std::error::Error + Send + Sync>);
+#[non_exhaustive]
+pub enum LimiterError {
+    /// It did not decide in time, and may be deciding for others.
+    #[error("the rate limiter is not available")]
+    Late(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// It cannot be reached, or does not work.
+    #[error("the rate limiter is not available")]
+    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
 
 /// Counts requests.
 #[async_trait]

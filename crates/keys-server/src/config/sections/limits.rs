@@ -1,4 +1,5 @@
-use keys_redis::{KeyPrefix, OnUnavailable, RedisUrl};
+use keys_redis::{KeyPrefix, RedisUrl};
+use keys_service::OnUnavailable;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 use zeroize::Zeroizing;

@@ -1,4 +1,4 @@
-//! Whether calls are made at all.
+//! The circuit breaker: whether calls are made at all.
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
