@@ -54,11 +54,6 @@ impl<L: Locks> Generations<L> {
         });
     }
 
-    /// Returns whether nothing has changed since `since`.
-    pub(crate) fn is_latest(&self, since: Snapshot) -> bool {
-        self.snapshot() <= since
-    }
-
     pub(crate) fn is_unchanged(&self, since: Snapshot, ids: &[RecordId]) -> bool {
         self.count.with(|count| count.everything) <= since.0
             && ids

@@ -248,11 +248,6 @@ impl<V: Weigh, L: Locks> Map<V, L> {
         self.generations.snapshot()
     }
 
-    /// Returns whether nothing has changed since `since`.
-    pub(crate) fn is_latest(&self, since: Snapshot) -> bool {
-        self.generations.is_latest(since)
-    }
-
     /// Returns whether nothing has changed since `since` for any of `ids`.
     pub(crate) fn is_unchanged(&self, since: Snapshot, ids: &[RecordId]) -> bool {
         self.generations.is_unchanged(since, ids)

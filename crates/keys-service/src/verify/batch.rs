@@ -40,6 +40,10 @@ impl<'a> Item<'a> {
 /// The decision of a limit on the item at this index. `None` if the account has no such limit.
 type Decided = (usize, Option<Decision>);
 
+/// Keys that are prefetched before the first of them is looked up. Waiting for memory then overlaps
+/// with computing the digests of the others, and all their records stay in the CPU's first cache.
+const AHEAD: usize = 32;
+
 /// Repetitions of a verdict because its record changed while a limit was checked.
 const TURNS_MAX: u32 = 4;
 
@@ -58,8 +62,13 @@ impl KeyService {
         }
         let since = self.inner.cache.keys.snapshot();
         let settle = Settle::Later(since, lease::nanos(self.inner.clock.elapsed()));
-        let item = |request| self.item(request, settle);
-        let mut items: Vec<Item<'_>> = requests.iter().map(item).collect();
+        let mut items = Vec::with_capacity(requests.len());
+        let mut presented = Vec::with_capacity(AHEAD);
+        for requests in requests.chunks(AHEAD) {
+            presented.extend(requests.iter().map(|request| self.presented(request)));
+            let chunk = requests.iter().zip(presented.drain(..));
+            items.extend(chunk.map(|(request, presented)| self.item(request, presented, settle)));
+        }
         let decisions = self.conclude(&mut items).await?;
         Ok(self.verdicts(items, decisions).collect())
     }
@@ -134,21 +143,28 @@ impl KeyService {
         futures_util::future::try_join_all(takes).await
     }
 
-    fn item<'a>(&self, request: &'a VerifyRequest<'a>, settle: Settle) -> Item<'a> {
-        let Ok(key) = PresentedKey::parse(request.key) else {
-            return Item {
-                request,
-                presented: None,
-                known: Cached::Settled(VerdictCode::Denied(Denial::Malformed), None),
-            };
+    /// Reads the presented key and prefetches its record. `None` if the key is malformed.
+    fn presented<'a>(&self, request: &VerifyRequest<'a>) -> Option<(PresentedKey<'a>, MapKey)> {
+        let key = PresentedKey::parse(request.key).ok()?;
+        Some((key, self.find_by(key, request)))
+    }
+
+    fn item<'a>(
+        &self,
+        request: &'a VerifyRequest<'a>,
+        presented: Option<(PresentedKey<'a>, MapKey)>,
+        settle: Settle,
+    ) -> Item<'a> {
+        let known = match &presented {
+            None => Cached::Settled(VerdictCode::Denied(Denial::Malformed), None),
+            Some(_) if request.fresh => Cached::Miss,
+            Some((_, found_by)) => self.cached(found_by, request, settle),
         };
-        let found_by = self.find_by(key, request);
-        let known = if request.fresh {
-            Cached::Miss
-        } else {
-            self.cached(&found_by, request, settle)
-        };
-        Item::new(request, key, found_by, known)
+        Item {
+            request,
+            presented,
+            known,
+        }
     }
 
     /// Reads all missing items at once. If the database is unavailable, items that were cached
@@ -214,11 +230,12 @@ impl KeyService {
     fn give_up_outdated(&self, items: &mut [Item<'_>]) -> bool {
         let mut any = false;
         let elapsed = lease::nanos(self.inner.clock.elapsed());
+        let latest = self.inner.cache.keys.snapshot();
         for item in items {
             if let Cached::Judged(judged) = &item.known
                 && judged.verdict.is_ok()
                 && judged.freshness == Freshness::Current
-                && !self.still_holds(judged, elapsed)
+                && !self.still_holds(judged, elapsed, latest)
             {
                 item.known = Cached::Miss;
                 any = true;

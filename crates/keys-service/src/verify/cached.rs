@@ -177,7 +177,7 @@ impl KeyService {
         judge(&record.facts, &question, || self.now())
     }
 
-    pub(super) fn still_holds(&self, judged: &Judged, elapsed: Nanos) -> bool {
+    pub(super) fn still_holds(&self, judged: &Judged, elapsed: Nanos, latest: Snapshot) -> bool {
         let inner = &*self.inner;
         let is_current = if judged.is_cached {
             inner
@@ -192,7 +192,7 @@ impl KeyService {
             return false;
         }
         // Usually nothing has changed at all.
-        if inner.cache.keys.is_latest(judged.since) {
+        if latest <= judged.since {
             return true;
         }
         let ids = [
