@@ -67,8 +67,9 @@ impl TrustedProxies {
     ///
     /// let proxies = TrustedProxies::new(["10.0.0.0/8".parse()?]);
     /// let claimed = [b"203.0.113.9, 10.0.0.2".as_slice()];
-    /// assert_eq!(proxies.client(Some("10.0.0.1".parse()?), [], claimed), Some("203.0.113.9".parse()?));
-    /// assert_eq!(proxies.client(Some("192.0.2.1".parse()?), [], claimed), Some("192.0.2.1".parse()?));
+    /// let (proxy, client) = ("10.0.0.1".parse()?, "192.0.2.1".parse()?);
+    /// assert_eq!(proxies.client(Some(proxy), [], claimed), Some("203.0.113.9".parse()?));
+    /// assert_eq!(proxies.client(Some(client), [], claimed), Some(client));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn client<'a>(

@@ -32,33 +32,34 @@ pub(crate) use postgres::{PostgresHost, PostgresLocation, TlsFiles, TlsRoots};
 ///
 /// | Parameter | Meaning |
 /// |---|---|
-/// | `user`, `password`, `host`, `hostaddr`, `port`, `dbname` | As in the other parts of the URL, which they override. |
-/// | `passfile` | A file in the format of `.pgpass`, read for each new connection. [^owner] |
-/// | `sslmode=disable` | No TLS. |
-/// | `sslmode=prefer` (the default), `allow` | TLS if the server offers it, not verified. [^prefer] |
-/// | `sslmode=require`, `verify-ca`, `verify-full` | TLS with a verified certificate. [^verified] |
-/// | `sslrootcert` | A PEM file with the trusted authorities. [^roots] |
-/// | `sslcert`, `sslkey` | PEM files with the certificate of this client and its private key. [^owner] |
-/// | `sslnegotiation`, `channel_binding`, `ssl_min_protocol_version` | As in libpq. |
-/// | `application_name`, `fallback_application_name` | Shown in `pg_stat_activity`. Default: `keys`. |
-/// | `options` | Settings of the session: `-c search_path=keys`. [^options] |
-/// | `connect_timeout` | Seconds for each host. |
-/// | `keepalives`, `keepalives_idle`, `keepalives_interval` | As in libpq. |
-/// | `keepalives_count`, `tcp_user_timeout` | As in libpq. |
-/// | `target_session_attrs` | `any`, `read-write` or `primary`, all with the same effect. [^primary] |
-/// | `load_balance_hosts` | `disable` or `random`. |
+/// | `user`, `password`, `host`, `hostaddr`, `port`, `dbname` | override other parts of the URL |
+/// | `passfile` | a file in the format of `.pgpass`, read for each new connection |
+/// | `sslmode=disable` | no TLS |
+/// | `sslmode=prefer` (the default), `allow` | TLS if the server offers it, not verified |
+/// | `sslmode=require`, `verify-ca`, `verify-full` | TLS with a verified certificate |
+/// | `sslrootcert` | a PEM file with the trusted authorities |
+/// | `sslcert`, `sslkey` | PEM files with the client's certificate and its private key |
+/// | `sslnegotiation`, `channel_binding` | as in libpq |
+/// | `ssl_min_protocol_version` | as in libpq |
+/// | `application_name` | shown in `pg_stat_activity`; defaults to `keys` |
+/// | `fallback_application_name` | the same, if `application_name` is not set |
+/// | `options` | settings of the session: `-c search_path=keys` |
+/// | `connect_timeout` | seconds for each host |
+/// | `keepalives`, `keepalives_idle`, `keepalives_interval` | as in libpq |
+/// | `keepalives_count`, `tcp_user_timeout` | as in libpq |
+/// | `target_session_attrs` | `any`, `read-write` or `primary`, all with the same effect |
+/// | `load_balance_hosts` | `disable` or `random` |
 ///
-/// [^owner]: Only its owner may have access to the file, or to the file of the key.
-///
-/// [^prefer]: The certificate of the server is not verified, because an attacker could disable TLS anyway.
-///
-/// [^verified]: For the host's name, from a trusted authority. This is stricter than libpq, which verifies it for `verify-full` only.
-///
-/// [^roots]: Without it, those of the system are trusted. The value `system` trusts them too, and makes `sslmode=verify-full` the default: `disable`, `allow` and `prefer` are then refused.
-///
-/// [^options]: They are set after connecting, because many poolers refuse them before.
-///
-/// [^primary]: The program uses a primary server only.
+/// - With `sslmode=prefer` the certificate is not verified, because an attacker could disable TLS
+///   anyway.
+/// - With `sslmode=require` and above it must be for the host's name, from a trusted authority.
+///   This is stricter than libpq, which verifies it for `verify-full` only.
+/// - Without `sslrootcert` the authorities of the system are trusted. The value `system` trusts
+///   them too, and makes `sslmode=verify-full` the default: `disable`, `allow` and `prefer` are
+///   then refused.
+/// - Only its owner may have access to `passfile` and `sslkey`.
+/// - `options` are set after connecting, because many poolers refuse them before.
+/// - Whatever `target_session_attrs` is, only a primary server is used.
 ///
 /// ```
 /// use keys_store::DatabaseUrl;

@@ -10,7 +10,7 @@
 //! |---|---|
 //! | `state` | rows, transactions, instances with cache, lease, cursor and work under way |
 //! | `writer` | begin, commit, apply to the own cache, wake the others, answer |
-//! | `reader` | look up, load, deliver, wait for the load of another, judge, go without a database |
+//! | `reader` | look up, load, deliver, wait for another load, judge, go without a database |
 //! | `listener` | listen, poll, apply, extend the lease |
 //! | `audit` | the invariants that every verdict is checked against |
 //! | `model` | the possible steps |
@@ -67,13 +67,13 @@
 //! | Step | Implementation |
 //! |---|---|
 //! | `Begin`, `Commit` | the transaction of a change, in which a trigger writes the change log |
-//! | `Apply`, `Answer` | `Cache::key_revoked`, `key_changed`, `account_changed`; then the answer [^wait] |
+//! | `Apply`, `Answer` | `Cache::key_revoked`, `account_changed`, ..; then the answer [^wait] |
 //! | `Verify` | `Map::visit`; on a miss `Loader::load` with time and `Snapshot` |
 //! | `Deliver`, `TryAgain` | `Map::store`, or `Stored::Changed` and another turn of the loader |
 //! | `Judge` | the last check of lease and generation before the verdict [^guard] |
 //! | `FailLoad` | `StoreError::Unavailable`: a `stale` verdict within the grace, 503 after it |
 //! | `Poll`, `ApplyPoll` | `ChangeFeed::poll`, the cache, `ChangeFeed::applied`, `Lease::extend` |
-//! | `Listen`, `LoseConnection`, `Announce` | the listening connection of the feed and its `NOTIFY` |
+//! | `Listen`, `LoseConnection`, `Announce` | the feed's listening connection, its `NOTIFY` |
 //! | `Move` | another identity of the log: a reset, `Cache::everything_changed` |
 //! | `Prune` | the change log loses rows older than ten minutes |
 //!

@@ -6,7 +6,7 @@
 //! |---|---|
 //! | [`LookUp`](Purpose::LookUp): verification and readiness | every connection |
 //! | [`Read`](Purpose::Read): lists and the like | all but a quarter |
-//! | [`Write`](Purpose::Write): transactions that change something | fewer still, so that lists work |
+//! | [`Write`](Purpose::Write): changes | fewer still, so that lists work |
 //!
 //! A statement that is given up is cancelled on the server, and its permits are kept until that is
 //! done. A `COMMIT` is the exception: while it waits for a synchronous standby, cancelling it would
