@@ -1,5 +1,4 @@
 //! The files that docs/contributing.md names exist.
-#![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::path::Path;
 
