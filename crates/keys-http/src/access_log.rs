@@ -124,7 +124,7 @@ impl Entry {
         }
     }
 
-    /// Writes the event, and counts the request if `api` keeps figures.
+    /// Writes the event, and counts the request if `api` keeps metrics.
     fn end(&self, api: Option<&Api>, route: &Route, status: StatusCode) {
         if let Some(metrics) = api.and_then(|api| api.inner.metrics.as_ref()) {
             metrics.count_request(route, status);

@@ -1,4 +1,4 @@
-//! The handle that applications put into themselves, and how it is built.
+//! The handle of the surfaces, and its builder.
 
 use std::fmt;
 use std::num::NonZeroU32;
@@ -35,8 +35,8 @@ pub(crate) struct Inner {
 }
 
 impl Api {
-    /// Starts building the surfaces over `service`. Without further settings everything is served where it is
-    /// documented.
+    /// Starts building the surfaces over `service`. By default everything is served at its
+    /// documented path.
     pub fn builder(service: KeyService) -> ApiBuilder {
         const FAILURES_A_MINUTE: NonZeroU32 = NonZeroU32::new(60).expect("60 is not zero");
         ApiBuilder {
@@ -57,14 +57,14 @@ impl Api {
         }
     }
 
-    /// Counts a verdict as it was told.
+    /// Counts a verdict, with the code in the answer.
     pub(crate) fn count_verdict(&self, code: VerdictCode) {
         if let Some(metrics) = &self.inner.metrics {
             metrics.count_verdict(code);
         }
     }
 
-    /// The limit of that name, if any plan has it.
+    /// Returns the limit of that name, if any plan has it.
     pub(crate) fn limit(&self, name: &str) -> Option<LimitName> {
         let mut plans = self.inner.service.plans().iter();
         plans.find_map(|(_, plan)| Some(plan.limits.get_key_value(name)?.0.clone()))
@@ -72,19 +72,20 @@ impl Api {
 
     /// Tells load balancers and clients that the process is about to stop.
     ///
-    /// From now on `/readyz` is 503, and within [`log_requests`](Self::log_requests) each answer says
-    /// `Connection: close`, so that clients open their next connection elsewhere. Requests are answered as before.
+    /// From now on `/readyz` is 503, and within [`log_requests`](Self::log_requests) each answer
+    /// says `Connection: close`, so that clients open their next connection elsewhere. Requests are
+    /// answered as before.
     pub fn start_draining(&self) {
         self.inner.is_draining.store(true, Ordering::Relaxed);
     }
 
-    /// Whether [`start_draining`](Self::start_draining) was called.
+    /// Returns whether [`start_draining`](Self::start_draining) was called.
     #[must_use]
     pub fn is_draining(&self) -> bool {
         self.inner.is_draining.load(Ordering::Relaxed)
     }
 
-    /// The service behind the surfaces.
+    /// Returns the service behind the surfaces.
     #[must_use]
     pub fn service(&self) -> &KeyService {
         &self.inner.service
@@ -109,56 +110,61 @@ pub struct ApiBuilder {
 }
 
 impl ApiBuilder {
-    /// Whose word on a client's address is taken; by default nobody's.
+    /// Proxies whose `Forwarded` and `X-Forwarded-For` headers are trusted. Defaults to none.
     pub fn trusted_proxies(mut self, proxies: TrustedProxies) -> Self {
         self.inner.trusted_proxies = proxies;
         self
     }
 
-    /// How many failed authentications a client address has; by default 60 a minute. Beyond it the answer is 429.
+    /// Failed authentications that a client address may have. Defaults to 60 a minute. Beyond it
+    /// the answer is 429.
     pub fn unauthenticated_quota(mut self, quota: Quota) -> Self {
         self.inner.unauthenticated_quota = quota;
         self
     }
 
-    /// Who may manage an account's keys through the two contracts; by default its keys and its sessions.
+    /// Credentials that may manage an account's keys through the two contracts. Defaults to its
+    /// keys and its sessions.
     pub fn key_management(mut self, key_management: KeyManagement) -> Self {
         self.inner.key_management = key_management;
         self
     }
 
-    /// Where the flat contract is served, if at all; by default [`Mount::flat`].
+    /// Mount of the flat contract, or `None` if it is not served. Defaults to [`Mount::flat`].
     pub fn flat(mut self, mount: Option<Mount>) -> Self {
         self.inner.flat = mount;
         self
     }
 
-    /// Where the account contract is served, if at all; by default [`Mount::account`].
+    /// Mount of the account contract, or `None` if it is not served. Defaults to
+    /// [`Mount::account`].
     pub fn account(mut self, mount: Option<Mount>) -> Self {
         self.inner.account = mount;
         self
     }
 
-    /// Whether accounts, sessions and keys can be managed under `/v1`; by default they can.
+    /// Whether accounts, sessions and keys can be managed under `/v1`. Defaults to `true`.
     pub fn management(mut self, served: bool) -> Self {
         self.inner.management = served;
         self
     }
 
-    /// Whether `/v1/keys/verify`, `/v1/keys/verify-batch` and `/v1/auth` are served; by default they are.
+    /// Whether `/v1/keys/verify`, `/v1/keys/verify-batch` and `/v1/auth` are served. Defaults to
+    /// `true`.
     pub fn verification(mut self, served: bool) -> Self {
         self.inner.verification = served;
         self
     }
 
-    /// Whether figures are kept and served at `/metrics`; by default they are. They hold no secrets, but say how much there is.
+    /// Whether metrics are kept and served at `/metrics`. Defaults to `true`. They contain no
+    /// secrets, but tell how many keys and requests there are.
     pub fn metrics(mut self, served: bool) -> Self {
         self.inner.metrics = served.then(Metrics::default);
         self
     }
 
-    /// Adds a counter of the application's own to `/metrics`. `value` is asked for each answer and must not block; the count
-    /// never goes down.
+    /// Adds a counter of the application's own to `/metrics`. `value` is called for each answer and
+    /// must not block; the count must never go down.
     pub fn counter(
         self,
         name: &'static str,

@@ -1,4 +1,4 @@
-//! Bodies of requests: read only once the sender may send one, and never longer than any request needs.
+//! Bodies of requests: read only once the sender is allowed to send one, and limited in size.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -18,10 +18,11 @@ use serde_json::error::Category;
 use crate::rejection::Rejection;
 use crate::unknown;
 
-/// The longest body in KiB. The longest legal one, 128 networks and a memo of 500 characters, stays well below.
+/// Maximum size of a body in KiB. The longest legal one, 128 networks and a memo of 500 characters,
+/// is well below.
 const KIB_MAX: usize = 64;
 
-/// How long a body may take to arrive. Whoever sends 64 KiB more slowly holds a connection hostage.
+/// Time limit for a body to arrive, because a slow sender occupies a connection.
 const TIME_MAX: Duration = Duration::from_secs(15);
 
 /// Reads the whole body.
@@ -32,7 +33,7 @@ pub(crate) async fn read(
     read_up_to(KIB_MAX, headers, payload).await
 }
 
-/// Reads the whole body, which may be longer or shorter than others.
+/// Reads the whole body, with a maximum size of its own.
 pub(crate) async fn read_up_to(
     kib_max: usize,
     headers: &HeaderMap,
@@ -56,22 +57,23 @@ pub(crate) async fn read_up_to(
             "The body could not be read".into(),
         )),
         (Err(Unread::TooLong), true) => Err(Rejection::BodyTooLarge { kib_max }),
-        // A body that is not there has no type either.
+        // A missing body has no type either.
         (Ok(bytes), false) if bytes.is_empty() => Err(missing()),
         (_, false) => Err(Rejection::UnsupportedMediaType),
     }
 }
 
-/// A part of a body, as it came.
+/// A part of a body, as it arrived.
 type Chunk = Result<Bytes, PayloadError>;
 
-/// Why there is no body.
+/// Reason why there is no body.
 enum Unread {
     TooLong,
     Broken,
 }
 
-/// All chunks. The only one, as of nearly every body, is not copied, and no room is set aside for more.
+/// Collects all chunks. A single one, as in nearly every body, is not copied, and nothing is
+/// allocated for more.
 async fn gather(payload: impl Stream<Item = Chunk>, len_max: usize) -> Result<Bytes, Unread> {
     let mut payload = pin!(payload);
     let mut first = Bytes::new();
@@ -93,7 +95,7 @@ async fn gather(payload: impl Stream<Item = Chunk>, len_max: usize) -> Result<By
     Ok(if all.is_empty() { first } else { all.freeze() })
 }
 
-/// Waits for a body, but not for ever.
+/// Waits for a body, with a time limit.
 async fn in_time<T>(body: impl Future<Output = T>) -> Result<T, tokio::time::error::Elapsed> {
     let mut body = pin!(body);
     let mut is_second_look = false;
@@ -106,24 +108,25 @@ async fn in_time<T>(body: impl Future<Output = T>) -> Result<T, tokio::time::err
             Poll::Pending
         }
     });
-    // A short body comes along with its head and is there at the second look, before it costs a timer.
+    // A short body arrives with its head and is available at the second poll, before it costs a
+    // timer.
     match early.await {
         Some(done) => Ok(done),
         None => rt::time::timeout(TIME_MAX, body).await,
     }
 }
 
-/// Reads the members of a JSON object. Members that `T` does not have are ignored.
+/// Reads the fields of a JSON object. Fields that `T` does not have are ignored.
 pub(crate) fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Rejection> {
-    // What is ignored is not decoded, so this has to be asked of the whole.
+    // Ignored parts are not decoded, so the whole text is checked here.
     let text = std::str::from_utf8(body)
         .map_err(|_| Rejection::MalformedBody("The body is not UTF-8".into()))?;
     match text.trim_ascii_start().bytes().next() {
         None => return Err(missing()),
-        // A struct is also read from an array, which no document speaks of.
+        // serde also reads a struct from an array, which is not documented.
         Some(b'{') => {}
         Some(_) => {
-            // Syntax is judged before shape.
+            // Syntax errors take priority over wrong fields.
             serde_json::from_str::<IgnoredAny>(text).map_err(malformed)?;
             return Err(Rejection::MalformedBody(
                 "The body must be a JSON object".into(),
@@ -131,7 +134,7 @@ pub(crate) fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Rejecti
         }
     }
     serde_json::from_str(text).map_err(|error| match error.classify() {
-        // Syntax is judged before shape here too, and what follows the member at fault was not read.
+        // Syntax errors take priority here too, and the text after the wrong field was not read.
         Category::Data => malformed(
             serde_json::from_str::<IgnoredAny>(text)
                 .err()
@@ -141,8 +144,8 @@ pub(crate) fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Rejecti
     })
 }
 
-/// Reads the members of a JSON object, as [`parse`], and refuses members that `T` does not have. `T` must be marked with
-/// `#[serde(deny_unknown_fields)]`, so that the common case is one pass.
+/// Reads the fields of a JSON object like [`parse`], and refuses fields that `T` does not have. `T`
+/// must be marked with `#[serde(deny_unknown_fields)]`, so that the common case is one pass.
 pub(crate) fn parse_strict<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Rejection> {
     parse(body).map_err(|rejection| {
         let text = std::str::from_utf8(body).unwrap_or_default();
@@ -157,7 +160,7 @@ fn missing() -> Rejection {
     Rejection::MalformedBody("A body is required".into())
 }
 
-/// Says where, but nothing of what is there.
+/// Returns the position of the error, without any of the text.
 #[expect(clippy::needless_pass_by_value, reason = "for `map_err`")]
 fn malformed(error: serde_json::Error) -> Rejection {
     let (line, column) = (error.line(), error.column());
@@ -168,7 +171,7 @@ fn malformed(error: serde_json::Error) -> Rejection {
     Rejection::MalformedBody(message.into())
 }
 
-/// Whether the body is announced as JSON; an error if it is announced as anything else.
+/// Returns whether the body is declared as JSON. An error if it is declared as anything else.
 fn is_json(headers: &HeaderMap) -> Result<bool, Rejection> {
     let plain = headers
         .get_all(CONTENT_ENCODING)
@@ -181,7 +184,7 @@ fn is_json(headers: &HeaderMap) -> Result<bool, Rejection> {
     let Some(content_type) = content_type else {
         return Ok(false);
     };
-    // What nearly everybody sends needs no taking apart.
+    // The most frequent value needs no parsing.
     if content_type == "application/json" {
         return Ok(true);
     }
@@ -199,7 +202,8 @@ fn is_json(headers: &HeaderMap) -> Result<bool, Rejection> {
     }
 }
 
-/// RFC 9110, section 5.6.6, allows blanks before a `;`, which the parser refuses. Within quotes nothing is changed.
+/// RFC 9110, section 5.6.6, allows blanks before a `;`, which the parser refuses. Quoted text is
+/// not changed.
 fn without_blanks_around_semicolons(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let (mut is_quoted, mut is_escaped) = (false, false);

@@ -1,4 +1,4 @@
-//! When a change is effective everywhere, and `?wait=global`.
+//! Propagation of changes, and `?wait=global`.
 
 use actix_web::http::header::{HeaderName, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse};
@@ -11,17 +11,17 @@ use crate::rejection::Rejection;
 
 const EFFECTIVE_EVERYWHERE_BY: HeaderName = HeaderName::from_static("effective-everywhere-by");
 
-/// Until when the answer to a change is kept back.
+/// When the answer to a change is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Wait {
-    /// Until this instance goes by the change.
+    /// Once this instance has applied the change.
     Local,
-    /// Until all instances do.
+    /// Once all instances have.
     Global,
 }
 
 impl Wait {
-    /// What the request asks for.
+    /// Reads it from the request.
     pub(crate) fn of(request: &HttpRequest) -> Result<Self, Rejection> {
         if request.query_string().is_empty() {
             return Ok(Self::Local);
@@ -34,7 +34,8 @@ impl Wait {
         }
     }
 
-    /// Waits as long as that takes, and says by when no instance goes by what was before the change.
+    /// Waits for as long as that takes, and returns the time by which every instance has applied
+    /// the change.
     pub(crate) async fn until(self, service: &KeyService, effective: Effective) -> Timestamp {
         match self {
             Self::Local => effective.everywhere_by(),
@@ -42,13 +43,13 @@ impl Wait {
         }
     }
 
-    /// That moment, for a body that shows it only to those who have waited for it.
+    /// Returns that time, for a body that contains it only if the request waited for it.
     pub(crate) fn shown(self, by: Timestamp) -> Option<String> {
         (self == Self::Global).then(|| by.to_string())
     }
 }
 
-/// Shows that moment in the header of an answer.
+/// Adds that time to the headers of an answer.
 pub(crate) fn show(by: Timestamp, mut response: HttpResponse) -> HttpResponse {
     // A time is plain ASCII, so this never fails.
     if let Ok(value) = HeaderValue::try_from(by.to_string()) {

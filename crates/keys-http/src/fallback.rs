@@ -1,4 +1,4 @@
-//! Answers to paths and methods that nothing is served at.
+//! Answers to unknown paths and methods.
 
 use std::future::{Ready, ready};
 
@@ -7,26 +7,28 @@ use actix_web::{HttpResponse, Resource, Route, guard, web};
 use crate::problem;
 use crate::rejection::{Rejection, Render};
 
-/// 404 in the dialect of everything outside the two contracts.
+/// 404 as a problem, outside of the two contracts.
 pub(crate) async fn unknown_path() -> HttpResponse {
     Rejection::UnknownPath.respond(problem::render)
 }
 
-/// 404 in the dialect of a surface, for paths below it.
+/// 404 in the form of a surface, for paths below it.
 pub(crate) fn unknown_path_in(
     render: Render,
 ) -> impl Fn() -> Ready<HttpResponse> + Clone + 'static {
     move || ready(Rejection::UnknownPath.respond(render))
 }
 
-/// A path that is served by the methods `allow`. Any other is 405, before anything else is looked at.
+/// Returns a path with the methods `allow`. Any other method is 405, before anything else is
+/// checked.
 pub(crate) fn resource(path: &str, allow: &'static str, render: Render) -> Resource {
     let refuse = move || ready(Rejection::MethodNotAllowed { allow }.respond(render));
     web::resource(path).default_service(web::to(refuse))
 }
 
-/// A route for `GET` and `HEAD`. The handler does not see the difference, because actix-http leaves
-/// out the body of the answer to `HEAD` and keeps its `Content-Length` (RFC 9110 section 9.3.2).
+/// Returns a route for `GET` and `HEAD`. The handler does not see the difference, because
+/// actix-http leaves out the body of the answer to `HEAD` and keeps its `Content-Length` (RFC 9110
+/// section 9.3.2).
 pub(crate) fn read() -> Route {
     web::route().guard(guard::Any(guard::Get()).or(guard::Head()))
 }

@@ -1,4 +1,4 @@
-//! Members of a body, turned into types once. Each failure names the member.
+//! Fields of a body, each parsed once. Each error names the field.
 
 use std::str::FromStr;
 
@@ -10,12 +10,13 @@ use serde_json::Value;
 use crate::field_error::FieldError;
 use crate::rejection::Rejection;
 
-/// Gathers what is wrong with a body, so that a client hears all of it at once.
+/// Collects the errors of a body, so that a client gets all of them at once.
 #[derive(Default)]
 pub(crate) struct Faults(Vec<FieldError>);
 
 impl Faults {
-    /// The value, or its default for the time being: [`finish`](Self::finish) will not let it through.
+    /// Returns the value, or its default after an error: [`finish`](Self::finish) will not let it
+    /// through.
     pub(crate) fn note<T: Default>(&mut self, read: Result<T, FieldError>) -> T {
         read.unwrap_or_else(|fault| {
             self.0.push(fault);
@@ -39,7 +40,7 @@ impl Faults {
     }
 }
 
-/// A string; `null` is as good as absent.
+/// Reads a string. `null` means the same as a missing field.
 pub(crate) fn text(field: &str, value: Option<Value>) -> Result<Option<String>, FieldError> {
     match value {
         None | Some(Value::Null) => Ok(None),
@@ -53,7 +54,7 @@ pub(crate) fn name(field: &str, text: &str) -> Result<KeyName, FieldError> {
     KeyName::from_name(text).map_err(|error| invalid_name(field, error))
 }
 
-/// A memo; the empty one is none.
+/// Reads a memo. `None` for the empty one.
 pub(crate) fn memo(field: &str, value: Option<Value>) -> Result<Option<KeyName>, FieldError> {
     let text = text(field, value)?.unwrap_or_default();
     KeyName::from_memo(&text).map_err(|error| invalid_name(field, error))
@@ -63,7 +64,7 @@ fn invalid_name(field: &str, error: InvalidName) -> FieldError {
     FieldError::new(field, error.to_string())
 }
 
-/// A moment as RFC 3339 writes it.
+/// Reads a time in RFC 3339.
 pub(crate) fn moment(field: &str, value: Option<Value>) -> Result<Option<Timestamp>, FieldError> {
     text(field, value)?
         .map(|text| Timestamp::parse_rfc3339(&text))
@@ -76,7 +77,7 @@ pub(crate) fn moment(field: &str, value: Option<Value>) -> Result<Option<Timesta
         })
 }
 
-/// An address list, and where each of its entries stands in the request.
+/// An address list, and the position of each of its entries in the request.
 #[derive(Default)]
 pub(crate) struct Networks {
     pub(crate) list: AllowedNetworks,
@@ -84,7 +85,8 @@ pub(crate) struct Networks {
 }
 
 impl Networks {
-    /// Where the request first has the entry at `index` of the list, which keeps repeated entries once.
+    /// Returns the first position in the request of the entry at `index` of the list, which has no
+    /// repeated entries.
     pub(crate) fn position(&self, index: usize) -> usize {
         let wanted = self.list.as_slice().get(index..=index);
         let position = |wanted| {
@@ -95,7 +97,7 @@ impl Networks {
     }
 }
 
-/// A list of addresses and networks; `null` and `[]` are as good as absent.
+/// Reads a list of addresses and networks. `null` and `[]` mean the same as a missing field.
 pub(crate) fn networks(field: &str, value: Option<Value>) -> Result<Networks, Vec<FieldError>> {
     let entries = match value {
         None | Some(Value::Null) => Vec::new(),
@@ -129,7 +131,7 @@ pub(crate) fn networks(field: &str, value: Option<Value>) -> Result<Networks, Ve
     }
 }
 
-/// What the host system calls an account.
+/// Reads the host system's identifier of an account.
 pub(crate) fn external_id(
     field: &str,
     value: Option<Value>,
@@ -140,7 +142,7 @@ pub(crate) fn external_id(
     let known = known_external_id(field, &text)?;
     match text.parse::<ExternalId>() {
         Ok(new) => Ok(Some(new)),
-        // One that an account has already is found, and stays where it is.
+        // An identifier that an account has already is accepted, and not changed.
         Err(_) => Err(FieldError::new(field, invisible(&known))),
     }
 }
@@ -152,12 +154,12 @@ fn invisible(known: &ExternalId) -> &'static str {
     }
 }
 
-/// What the host system calls an account that is looked for.
+/// Reads the host system's identifier of an account, for a search.
 pub(crate) fn known_external_id(field: &str, text: &str) -> Result<ExternalId, FieldError> {
     ExternalId::from_stored(text).map_err(|_| FieldError::new(field, EXTERNAL_ID))
 }
 
-/// The label a key starts with.
+/// Reads the prefix of a key.
 pub(crate) fn prefix(field: &str, value: Option<Value>) -> Result<Option<KeyPrefix>, FieldError> {
     let text = text(field, value)?;
     text.map(|text| parse(field, &text, PREFIX)).transpose()
@@ -168,7 +170,7 @@ const PREFIX: &str = "must be 2 to 20 lower-case letters and digits in groups jo
 const SCOPE: &str =
     "must be 1 to 64 lower-case letters, digits and `:._-`, starting with a letter or digit";
 
-/// A value that has but one thing to be.
+/// Reads a value with a single rule.
 pub(crate) fn parse<T: FromStr>(
     field: &str,
     text: &str,

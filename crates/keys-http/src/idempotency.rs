@@ -8,7 +8,7 @@ use crate::rejection::Rejection;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
-/// The request's idempotency key, if it has one. The same value twice is one.
+/// Returns the request's idempotency key, if it has one. The same value twice counts as one.
 pub(crate) fn key(request: &HttpRequest) -> Result<Option<IdempotencyKey>, Rejection> {
     let mut values = request.headers().get_all(IDEMPOTENCY_KEY);
     let Some(first) = values.next() else {
@@ -22,7 +22,8 @@ pub(crate) fn key(request: &HttpRequest) -> Result<Option<IdempotencyKey>, Rejec
     key.map(Some).ok_or(Rejection::InvalidIdempotencyKey)
 }
 
-/// What makes a repetition of this request recognisable, if its sender asked for that.
+/// Returns the data by which a repetition of this request is recognised, if it has an idempotency
+/// key.
 pub(crate) fn idempotent(
     key: Option<IdempotencyKey>,
     operation: impl Into<String>,

@@ -1,6 +1,7 @@
 //! The HTTP side of the API-key service, on actix-web.
 //!
-//! [`Api`] puts the surfaces into an application; [`RequireKey`] guards the routes of any other one.
+//! [`Api`] puts the surfaces into an application; [`RequireKey`] guards the routes of any other
+//! one.
 //!
 //! | Surface | Where | Errors |
 //! |---|---|---|
@@ -10,9 +11,9 @@
 //! | verification | `/v1/keys/verify`, `/v1/keys/verify-batch`, `/v1/auth` | `application/problem+json` |
 //! | health | `/livez`, `/readyz`, `/metrics` | `application/problem+json` |
 //!
-//! The first two are dialects over the same keys. Each is a thin translation: a handler reads the request, calls
-//! [`KeyService`](keys_service::KeyService) and writes a view. Whoever manages anything is judged by the database; verification
-//! and [`RequireKey`] judge from the cache.
+//! The first two are dialects over the same keys. Each is a thin translation: a handler reads the
+//! request, calls [`KeyService`](keys_service::KeyService) and writes a view. Whoever manages
+//! anything is judged by the database; verification and [`RequireKey`] judge from the cache.
 //!
 //! ```
 //! use actix_web::App;

@@ -1,4 +1,4 @@
-//! The headers that tell a client about its limit (draft-ietf-httpapi-ratelimit-headers).
+//! The headers of a limit (draft-ietf-httpapi-ratelimit-headers).
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ pub(crate) fn show(decision: &Decision, headers: &mut HeaderMap) {
     }
 }
 
-/// Rounded up: a client that waits that long has waited long enough.
+/// Rounds up, so that a client that waits that long has waited long enough.
 pub(crate) fn whole_seconds(duration: Duration) -> u64 {
     duration
         .as_secs()

@@ -12,7 +12,7 @@ use keys_service::issue;
 pub struct MountPath(Box<str>);
 
 impl MountPath {
-    /// The path as it was parsed.
+    /// Returns the path as it was parsed.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -40,7 +40,7 @@ impl FromStr for MountPath {
     }
 }
 
-/// Error returned when a text is no path that a contract can be served at.
+/// Error returned when a text is not a valid path of a contract.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct InvalidMountPath;
@@ -92,13 +92,14 @@ impl Mount {
         })
     }
 
-    /// Mounts the flat contract where it is documented: `/api/api-keys`, keys start with `sk_live`.
+    /// Returns the documented mount of the flat contract: `/api/api-keys`, keys start with
+    /// `sk_live`.
     pub fn flat() -> Self {
         Self::documented("/api/api-keys", "sk_live")
     }
 
-    /// Mounts the account contract where it is documented: `/api/account/api-keys`, keys start with
-    /// `xyp`.
+    /// Returns the documented mount of the account contract: `/api/account/api-keys`, keys start
+    /// with `xyp`.
     pub fn account() -> Self {
         Self::documented("/api/account/api-keys", "xyp")
     }
@@ -114,7 +115,7 @@ impl Mount {
         Self { plan_gate, ..self }
     }
 
-    /// Sets whether the plan's maximum of usable keys holds. Defaults to `true`.
+    /// Sets whether the plan's maximum of usable keys applies. Defaults to `true`.
     pub fn cap(self, cap: bool) -> Self {
         Self { cap, ..self }
     }

@@ -1,4 +1,5 @@
-//! Rejections as RFC 9457 writes them: the dialect of everything that is not one of the two contracts.
+//! Rejections as RFC 9457 writes them: the dialect of everything that is not one of the two
+//! contracts.
 
 use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
@@ -38,7 +39,7 @@ pub(crate) fn render(rejection: &Rejection) -> HttpResponse {
     render_as(rejection.status(), rejection)
 }
 
-/// Under another status than its own.
+/// Renders a refusal with another status than its own.
 pub(crate) fn render_as(status: StatusCode, rejection: &Rejection) -> HttpResponse {
     HttpResponse::build(status)
         .content_type(PROBLEM_JSON)

@@ -1,4 +1,4 @@
-//! The answer to a request that is not granted. Each surface writes it in its own dialect.
+//! Rejections of all surfaces. Each surface writes them in its own form.
 
 mod error;
 
@@ -15,11 +15,11 @@ use crate::field_error::FieldError;
 use crate::limits::{self, whole_seconds};
 pub(crate) use error::chain;
 
-/// Writes a rejection in the dialect of a surface: status and body. Headers that every dialect shares
-/// are added to it.
+/// Writes a rejection in the form of a surface: status and body. Headers that all forms share are
+/// added to it.
 pub type Render = fn(&Rejection) -> HttpResponse;
 
-/// The reason why a request is not granted, in any dialect.
+/// Reason why a request is refused, in any form.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Rejection {
@@ -72,7 +72,7 @@ pub enum Rejection {
     },
     /// The account has no such key.
     KeyNotFound,
-    /// There is no such account.
+    /// The account does not exist.
     AccountNotFound,
     /// The stored account cannot be read, and the body does not set each column at fault.
     AccountUnreadable {
@@ -120,7 +120,7 @@ impl CredentialFault {
 }
 
 impl Rejection {
-    /// The status of the answer.
+    /// Returns the status of the answer.
     #[must_use]
     pub fn status(&self) -> StatusCode {
         match self {
@@ -146,7 +146,7 @@ impl Rejection {
         }
     }
 
-    /// The stable code; `docs/api/errors.md` lists all codes.
+    /// Returns the stable code; `docs/api/errors.md` lists all codes.
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
@@ -175,7 +175,7 @@ impl Rejection {
         }
     }
 
-    /// The message for people.
+    /// Returns the message for people.
     #[must_use]
     pub fn message(&self) -> Cow<'static, str> {
         Cow::Borrowed(match self {
@@ -260,7 +260,8 @@ impl Rejection {
         }
     }
 
-    /// The challenge with the error to name, which is none if no credential was presented (RFC 6750, section 3).
+    /// Returns the challenge with its error, or `None` if no credential was presented (RFC 6750,
+    /// section 3).
     fn challenge(&self) -> Option<&'static str> {
         match self {
             Self::Unauthenticated {
@@ -285,7 +286,7 @@ impl Rejection {
         }
     }
 
-    /// The limit that the request was counted against.
+    /// Returns the limit that the request was counted against.
     fn rate_limit(&self) -> Option<&Decision> {
         match self {
             Self::RateLimited(decision) => Some(decision),
@@ -296,8 +297,8 @@ impl Rejection {
         }
     }
 
-    /// The fault of the credential, in more detail than [`code`](Self::code). `None` if the request
-    /// was rejected for another reason.
+    /// Returns the fault of the credential, in more detail than [`code`](Self::code). `None` if the
+    /// request was rejected for another reason.
     pub(crate) fn denial(&self) -> Option<&'static str> {
         match self {
             Self::Unauthenticated { fault, .. } => Some(fault.code()),
@@ -307,7 +308,8 @@ impl Rejection {
         }
     }
 
-    /// The rejection of a denied credential: an unknown one is 401, a known and forbidden one is 403.
+    /// Returns the rejection of a denied credential: an unknown one is 401, a known and forbidden
+    /// one is 403.
     pub(crate) fn denied(denial: Denial) -> Self {
         if denial.is_unauthenticated() {
             Self::unauthenticated(CredentialFault::Denied(denial))

@@ -1,4 +1,4 @@
-//! What both contracts do around each operation on an account's keys.
+//! Code that both contracts share around each operation on an account's keys.
 
 use actix_web::HttpResponse;
 use keys_core::{AccountId, Denial, Operation};
@@ -10,10 +10,10 @@ use crate::limits;
 use crate::mount::Mount;
 use crate::rejection::{Rejection, Render};
 
-/// Shown in place of the name of a key whose row cannot be read.
+/// Text in place of the name of a key whose row cannot be read.
 pub(crate) const UNREADABLE: &str = "(unreadable)";
 
-/// One of the two contracts, where it is mounted.
+/// One of the two contracts, as it is mounted.
 pub(crate) struct Surface {
     pub(crate) service: KeyService,
     pub(crate) mount: Mount,
@@ -21,7 +21,7 @@ pub(crate) struct Surface {
     render: Render,
 }
 
-/// Who manages keys, and of which account.
+/// The manager of keys, and their account.
 pub(crate) struct Manager {
     pub(crate) actor: Actor,
     pub(crate) account_id: AccountId,
@@ -41,14 +41,16 @@ impl Surface {
         }
     }
 
-    /// The guard of its routes. The plan is asked only after the limit, by [`manage`](Self::manage).
+    /// Returns the guard of its routes. The plan is checked after the limit, by
+    /// [`manage`](Self::manage).
     pub(crate) fn guard(&self, api: &Api) -> RequireManager {
         RequireManager::new(api, Requirement::account_holder())
             .render(self.render)
             .without_recording()
     }
 
-    /// Does `work` if the limit, the plan and the kind of credential permit it. The answer shows the limit either way.
+    /// Runs `work` if the limit, the plan and the kind of credential permit it. The answer has the
+    /// headers of the limit in both cases.
     pub(crate) async fn manage(
         &self,
         identity: &Authenticated,

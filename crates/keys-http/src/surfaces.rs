@@ -31,8 +31,8 @@ impl Api {
         app.default_service(web::to(fallback::unknown_path));
     }
 
-    /// Middleware that writes one log event for each request, and counts it. Once
-    /// [`start_draining`](Self::start_draining) was called, it has each answer close its connection. Wrap the
+    /// Returns middleware that writes one log event for each request, and counts it. After
+    /// [`start_draining`](Self::start_draining), it closes the connection of each answer. Wrap the
     /// whole application in it.
     #[must_use]
     pub fn log_requests(&self) -> AccessLog {

@@ -1,6 +1,7 @@
-//! Members of a body and parameters of a query that a route does not know.
+//! Unknown fields of a body and parameters of a query.
 //!
-//! Under `/v1` they are refused: a misspelt `scopes` in a question about permission would let everything pass.
+//! Under `/v1` they are refused, because a misspelt `scopes` in a verification would let every key
+//! pass.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -14,15 +15,16 @@ use crate::field_error::FieldError;
 use crate::query::Query;
 use crate::rejection::Rejection;
 
-/// Unknown names that an answer tells of.
+/// Maximum number of unknown names in an answer.
 const FAULTS_MAX: usize = 10;
 
-/// Characters of a name that is repeated in an answer. Every key is longer, and a key that got here by mistake is not repeated.
+/// Maximum length of a name that is repeated in an answer. Every key is longer, so a key that is
+/// sent as a name by mistake is not repeated.
 const SHOWN_MAX_CHARS: usize = 32;
 
-/// The members of the object `text` that `T` does not have, with `path` in front of their names.
+/// Returns the fields of the object `text` that `T` does not have, with `path` before their names.
 ///
-/// `None` if there are none, or if `text` is no object.
+/// `None` if there are none, or if `text` is not an object.
 pub(crate) fn members<'de, T: Deserialize<'de>>(
     text: &'de str,
     path: &str,
@@ -37,7 +39,7 @@ pub(crate) fn check_query(request: &HttpRequest, known: &[&str]) -> Result<(), R
     check_query_string(request.query_string(), known)
 }
 
-/// The same, for a query as it stands in the address.
+/// The same, for the query of an address.
 pub(crate) fn check_query_string(query: &str, known: &[&str]) -> Result<(), Rejection> {
     if query.is_empty() {
         return Ok(());
@@ -71,7 +73,7 @@ fn message(name: &str, known: &[&str]) -> String {
     }
 }
 
-/// The name as it may be repeated.
+/// Returns the name as it may be repeated.
 fn shown(name: &str) -> Cow<'_, str> {
     let length = name.chars().count();
     if length > SHOWN_MAX_CHARS {
@@ -83,7 +85,7 @@ fn shown(name: &str) -> Cow<'_, str> {
     keys_core::name::escaped(name)
 }
 
-/// The names of an object's members.
+/// The names of an object's fields.
 struct Names<'a>(Vec<Cow<'a, str>>);
 
 #[derive(Deserialize)]
@@ -111,15 +113,15 @@ impl<'de> Deserialize<'de> for Names<'de> {
     }
 }
 
-/// The names of the members that `T` has.
+/// Returns the names of the fields of `T`.
 fn known_members<'de, T: Deserialize<'de>>() -> &'static [&'static str] {
     let mut known: &[&str] = &[];
-    // The error is how the probe ends.
+    // The probe always ends with an error.
     let _ = T::deserialize(Probe(&mut known));
     known
 }
 
-/// A deserializer that notes which members a struct asks for.
+/// A deserializer that records the fields that a struct requests.
 struct Probe<'a>(&'a mut &'static [&'static str]);
 
 impl<'de> Deserializer<'de> for Probe<'_> {

@@ -13,7 +13,7 @@ use crate::rejection::Rejection;
 use crate::surface::Surface;
 use crate::{body, idempotency};
 
-/// The members that are read. Whatever else the body has is ignored.
+/// The fields that are read. Other fields of the body are ignored.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Members {
@@ -46,14 +46,14 @@ impl TryFrom<Members> for Wanted {
     }
 }
 
-/// The member of the body that the field was read from.
+/// Returns the field of the body that the value was read from.
 fn member(field: IssueField, networks: &Networks) -> Option<String> {
     match field {
         IssueField::ExpiresAt => Some(EXPIRES_AT.to_owned()),
         IssueField::AllowedNetworks(index) => {
             Some(format!("{ALLOWED_IPS}.{}", networks.position(index)))
         }
-        // Bodies of this dialect have no such members.
+        // Bodies of this contract have no such fields.
         IssueField::Scopes | IssueField::Prefix | IssueField::Ttl => None,
     }
 }

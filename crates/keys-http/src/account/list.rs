@@ -35,7 +35,8 @@ impl TryFrom<Query> for Wanted {
 }
 
 impl Wanted {
-    /// How many keys come before the page. Beyond the last number there is no key either.
+    /// Returns the number of keys before the page. It saturates, because there are no keys beyond
+    /// the largest number either.
     fn offset(&self) -> u64 {
         (self.page - 1).saturating_mul(self.limit.into())
     }

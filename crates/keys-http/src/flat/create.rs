@@ -14,7 +14,7 @@ use crate::rejection::Rejection;
 use crate::surface::Surface;
 use crate::{body, idempotency};
 
-/// The members that are read. Whatever else the body has is ignored.
+/// The fields that are read. Other fields of the body are ignored.
 #[derive(Deserialize)]
 struct Members {
     name: Option<Value>,

@@ -15,8 +15,8 @@ use crate::api::Api;
 use crate::problem;
 use crate::rejection::{Rejection, Render};
 
-/// Lets only requests through whose credential satisfies a requirement. It is judged by the database, because
-/// management never relies on what the cache says. Handlers take an [`Authenticated`].
+/// Lets only requests pass whose credential satisfies a requirement. It is checked with the
+/// database, because management must not depend on the cache. Handlers take an [`Authenticated`].
 #[derive(Clone)]
 pub(crate) struct RequireManager {
     api: Api,
@@ -35,7 +35,7 @@ impl RequireManager {
         }
     }
 
-    /// Leaves it to the handler to record the use of the key, once it has judged the rest.
+    /// Lets the handler record the use of the key, once it has checked the rest.
     pub(crate) fn without_recording(self) -> Self {
         Self {
             records_use: false,
@@ -43,7 +43,7 @@ impl RequireManager {
         }
     }
 
-    /// Writes rejections in another dialect than `application/problem+json`.
+    /// Writes rejections in another form than `application/problem+json`.
     pub(crate) fn render(self, render: Render) -> Self {
         Self { render, ..self }
     }

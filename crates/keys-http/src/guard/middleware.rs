@@ -1,4 +1,4 @@
-//! The middleware that asks a guard before it calls a service.
+//! The middleware that calls a guard before a service.
 
 use std::future::{Future, Ready, ready};
 use std::rc::Rc;
@@ -14,14 +14,14 @@ use crate::rejection::{Rejection, Render};
 
 /// A guard, as its middleware sees it.
 pub trait Guard: Clone + 'static {
-    /// Judges the request and leaves the identity of its sender for the handler. Returns the limit that
-    /// the request was counted against.
+    /// Checks the request and stores the identity of its sender for the handler. Returns the limit
+    /// that the request was counted against.
     fn check(
         &self,
         request: &ServiceRequest,
     ) -> impl Future<Output = Result<Option<Decision>, Rejection>>;
 
-    /// The dialect of rejections.
+    /// Returns the form of rejections.
     fn render(&self) -> Render;
 }
 

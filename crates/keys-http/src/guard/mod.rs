@@ -1,4 +1,4 @@
-//! Guards: middleware that lets requests with the right credential through.
+//! Guards: middleware that lets requests with a valid credential pass.
 
 mod manager;
 mod middleware;
@@ -21,7 +21,7 @@ use crate::rejection::{CredentialFault, Rejection};
 pub(crate) use manager::{Authenticated, RequireManager};
 pub use require_key::{KeyIdentity, RequireKey, UnknownLimit};
 
-/// Lets a request through if `judge` grants the credential that it presents. A denial counts as a failed
+/// Lets a request pass if `judge` accepts its credential. A denial counts as a failed
 /// authentication of the client address.
 async fn admit<T>(
     api: &Api,
@@ -38,13 +38,13 @@ async fn admit<T>(
         Err(CredentialError::Conflicting) => return Err(Rejection::ConflictingCredentials),
         Err(_) => Rejection::unauthenticated(CredentialFault::Denied(Denial::Malformed)),
     };
-    // Boxed, so that requests that are let through do not carry it along.
+    // Boxed, so that the future of a request that passes stays small.
     Err(Box::pin(api.count_failure(address, rejection)).await)
 }
 
 impl Api {
-    /// Counts a failed authentication against the client address. Once too many were counted, returns
-    /// the rejection by that limit instead.
+    /// Counts a failed authentication against the client address. Once too many were counted,
+    /// returns the rejection by that limit instead.
     pub(crate) async fn count_failure(
         &self,
         address: Option<IpAddr>,
@@ -59,7 +59,7 @@ impl Api {
     }
 }
 
-/// The identity that a guard has left for the handler.
+/// Returns the identity that a guard has stored for the handler.
 fn identity<T: Clone + 'static>(request: &HttpRequest) -> Ready<Result<T, Error>> {
     let found = request.extensions().get::<T>().cloned();
     ready(found.ok_or_else(|| {

@@ -17,14 +17,17 @@ use crate::api::Api;
 use crate::problem;
 use crate::rejection::{Rejection, Render};
 
-/// Lets only requests with the right credential through, and tells handlers who sent them.
+/// Lets only requests with a valid credential pass, and tells handlers who sent them.
 ///
-/// Middleware for any actix application: wrap a scope, a resource or a single route in it. Handlers take the sender
-/// as an extractor, [`KeyIdentity`]. Each request that is let through counts as a use of its key; each that is not
-/// counts against its client address, and once too many have been refused the answer is 429.
+/// Middleware for any actix application: wrap a scope, a resource or a single route in it. Handlers
+/// take the sender as an extractor, [`KeyIdentity`]. Each request that passes counts as a use of
+/// its key. Each that is refused counts against its client address, and once too many have been
+/// refused the answer is 429.
 ///
-/// It judges as [`KeyService::verify`](keys_service::KeyService::verify) does, from the cache: a revoked key is refused within the published
-/// bound. Without [`KeyService::maintain`](keys_service::KeyService::maintain) on a task of its own every request asks the database.
+/// It decides as [`KeyService::verify`](keys_service::KeyService::verify) does, from the cache: a
+/// revoked key is refused within the published bound. Without
+/// [`KeyService::maintain`](keys_service::KeyService::maintain) on a task of its own every request
+/// asks the database.
 ///
 /// ```
 /// use actix_web::{App, HttpResponse, web};
@@ -58,7 +61,7 @@ pub struct RequireKey {
 }
 
 impl RequireKey {
-    /// Asks for an account's API key, on a plan with keys.
+    /// Requires an API key of an account on a plan with keys.
     pub fn new(api: &Api) -> Self {
         Self {
             api: api.clone(),
@@ -69,12 +72,13 @@ impl RequireKey {
         }
     }
 
-    /// Asks that the key hold all of `scopes` as well.
+    /// Also requires all of `scopes`.
     pub fn scopes(self, scopes: ScopeSet) -> Self {
         Self { scopes, ..self }
     }
 
-    /// Asks for a credential of one of these kinds instead of an account's key. Sessions are judged by their account's plan, too.
+    /// Requires a credential of one of these kinds instead of an account's key. Sessions also need
+    /// an account on a plan with keys.
     pub fn kinds(self, kinds: &[KeyKind]) -> Self {
         Self {
             kinds: kinds.to_vec(),
@@ -82,11 +86,12 @@ impl RequireKey {
         }
     }
 
-    /// Counts every request that would be let through against this limit of the account's plan, and refuses
+    /// Counts every request that would pass against this limit of the account's plan, and refuses
     /// requests beyond it.
     ///
     /// # Errors
-    /// Returns [`UnknownLimit`] if no plan has a limit of that name, because it would not limit anything.
+    /// Returns [`UnknownLimit`] if no plan has a limit of that name, because it would have no
+    /// effect.
     pub fn limit(self, limit: &LimitName) -> Result<Self, UnknownLimit> {
         let known = self.api.limit(limit.as_str());
         Ok(Self {
@@ -95,12 +100,12 @@ impl RequireKey {
         })
     }
 
-    /// Writes rejections in another dialect than `application/problem+json`.
+    /// Writes rejections in another form than `application/problem+json`.
     pub fn render(self, render: Render) -> Self {
         Self { render, ..self }
     }
 
-    /// Lets the request through, or not. Returns the limit that it was counted against, too.
+    /// Checks whether the request may pass. Also returns the limit that it was counted against.
     pub(crate) async fn admit(
         &self,
         head: &RequestHead,
@@ -122,7 +127,7 @@ impl RequireKey {
                     Ok(Ok((KeyIdentity { key, freshness }, decision)))
                 }
                 (VerdictCode::Denied(denial), ..) => Ok(Err(denial)),
-                // The key is known and in order, so that this is no failure of the client's address.
+                // The key is known and valid, so this is not a failure of the client's address.
                 (VerdictCode::RateLimited, _, Some(decision)) => {
                     Err(Rejection::RateLimited(decision))
                 }
@@ -174,9 +179,10 @@ impl fmt::Display for UnknownLimit {
 
 impl std::error::Error for UnknownLimit {}
 
-/// The sender of a request that [`RequireKey`] let through.
+/// The sender of a request, as [`RequireKey`] has verified it.
 ///
-/// As an extractor it is there in every handler behind the guard: [`VerifiedKey`] has the key's identifier, account, name and scopes.
+/// Every handler behind the guard can take it as an extractor: [`VerifiedKey`] has the key's
+/// identifier, account, name and scopes.
 #[derive(Debug, Clone)]
 pub struct KeyIdentity {
     key: VerifiedKey,
@@ -184,7 +190,8 @@ pub struct KeyIdentity {
 }
 
 impl KeyIdentity {
-    /// How fresh the knowledge is that the request was let through by. Never stale unless the service was built with a grace.
+    /// Returns the freshness of the cached record. Never stale unless the service was built with a
+    /// grace.
     #[must_use]
     pub fn freshness(&self) -> Freshness {
         self.freshness

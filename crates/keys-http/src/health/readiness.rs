@@ -1,4 +1,4 @@
-//! Whether the database can be used.
+//! Readiness of the database.
 
 use std::pin::Pin;
 use std::time::{Duration, Instant};
@@ -10,7 +10,8 @@ use parking_lot::Mutex;
 
 use crate::rejection::chain;
 
-/// How old an answer may be. Requests that come within this time after the database was asked share its answer.
+/// Maximum age of an answer. Requests that arrive within this time after the database was asked
+/// share its answer.
 const AGE_MAX: Duration = Duration::from_millis(250);
 
 /// Asks the database on behalf of all requests.
@@ -19,10 +20,11 @@ pub(crate) struct Prober {
     last: Mutex<Option<Probe>>,
 }
 
-/// The answer of the database, `Err` with what is wrong with it.
+/// The answer of the database. `Err` contains its fault.
 type Said = Result<Readiness, &'static str>;
 
-/// One question to the database. Each request that waits for its answer drives it, so it goes on if some of them are dropped.
+/// One query to the database. Each request that waits for its answer drives it, so it continues if
+/// some of them are dropped.
 #[derive(Clone)]
 struct Probe {
     began: Instant,
@@ -30,20 +32,20 @@ struct Probe {
 }
 
 impl Prober {
-    /// Whether the database can be used.
+    /// Returns whether the database can be used.
     pub(super) async fn ask(&self, service: &KeyService) -> Said {
         let arrived = Instant::now();
         loop {
             let probe = self.probe(service);
             let said = probe.answer.await;
-            // A failure is news up to the moment that it is known. A success is as old as its question.
+            // An error counts from the time that it is known. A success is as old as its query.
             if said.is_err() || probe.began >= arrived || probe.began.elapsed() <= AGE_MAX {
                 return said;
             }
         }
     }
 
-    /// The question under way, or the last one if its answer is young enough, or a new one.
+    /// Returns the query under way, or the last one if its answer is recent enough, or a new one.
     fn probe(&self, service: &KeyService) -> Probe {
         let mut last = self.last.lock();
         if let Some(probe) = &*last

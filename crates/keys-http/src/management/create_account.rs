@@ -53,7 +53,7 @@ fn new_account(members: Members) -> Result<NewAccount, Rejection> {
         }),
     );
     faults.finish()?;
-    // A name that no plan can have is simply that of no plan.
+    // A name that no plan can have is treated as that of an unknown plan.
     let plan = plan.parse().map_err(|_| Rejection::UnknownPlan)?;
     Ok(NewAccount { external_id, plan })
 }

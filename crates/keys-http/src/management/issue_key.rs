@@ -59,7 +59,7 @@ impl TryFrom<Members> for Wanted {
     }
 }
 
-/// The member of the body that the field was read from.
+/// Returns the field of the body that the value was read from.
 fn member(field: IssueField, networks: &Networks) -> Option<String> {
     match field {
         IssueField::ExpiresAt => Some(EXPIRES_AT.to_owned()),
@@ -68,7 +68,7 @@ fn member(field: IssueField, networks: &Networks) -> Option<String> {
         }
         IssueField::Scopes => Some(SCOPES.to_owned()),
         IssueField::Prefix => Some(PREFIX.to_owned()),
-        // A member of the body that opens a session.
+        // A field of the body that opens a session.
         IssueField::Ttl => None,
     }
 }
@@ -103,7 +103,8 @@ pub(super) async fn issue_key(
     answer(issue().await)
 }
 
-/// Keys that operators make look like those that accounts make for themselves, unless they ask for something else.
+/// Returns a draft. Keys that operators create look like those that accounts create, unless another
+/// prefix is requested.
 fn draft(api: &Api, account_id: AccountId, wanted: &Wanted) -> KeyDraft {
     let usual = || {
         let flat = api.inner.flat.clone().unwrap_or_else(Mount::flat);

@@ -1,4 +1,4 @@
-//! The management surface for operators: `/v1`, `snake_case`, errors as RFC 9457 has them.
+//! The management surface for operators: `/v1`, `snake_case`, errors of RFC 9457.
 
 mod create_account;
 mod issue_key;
@@ -50,7 +50,8 @@ pub(crate) fn scope(api: &Api) -> impl HttpServiceFactory + use<> {
                 .to(update_account::update_account)
                 .wrap(writes()),
         );
-    // A session lists, creates and deletes keys, so whoever opens one must be able to do all of that.
+    // A session lists, creates and deletes keys, so opening one requires the scopes for all of
+    // that.
     let opens = requires(&[KeysRead, KeysWrite]);
     let sessions = resource("/accounts/{account_id}/sessions", "POST")
         .route(web::post().to(open_session::open_session).wrap(opens));

@@ -46,11 +46,11 @@ pub(super) async fn open_session(
     answer(open().await)
 }
 
-/// The member of the body that the field was read from.
+/// Returns the field of the body that the value was read from.
 fn member(field: IssueField) -> Option<String> {
     match field {
         IssueField::Ttl => Some(TTL_SECONDS.to_owned()),
-        // The body that opens a session has no such members.
+        // The body that opens a session has no such fields.
         IssueField::ExpiresAt
         | IssueField::AllowedNetworks(_)
         | IssueField::Scopes
@@ -58,7 +58,7 @@ fn member(field: IssueField) -> Option<String> {
     }
 }
 
-/// Any whole number: how long is too long is for the service to say.
+/// Reads any whole number. The service checks the maximum.
 fn ttl(members: &Members) -> Result<Duration, Rejection> {
     let seconds = match &members.ttl_seconds {
         None | Some(Value::Null) => Err("is required"),

@@ -16,7 +16,7 @@ use crate::guard::Authenticated;
 use crate::rejection::Rejection;
 use crate::unknown;
 
-/// The members that are read. Here `null` says something else than absence.
+/// The fields that are read. Here `null` differs from a missing field.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Members {
@@ -63,7 +63,7 @@ fn account_patch(members: Members) -> Result<AccountPatch, Rejection> {
         .map(|value| fields::external_id("external_id", Some(value)));
     let external_id = faults.note(external_id.transpose());
     faults.finish()?;
-    // A name that no plan can have is simply that of no plan.
+    // A name that no plan can have is treated as that of an unknown plan.
     let plan = plan.map(str::parse).transpose();
     Ok(AccountPatch {
         plan: plan.map_err(|_| Rejection::UnknownPlan)?,

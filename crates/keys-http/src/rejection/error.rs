@@ -11,8 +11,8 @@ use keys_service::{
 use super::Rejection;
 
 impl Rejection {
-    /// Converts the error of a key or session that was not issued. `name` returns the member of the
-    /// request's body that a field was read from, or `None` if the dialect has no such member.
+    /// Converts the error of a key or session that was not issued. `name` returns the field of the
+    /// request's body that a value was read from, or `None` if the contract has no such field.
     pub(crate) fn not_issued(
         error: IssueError,
         name: impl FnOnce(IssueField) -> Option<String>,
@@ -37,7 +37,7 @@ impl Rejection {
     }
 }
 
-// The conversions below are where faults end: each is logged here, once, with its causes.
+// The conversions below are where errors end: each is logged here, once, with its causes.
 
 impl From<StoreError> for Rejection {
     fn from(error: StoreError) -> Self {
@@ -129,13 +129,13 @@ impl From<AccountError> for Rejection {
     }
 }
 
-/// Something that should not be possible. The client cannot do anything about it but try again.
+/// Logs an error that should be impossible. The client can only try again.
 fn unexpected(error: &(dyn Error + 'static)) -> Rejection {
     tracing::error!(error = chain(error), "a request failed unexpectedly");
     Rejection::Unavailable
 }
 
-/// An error with its causes in one line.
+/// Returns an error with its causes in one line.
 pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

@@ -1,4 +1,4 @@
-//! `/v1/auth`, by any method: gateways ask here whether a request of one of their clients may pass.
+//! `/v1/auth`, by any method: tells gateways whether a request of their client may pass.
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -31,7 +31,8 @@ const X_KEY_ID: HeaderName = HeaderName::from_static("x-key-id");
 const X_KEY_SCOPES: HeaderName = HeaderName::from_static("x-key-scopes");
 const X_PLAN: HeaderName = HeaderName::from_static("x-plan");
 
-/// What is percent-encoded in a header: all that could mean something to whatever reads it, or not survive on the way.
+/// Characters that are percent-encoded in a header, because they could have a meaning to a reader,
+/// or be lost in transit.
 const UNSAFE: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
@@ -41,13 +42,13 @@ const UNSAFE: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b':')
     .remove(b'/');
 
-/// What the gateway asks for, in the query of its own configuration.
+/// The conditions of the gateway, in the query of its own configuration.
 #[derive(Default)]
 struct Wanted {
     scopes: ScopeSet,
     limit: Option<LimitName>,
     cost: Option<NonZeroU32>,
-    /// The gateway knows no status but 2xx, 401 and 403.
+    /// Whether the gateway supports no status but 2xx, 401 and 403.
     only_403: bool,
 }
 
@@ -89,16 +90,16 @@ impl Wanted {
             kinds: &[KeyKind::Account],
             limit: self.limit.as_ref(),
             cost: self.cost.unwrap_or(NonZeroU32::MIN),
-            // That would be for the gateway's client to say.
+            // Only the gateway's client could request it.
             fresh: false,
         }
     }
 }
 
-/// All values of `scope`, each of which may have several.
+/// Returns all values of `scope`, each of which may contain several.
 fn scopes(query: &Query) -> Result<ScopeSet, FieldError> {
     let fault = |message: String| FieldError::new("scope", message);
-    // Whoever writes `scope=` means something, and it is not that no scope is needed.
+    // `scope=` is a mistake, and must not mean that no scope is needed.
     if query
         .all("scope")
         .any(|value| value.trim_ascii().is_empty())
@@ -158,7 +159,7 @@ async fn judge(
             }
         }
         Ok(None) => Rejection::unauthenticated(CredentialFault::Missing),
-        // Elsewhere that is 400, which some gateways take for a failure of ours.
+        // On other routes it is 400, which some gateways treat as a failure of this service.
         Err(CredentialError::Conflicting) => {
             Rejection::unauthenticated(CredentialFault::Conflicting)
         }
@@ -168,7 +169,7 @@ async fn judge(
     Err(Box::pin(api.count_failure(address, rejection)).await)
 }
 
-/// Says who it is in headers for the gateway to pass on.
+/// Adds the identity headers for the gateway to forward.
 fn granted(key: &VerifiedKey, decision: Option<&Decision>) -> Result<Response<BoxBody>, Rejection> {
     let mut response = Response::new(StatusCode::OK);
     let headers = response.headers_mut();
@@ -192,13 +193,14 @@ fn put<V>(headers: &mut HeaderMap, name: HeaderName, text: V) -> Result<(), Reje
 where
     HeaderValue: TryFrom<V>,
 {
-    // Cannot fail, as none of the texts has anything but visible ASCII. If one had, the client's own header must not pass instead.
+    // Cannot fail, because all texts are visible ASCII. If one were not, the client's own header
+    // must not pass instead.
     let value = HeaderValue::try_from(text).map_err(|_| Rejection::Unavailable)?;
     add(headers, name, value);
     Ok(())
 }
 
-/// Scopes with a blank between each two of them.
+/// Joins scopes with blanks.
 fn joined(scopes: &ScopeSet) -> String {
     let mut text = String::new();
     for scope in scopes.iter().map(Scope::as_str) {

@@ -7,7 +7,7 @@ use crate::api::Api;
 use crate::guard::RequireKey;
 use crate::rejection::Rejection;
 
-/// Answers the requests of every route of verification.
+/// Answers the requests of every verification route.
 pub(super) struct Handler {
     pub(super) api: Api,
     operators: RequireKey,
@@ -24,7 +24,7 @@ impl Handler {
         }
     }
 
-    /// Lets operators through.
+    /// Checks that the caller is an operator.
     pub(super) async fn admit(&self, head: &RequestHead) -> Result<(), Rejection> {
         self.operators.admit(head).await.map(|_| ())
     }

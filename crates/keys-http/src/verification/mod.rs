@@ -1,6 +1,7 @@
 //! Verification: may this key do this, from there, now? Errors as RFC 9457 has them.
 //!
-//! The hot path: neither whoever asks nor the key that is asked about costs a look into the database while the cache knows them.
+//! The hot path: neither whoever asks nor the key that is asked about costs a look into the
+//! database while the cache knows them.
 
 pub(crate) mod endpoint;
 mod forward_auth;
@@ -24,8 +25,8 @@ use endpoint::Endpoint;
 use handler::Handler;
 use wire::keep_out_of_caches;
 
-/// Serves the routes inside an application. Neither a resource nor extractors are in between, because each of their layers
-/// allocates for every request.
+/// Serves the routes inside an application. Neither a resource nor extractors are used, because
+/// each of their layers allocates for every request.
 pub(crate) fn configure(api: &Api, app: &mut web::ServiceConfig) {
     let handler = Rc::new(Handler::new(api));
     for endpoint in Endpoint::ALL {
@@ -43,7 +44,7 @@ pub(crate) fn configure(api: &Api, app: &mut web::ServiceConfig) {
 }
 
 impl Handler {
-    /// The whole answer, whatever was asked.
+    /// Returns the whole answer to a request of any route.
     async fn answer(
         &self,
         endpoint: Endpoint,
@@ -60,7 +61,7 @@ impl Handler {
             Endpoint::Auth => forward_auth::forward_auth(self, head).await,
             Endpoint::Verify => rejected_or(verify::verify(self, head, payload).await),
             Endpoint::VerifyBatch => {
-                // Boxed, so that the others, which are much smaller, do not take its room.
+                // Boxed, so that the others, which are much smaller, do not need as much room.
                 let answer = Box::pin(verify_batch::verify_batch(self, head, payload));
                 rejected_or(answer.await)
             }

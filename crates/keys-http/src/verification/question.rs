@@ -1,4 +1,4 @@
-//! What is asked about a key, as members of a body.
+//! The fields of a verification request.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -16,7 +16,8 @@ use crate::field_error::FieldError;
 use crate::fields::{self, Faults};
 use crate::rejection::Rejection;
 
-/// The members that are read, where they stand: texts are not copied out of the body unless they have escapes.
+/// The fields that are read, in place: texts are not copied out of the body unless they have
+/// escapes.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Members<'a> {
@@ -30,7 +31,7 @@ pub(super) struct Members<'a> {
     cost: Option<Value>,
 }
 
-/// A question about one key.
+/// A request to verify one key.
 pub(super) struct Question<'a> {
     key: Cow<'a, str>,
     address: Option<IpAddr>,
@@ -39,7 +40,7 @@ pub(super) struct Question<'a> {
     cost: NonZeroU32,
 }
 
-/// What nearly everybody sends.
+/// The most frequent body.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct OnlyKey<'a> {
@@ -49,7 +50,7 @@ struct OnlyKey<'a> {
 impl<'a> Question<'a> {
     /// Reads a whole body.
     pub(super) fn parse(body: &'a [u8], api: &Api) -> Result<Self, Rejection> {
-        // A struct is also read from an array, which no document speaks of.
+        // serde also reads a struct from an array, which is not documented.
         if body.first() == Some(&b'{')
             && let Ok(OnlyKey { key }) = serde_json::from_slice(body)
         {
@@ -64,7 +65,7 @@ impl<'a> Question<'a> {
         Self::read(body::parse_strict(body)?, "", api)
     }
 
-    /// Reads the members; `path` is what their names start with in faults, such as `requests.3.`.
+    /// Reads the fields; `path` is the prefix of their names in errors, such as `requests.3.`.
     pub(super) fn read(members: Members<'a>, path: &str, api: &Api) -> Result<Self, Rejection> {
         let name = |member: &str| format!("{path}{member}");
         let fault = |member: &str, message: &str| FieldError::new(name(member), message);

@@ -13,10 +13,11 @@ use crate::api::Api;
 use crate::rejection::Rejection;
 use crate::{body, unknown};
 
-/// The most questions at once.
+/// Maximum number of requests in a batch.
 const LEN_MAX: usize = 1_000;
 
-/// The longest body in KiB: about 1,000 bytes for each of the most questions, where a key takes 53 at most.
+/// Maximum size of the body in KiB: about 1,000 bytes for each request of a full batch, where a key
+/// takes 53 at most.
 const KIB_MAX: usize = 1024;
 
 #[derive(Deserialize)]
@@ -49,7 +50,7 @@ pub(super) async fn verify_batch(
     })
 }
 
-/// Reads the questions, up to the first that is at fault.
+/// Reads the requests, up to the first invalid one.
 fn questions<'a>(members: &Members<'a>, api: &Api) -> Result<Vec<Question<'a>>, Rejection> {
     let requests = members
         .requests
@@ -62,7 +63,7 @@ fn questions<'a>(members: &Members<'a>, api: &Api) -> Result<Vec<Question<'a>>, 
     }
     let read = |(index, entry): (usize, &'a RawValue)| {
         let fault = |message| Rejection::field(format!("requests.{index}"), message);
-        // A struct is also read from an array, which no document speaks of.
+        // serde also reads a struct from an array, which is not documented.
         if !entry.get().starts_with('{') {
             return Err(fault("must be an object"));
         }

@@ -1,4 +1,4 @@
-//! What is shown of a verdict.
+//! Views of a verdict.
 
 use std::fmt::Display;
 
@@ -85,7 +85,7 @@ impl From<&Decision> for LimitView {
     }
 }
 
-/// Shown as its `Display` has it.
+/// A value that is written by its `Display`.
 struct Text<T>(T);
 
 impl<T: Display> Serialize for Text<T> {
@@ -102,13 +102,13 @@ fn texts<S: Serializer>(scopes: &ScopeSet, serializer: S) -> Result<S::Ok, S::Er
     serializer.collect_seq(scopes.iter().map(Scope::as_str))
 }
 
-/// The code and the key that are disclosed to the caller. Keys of other kinds than account keys are shown as
-/// unknown keys.
+/// The code and the key that are disclosed to the caller. Keys of other kinds than account keys are
+/// shown as unknown keys.
 pub(super) fn disclosed(verdict: &Verdict) -> (VerdictCode, Option<&VerifiedKey>) {
     const NOT_FOUND: VerdictCode = VerdictCode::Denied(Denial::NotFound);
     match (verdict.code, &verdict.key) {
         (VerdictCode::Denied(Denial::KindNotAllowed), _) => (NOT_FOUND, None),
-        // Of another kind and refused before that was looked at, such as an expired session.
+        // Of another kind and refused before that was checked, such as an expired session.
         (_, Some(key)) if key.kind() != KeyKind::Account => (NOT_FOUND, None),
         (code, key) => (code, key.as_ref()),
     }

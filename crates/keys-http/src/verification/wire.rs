@@ -1,4 +1,4 @@
-//! Requests and answers as they are on the wire.
+//! Requests and answers of HTTP.
 
 use actix_web::body::BoxBody;
 use actix_web::dev::Response;
@@ -8,10 +8,10 @@ use serde::Serialize;
 
 use crate::rejection::Rejection;
 
-/// A body as JSON. The usual one fits into what is set aside for it at first.
+/// Writes a body as JSON. The usual one fits into the initial capacity.
 pub(super) fn json(view: &impl Serialize) -> Result<Response<BoxBody>, Rejection> {
     let mut body = Vec::with_capacity(512);
-    // Cannot fail: no view has a map, and memory does not refuse to be written to.
+    // Cannot fail, because no view has a map, and writing to memory does not fail.
     serde_json::to_writer(&mut body, view).map_err(|_| Rejection::Unavailable)?;
     let mut response = Response::with_body(StatusCode::OK, BoxBody::new(body));
     let content_type = HeaderValue::from_static("application/json");
@@ -25,13 +25,14 @@ pub(super) fn keep_out_of_caches(mut response: Response<BoxBody>) -> Response<Bo
     response
 }
 
-/// Adds a header that is not there yet. To insert it would move room for four values about, for the sake of what it replaces.
+/// Adds a header that is not present yet. Inserting would move room for four values, only to return
+/// the one it replaces.
 pub(super) fn add(headers: &mut HeaderMap, name: HeaderName, value: HeaderValue) {
     debug_assert!(!headers.contains_key(&name), "{name} is there already");
     headers.append(name, value);
 }
 
-/// Whether the sender wants the database asked, whatever the cache says.
+/// Returns whether the sender requests a read from the database, even if the key is cached.
 pub(super) fn wants_fresh(headers: &HeaderMap) -> bool {
     headers
         .get_all(CACHE_CONTROL)

@@ -34,8 +34,8 @@ impl Running {
         Self { address, handle }
     }
 
-    /// Sends the pieces, each a moment after the one before. Returns the sorted lines of what the server
-    /// answers until it closes the connection.
+    /// Sends the pieces, each a moment after the one before. Returns the sorted lines of what the
+    /// server answers until it closes the connection.
     async fn hears(&self, pieces: &[String]) -> Vec<String> {
         const MOMENT: Duration = Duration::from_millis(60);
         let mut stream = TcpStream::connect(self.address).await.unwrap();
@@ -47,7 +47,7 @@ impl Running {
         // A reset is an end too.
         let _ = stream.read_to_end(&mut said).await;
         let said = String::from_utf8(said).unwrap();
-        // Headers have no order, and the time of day may have gone on.
+        // Headers have no order, and the time of day may have advanced.
         let mut lines: Vec<_> = said.lines().map(str::to_owned).collect();
         lines.retain(|line| !line.starts_with("date: "));
         lines.sort();
@@ -80,7 +80,8 @@ async fn head_is_answered_like_get_without_the_body() {
                  Connection: close\r\n\r\n"
             );
             let said = server.hears(&[request]).await;
-            // The clock of the world stands still, so the buckets differ by what was taken.
+            // The clock of the world stands still, so the buckets differ by the requests that were
+            // counted.
             world.advance(60);
             said
         };
@@ -113,7 +114,7 @@ async fn body_that_never_comes_is_given_up_even_behind_another_request() {
         )
     };
     let start = Instant::now();
-    // The first one waits for its own body, so that the second has been read before it is its turn.
+    // The first one waits for its own body, so that the second has been read before its turn.
     let said = server.hears(&[head(2), "{}".to_owned() + &head(2)]).await;
     let said = said.join("\n");
     assert!(said.contains("HTTP/1.1 400 Bad Request"), "{said}");

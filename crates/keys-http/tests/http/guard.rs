@@ -77,7 +77,7 @@ async fn strangers_are_refused() {
         answer.header("ratelimit"),
         Some(r#""unauthenticated";r=58;t=2"#)
     );
-    // In the application's own words, with the headers all the same.
+    // In the application's own words, with the same headers.
     let answer = get("/shop/stock").expect(&shop, 401, r#""unauthorized""#);
     assert!(answer.await.header("www-authenticate").is_some());
 }

@@ -59,7 +59,7 @@ impl World {
         }
     }
 
-    /// The same world, seen from another address.
+    /// Returns the same world, seen from another address.
     pub(crate) fn from(&self, peer: &str) -> Self {
         Self {
             clock: self.clock.clone(),
