@@ -143,20 +143,20 @@ impl ApiBuilder {
         self
     }
 
-    /// Whether accounts, sessions and keys can be managed under `/v1`. Defaults to `true`.
+    /// Sets whether accounts, sessions and keys can be managed under `/v1`. Defaults to `true`.
     pub fn management(mut self, served: bool) -> Self {
         self.inner.management = served;
         self
     }
 
-    /// Whether `/v1/keys/verify`, `/v1/keys/verify-batch` and `/v1/auth` are served. Defaults to
-    /// `true`.
+    /// Sets whether `/v1/keys/verify`, `/v1/keys/verify-batch` and `/v1/auth` are served. Defaults
+    /// to `true`.
     pub fn verification(mut self, served: bool) -> Self {
         self.inner.verification = served;
         self
     }
 
-    /// Whether metrics are kept and served at `/metrics`. Defaults to `true`. They contain no
+    /// Sets whether metrics are kept and served at `/metrics`. Defaults to `true`. They contain no
     /// secrets, but tell how many keys and requests there are.
     pub fn metrics(mut self, served: bool) -> Self {
         self.inner.metrics = served.then(Metrics::default);

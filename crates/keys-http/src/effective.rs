@@ -11,7 +11,7 @@ use crate::rejection::Rejection;
 
 const EFFECTIVE_EVERYWHERE_BY: HeaderName = HeaderName::from_static("effective-everywhere-by");
 
-/// When the answer to a change is sent.
+/// Time at which the answer to a change is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Wait {
     /// Once this instance has applied the change.

@@ -8,12 +8,12 @@
 //! | flat | `/api/api-keys` | `{"message","code"}` |
 //! | account | `/api/account/api-keys` | `{"statusCode","message","errors"}` |
 //! | management | `/v1/accounts` | `application/problem+json` (RFC 9457) |
-//! | verification | `/v1/keys/verify`, `/v1/keys/verify-batch`, `/v1/auth` | `application/problem+json` |
-//! | health | `/livez`, `/readyz`, `/metrics` | `application/problem+json` |
+//! | verification | `/v1/keys/verify`, `/v1/keys/verify-batch`, `/v1/auth` | as management |
+//! | health | `/livez`, `/readyz`, `/metrics` | as management |
 //!
-//! The first two are dialects over the same keys. Each is a thin translation: a handler reads the
-//! request, calls [`KeyService`](keys_service::KeyService) and writes a view. Whoever manages
-//! anything is judged by the database; verification and [`RequireKey`] judge from the cache.
+//! The first two are contracts over the same keys. Each is a thin translation: a handler reads the
+//! request, calls [`KeyService`](keys_service::KeyService) and writes a view. Management checks
+//! credentials with the database; verification and [`RequireKey`] check them from the cache.
 //!
 //! ```
 //! use actix_web::App;
@@ -22,7 +22,8 @@
 //! use keys_service::{KeyService, MemoryStore};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let peppers = PepperRing::new("p1".parse()?, Pepper::from_bytes(b"an example of thirty-two bytes..")?);
+//! let pepper = Pepper::from_bytes(b"an example of thirty-two bytes..")?;
+//! let peppers = PepperRing::new("p1".parse()?, pepper);
 //! let service = KeyService::builder(MemoryStore::new(), peppers).build();
 //! let api = Api::builder(service).build();
 //! let app = App::new().wrap(api.log_requests()).configure(|app| api.configure(app));

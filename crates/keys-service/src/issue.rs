@@ -23,7 +23,8 @@ pub const OPERATOR_PREFIX: &str = "operator";
 /// The prefix of sessions. Accounts' keys may not have it.
 pub const SESSION_PREFIX: &str = "session";
 
-/// Whether the prefix is that of another kind of credential, so that no account's key may have it.
+/// Returns whether the prefix is that of another kind of credential. Accounts' keys may not have
+/// it.
 #[must_use]
 pub fn is_reserved(prefix: &KeyPrefix) -> bool {
     [OPERATOR_PREFIX, SESSION_PREFIX].contains(&prefix.as_str())
@@ -41,12 +42,12 @@ pub struct KeyDraft {
     pub prefix: KeyPrefix,
     /// The owner's name of the key.
     pub name: Option<KeyName>,
-    /// Where it may be used from.
+    /// Addresses that may use the key.
     pub allowed_networks: AllowedNetworks,
     /// Scopes of the new key. `None` inherits the scopes of the key that creates it; without a
     /// creating key, the new key has no scopes.
     pub scopes: Option<ScopeSet>,
-    /// When it shall expire.
+    /// Expiry of the key.
     pub expires_at: Option<Timestamp>,
     /// Requirements on the account.
     pub gate: Gate,
@@ -74,11 +75,11 @@ impl KeyDraft {
 pub struct OperatorKeyDraft {
     /// The name of the key.
     pub name: KeyName,
-    /// Where it may be used from.
+    /// Addresses that may use the key.
     pub allowed_networks: AllowedNetworks,
     /// Scopes of the key.
     pub scopes: ScopeSet,
-    /// When it shall expire.
+    /// Expiry of the key.
     pub expires_at: Option<Timestamp>,
 }
 

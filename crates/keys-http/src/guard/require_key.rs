@@ -40,7 +40,8 @@ use crate::rejection::{Rejection, Render};
 /// }
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let peppers = PepperRing::new("p1".parse()?, Pepper::from_bytes(b"an example of thirty-two bytes..")?);
+/// let pepper = Pepper::from_bytes(b"an example of thirty-two bytes..")?;
+/// let peppers = PepperRing::new("p1".parse()?, pepper);
 /// let service = KeyService::builder(MemoryStore::new(), peppers).build();
 /// let api = Api::builder(service).build();
 ///

@@ -1,7 +1,7 @@
-//! Verification: may this key do this, from there, now? Errors as RFC 9457 has them.
+//! Verification of keys for backends and gateways. Errors of RFC 9457.
 //!
-//! The hot path: neither whoever asks nor the key that is asked about costs a look into the
-//! database while the cache knows them.
+//! The fast path: neither the caller nor the verified key costs a query to the database while both
+//! are cached.
 
 pub(crate) mod endpoint;
 mod forward_auth;

@@ -62,7 +62,7 @@ pub struct UnreadableAccount {
     pub plan: Option<String>,
     /// Whether the account is disabled. `true` if that cannot be read.
     pub disabled: bool,
-    /// When it was created. `None` if that cannot be read.
+    /// Time of creation. `None` if that cannot be read.
     pub created_at: Option<Timestamp>,
 }
 

@@ -78,15 +78,15 @@ pub trait ChangeFeed: Send + 'static {
 /// Exhaustive: a cache can hold nothing else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Changed {
-    /// One key.
+    /// A key.
     Key(KeyId),
-    /// One account, which affects each of its keys.
+    /// An account, which affects each of its keys.
     Account(AccountId),
     /// Possibly anything.
     Everything,
 }
 
-/// What one poll found.
+/// Result of one poll.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Changes {
     /// Changes since the last poll. The same may come twice, and in any order, because applying it
@@ -104,7 +104,7 @@ pub struct Changes {
 }
 
 impl Changes {
-    /// A reset.
+    /// Returns a reset.
     #[must_use]
     pub fn everything() -> Self {
         Self {
@@ -129,7 +129,7 @@ pub const CHANGES_PAGED_MAX: usize = 1_000_000;
 pub struct Page {
     /// Number of the last change that was returned.
     pub after: u64,
-    /// How many were handed over.
+    /// Number of changes that were returned.
     pub count: usize,
 }
 

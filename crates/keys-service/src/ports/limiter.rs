@@ -14,7 +14,7 @@ use keys_core::{AccountId, KeyId, LimitName, Quota};
 pub enum Subject {
     /// All keys of an account together.
     Account(AccountId),
-    /// One key.
+    /// A key by itself.
     Key(KeyId),
     /// One client address; for IPv6 its /64, because one client can choose any address in it.
     /// `None` is the common bucket of all clients with an unknown address.

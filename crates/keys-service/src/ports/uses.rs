@@ -20,8 +20,8 @@ pub trait KeyUses: Send + Sync + 'static {
 pub struct KeyUse {
     /// The key.
     pub key_id: KeyId,
-    /// The latest of them.
+    /// Time of the latest use.
     pub last_used_at: Timestamp,
-    /// How many.
+    /// Number of uses.
     pub count: u64,
 }
