@@ -5,8 +5,8 @@ use keys_core::{KeyId, Operation};
 use keys_service::KeyOwner;
 
 use super::view::Success;
-use crate::effective::{self, Wait};
 use crate::guard::Authenticated;
+use crate::propagation::{self, Wait};
 use crate::rejection::Rejection;
 use crate::surface::Surface;
 
@@ -25,7 +25,7 @@ pub(super) async fn delete(
             let effective = revoked.await?.ok_or(Rejection::KeyNotFound)?;
             let by = wait.until(&surface.service, effective).await;
             let body = Success::new(wait.shown(by));
-            Ok(effective::show(by, HttpResponse::Ok().json(body)))
+            Ok(propagation::show(by, HttpResponse::Ok().json(body)))
         })
         .await
 }

@@ -9,8 +9,8 @@ use actix_web::dev::{Payload, Service, ServiceRequest, ServiceResponse, Transfor
 use actix_web::{Error, FromRequest, HttpMessage as _, HttpRequest};
 use keys_service::{AuthenticateError, Decision, Identity, Requirement};
 
+use super::admission::{admit, identity};
 use super::middleware::{Guard, Guarded};
-use super::{admit, identity};
 use crate::api::Api;
 use crate::problem;
 use crate::rejection::{Rejection, Render};

@@ -11,8 +11,8 @@ use actix_web::{Error, FromRequest, HttpMessage as _, HttpRequest};
 use keys_core::{KeyKind, LimitName, ScopeSet};
 use keys_service::{Decision, Freshness, VerdictCode, VerifiedKey, VerifyRequest};
 
+use super::admission::{admit, identity};
 use super::middleware::{Guard, Guarded};
-use super::{admit, identity};
 use crate::api::Api;
 use crate::problem;
 use crate::rejection::{Rejection, Render};

@@ -9,10 +9,11 @@ use super::shared::{account_id, answer, operator};
 use super::view::UpdatedView;
 use crate::api::Api;
 use crate::body;
-use crate::effective::{self, Wait};
+
 use crate::field_error::FieldError;
 use crate::fields::{self, Faults};
 use crate::guard::Authenticated;
+use crate::propagation::{self, Wait};
 use crate::rejection::Rejection;
 use crate::unknown;
 
@@ -49,7 +50,7 @@ pub(super) async fn update_account(
         let (account, effective) = updated;
         let by = wait.until(api.service(), effective).await;
         let body = UpdatedView::new(&account, by);
-        Ok(effective::show(by, HttpResponse::Ok().json(body)))
+        Ok(propagation::show(by, HttpResponse::Ok().json(body)))
     };
     answer(update().await)
 }

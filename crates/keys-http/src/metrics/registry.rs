@@ -1,17 +1,16 @@
 //! The metrics: their counters, and their output.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{OnceLock, PoisonError, RwLock};
 
-use actix_web::HttpRequest;
 use actix_web::http::StatusCode;
 use keys_core::Denial;
 use keys_service::{KeyService, LimiterState, VerdictCode};
 use metrics::{Counter, Key, Label, Level, Metadata, Recorder as _};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 
-use crate::verification::endpoint::Endpoint;
+use crate::endpoint::Endpoint;
+use crate::route::Route;
 
 const VERDICTS: &str = "keys_verdicts_total";
 const REQUESTS: &str = "keys_http_requests_total";
@@ -155,7 +154,7 @@ impl Metrics {
         if let Route::Hot(endpoint) = route
             && status == StatusCode::OK
         {
-            let counter = &self.hot[endpoint.number()];
+            let counter = &self.hot[*endpoint as usize];
             let counter = counter.get_or_init(|| self.requests(endpoint.path(), status));
             return counter.increment(1);
         }
@@ -267,40 +266,6 @@ impl Metrics {
                 self.recorder.register_gauge(&key, &METADATA).set(value);
             }
         }
-    }
-}
-
-/// The route of a request, for logs and metrics.
-pub(crate) enum Route {
-    /// A verification route, which is used much more often than others.
-    Hot(Endpoint),
-    /// Any other pattern.
-    Other(Cow<'static, str>),
-}
-
-impl Route {
-    pub(crate) fn is_hot(&self) -> bool {
-        matches!(self, Self::Hot(_))
-    }
-
-    pub(crate) fn pattern(&self) -> &str {
-        match self {
-            Self::Hot(endpoint) => endpoint.path(),
-            Self::Other(pattern) => pattern,
-        }
-    }
-}
-
-/// Returns the route that answers a request.
-pub(crate) fn route(request: &HttpRequest) -> Route {
-    // Finding the pattern repeats the routing, which the fast path avoids.
-    match Endpoint::of(request.path()) {
-        Some(endpoint) => Route::Hot(endpoint),
-        None => Route::Other(
-            request
-                .match_pattern()
-                .map_or("unmatched".into(), Cow::Owned),
-        ),
     }
 }
 

@@ -3,7 +3,6 @@
 //! The fast path: neither the caller nor the verified key costs a query to the database while both
 //! are cached.
 
-pub(crate) mod endpoint;
 mod forward_auth;
 mod handler;
 mod question;
@@ -19,9 +18,9 @@ use actix_web::dev::{Payload, RequestHead, Response, ServiceRequest, ServiceResp
 use actix_web::{Error, web};
 
 use crate::api::Api;
+use crate::endpoint::Endpoint;
 use crate::problem;
 use crate::rejection::Rejection;
-use endpoint::Endpoint;
 use handler::Handler;
 use wire::keep_out_of_caches;
 
@@ -51,7 +50,7 @@ impl Handler {
         head: &RequestHead,
         payload: Payload,
     ) -> Response<BoxBody> {
-        if let Some(allow) = endpoint.allow()
+        if let Some(allow) = allow(endpoint)
             && head.method != allow
         {
             let rejection = Rejection::MethodNotAllowed { allow };
@@ -72,4 +71,12 @@ impl Handler {
 
 fn rejected_or(result: Result<Response<BoxBody>, Rejection>) -> Response<BoxBody> {
     result.unwrap_or_else(|rejection| rejection.respond(problem::render).into())
+}
+
+/// The only method that the route is served by. `None` if it is served by all.
+const fn allow(endpoint: Endpoint) -> Option<&'static str> {
+    match endpoint {
+        Endpoint::Auth => None,
+        Endpoint::Verify | Endpoint::VerifyBatch => Some("POST"),
+    }
 }

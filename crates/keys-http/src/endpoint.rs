@@ -9,13 +9,8 @@ pub(crate) enum Endpoint {
 }
 
 impl Endpoint {
-    /// In the order in which they are tried, which is that of their numbers.
+    /// All routes, in the order of their numbers.
     pub(crate) const ALL: [Self; 3] = [Self::Auth, Self::Verify, Self::VerifyBatch];
-
-    /// Returns its index in [`ALL`](Self::ALL).
-    pub(crate) const fn number(self) -> usize {
-        self as usize
-    }
 
     pub(crate) const fn path(self) -> &'static str {
         match self {
@@ -29,21 +24,13 @@ impl Endpoint {
     pub(crate) fn of(path: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|known| known.path() == path)
     }
-
-    /// Returns its only method, if there is one.
-    pub(super) const fn allow(self) -> Option<&'static str> {
-        match self {
-            Self::Auth => None,
-            Self::Verify | Self::VerifyBatch => Some("POST"),
-        }
-    }
 }
 
 const _: () = {
     let mut place = 0;
     while place < Endpoint::ALL.len() {
-        assert!(Endpoint::ALL[place].number() == place);
+        assert!(Endpoint::ALL[place] as usize == place);
         place += 1;
     }
-    assert!(Endpoint::ALL.len() == Endpoint::VerifyBatch.number() + 1);
+    assert!(Endpoint::ALL.len() == Endpoint::VerifyBatch as usize + 1);
 };

@@ -1,4 +1,4 @@
-//! Propagation of changes, and `?wait=global`.
+//! Propagation of a change to all instances, and `?wait=global`.
 
 use actix_web::http::header::{HeaderName, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse};
