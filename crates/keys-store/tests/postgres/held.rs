@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use keys_core::{Account, ApiKey, Denial};
-use keys_service::KeyStore as _;
 use keys_service::ports::{ChangeError, KeyOwner};
+use keys_service::ports::{Keys as _, Maintenance as _};
 use keys_store::Store;
 use keys_testkit::data::{a_change, a_key, an_accepted_caller};
 use keys_testkit::postgres::Database;
