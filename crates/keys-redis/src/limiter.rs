@@ -89,7 +89,8 @@ impl SharedLimiter for RedisLimiter {
     const NAME: &'static str = "Redis";
 
     async fn probe(&self) -> Result<(), LimiterError> {
-        // A whole take, from a bucket of no caller: a server may answer and yet be full, or read-only.
+        // A whole take, from a bucket of no caller: a server may answer and yet be full, or
+        // read-only.
         const THOUSAND: NonZeroU32 = NonZeroU32::new(1_000).expect("1,000 is not zero");
         let request = Request {
             quota: Quota {

@@ -19,8 +19,8 @@ use crate::ports::{Bucket, Decision, LimiterError, LimiterState, RateLimiter};
 /// Time that the start waits for the shared limiter.
 const START_MAX: Duration = Duration::from_millis(500);
 
-/// Interval of the trials while the shared limiter is unavailable, give or take a quarter, so that many
-/// instances do not return at once.
+/// Interval of the trials while the shared limiter is unavailable, give or take a quarter, so that
+/// many instances do not return at once.
 const TRIAL_INTERVAL: Duration = Duration::from_millis(250);
 
 /// A limiter that all instances share, and that may be unavailable.
@@ -54,8 +54,8 @@ pub enum OnUnavailable {
 ///
 /// After three failed calls in a row no call waits for it. Until a trial, four times a second,
 /// succeeds, each instance decides by a [`LocalLimiter`] of its own, or refuses to decide
-/// ([`OnUnavailable`]). The local limiter starts from the last known state of each bucket. The begin
-/// and the end are logged, and [`state`](RateLimiter::state) returns the current state.
+/// ([`OnUnavailable`]). The local limiter starts from the last known state of each bucket. The
+/// begin and the end are logged, and [`state`](RateLimiter::state) returns the current state.
 pub struct FallbackLimiter<S> {
     inner: Arc<Inner<S>>,
 }
