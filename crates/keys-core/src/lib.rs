@@ -13,6 +13,7 @@
 //! | [`audit`] | the changes that leave an event in the audit trail, and its fields |
 //! | [`network`], [`address`] | address lists, and the client's address of a request |
 //! | [`header`] | the credential in the headers of a request |
+//! | [`issue_policy`] | what an account must satisfy for a new key |
 //! | [`operator_scope`] | the scopes of operator keys |
 //! | [`scope`], [`name`], [`id`], [`timestamp`] | small value types |
 //! | [`suggestion`] | the known name nearest to a misspelt one |
@@ -43,6 +44,7 @@ pub mod denial;
 mod forwarded;
 pub mod header;
 pub mod id;
+pub mod issue_policy;
 pub mod judge;
 pub mod key;
 mod mac;
@@ -62,6 +64,7 @@ pub use account::{Account, ExternalId};
 pub use audit::{AuditAction, AuditActor, AuditEvent, AuditSubject};
 pub use denial::Denial;
 pub use id::{AccountId, EventId, KeyId};
+pub use issue_policy::IssuePolicy;
 pub use judge::{Evidence, Question, judge};
 pub use key::{ApiKey, KeyKind, StoredKey};
 pub use name::KeyName;

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use keys_core::KeyPrefix;
+use keys_core::{IssuePolicy, KeyPrefix};
 use keys_service::issue;
 
 /// Path of a contract, such as `/api/api-keys`: segments of letters, digits and `-._~`, each after
@@ -59,8 +59,7 @@ impl std::error::Error for InvalidMountPath {}
 pub struct Mount {
     pub(crate) path: MountPath,
     pub(crate) key_prefix: KeyPrefix,
-    pub(crate) plan_gate: bool,
-    pub(crate) cap: bool,
+    pub(crate) policy: IssuePolicy,
 }
 
 impl Mount {
@@ -87,8 +86,7 @@ impl Mount {
         Ok(Self {
             path,
             key_prefix,
-            plan_gate: true,
-            cap: true,
+            policy: IssuePolicy::default(),
         })
     }
 
@@ -111,13 +109,15 @@ impl Mount {
     }
 
     /// Sets whether the account's plan must have keys. Defaults to `true`.
-    pub fn plan_gate(self, plan_gate: bool) -> Self {
-        Self { plan_gate, ..self }
+    pub fn plan_gate(mut self, plan_gate: bool) -> Self {
+        self.policy.plan_gate = plan_gate;
+        self
     }
 
     /// Sets whether the plan's maximum of usable keys applies. Defaults to `true`.
-    pub fn cap(self, cap: bool) -> Self {
-        Self { cap, ..self }
+    pub fn cap(mut self, cap: bool) -> Self {
+        self.policy.cap = cap;
+        self
     }
 }
 

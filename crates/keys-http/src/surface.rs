@@ -2,7 +2,7 @@
 
 use actix_web::HttpResponse;
 use keys_core::{AccountId, Denial, Operation};
-use keys_service::{Actor, Gate, KeyService, Requirement};
+use keys_service::{Actor, KeyService, ManagementPolicy, Requirement};
 
 use crate::api::Api;
 use crate::guard::{Authenticated, RequireManager};
@@ -17,7 +17,7 @@ pub(crate) const UNREADABLE: &str = "(unreadable)";
 pub(crate) struct Surface {
     pub(crate) service: KeyService,
     pub(crate) mount: Mount,
-    pub(crate) gate: Gate,
+    pub(crate) policy: ManagementPolicy,
     render: Render,
 }
 
@@ -31,9 +31,8 @@ impl Surface {
     pub(crate) fn new(api: &Api, mount: &Mount, render: Render) -> Self {
         Self {
             service: api.inner.service.clone(),
-            gate: Gate {
-                plan: mount.plan_gate,
-                cap: mount.cap,
+            policy: ManagementPolicy {
+                issue: mount.policy,
                 management: api.inner.key_management,
             },
             mount: mount.clone(),
@@ -77,7 +76,7 @@ impl Surface {
 
     fn manager(&self, identity: &Authenticated, operation: Operation) -> Result<Manager, Denial> {
         let account_id = identity.key.account_id.ok_or(Denial::KindNotAllowed)?;
-        let actor = self.service.manager(identity, operation, &self.gate)?;
+        let actor = self.service.manager(identity, operation, &self.policy)?;
         self.service.record_success(identity);
         Ok(Manager { actor, account_id })
     }

@@ -5,7 +5,9 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use keys_core::judge::judge_account;
-use keys_core::{Denial, KeyKind, Operation, Question, Quota, ScopeSet, SecretKey, judge};
+use keys_core::{
+    Denial, IssuePolicy, KeyKind, Operation, Question, Quota, ScopeSet, SecretKey, judge,
+};
 
 use crate::actor::{Actor, Identity};
 use crate::ports::{Bucket, Decision, LimiterError, StoreError, Subject};
@@ -87,24 +89,13 @@ pub enum KeyManagement {
 }
 
 /// Requirements of a surface on managing keys through it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Gate {
-    /// Whether the plan must have keys.
-    pub plan: bool,
-    /// Whether the plan's maximum of usable keys applies.
-    pub cap: bool,
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ManagementPolicy {
+    /// Requirements on the account. Its plan must have keys for every operation but those of a
+    /// session on existing keys.
+    pub issue: IssuePolicy,
     /// Credentials that may manage.
     pub management: KeyManagement,
-}
-
-impl Default for Gate {
-    fn default() -> Self {
-        Self {
-            plan: true,
-            cap: true,
-            management: KeyManagement::Any,
-        }
-    }
 }
 
 impl KeyService {
@@ -220,7 +211,7 @@ impl KeyService {
     }
 
     /// Returns the actor if `identity` may do `operation` on its account's keys through a surface
-    /// with `gate`.
+    /// with `policy`.
     ///
     /// On a plan without keys a session may still list and delete existing ones.
     ///
@@ -231,14 +222,14 @@ impl KeyService {
         &self,
         identity: &Identity,
         operation: Operation,
-        gate: &Gate,
+        policy: &ManagementPolicy,
     ) -> Result<Actor, Denial> {
         let is_session = identity.key.kind == KeyKind::Session;
-        if gate.management == KeyManagement::SessionOnly && !is_session {
+        if policy.management == KeyManagement::SessionOnly && !is_session {
             return Err(Denial::KindNotAllowed);
         }
         let cleans_up = is_session && operation != Operation::Create;
-        let plans = (gate.plan && !cleans_up).then(|| Arc::clone(&self.inner.plans));
+        let plans = (policy.issue.plan_gate && !cleans_up).then(|| Arc::clone(&self.inner.plans));
         if let (Some(plans), Some(account)) = (&plans, &identity.account) {
             judge_account(account, Some(plans))?;
         }

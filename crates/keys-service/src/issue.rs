@@ -4,14 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keys_core::{
-    AccountId, AllowedNetworks, ApiKey, Denial, KeyId, KeyKind, KeyName, KeyPrefix, ScopeSet,
-    SecretKey, Timestamp,
+    AccountId, AllowedNetworks, ApiKey, Denial, IssuePolicy, KeyId, KeyKind, KeyName, KeyPrefix,
+    ScopeSet, SecretKey, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::actor::Actor;
-use crate::authenticate::Gate;
 use crate::entropy::{Entropy, EntropyError};
 use crate::idempotency::{Attempt, IdempotencyError, Idempotent, ReserveError, unreadable};
 use crate::ports::{Admission, ChangeError, Completion, NewKey, StoreError};
@@ -50,12 +49,12 @@ pub struct KeyDraft {
     /// Expiry of the key.
     pub expires_at: Option<Timestamp>,
     /// Requirements on the account.
-    pub gate: Gate,
+    pub policy: IssuePolicy,
 }
 
 impl KeyDraft {
-    /// Returns a draft of a key that never expires and may be used from anywhere, under the plan's
-    /// gate and cap.
+    /// Returns a draft of a key that never expires and may be used from anywhere, under the
+    /// plan gate and the cap.
     #[must_use]
     pub fn new(account_id: AccountId, prefix: KeyPrefix) -> Self {
         Self {
@@ -65,7 +64,7 @@ impl KeyDraft {
             allowed_networks: AllowedNetworks::default(),
             scopes: None,
             expires_at: None,
-            gate: Gate::default(),
+            policy: IssuePolicy::default(),
         }
     }
 }
@@ -207,7 +206,6 @@ impl KeyService {
             Some(parent) => narrow(draft, parent).map_err(IssueError::ExceedsCreator)?,
             None => draft,
         };
-        let gate = draft.gate;
         let template = Template {
             kind: KeyKind::Account,
             account_id: Some(draft.account_id),
@@ -216,8 +214,7 @@ impl KeyService {
             allowed_networks: draft.allowed_networks,
             scopes: draft.scopes.unwrap_or_default(),
             expires_at: draft.expires_at,
-            plan_gate: gate.plan,
-            cap: gate.cap,
+            policy: draft.policy,
         };
         let issued = self.issue(by, template, idempotent).await;
         issued.map_err(|error| match error {
@@ -254,8 +251,7 @@ impl KeyService {
             allowed_networks: AllowedNetworks::default(),
             scopes: ScopeSet::default(),
             expires_at: Some(self.now().saturating_add(ttl)),
-            plan_gate: false,
-            cap: false,
+            policy: IssuePolicy::NONE,
         };
         self.issue(by, template, idempotent).await
     }
@@ -280,8 +276,7 @@ impl KeyService {
             allowed_networks: draft.allowed_networks,
             scopes: draft.scopes,
             expires_at: draft.expires_at,
-            plan_gate: false,
-            cap: false,
+            policy: IssuePolicy::NONE,
         };
         self.issue(by, template, None).await
     }
@@ -330,8 +325,7 @@ impl KeyService {
             digest: self.inner.peppers.digest(&issued.secret),
             admission: Admission {
                 plans: Arc::clone(&self.inner.plans),
-                plan_gate: template.plan_gate,
-                cap: template.cap,
+                policy: template.policy,
             },
         };
         let digest = *new_key.digest.digest.as_bytes();
@@ -352,8 +346,7 @@ struct Template {
     allowed_networks: AllowedNetworks,
     scopes: ScopeSet,
     expires_at: Option<Timestamp>,
-    plan_gate: bool,
-    cap: bool,
+    policy: IssuePolicy,
 }
 
 impl Template {

@@ -32,7 +32,7 @@ pub mod verify;
 
 pub use account::{AccountError, AccountPage, NewAccount};
 pub use actor::{Actor, Identity};
-pub use authenticate::{AuthenticateError, Gate, KeyManagement, Requirement};
+pub use authenticate::{AuthenticateError, KeyManagement, ManagementPolicy, Requirement};
 pub use cache::CacheOptions;
 pub use cache::loader::ReadState;
 pub use clock::{Clock, SystemClock};

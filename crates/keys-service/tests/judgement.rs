@@ -11,8 +11,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use keys_core::{
-    Account, AllowedNetworks, ApiKey, Denial, KeyKind, PepperRing, Plan, Plans, ScopeSet,
-    SecretKey, StoredKey, Timestamp,
+    Account, AllowedNetworks, ApiKey, Denial, IssuePolicy, KeyKind, PepperRing, Plan, Plans,
+    ScopeSet, SecretKey, StoredKey, Timestamp,
 };
 use keys_service::ports::{Accounts as _, Admission, Caller, Keys as _, NewKey};
 use keys_service::{
@@ -174,8 +174,7 @@ impl World {
         };
         let admission = Admission {
             plans: Arc::clone(&self.plans),
-            plan_gate: false,
-            cap: false,
+            policy: IssuePolicy::NONE,
         };
         let digest = self.peppers.digest(&secret);
         let new = NewKey {

@@ -10,9 +10,9 @@ use keys_core::{
 };
 use keys_service::idempotency::IdempotencyError;
 use keys_service::{
-    AccountError, AccountPatch, Actor, AuthenticateError, Gate, Idempotent, Identity, IssueError,
-    IssueField, Issued, KeyDraft, KeyManagement, KeyOwner, KeyService, MemoryStore, NewAccount,
-    OperatorKeyDraft, Requirement,
+    AccountError, AccountPatch, Actor, AuthenticateError, Idempotent, Identity, IssueError,
+    IssueField, Issued, KeyDraft, KeyManagement, KeyOwner, KeyService, ManagementPolicy,
+    MemoryStore, NewAccount, OperatorKeyDraft, Requirement,
 };
 use keys_testkit::clock::FakeClock;
 use keys_testkit::data::{NOON, pepper_ring};
@@ -80,7 +80,7 @@ impl Fixture {
     async fn manager(&self, issued: &Issued) -> Actor {
         let identity = self.holder(issued).await;
         self.service
-            .manager(&identity, Operation::Create, &Gate::default())
+            .manager(&identity, Operation::Create, &ManagementPolicy::default())
             .unwrap()
     }
 
@@ -220,7 +220,7 @@ async fn on_a_plan_without_keys_sessions_may_clean_up_and_keys_may_not() {
     let verdict = |identity: Identity, operation| {
         fixture
             .service
-            .manager(&identity, operation, &Gate::default())
+            .manager(&identity, operation, &ManagementPolicy::default())
             .err()
     };
     for operation in Operation::ALL {
@@ -235,19 +235,19 @@ async fn on_a_plan_without_keys_sessions_may_clean_up_and_keys_may_not() {
 #[tokio::test]
 async fn management_can_be_reserved_to_sessions() {
     let fixture = Fixture::on_plan("pro").await;
-    let gate = Gate {
+    let policy = ManagementPolicy {
         management: KeyManagement::SessionOnly,
-        ..Gate::default()
+        ..ManagementPolicy::default()
     };
     let key = fixture.issue(fixture.draft()).await;
     let identity = fixture.holder(&key).await;
-    let refused = fixture.service.manager(&identity, Operation::List, &gate);
+    let refused = fixture.service.manager(&identity, Operation::List, &policy);
     assert_eq!(refused.unwrap_err(), Denial::KindNotAllowed);
     let identity = fixture.holder(&fixture.session().await).await;
     assert!(
         fixture
             .service
-            .manager(&identity, Operation::List, &gate)
+            .manager(&identity, Operation::List, &policy)
             .is_ok()
     );
 }

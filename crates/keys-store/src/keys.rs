@@ -92,7 +92,7 @@ pub(crate) async fn insert(pools: Pools, new: NewKey, change: Change) -> Result<
     // The lock on the account comes first and in a statement of its own, because only a statement
     // that begins after the lock was granted sees every key that was created under it before.
     let mut opening = Opening::new(&change, new.key.account_id, None);
-    if new.admission.cap && new.key.kind == KeyKind::Account {
+    if new.admission.policy.cap && new.key.kind == KeyKind::Account {
         opening = opening.count_at(change.at);
     }
     let (mut connection, opened) = load::open(&pools, &opening).await?;

@@ -18,12 +18,12 @@ mod pools;
 use std::sync::Arc;
 use std::time::Duration;
 
-use keys_core::{Account, AuditEvent, EventId, Plan, Plans, Timestamp};
+use keys_core::{Account, AuditEvent, EventId, IssuePolicy, Plan, Plans, Timestamp};
 use keys_service::ports::{
     Accounts as _, ChangeLog as _, Idempotency as _, KeyOwner, KeyUse, KeyUses as _, Keys as _,
     Maintenance as _, Reservation, StoreError,
 };
-use keys_service::{Actor, Gate, Identity, KeyDraft, KeyService, KeyStore, Requirement};
+use keys_service::{Actor, Identity, KeyDraft, KeyService, KeyStore, Requirement};
 use keys_store::{OpenError, Store, StoreOptions};
 use keys_testkit::contract::AuditedStore;
 use keys_testkit::data::{
@@ -360,9 +360,9 @@ async fn used_keys(store: &Store, count: usize) -> (KeyService, Vec<Identity>) {
     let mut used = Vec::new();
     for _ in 0..count {
         let draft = KeyDraft {
-            gate: Gate {
+            policy: IssuePolicy {
                 cap: false,
-                ..Gate::default()
+                ..IssuePolicy::default()
             },
             ..KeyDraft::new(account.id, "sk_live".parse().unwrap())
         };

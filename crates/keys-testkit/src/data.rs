@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use keys_core::pepper::PepperedDigest;
 use keys_core::{
-    Account, AccountId, AllowedNetworks, ApiKey, EventId, KeyId, KeyKind, KeyName, Pepper,
-    PepperId, PepperRing, Plan, PlanName, Plans, ScopeSet, SecretKey, StoredKey, Timestamp,
+    Account, AccountId, AllowedNetworks, ApiKey, EventId, IssuePolicy, KeyId, KeyKind, KeyName,
+    Pepper, PepperId, PepperRing, Plan, PlanName, Plans, ScopeSet, SecretKey, StoredKey, Timestamp,
 };
 use keys_service::ports::{Admission, Authority, Caller, Change, Completion, NewKey};
 use rand_chacha::ChaCha20Rng;
@@ -150,8 +150,7 @@ pub fn a_key() -> KeyBuilder {
         pepper: "p1".to_owned(),
         admission: Admission {
             plans: plans(),
-            plan_gate: true,
-            cap: true,
+            policy: IssuePolicy::default(),
         },
     }
 }
@@ -226,13 +225,13 @@ impl KeyBuilder {
 
     /// Whatever the plan's maximum of keys.
     pub fn without_cap(mut self) -> Self {
-        self.admission.cap = false;
+        self.admission.policy.cap = false;
         self
     }
 
     /// Whether or not the plan has keys.
     pub fn without_plan_gate(mut self) -> Self {
-        self.admission.plan_gate = false;
+        self.admission.policy.plan_gate = false;
         self
     }
 

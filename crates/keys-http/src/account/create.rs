@@ -73,7 +73,7 @@ pub(super) async fn create(
                 name: wanted.name,
                 allowed_networks: wanted.networks.list.clone(),
                 expires_at: wanted.expires_at,
-                gate: surface.gate,
+                policy: surface.policy.issue,
                 ..KeyDraft::new(manager.account_id, surface.mount.key_prefix.clone())
             };
             let operation = format!("POST {}", surface.mount.path);

@@ -32,7 +32,7 @@ pub(super) async fn create(
             let body = body::read(request.headers(), payload).await?;
             let draft = KeyDraft {
                 name: Some(name(body::parse(&body)?)?),
-                gate: surface.gate,
+                policy: surface.policy.issue,
                 ..KeyDraft::new(manager.account_id, surface.mount.key_prefix.clone())
             };
             let operation = format!("POST {}", surface.mount.path);

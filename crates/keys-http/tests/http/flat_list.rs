@@ -1,7 +1,8 @@
 //! `GET /api/api-keys`
 
+use keys_core::IssuePolicy;
 use keys_core::KeyName;
-use keys_service::{Gate, KeyDraft};
+use keys_service::KeyDraft;
 use keys_testkit::data::noon_plus;
 
 use crate::exchange::{Exchange as _, delete, get};
@@ -67,9 +68,9 @@ async fn memo_longer_than_any_name_is_shown_as_it_is() {
 async fn list_shows_the_newest_thousand() {
     let world = World::new();
     let account = world.account("pro").await;
-    let gate = Gate {
+    let policy = IssuePolicy {
         cap: false,
-        ..Gate::default()
+        ..IssuePolicy::default()
     };
     let mut newest = world.issue(draft(account.id)).await;
     let oldest = newest.key.id.to_string();
@@ -77,7 +78,7 @@ async fn list_shows_the_newest_thousand() {
         world.advance(1);
         newest = world
             .issue(KeyDraft {
-                gate,
+                policy,
                 ..draft(account.id)
             })
             .await;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use keys_core::judge::judge_account;
 use keys_core::pepper::PepperedDigest;
-use keys_core::{Account, AccountId, ApiKey, Denial, KeyId, Plans, StoredKey};
+use keys_core::{Account, AccountId, ApiKey, Denial, IssuePolicy, KeyId, Plans, StoredKey};
 
 use super::change::Change;
 use super::changes::Commit;
@@ -90,10 +90,8 @@ pub struct NewKey {
 pub struct Admission {
     /// The configured plans.
     pub plans: Arc<Plans>,
-    /// Whether the plan must have keys and the account must be enabled.
-    pub plan_gate: bool,
-    /// Whether the plan's maximum of usable keys applies.
-    pub cap: bool,
+    /// The requirements beside that of an enabled account.
+    pub policy: IssuePolicy,
 }
 
 impl Admission {
@@ -103,8 +101,8 @@ impl Admission {
     /// # Errors
     /// If the account may not have keys at all.
     pub fn keys_max(&self, account: &Account) -> Result<Option<u32>, Denial> {
-        judge_account(account, self.plan_gate.then_some(&*self.plans))?;
-        Ok(self.cap.then(|| self.plans.keys_max(account)))
+        judge_account(account, self.policy.plan_gate.then_some(&*self.plans))?;
+        Ok(self.policy.cap.then(|| self.plans.keys_max(account)))
     }
 }
 
