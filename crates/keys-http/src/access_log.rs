@@ -35,10 +35,16 @@ impl AccessLog {
     pub fn new() -> Self {
         Self::default()
     }
+}
 
-    pub(crate) fn counting(api: &Api) -> Self {
-        Self {
-            api: Some(api.clone()),
+impl Api {
+    /// Returns middleware that writes one log event for each request, and counts it. After
+    /// [`start_draining`](Self::start_draining), it closes the connection of each answer. Wrap the
+    /// whole application in it.
+    #[must_use]
+    pub fn log_requests(&self) -> AccessLog {
+        AccessLog {
+            api: Some(self.clone()),
         }
     }
 }
@@ -126,8 +132,8 @@ impl Entry {
 
     /// Writes the event, and counts the request if `api` keeps metrics.
     fn end(&self, api: Option<&Api>, route: &Route, status: StatusCode) {
-        if let Some(metrics) = api.and_then(|api| api.inner.metrics.as_ref()) {
-            metrics.count_request(route, status);
+        if let Some(api) = api {
+            api.count_request(route, status);
         }
         let is_common = route.is_hot() && status == StatusCode::OK;
         if is_common || status == StatusCode::SERVICE_UNAVAILABLE {

@@ -8,11 +8,12 @@ use crate::problem;
 use crate::rejection::{Rejection, Render};
 
 /// 404 as a problem, outside of the two contracts.
-pub(crate) async fn unknown_path() -> HttpResponse {
-    Rejection::UnknownPath.respond(problem::render)
+pub(crate) fn unknown_path() -> Ready<HttpResponse> {
+    ready(Rejection::UnknownPath.respond(problem::render))
 }
 
 /// 404 in the form of a surface, for paths below it.
+#[cfg(feature = "surfaces")]
 pub(crate) fn unknown_path_in(
     render: Render,
 ) -> impl Fn() -> Ready<HttpResponse> + Clone + 'static {

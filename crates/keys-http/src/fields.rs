@@ -5,6 +5,7 @@ use std::str::FromStr;
 use keys_core::name::InvalidName;
 use keys_core::network::InvalidNetworks;
 use keys_core::{AllowedNetworks, ExternalId, KeyName, KeyPrefix, Scope, ScopeSet, Timestamp};
+use keys_service::{IssueError, IssueField};
 use serde_json::Value;
 
 use crate::field_error::FieldError;
@@ -36,6 +37,38 @@ impl Faults {
             Ok(())
         } else {
             Err(Rejection::Invalid(self.0))
+        }
+    }
+}
+
+impl Rejection {
+    /// Returns the rejection of one field of a body or parameter of a query.
+    pub(crate) fn field(field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::Invalid(vec![FieldError::new(field, message)])
+    }
+
+    /// Converts the error of a key or session that was not issued. `name` returns the field of the
+    /// request's body that a value was read from, or `None` if the contract has no such field.
+    pub(crate) fn not_issued(
+        error: IssueError,
+        name: impl FnOnce(IssueField) -> Option<String>,
+    ) -> Self {
+        let message = match error {
+            IssueError::ExpiryNotInFuture => "must be in the future",
+            IssueError::SessionTtl => "must be a whole number from 1 to 86400",
+            IssueError::ReservedPrefix => "is reserved for another kind of credential",
+            IssueError::ExceedsCreator(IssueField::ExpiresAt) => {
+                "must not be later than the expiry of the key that creates it"
+            }
+            IssueError::ExceedsCreator(IssueField::AllowedNetworks(_)) => {
+                "must be within the addresses of the key that creates it"
+            }
+            IssueError::ExceedsCreator(_) => "must be held by the key that creates it",
+            error => return error.into(),
+        };
+        match error.field().and_then(name) {
+            Some(field) => Self::field(field, message),
+            None => error.into(),
         }
     }
 }

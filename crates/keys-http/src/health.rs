@@ -99,7 +99,7 @@ async fn ready(api: web::Data<Api>) -> HttpResponse {
         return draining();
     }
     let following = Some(Following::of(api.service()));
-    let database = api.inner.prober.ask(api.service()).await;
+    let database = api.inner.surfaces.prober.ask(api.service()).await;
     let mut response = match database {
         Ok(readiness) => HttpResponse::Ok().json(Health {
             status: "ok",

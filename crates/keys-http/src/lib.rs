@@ -15,6 +15,15 @@
 //! request, calls [`KeyService`](keys_service::KeyService) and writes a view. Management checks
 //! credentials with the database; verification and [`RequireKey`] check them from the cache.
 //!
+//! # Features
+//!
+//! Both are on by default. Without them the crate is the guard, the access log and the limits of connections.
+//!
+//! | Feature | Adds |
+//! |---|---|
+//! | `surfaces` | the surfaces of the table and `Api::configure` |
+//! | `metrics` | metrics for Prometheus and `Api::configure_metrics`, which serves them at `/metrics` |
+//!
 //! ```
 //! use actix_web::App;
 //! use keys_core::{Pepper, PepperRing};
@@ -33,32 +42,50 @@
 //! ```
 
 mod access_log;
+#[cfg(feature = "surfaces")]
 mod account;
 mod api;
+#[cfg(feature = "surfaces")]
 mod body;
 mod client_address;
 mod connection;
 mod credential;
 mod endpoint;
+#[cfg(any(feature = "surfaces", feature = "metrics"))]
 mod fallback;
 mod field_error;
+#[cfg(feature = "surfaces")]
 mod fields;
+#[cfg(feature = "surfaces")]
 mod flat;
 mod guard;
+#[cfg(feature = "surfaces")]
 mod health;
+#[cfg(feature = "surfaces")]
 mod idempotency;
 mod limits;
+#[cfg(feature = "surfaces")]
 mod management;
+#[cfg(feature = "metrics")]
 mod metrics;
+#[cfg(feature = "surfaces")]
 mod mount;
 mod problem;
+#[cfg(feature = "surfaces")]
 mod propagation;
+#[cfg(feature = "surfaces")]
 mod query;
 mod rejection;
 mod route;
+#[cfg(feature = "surfaces")]
+mod settings;
+#[cfg(feature = "surfaces")]
 mod surface;
+#[cfg(feature = "surfaces")]
 mod surfaces;
+#[cfg(feature = "surfaces")]
 mod unknown;
+#[cfg(feature = "surfaces")]
 mod verification;
 
 pub use access_log::AccessLog;
@@ -66,10 +93,11 @@ pub use api::{Api, ApiBuilder};
 pub use connection::{BODY_BYTES_MAX, Guarded, HEAD_BYTES_MAX, HeadRefusal};
 pub use field_error::FieldError;
 pub use guard::{KeyIdentity, RequireKey, UnknownLimit};
+#[cfg(feature = "surfaces")]
 pub use mount::{InvalidMountPath, Mount, MountPath, ReservedPrefix};
 pub use rejection::{CredentialFault, Rejection, Render};
 
 /// Compiles the examples of the page about the guard.
-#[cfg(doctest)]
+#[cfg(all(doctest, feature = "surfaces"))]
 #[doc = include_str!("../../../docs/api/guard.md")]
 struct GuardPage;

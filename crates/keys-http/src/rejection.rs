@@ -1,6 +1,6 @@
 //! Rejections of all surfaces. Each surface writes them in its own form.
 
-mod error;
+pub(crate) mod error;
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -9,11 +9,10 @@ use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{ALLOW, HeaderMap, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use keys_core::Denial;
-use keys_service::{Decision, VerdictCode};
+use keys_service::Decision;
 
 use crate::field_error::FieldError;
 use crate::limits::{self, whole_seconds};
-pub(crate) use error::chain;
 
 /// Writes a rejection in the form of a surface: status and body. Headers that all forms share are
 /// added to it.
@@ -107,16 +106,6 @@ pub enum CredentialFault {
     Conflicting,
     /// The credential was denied.
     Denied(Denial),
-}
-
-impl CredentialFault {
-    fn code(self) -> &'static str {
-        match self {
-            Self::Missing => "missing",
-            Self::Conflicting => "conflicting_credentials",
-            Self::Denied(denial) => denial.code(),
-        }
-    }
 }
 
 impl Rejection {
@@ -297,17 +286,6 @@ impl Rejection {
         }
     }
 
-    /// Returns the fault of the credential, in more detail than [`code`](Self::code). `None` if the
-    /// request was rejected for another reason.
-    pub(crate) fn denial(&self) -> Option<&'static str> {
-        match self {
-            Self::Unauthenticated { fault, .. } => Some(fault.code()),
-            Self::Denied { denial, .. } => Some(denial.code()),
-            Self::RateLimited(_) => Some(VerdictCode::RateLimited.as_str()),
-            _ => None,
-        }
-    }
-
     /// Returns the rejection of a denied credential: an unknown one is 401, a known and forbidden
     /// one is 403.
     pub(crate) fn denied(denial: Denial) -> Self {
@@ -338,10 +316,6 @@ impl Rejection {
             *failures = Some(decision);
         }
         self
-    }
-
-    pub(crate) fn field(field: impl Into<String>, message: impl Into<String>) -> Self {
-        Self::Invalid(vec![FieldError::new(field, message)])
     }
 }
 
@@ -383,7 +357,7 @@ mod tests {
             Rejection::BodyTooLarge { kib_max: 64 },
             Rejection::BodyTimeout,
             Rejection::MalformedBody("says what, and where".into()),
-            Rejection::field("names", "the first field at fault"),
+            Rejection::Invalid(vec![FieldError::new("names", "the first field at fault")]),
             Rejection::UnknownPlan,
             Rejection::UnknownLimit {
                 field: "limit".into(),

@@ -33,7 +33,7 @@ impl Surface {
             service: api.inner.service.clone(),
             policy: ManagementPolicy {
                 issue: mount.policy,
-                management: api.inner.key_management,
+                management: api.inner.surfaces.key_management,
             },
             mount: mount.clone(),
             render,

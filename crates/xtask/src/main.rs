@@ -128,6 +128,8 @@ fn test() -> anyhow::Result<()> {
     let steps = [
         format().name("format check").arguments(["--check"]),
         lint(),
+        feature("keys-http", "surfaces"),
+        feature("keys-http", "metrics"),
         tests().environment(URL_VARIABLE, &postgres_url),
         doc_tests(),
         docs(),
@@ -178,6 +180,22 @@ fn lint() -> Step {
         "warnings",
     ];
     Step::cargo("clippy", arguments)
+}
+
+/// Checks that a crate compiles with no other feature than this one, without warnings.
+fn feature(package: &str, feature: &str) -> Step {
+    let arguments = [
+        "clippy",
+        "--package",
+        package,
+        "--no-default-features",
+        "--features",
+        feature,
+        "--",
+        "-D",
+        "warnings",
+    ];
+    Step::cargo(&format!("{package} with {feature} alone"), arguments)
 }
 
 fn tests() -> Step {

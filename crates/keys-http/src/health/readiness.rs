@@ -8,7 +8,7 @@ use futures_util::future::Shared;
 use keys_service::{KeyService, Readiness, StoreError};
 use parking_lot::Mutex;
 
-use crate::rejection::chain;
+use crate::rejection::error::chain;
 
 /// Maximum age of an answer. Requests that arrive within this time after the database was asked
 /// share its answer.

@@ -107,7 +107,7 @@ pub(super) async fn issue_key(
 /// prefix is requested.
 fn draft(api: &Api, account_id: AccountId, wanted: &Wanted) -> KeyDraft {
     let usual = || {
-        let flat = api.inner.flat.clone().unwrap_or_else(Mount::flat);
+        let flat = api.inner.surfaces.flat.clone().unwrap_or_else(Mount::flat);
         flat.key_prefix
     };
     KeyDraft {

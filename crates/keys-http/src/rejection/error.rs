@@ -4,38 +4,10 @@ use std::error::Error;
 
 use keys_service::entropy::EntropyError;
 use keys_service::{
-    AccountError, IdempotencyError, IssueError, IssueField, LimiterError, RevokeError, StoreError,
-    VerifyError,
+    AccountError, IdempotencyError, IssueError, LimiterError, RevokeError, StoreError, VerifyError,
 };
 
 use super::Rejection;
-
-impl Rejection {
-    /// Converts the error of a key or session that was not issued. `name` returns the field of the
-    /// request's body that a value was read from, or `None` if the contract has no such field.
-    pub(crate) fn not_issued(
-        error: IssueError,
-        name: impl FnOnce(IssueField) -> Option<String>,
-    ) -> Self {
-        let message = match error {
-            IssueError::ExpiryNotInFuture => "must be in the future",
-            IssueError::SessionTtl => "must be a whole number from 1 to 86400",
-            IssueError::ReservedPrefix => "is reserved for another kind of credential",
-            IssueError::ExceedsCreator(IssueField::ExpiresAt) => {
-                "must not be later than the expiry of the key that creates it"
-            }
-            IssueError::ExceedsCreator(IssueField::AllowedNetworks(_)) => {
-                "must be within the addresses of the key that creates it"
-            }
-            IssueError::ExceedsCreator(_) => "must be held by the key that creates it",
-            error => return error.into(),
-        };
-        match error.field().and_then(name) {
-            Some(field) => Self::field(field, message),
-            None => error.into(),
-        }
-    }
-}
 
 // The conversions below are where errors end: each is logged here, once, with its causes.
 

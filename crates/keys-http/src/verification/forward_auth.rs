@@ -110,6 +110,20 @@ fn scopes(query: &Query) -> Result<ScopeSet, FieldError> {
     ScopeSet::parse(names).map_err(|error| fault(format!("is not usable: {error}")))
 }
 
+/// The word for the fault of the credential. `None` if the request was rejected for another reason.
+fn denial(rejection: &Rejection) -> Option<&'static str> {
+    match rejection {
+        Rejection::Unauthenticated { fault, .. } => Some(match fault {
+            CredentialFault::Missing => "missing",
+            CredentialFault::Conflicting => "conflicting_credentials",
+            CredentialFault::Denied(denial) => denial.code(),
+        }),
+        Rejection::Denied { denial, .. } => Some(denial.code()),
+        Rejection::RateLimited(_) => Some(VerdictCode::RateLimited.as_str()),
+        _ => None,
+    }
+}
+
 /// Adds the header `X-Denial`, which says more than the status.
 fn respond(rejection: &Rejection, only_403: bool) -> Response<BoxBody> {
     let is_limit = matches!(rejection, Rejection::RateLimited(_));
@@ -118,7 +132,7 @@ fn respond(rejection: &Rejection, only_403: bool) -> Response<BoxBody> {
     } else {
         problem::render
     });
-    if let Some(code) = rejection.denial() {
+    if let Some(code) = denial(rejection) {
         let headers = response.headers_mut();
         headers.insert(X_DENIAL, HeaderValue::from_static(code));
     }
