@@ -4,7 +4,7 @@
 //! One rolling restart by default. In full, 200,000 requests through each proxy:
 //!
 //! ```sh
-//! KEYS_TEST_FULL=1 cargo test --release -p keys-server --test drain -- --nocapture
+//! KEYS_TEST_FULL=1 cargo test --profile dist -p keys-server --test drain -- --nocapture
 //! ```
 
 #![expect(

@@ -4,7 +4,7 @@
 //! A few seconds long by default. The whole minute:
 //!
 //! ```sh
-//! KEYS_TEST_FULL=1 cargo test --release -p keys-server --test shared_limits -- \
+//! KEYS_TEST_FULL=1 cargo test --profile dist -p keys-server --test shared_limits -- \
 //!   --nocapture --test-threads 1
 //! ```
 

@@ -4,7 +4,7 @@
 //! Ten thousand by default. All of them, one database after the other:
 //!
 //! ```sh
-//! KEYS_TEST_FULL=1 cargo test --release -p keys-server --test spray -- \
+//! KEYS_TEST_FULL=1 cargo test --profile dist -p keys-server --test spray -- \
 //!   --nocapture --test-threads 1
 //! ```
 //!

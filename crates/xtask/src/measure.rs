@@ -34,16 +34,25 @@ impl Program {
     /// Returns the arguments of cargo.
     fn arguments(&self) -> Vec<&'static str> {
         match *self {
-            Self::Bench(package, name) => vec!["bench", "--package", package, "--bench", name],
-            Self::Test(package, name) => {
-                vec!["test", "--release", "--package", package, "--test", name]
-            }
-            Self::TestApart(package, name) => {
-                vec!["test", "--release", "--package", package, "--bench", name]
-            }
-            Self::Units(package) => vec!["test", "--release", "--package", package, "--lib"],
+            Self::Bench(package, name) => dist("bench", package, &["--bench", name]),
+            Self::Test(package, name) => dist("test", package, &["--test", name]),
+            Self::TestApart(package, name) => dist("test", package, &["--bench", name]),
+            Self::Units(package) => dist("test", package, &["--lib"]),
         }
     }
+}
+
+/// Returns the arguments of a command for a target of `package`, built as packages are.
+fn dist(
+    command: &'static str,
+    package: &'static str,
+    target: &[&'static str],
+) -> Vec<&'static str> {
+    [
+        &[command, "--profile", "dist", "--package", package],
+        target,
+    ]
+    .concat()
 }
 
 /// Source of the figures of a measurement.

@@ -3,7 +3,7 @@
 //! workspace and run only by name.
 //!
 //! ```sh
-//! KEYS_TEST_FULL=1 cargo test --release -p keys-server --bench ha -- \
+//! KEYS_TEST_FULL=1 cargo test --profile dist -p keys-server --bench ha -- \
 //!   --nocapture --test-threads 1 ha::
 //! ```
 

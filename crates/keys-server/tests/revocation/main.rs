@@ -11,7 +11,7 @@
 //! Some seconds long by default. In full:
 //!
 //! ```sh
-//! KEYS_TEST_FULL=1 cargo test --release -p keys-server --test revocation -- \
+//! KEYS_TEST_FULL=1 cargo test --profile dist -p keys-server --test revocation -- \
 //!   --nocapture --test-threads 1
 //! ```
 
