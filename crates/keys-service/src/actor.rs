@@ -1,4 +1,4 @@
-//! On whose behalf something is done.
+//! Actors of changes.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -7,29 +7,31 @@ use keys_core::{Account, AccountId, ApiKey, Denial, KeyId, KeyKind, Plans, Scope
 
 use crate::ports::{Authority, Caller};
 
-/// Who was found behind a presented credential.
+/// The holder of a presented credential.
 #[derive(Debug, Clone)]
 pub struct Identity {
     /// The credential's record.
     pub key: ApiKey,
-    /// The account it belongs to; none exactly for an operator's key.
+    /// The account it belongs to. `None` for an operator key.
     pub account: Option<Account>,
-    /// Where the request came from.
+    /// The client's address.
     pub address: Option<IpAddr>,
-    /// The scopes that were asked for and found.
+    /// The scopes that were required and present.
     pub scopes: ScopeSet,
 }
 
-/// On whose behalf a change is made. Inside the change's transaction a credential is judged again.
+/// The actor of a change. Inside the change's transaction a credential is checked again.
 #[derive(Debug, Clone)]
 pub struct Actor {
     pub(crate) authority: Authority,
-    /// The account's key that acts. What it creates is never wider than itself.
+    /// The account's key that acts. The keys that it creates are limited to its own expiry,
+    /// addresses and scopes.
     pub(crate) parent: Option<ApiKey>,
 }
 
 impl Actor {
-    /// The owner of the machine, or the program that embeds the service. May do everything.
+    /// Returns the owner of the machine, or the program that embeds the service. It may do
+    /// everything.
     #[must_use]
     pub fn system() -> Self {
         Self {
@@ -38,7 +40,7 @@ impl Actor {
         }
     }
 
-    /// The credential that acts, if one does.
+    /// Returns the credential that acts, if one does.
     pub(crate) fn credential_id(&self) -> Option<KeyId> {
         match &self.authority {
             Authority::Trusted => None,
@@ -46,7 +48,7 @@ impl Actor {
         }
     }
 
-    /// The holder of a credential. With `plans`, its account's plan must have keys.
+    /// Returns the holder of a credential. With `plans`, its account's plan must have keys.
     #[must_use]
     pub(crate) fn credential(identity: &Identity, plans: Option<Arc<Plans>>) -> Self {
         let key = &identity.key;
@@ -67,11 +69,11 @@ impl Actor {
         }
     }
 
-    /// An operator, by its credential.
+    /// Returns an operator, by its credential.
     ///
     /// # Errors
-    /// [`Denial::KindNotAllowed`] if the credential is of another kind: no account's key or session passes as an operator,
-    /// whatever its scopes.
+    /// [`Denial::KindNotAllowed`] if the credential is of another kind, because no account's key or
+    /// session counts as an operator, whatever its scopes.
     pub fn operator(identity: &Identity) -> Result<Self, Denial> {
         if identity.key.kind == KeyKind::Operator {
             Ok(Self::credential(identity, None))
@@ -80,7 +82,8 @@ impl Actor {
         }
     }
 
-    /// The account that the actor may act for: an account's key or session acts for no other.
+    /// Returns whether the actor may act for the account: an account's key or session acts for no
+    /// other.
     pub(crate) fn may_act_for(&self, account: AccountId) -> bool {
         match &self.authority {
             Authority::Trusted => true,
@@ -88,7 +91,7 @@ impl Actor {
         }
     }
 
-    /// Whether the actor may change accounts and what belongs to no account.
+    /// Returns whether the actor may change accounts, and records that belong to no account.
     pub(crate) fn may_administer(&self) -> bool {
         match &self.authority {
             Authority::Trusted => true,

@@ -1,4 +1,4 @@
-//! The handle to everything, and how it is built.
+//! The handle of the service, and its builder.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -70,10 +70,10 @@ pub(crate) struct Inner {
     pub(crate) unauthenticated: LimitName,
     pub(crate) clock: Arc<dyn Clock>,
     entropy: Entropy,
-    /// What the feed said of itself after its last turn.
+    /// State of the feed after its last turn.
     is_listening: AtomicBool,
     is_replicated_asynchronously: AtomicBool,
-    /// Why changes cannot be followed, if not because the store is away.
+    /// Reason why changes cannot be followed, unless the store is unavailable.
     following_fault: Mutex<Option<String>>,
     /// Revocations to be applied again if the database loses them in a failover.
     pub(crate) acknowledged: Acknowledged,
@@ -81,12 +81,13 @@ pub(crate) struct Inner {
     flushing: tokio::sync::Mutex<()>,
     /// Age of the oldest row of the log of changes, after the last sweep.
     oldest_change: Mutex<Option<Duration>>,
-    /// Plans that accounts have and the configuration has not, each reported once.
+    /// Plans of accounts that are not configured, each reported once.
     missing_plans: Mutex<HashSet<PlanName>>,
 }
 
 impl KeyService {
-    /// How often uses of keys are written: `last_used_at` lags by at most this, and a crash loses at most this.
+    /// Interval of writing uses of keys: `last_used_at` lags by at most this, and a crash loses at
+    /// most this.
     pub const FLUSH_INTERVAL: Duration = Duration::from_secs(10);
 
     /// Starts building a service over `store`, with digests under `peppers`.
@@ -103,13 +104,13 @@ impl KeyService {
         }
     }
 
-    /// The configured plans.
+    /// Returns the configured plans.
     #[must_use]
     pub fn plans(&self) -> &Plans {
         &self.inner.plans
     }
 
-    /// What the cache holds, and how far it is behind.
+    /// Returns the size of the cache, and how far it is behind.
     #[must_use]
     pub fn cache_state(&self) -> CacheState {
         let inner = &*self.inner;
@@ -130,55 +131,56 @@ impl KeyService {
         }
     }
 
-    /// Why changes cannot be followed although the store answers; `None` if they can, or the store is away. Trying again
-    /// does not help; an operator has to mend it.
+    /// Returns the reason why changes cannot be followed although the store answers. `None` if they
+    /// can, or the store is unavailable. Retrying does not help: an operator has to repair it.
     #[must_use]
     pub fn following_fault(&self) -> Option<String> {
         self.inner.following_fault.lock().clone()
     }
 
-    /// What verification has read from the store, and what it is reading.
+    /// Returns the numbers of reads of verification from the store.
     #[must_use]
     pub fn read_state(&self) -> ReadState {
         self.inner.loader.state()
     }
 
-    /// Who decides about limits at the moment.
+    /// Returns the limiter that decides at the moment.
     #[must_use]
     pub fn limiter_state(&self) -> LimiterState {
         self.inner.limiter.state()
     }
 
-    /// How many requests were counted by somebody else than should have, since the start.
+    /// Returns the requests decided by the fallback instead of the primary limiter, since start.
     #[must_use]
     pub fn limiter_undecided_total(&self) -> u64 {
         self.inner.limiter.undecided_total()
     }
 
-    /// Whether the store can be used, and whether it takes changes.
+    /// Checks that the store can be used, and returns whether it accepts changes.
     ///
     /// # Errors
-    /// When it cannot be reached, or its schema is not there.
+    /// If it cannot be reached, or its schema is missing.
     pub async fn ready(&self) -> Result<Readiness, StoreError> {
         self.inner.store.ready().await
     }
 
-    /// Peppers that living keys were made under and that the ring lacks: those keys cannot be found.
+    /// Returns peppers of usable keys that the ring lacks. Those keys cannot be found.
     ///
     /// # Errors
-    /// When the store cannot answer.
+    /// If the store cannot answer.
     pub async fn missing_peppers(&self) -> Result<Vec<keys_core::PepperId>, StoreError> {
         let known: HashSet<_> = self.inner.peppers.ids().copied().collect();
         let used = self.inner.store.pepper_ids(self.now()).await?;
         Ok(used.into_iter().filter(|id| !known.contains(id)).collect())
     }
 
-    /// Writes the uses gathered since the last time. When the store is away, or when this is dropped half-way, they are kept for
-    /// the next time; a batch whose fate is unknown is written again, so counts are at least what they should be. Uses of keys
-    /// whose rows are locked by others are kept for the next time as well.
+    /// Writes the uses gathered since the last time. If the store is unavailable, or if this is
+    /// dropped half-way, they are kept for the next time. A batch whose result is unknown is
+    /// written again, so counts are never too low. Uses of keys whose rows are locked by others are
+    /// kept for the next time as well.
     ///
     /// # Errors
-    /// When the store cannot answer.
+    /// If the store cannot answer.
     pub async fn flush_uses(&self) -> Result<(), StoreError> {
         let inner = &*self.inner;
         // One at a time: at a stop, the last waits for the one under way.
@@ -204,9 +206,10 @@ impl KeyService {
         Ok(())
     }
 
-    /// Writes the last uses before the program ends. Small batches, several at once: one that fails or takes long, for example
-    /// because of a lock, loses only its own. Tries again until all are written, so give it a time limit. Afterwards
-    /// [`unwritten_uses`](Self::unwritten_uses) tells what is lost.
+    /// Writes the last uses before the program ends. Small batches, several concurrently: one that
+    /// fails or takes long, for example because of a lock, loses only its own. Retries until all
+    /// are written, so give it a time limit. Afterwards [`unwritten_uses`](Self::unwritten_uses)
+    /// returns the number that is lost.
     pub async fn flush_last_uses(&self) {
         const PAUSE: Duration = Duration::from_millis(100);
         const BATCHES_AT_ONCE: usize = 4;
@@ -248,29 +251,32 @@ impl KeyService {
         }
     }
 
-    /// Keys that have left the cache, or whose uses were to be written, and whose uses are not written yet.
+    /// Returns the number of keys that have left the cache, or whose uses were to be written, and
+    /// whose uses are not written yet.
     #[must_use]
     pub fn unwritten_uses(&self) -> usize {
         self.inner.cache.uses.keys()
     }
 
-    /// Uses of keys that were given up since the start, because those of too many keys waited to be written.
+    /// Returns the number of uses that were dropped since the start, because those of too many keys
+    /// waited to be written.
     #[must_use]
     pub fn uses_dropped_total(&self) -> u64 {
         self.inner.cache.uses.dropped_total()
     }
 
-    /// How old the oldest row of the log of changes was after the last sweep. `None` if the log was empty.
+    /// Returns the age of the oldest row of the log of changes after the last sweep. `None` if the
+    /// log was empty.
     #[must_use]
     pub fn oldest_change(&self) -> Option<Duration> {
         *self.inner.oldest_change.lock()
     }
 
-    /// Follows the changes that others make, and does what has to be done from time to time: writes uses, forgets full
-    /// buckets, deletes expired idempotent answers. Never ends: run it on a task of its own, on a runtime with several
-    /// threads, and call [`flush_uses`](Self::flush_uses) once more at the end.
+    /// Follows the changes of others, and runs periodic work: writes uses, removes full buckets,
+    /// deletes expired idempotent answers. Never ends: run it on a task of its own, on a runtime
+    /// with several threads, and call [`flush_uses`](Self::flush_uses) once more at the end.
     ///
-    /// Without it every verification asks the database, since nothing would say what has changed.
+    /// Without it every verification asks the database, because changes would be missed.
     pub async fn maintain(&self) {
         tokio::join!(self.follow_changes(), self.keep_house(), self.sweep());
     }
@@ -298,7 +304,8 @@ impl KeyService {
         }
     }
 
-    /// Deletes what is old, on its own: it may take some seconds, for which uses do not wait.
+    /// Deletes old rows, on a task of its own, because it may take some seconds, and writing uses
+    /// must not wait.
     async fn sweep(&self) {
         const INTERVAL: Duration = Duration::from_mins(1);
         let mut ticks = tokio::time::interval(INTERVAL);
@@ -318,14 +325,15 @@ impl KeyService {
         }
     }
 
-    /// Follows the changes that others make, for ever. Without it nothing is served from the cache.
+    /// Follows the changes of others, for ever. Without it nothing is served from the cache.
     async fn follow_changes(&self) {
         let inner = &*self.inner;
         let mut feed = inner.store.feed();
         let mut was_live = true;
         loop {
             feed.wait().await;
-            // Before the poll is sent: what is committed after this moment may be missing from its answer.
+            // Before the poll is sent, because commits after this moment may be missing from its
+            // answer.
             let began = lease::nanos(inner.clock.elapsed());
             match self.poll(&mut *feed).await {
                 Ok(has_taken_over) => {
@@ -367,8 +375,9 @@ impl KeyService {
         }
     }
 
-    /// Notes why changes cannot be followed, and says whether that is a new fault that does not pass by itself. While there is
-    /// one, the log may be incomplete, so nothing is trusted because of an earlier poll either.
+    /// Records why changes cannot be followed, and returns whether that is a new fault that does
+    /// not pass by itself. While there is one, the log may be incomplete, so earlier polls are not
+    /// trusted either.
     fn note_fault(&self, error: &StoreError) -> bool {
         let inner = &*self.inner;
         let mut fault = inner.following_fault.lock();
@@ -383,7 +392,8 @@ impl KeyService {
         is_new
     }
 
-    /// Applies what one poll finds, page by page, and says whether another server has taken over.
+    /// Applies the changes of one poll, page by page, and returns whether another server has taken
+    /// over.
     async fn poll(&self, feed: &mut dyn ChangeFeed) -> Result<bool, StoreError> {
         loop {
             let changes = feed.poll().await?;
@@ -391,7 +401,7 @@ impl KeyService {
             if !changes.more {
                 return Ok(changes.took_over);
             }
-            // Between pages, requests that share this thread have their turn.
+            // Between pages, requests that share this thread get their turn.
             tokio::task::yield_now().await;
         }
     }
@@ -455,7 +465,7 @@ impl KeyService {
         self.inner.cache.uses.record(used);
     }
 
-    /// Says once for each plan that accounts have and the configuration has not.
+    /// Logs each plan of accounts that is not configured, once.
     pub(crate) fn note_missing_plan(&self, account: AccountId, plan: &PlanName) {
         if self.inner.plans.find(plan).is_none()
             && self.inner.missing_plans.lock().insert(plan.clone())
@@ -469,7 +479,7 @@ impl KeyService {
     }
 }
 
-/// An error with its causes, on one line.
+/// Returns an error with its causes, on one line.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -488,38 +498,40 @@ impl fmt::Debug for KeyService {
     }
 }
 
-/// The longest grace: beyond five minutes a revocation that was missed is worse than an outage.
+/// Maximum grace: beyond five minutes a missed revocation is worse than an outage.
 pub const GRACE_MAX: Duration = Duration::from_mins(5);
 
-/// Accounts of one poll that are noted one by one. Each outdates the keys of one in 65,536 others as well, which is nothing for a few;
-/// for more it is worth looking at every record in the cache.
+/// Accounts of one poll that are recorded one by one. Each also outdates the keys of one in 65,536
+/// other accounts, which is negligible for a few. For more it is cheaper to examine every record in
+/// the cache.
 const ACCOUNTS_ONE_BY_ONE: usize = 256;
 
-/// Uses written in one transaction: enough to be quick, few enough to be done within a store's time limits.
+/// Uses written in one transaction: enough to be fast, few enough for a store's time limits.
 const USES_PER_BATCH: usize = 10_000;
 
 /// The same at the end of the program, where each must be done within a second or two.
 const LAST_USES_PER_BATCH: usize = 1_000;
 
-/// What the cache of a [`KeyService`] holds, and how far it is behind.
+/// Size of the cache of a [`KeyService`], and how far it is behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CacheState {
     /// Keys.
     pub entries: usize,
     /// Bytes they take beside their fixed part.
     pub bytes: usize,
-    /// How long ago everything was last known; `None` as long as no changes are followed. Beyond
-    /// [`REVOCATION_BOUND`](crate::ports::REVOCATION_BOUND) the cache is of no use.
+    /// Time since all changes were last known. `None` as long as no changes are followed. Beyond
+    /// [`REVOCATION_BOUND`](crate::ports::REVOCATION_BOUND) the cache is not used.
     pub behind: Option<Duration>,
-    /// Whether changes were followed over a living connection at the last turn. While they are not, the cache is good until it is
-    /// too far behind, and then the database is asked for every key.
+    /// Whether changes were followed over a working connection at the last turn. While they are
+    /// not, the cache is used until it is too far behind, and then the database is asked for every
+    /// key.
     pub is_listening: bool,
-    /// Whether the database has replicas and acknowledges changes before any of them has them. A failover then loses the last
-    /// changes.
+    /// Whether the database has replicas and acknowledges changes before any of them has them. A
+    /// failover then loses the last changes.
     pub is_replicated_asynchronously: bool,
 }
 
-/// Builds a [`KeyService`]. Everything has a default that is fit for production.
+/// Builds a [`KeyService`]. All defaults are suitable for production.
 #[must_use]
 pub struct KeyServiceBuilder {
     store: Arc<dyn KeyStore>,
@@ -533,44 +545,46 @@ pub struct KeyServiceBuilder {
 }
 
 impl KeyServiceBuilder {
-    /// The plans; by default those of [`Plans::documented`].
+    /// Sets the plans. Defaults to those of [`Plans::documented`].
     pub fn plans(mut self, plans: Plans) -> Self {
         self.plans = plans;
         self
     }
 
-    /// The limiter; by default one that counts inside this process.
+    /// Sets the limiter. Defaults to one that counts inside this process.
     pub fn limiter(mut self, limiter: Arc<dyn RateLimiter>) -> Self {
         self.limiter = Some(limiter);
         self
     }
 
-    /// How much the cache may hold; by default 1,000,000 keys and 256 MiB beside them.
+    /// Sets the maximum size of the cache. Defaults to 1,000,000 keys and 256 MiB beside them.
     pub fn cache(mut self, options: CacheOptions) -> Self {
         self.cache = options;
         self
     }
 
-    /// How long verification goes on with what was valid at the last sync while the database is away: by default not at
-    /// all, at most [`GRACE_MAX`]. Answers say that they are stale.
+    /// Sets the time for which verification accepts keys that were valid at the last sync while the
+    /// database is unavailable. Defaults to zero, at most [`GRACE_MAX`]. Such answers are marked as
+    /// stale.
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = grace.min(GRACE_MAX);
         self
     }
 
-    /// The clock; by default that of the operating system.
+    /// Sets the clock. Defaults to that of the operating system.
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.clock = Arc::new(clock);
         self
     }
 
-    /// The source of secrets; by default that of the operating system. For tests that must be repeatable.
+    /// Sets the source of secrets. Defaults to that of the operating system. For tests that must be
+    /// repeatable.
     pub fn rng(mut self, rng: impl CryptoRng + Send + 'static) -> Self {
         self.entropy = Entropy::from_rng(rng);
         self
     }
 
-    /// The service.
+    /// Builds the service.
     #[must_use]
     #[expect(clippy::missing_panics_doc, reason = "a constant name is legal")]
     pub fn build(self) -> KeyService {

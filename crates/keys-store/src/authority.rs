@@ -9,13 +9,13 @@ use crate::postgres::Held;
 use crate::rows::{self, AccountRow, CorruptAccount, KeyRow, stored_key};
 use crate::types::DbId;
 
-/// The condition that the caller is as it was when it was accepted, for a change to `account` in one
-/// statement. `None` unless the caller's key belongs to the account and is acceptable by the records
-/// that are known.
+/// The condition that the caller is as it was when it was accepted, for a change to `account` in
+/// one statement. `None` unless the caller's key belongs to the account and is acceptable by the
+/// records that are known.
 ///
-/// The lock on the account comes first, so two such changes never wait for each other's keys. Callers
-/// without an account in common, such as two operators that revoke each other's keys, need both keys
-/// locked in order, which takes several statements.
+/// The lock on the account comes first, so two such changes never wait for each other's keys.
+/// Callers without an account in common, such as two operators that revoke each other's keys, need
+/// both keys locked in order, which takes several statements.
 pub(crate) fn held(change: &Change, account: AccountId) -> Option<(Held, &Account)> {
     let Authority::Caller(caller) = &change.authority else {
         return None;

@@ -126,7 +126,8 @@ fn rows_of(new: &NewKey, change: &Change) -> (NewKeyRow, EventRow) {
     (row, event)
 }
 
-/// The condition on which the key may be made in one statement. `None` if it has to be judged by what the transaction sees.
+/// The condition on which the key may be made in one statement. `None` if it has to be judged by
+/// what the transaction sees.
 fn held_for(new: &NewKey, change: &Change) -> Option<Held> {
     let (held, account) = authority::held(change, new.key.account_id?)?;
     let max = new.admission.keys_max(account).ok()?;

@@ -40,7 +40,8 @@ pub(crate) use start::{Capacity, capacity};
 /// Keys that one statement updates. With many more the planner would read the whole table.
 const USES_PER_STATEMENT: usize = 1_000;
 
-/// Writes a key and its audit event, in one statement. `false`, and nothing is written, if `held` is not as it was.
+/// Writes a key and its audit event, in one statement. `false`, and nothing is written, if `held`
+/// is not as it was.
 pub(crate) async fn insert_key(
     mut connection: &AsyncPgConnection,
     held: Option<Held>,

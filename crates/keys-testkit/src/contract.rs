@@ -1,8 +1,9 @@
-//! What every [`KeyStore`] is held to. Each sentence of the port's documentation has its cases here.
+//! The contract of every [`KeyStore`]. Each sentence of the port's documentation has its cases
+//! here.
 //!
-//! A crate that has a store writes [`store_contract!`](crate::store_contract!), and, where its audit trail can be
-//! read, [`store_audit_contract!`](crate::store_audit_contract!); each case becomes a test of its own on a store of
-//! its own.
+//! A crate with a store calls [`store_contract!`](crate::store_contract!), and, if its audit trail
+//! can be read, [`store_audit_contract!`](crate::store_audit_contract!). Each case becomes a test
+//! of its own on a store of its own.
 #![expect(
     clippy::unwrap_used,
     reason = "the cases are tests, though not in the crate they run in"
@@ -36,11 +37,11 @@ pub use following::*;
 pub use idempotency::*;
 pub use keys::*;
 
-/// Makes one test of each case of the contract.
+/// Creates one test of each case of the contract.
 ///
-/// The first argument names the module that the tests are in. The second is a future, evaluated anew for each
-/// test, that gives an empty store: an `Arc<dyn KeyStore>`, or that together with whatever must be kept as long as
-/// the store, such as a [`Database`](crate::postgres::Database).
+/// The first argument names the module of the tests. The second is a future, evaluated again for
+/// each test, that returns an empty store: an `Arc<dyn KeyStore>`, or that together with a value
+/// that must live as long as the store, such as a [`Database`](crate::postgres::Database).
 ///
 /// ```
 /// use std::sync::Arc;
@@ -59,7 +60,7 @@ macro_rules! store_contract {
         $crate::contract_tests! {
             $name, run, $fixture;
 
-            // Keys: what is stored, found and listed.
+            // Keys: storing, finding and listing.
             keys_come_back_as_they_were
             listed_keys_are_as_they_were
             key_is_found_only_when_digest_and_pepper_are_equal
@@ -169,9 +170,10 @@ macro_rules! store_contract {
     };
 }
 
-/// Makes one test of each case of the contract that looks at the audit trail.
+/// Creates one test of each case of the contract that reads the audit trail.
 ///
-/// As [`store_contract!`], but the future gives an [`AuditedStore`](crate::contract::AuditedStore).
+/// Like [`store_contract!`], but the future returns an
+/// [`AuditedStore`](crate::contract::AuditedStore).
 #[macro_export]
 macro_rules! store_audit_contract {
     ($name:ident, $fixture:expr) => {
@@ -187,7 +189,7 @@ macro_rules! store_audit_contract {
     };
 }
 
-/// Not for use by itself: the tests of [`store_contract!`] and [`store_audit_contract!`].
+/// Not for direct use: the tests of [`store_contract!`] and [`store_audit_contract!`].
 #[doc(hidden)]
 #[macro_export]
 macro_rules! contract_tests {
@@ -206,7 +208,7 @@ macro_rules! contract_tests {
     };
 }
 
-/// A store to be tested, and what must live as long as it.
+/// A store to be tested, and a value that must live as long as it.
 pub struct Fixture {
     store: Arc<dyn KeyStore>,
     guard: Option<Box<dyn Any + Send>>,
@@ -236,12 +238,12 @@ where
     let runtime = runtime();
     let Fixture { store, guard } = runtime.block_on(fixture).into();
     runtime.block_on(in_time(case(store)));
-    // A database is dropped when nothing is connected to it any more.
+    // A database can be dropped only without connections.
     drop(runtime);
     drop(guard);
 }
 
-/// Runs one case that looks at the audit trail on several threads.
+/// Runs one case that reads the audit trail on several threads.
 pub fn run_audited<F>(
     fixture: impl Future<Output = AuditedStore>,
     case: impl FnOnce(AuditedStore) -> F,
@@ -253,7 +255,8 @@ pub fn run_audited<F>(
     runtime.block_on(in_time(case(store)));
 }
 
-/// A store that locks itself up, or never refuses what a case waits to be refused, fails rather than hangs.
+/// Fails a store that deadlocks, or never gives the refusal that a case waits for, instead of
+/// hanging.
 async fn in_time(case: impl Future<Output = ()>) {
     const AT_MOST: Duration = Duration::from_mins(2);
     let ended = tokio::time::timeout(AT_MOST, case).await;

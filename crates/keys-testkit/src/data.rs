@@ -1,4 +1,4 @@
-//! Builders of test data. Whatever a test does not mention has a sane default and does not matter to it.
+//! Builders of test data. Every property that a test does not set has a sane default.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -14,16 +14,17 @@ use rand_chacha::ChaCha20Rng;
 
 use crate::rng::seeded;
 
-/// 2026-01-01T12:00:00Z: when tests happen.
+/// 2026-01-01T12:00:00Z: the time of tests.
 pub const NOON: Timestamp = Timestamp::from_unix_micros(1_767_268_800_000_000);
 
-/// [`NOON`] and so many seconds more, or less.
+/// Returns [`NOON`] plus this many seconds, which may be negative.
 #[must_use]
 pub const fn noon_plus(seconds: i64) -> Timestamp {
     Timestamp::from_unix_micros(NOON.unix_micros() + seconds * 1_000_000)
 }
 
-/// The documented plans `free`, `pro` (10 keys) and `business`, and `tiny`, which is `pro` with 2 keys.
+/// Returns the documented plans `free`, `pro` (10 keys) and `business`, and `tiny`, which is `pro`
+/// with 2 keys.
 #[must_use]
 pub fn plans() -> Arc<Plans> {
     let documented = Plans::documented();
@@ -39,19 +40,19 @@ pub fn plans() -> Arc<Plans> {
     Arc::new(Plans::new(all))
 }
 
-/// The plan name `name`.
+/// Returns the plan name `name`.
 #[must_use]
 pub fn plan(name: &str) -> PlanName {
     name.parse().expect("tests name legal plans")
 }
 
-/// The pepper name `id`.
+/// Returns the pepper name `id`.
 #[must_use]
 pub fn pepper_id(id: &str) -> PepperId {
     id.parse().expect("tests name legal peppers")
 }
 
-/// A ring of the one pepper `id`. The same id is always the same pepper.
+/// Returns a ring with only the pepper `id`. The same id is always the same pepper.
 #[must_use]
 pub fn pepper_ring(id: &str) -> PepperRing {
     let mut bytes = [0x5a; Pepper::MIN_LEN];
@@ -60,20 +61,20 @@ pub fn pepper_ring(id: &str) -> PepperRing {
     PepperRing::new(pepper_id(id), pepper)
 }
 
-/// A generator that no other test data uses.
+/// Returns a generator that no other test data uses.
 fn fresh_rng() -> ChaCha20Rng {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     seeded(NEXT.fetch_add(1, Relaxed))
 }
 
-/// A new event identifier.
+/// Returns a new event identifier.
 #[must_use]
 pub fn an_event_id() -> EventId {
     let Ok(id) = EventId::generate(NOON, &mut fresh_rng());
     id
 }
 
-/// An account on `pro`, enabled, without external id, created a day ago.
+/// Returns an account on `pro`, enabled, without external id, created a day ago.
 pub fn an_account() -> AccountBuilder {
     AccountBuilder {
         plan: plan("pro"),
@@ -94,7 +95,7 @@ pub struct AccountBuilder {
 }
 
 impl AccountBuilder {
-    /// On the plan of this name.
+    /// Sets the plan by its name.
     pub fn plan(mut self, name: &str) -> Self {
         self.plan = plan(name);
         self
@@ -106,19 +107,19 @@ impl AccountBuilder {
         self
     }
 
-    /// With this external id.
+    /// Sets the external id.
     pub fn external_id(mut self, external_id: impl Into<String>) -> Self {
         self.external_id = Some(external_id.into());
         self
     }
 
-    /// Created then; its identifier says so too.
+    /// Sets the time of creation, which the identifier contains too.
     pub fn created_at(mut self, created_at: Timestamp) -> Self {
         self.created_at = created_at;
         self
     }
 
-    /// The account, with a new identifier.
+    /// Builds the account, with a new identifier.
     #[must_use]
     pub fn build(self) -> Account {
         let Ok(id) = AccountId::generate(self.created_at, &mut fresh_rng());
@@ -135,7 +136,7 @@ impl AccountBuilder {
     }
 }
 
-/// A key that may be used for anything from anywhere, for ever; an operator's, unless given an account.
+/// Returns a key without restrictions and expiry; an operator key, unless an account is set.
 ///
 /// Its admission has the plan gate and the cap, under [`plans`].
 pub fn a_key() -> KeyBuilder {
@@ -171,83 +172,83 @@ pub struct KeyBuilder {
 }
 
 impl KeyBuilder {
-    /// An API key of this account.
+    /// Makes it an API key of this account.
     pub fn of(mut self, account: &Account) -> Self {
         self.kind = KeyKind::Account;
         self.account_id = Some(account.id);
         self
     }
 
-    /// A session of this account.
+    /// Makes it a session of this account.
     pub fn session_of(mut self, account: &Account) -> Self {
         self.kind = KeyKind::Session;
         self.account_id = Some(account.id);
-        // No session is without an end.
+        // Every session has an expiry.
         self.expires_at = self.expires_at.or(Some(noon_plus(3_600)));
         self
     }
 
-    /// With this name, of up to 500 characters.
+    /// Sets the name, of up to 500 characters.
     pub fn name(mut self, name: &str) -> Self {
         self.name = KeyName::from_memo(name).expect("tests use legal names");
         self
     }
 
-    /// Only to be used from these networks.
+    /// Limits it to these networks.
     pub fn allowed<'a>(mut self, networks: impl IntoIterator<Item = &'a str>) -> Self {
         self.allowed_networks = AllowedNetworks::parse(networks).expect("tests use legal networks");
         self
     }
 
-    /// With these scopes.
+    /// Sets the scopes.
     pub fn scopes<'a>(mut self, scopes: impl IntoIterator<Item = &'a str>) -> Self {
         self.scopes = ScopeSet::parse(scopes).expect("tests use legal scopes");
         self
     }
 
-    /// No longer valid from this moment on.
+    /// Sets the time from which it is no longer valid.
     pub fn expires_at(mut self, expires_at: Timestamp) -> Self {
         self.expires_at = Some(expires_at);
         self
     }
 
-    /// Created then; its identifier says so too.
+    /// Sets the time of creation, which the identifier contains too.
     pub fn created_at(mut self, created_at: Timestamp) -> Self {
         self.created_at = created_at;
         self
     }
 
-    /// Kept under this pepper of [`pepper_ring`].
+    /// Stores it under this pepper of [`pepper_ring`].
     pub fn pepper(mut self, id: &str) -> Self {
         id.clone_into(&mut self.pepper);
         self
     }
 
-    /// Whatever the plan's maximum of keys.
+    /// Ignores the plan's maximum of keys.
     pub fn without_cap(mut self) -> Self {
         self.admission.policy.cap = false;
         self
     }
 
-    /// Whether or not the plan has keys.
+    /// Accepts a plan without keys.
     pub fn without_plan_gate(mut self) -> Self {
         self.admission.policy.plan_gate = false;
         self
     }
 
-    /// The record, with a new identifier and the shown prefix of a new secret.
+    /// Builds the record, with a new identifier and the shown prefix of a new secret.
     #[must_use]
     pub fn build(self) -> ApiKey {
         self.build_new().key
     }
 
-    /// The record and what is stored with it.
+    /// Builds the record and its stored digest.
     #[must_use]
     pub fn build_new(self) -> NewKey {
         self.issue().1
     }
 
-    /// The secret, and what is stored of it.
+    /// Builds the secret, and the stored record with its digest.
     #[must_use]
     pub fn issue(self) -> (SecretKey, NewKey) {
         let prefix = match self.kind {
@@ -282,7 +283,7 @@ impl KeyBuilder {
     }
 }
 
-/// A change made at [`NOON`] on the owner's own word, completing nothing.
+/// Returns a change made at [`NOON`] without a caller, which completes nothing.
 pub fn a_change() -> ChangeBuilder {
     ChangeBuilder {
         at: NOON,
@@ -303,31 +304,31 @@ pub struct ChangeBuilder {
 }
 
 impl ChangeBuilder {
-    /// Made then.
+    /// Sets the time.
     pub fn at(mut self, at: Timestamp) -> Self {
         self.at = at;
         self
     }
 
-    /// On the word of this caller.
+    /// Sets the caller.
     pub fn by(mut self, caller: &Caller) -> Self {
         self.authority = Authority::Caller(caller.clone());
         self
     }
 
-    /// Completing this reservation.
+    /// Completes this reservation.
     pub fn completing(mut self, completion: &Completion) -> Self {
         self.completion = Some(completion.clone());
         self
     }
 
-    /// For this reason.
+    /// Sets the reason.
     pub fn because(mut self, reason: &'static str) -> Self {
         self.reason = Some(reason);
         self
     }
 
-    /// The change, with a new event identifier.
+    /// Builds the change, with a new event identifier.
     #[must_use]
     pub fn build(self) -> Change {
         Change {
@@ -340,7 +341,8 @@ impl ChangeBuilder {
     }
 }
 
-/// The holder of `key` as a caller: from no known address, for something that needs no scope and no plan.
+/// Returns the holder of `key` as a caller: from an unknown address, for a purpose that needs no
+/// scope and no plan.
 #[must_use]
 pub fn a_caller(key: &ApiKey) -> Caller {
     Caller {
@@ -366,7 +368,7 @@ pub fn an_accepted_caller(key: &ApiKey, account: &Account) -> Caller {
     }
 }
 
-/// How long [`RESERVATION_PENDING`](keys_service::ports::RESERVATION_PENDING) is, in whole seconds.
+/// Returns [`RESERVATION_PENDING`](keys_service::ports::RESERVATION_PENDING) in whole seconds.
 pub(crate) const fn seconds(duration: Duration) -> i64 {
     duration.as_secs().cast_signed()
 }

@@ -15,7 +15,7 @@ use crate::credential::credential;
 use crate::problem;
 use crate::rejection::{CredentialFault, Rejection};
 
-/// Lets a request through if `judge` grants the credential that it presents. A denial counts as a failed
+/// Lets a request pass if `judge` accepts its credential. A denial counts as a failed
 /// authentication of the client address.
 pub(super) async fn admit<T>(
     api: &Api,
@@ -32,13 +32,13 @@ pub(super) async fn admit<T>(
         Err(CredentialError::Conflicting) => return Err(Rejection::ConflictingCredentials),
         Err(_) => Rejection::unauthenticated(CredentialFault::Denied(Denial::Malformed)),
     };
-    // Boxed, so that requests that are let through do not carry it along.
+    // Boxed, so that the future of a request that passes stays small.
     Err(Box::pin(api.count_failure(address, rejection)).await)
 }
 
 impl Api {
-    /// Counts a failed authentication against the client address. Once too many were counted, returns
-    /// the rejection by that limit instead.
+    /// Counts a failed authentication against the client address. Once too many were counted,
+    /// returns the rejection by that limit instead.
     pub(crate) async fn count_failure(
         &self,
         address: Option<IpAddr>,
@@ -53,7 +53,7 @@ impl Api {
     }
 }
 
-/// The identity that a guard has left for the handler.
+/// Returns the identity that a guard has stored for the handler.
 pub(super) fn identity<T: Clone + 'static>(request: &HttpRequest) -> Ready<Result<T, Error>> {
     let found = request.extensions().get::<T>().cloned();
     ready(found.ok_or_else(|| {

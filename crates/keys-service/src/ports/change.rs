@@ -1,4 +1,4 @@
-//! What every change carries.
+//! The data that every change carries.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -10,16 +10,16 @@ use keys_core::{
 
 use super::idempotency::Completion;
 
-/// On whose word a change is made.
+/// The authority of a change.
 #[derive(Debug, Clone)]
 pub enum Authority {
     /// The owner of the machine or of the embedding program.
     Trusted,
-    /// The holder of a credential, to be judged again inside the transaction.
+    /// The holder of a credential, to be checked again inside the transaction.
     Caller(Caller),
 }
 
-/// A credential that was accepted for a change, and what it was accepted for.
+/// A credential that was accepted for a change, with the requirements it was accepted for.
 #[derive(Debug, Clone)]
 pub struct Caller {
     /// The credential.
@@ -28,11 +28,11 @@ pub struct Caller {
     pub kind: KeyKind,
     /// The account it belongs to, which the stored key must belong to.
     pub account_id: Option<AccountId>,
-    /// Where the request came from.
+    /// The client's address.
     pub address: Option<IpAddr>,
-    /// The scopes that the change needs.
+    /// Scopes that the change needs.
     pub scopes: ScopeSet,
-    /// The plans its account must satisfy; `None` where the plan does not matter.
+    /// Plans that its account must satisfy. `None` if the plan does not matter.
     pub plans: Option<Arc<Plans>>,
     /// The records by which it was accepted. The store may judge the caller by them and make the
     /// change on the condition that they are still as they were, instead of reading them again.
@@ -64,18 +64,19 @@ impl Caller {
     }
 }
 
-/// What every change carries: when, on whose word, from where, and which reserved answer it completes.
+/// The data that every change carries: its time, its authority, the client address, and the
+/// reserved answer that it completes.
 #[derive(Debug, Clone)]
 pub struct Change {
-    /// When the change is made.
+    /// Time of the change.
     pub at: Timestamp,
     /// Identifies its audit event.
     pub event_id: EventId,
-    /// On whose word.
+    /// Authority of the change.
     pub authority: Authority,
-    /// The idempotent answer to keep in the same transaction, if one was reserved.
+    /// The idempotent answer to store in the same transaction, if one was reserved.
     pub completion: Option<Completion>,
-    /// The reason of a change that no caller asks for at this moment, for the audit trail.
+    /// The reason of a change that no caller requests at this moment, for the audit trail.
     pub reason: Option<&'static str>,
 }
 

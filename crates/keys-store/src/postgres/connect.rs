@@ -249,8 +249,8 @@ impl PostgresConnector {
                     millis(options.operation_timeout),
                 ),
                 ("synchronous_commit", "on".to_owned()),
-                // A statement that waited for a lock must see the commits made meanwhile, independent
-                // of the defaults of the role or the database.
+                // A statement that waited for a lock must see the commits made meanwhile,
+                // independent of the defaults of the role or the database.
                 ("default_transaction_isolation", "read committed".to_owned()),
                 // Plans statements once for each connection, not once for each execution. By
                 // default the server plans a look-up of few keys each time, because it expects a

@@ -14,9 +14,9 @@ use crate::types::{Id, Moment, NetworkList, TextList};
 /// otherwise none.
 ///
 /// Locks that have to be waited for come with the latest version of their row, and the conditions
-/// hold for that version (`EvalPlanQual`). So they hold until the transaction ends, in one statement.
-/// What is not locked is seen as it was when the statement began. In particular keys must not be
-/// counted in it, but the counter of an account is a row that can be locked.
+/// hold for that version (`EvalPlanQual`). So they hold until the transaction ends, in one
+/// statement. What is not locked is seen as it was when the statement began. In particular keys
+/// must not be counted in it, but the counter of an account is a row that can be locked.
 pub(crate) struct Held {
     account: NewAccountRow,
     key: WrittenKeyRow,
@@ -32,8 +32,8 @@ impl Held {
         }
     }
 
-    /// And if the account has less than `max` keys that are not revoked. That is a narrower condition
-    /// than less than `max` usable keys, because expired ones count.
+    /// And if the account has less than `max` keys that are not revoked. That is a narrower
+    /// condition than less than `max` usable keys, because expired ones count.
     pub(crate) fn with_less_than(mut self, max: u32) -> Self {
         self.listed_below = Some(max.into());
         self

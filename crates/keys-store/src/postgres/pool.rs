@@ -337,8 +337,8 @@ impl Pool {
         self.open_for(Purpose::Write, opening).await
     }
 
-    /// Runs `statement`, which is a transaction by itself. It is not known whether one that is given up has begun to commit,
-    /// so it is left to its end, as a commit is.
+    /// Runs `statement`, which is a transaction by itself. It is not known whether one that is
+    /// given up has begun to commit, so it is left to its end, as a commit is.
     pub(crate) async fn at_once<T, S>(&self, statement: S) -> Result<T, StoreError>
     where
         T: Send + 'static,

@@ -1,5 +1,5 @@
-//! Callers that come with the records by which they were accepted: the store may take these for its own, and a change
-//! is made only if they still are.
+//! Callers that come with the records by which they were accepted: the store may take these for its
+//! own, and a change is made only if they still are.
 
 use std::sync::Arc;
 
@@ -23,7 +23,8 @@ fn on(name: &str) -> AccountPatch {
     }
 }
 
-/// Tries both changes that a holder makes, and looks that each was refused for `denial` and left nothing.
+/// Tries both changes that a holder makes, and looks that each was refused for `denial` and left
+/// nothing.
 async fn assert_refused(
     store: &dyn KeyStore,
     caller: &Caller,
@@ -108,7 +109,8 @@ pub async fn accepted_caller_acts_on_the_account_as_it_is_now(store: Arc<dyn Key
     assert!(revoked.unwrap().is_none());
 }
 
-/// As without the records: the cap is exact, also for the first keys of an account and with keys that have expired.
+/// As without the records: the cap is exact, also for the first keys of an account and with keys
+/// that have expired.
 pub async fn forty_concurrent_creates_of_accepted_callers_give_ten(store: Arc<dyn KeyStore>) {
     for expired in [0, 3] {
         let account = add_account(&*store, an_account().build()).await;
@@ -135,8 +137,8 @@ pub async fn forty_concurrent_creates_of_accepted_callers_give_ten(store: Arc<dy
     }
 }
 
-/// Keys are made and revoked on the word of a key while it, or its account, loses its right to that. Once that is answered,
-/// nothing more happens.
+/// Keys are made and revoked on the word of a key while it, or its account, loses its right to
+/// that. Once that is answered, nothing more happens.
 pub async fn nothing_happens_once_an_accepted_caller_is_refused(store: Arc<dyn KeyStore>) {
     for round in 0..6 {
         let account = add_account(&*store, an_account().build()).await;
@@ -188,8 +190,8 @@ pub async fn nothing_happens_once_an_accepted_caller_is_refused(store: Arc<dyn K
     }
 }
 
-/// Many keys of one account revoke one another at once: each revocation that is answered was made by a key that was not
-/// revoked before, and none waits for ever.
+/// Many keys of one account revoke one another at once: each revocation that is answered was made
+/// by a key that was not revoked before, and none waits for ever.
 pub async fn accepted_callers_revoke_one_another(store: Arc<dyn KeyStore>) {
     let account = add_account(&*store, an_account().build()).await;
     let mut keys = Vec::new();
