@@ -33,8 +33,9 @@ use crate::usage::{self, Unwritten, Used};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// // In production: `PepperRing::new("p1".parse()?, Pepper::from_base64(&secret_from_your_vault)?)`.
-/// let peppers = PepperRing::new("p1".parse()?, Pepper::from_bytes(b"an example of thirty-two bytes..")?);
+/// // In production: `Pepper::from_base64(&secret_from_your_vault)?`.
+/// let pepper = Pepper::from_bytes(b"an example of thirty-two bytes..")?;
+/// let peppers = PepperRing::new("p1".parse()?, pepper);
 /// let service = KeyService::builder(MemoryStore::default(), peppers).build();
 ///
 /// let system = Actor::system();

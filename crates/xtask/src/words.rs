@@ -58,16 +58,16 @@ const fn wanted(name: &'static str, forms: &'static [&'static str], least: f64) 
 }
 
 const TERMS: [Term; 10] = [
-    avoided(&["whoever"], 9),
-    avoided(&["nobody"], 7),
-    avoided(&["somebody"], 2),
-    avoided(&["everybody"], 2),
-    avoided(&["strangers", "stranger"], 1),
+    avoided(&["whoever"], 0),
+    avoided(&["nobody"], 1),
+    avoided(&["somebody"], 0),
+    avoided(&["everybody"], 0),
+    avoided(&["strangers", "stranger"], 0),
     Term {
         name: "what is/was/has",
         forms: &["what is", "what was", "what has"],
         goal: Goal::AtMost(2.0),
-        ceiling: Some(20),
+        ceiling: Some(10),
     },
     wanted("returns", &["returns"], 22.0),
     wanted("because", &["because"], 1.0),

@@ -15,8 +15,9 @@ use crate::types::{Id, Moment, NetworkList, TextList};
 ///
 /// Locks that have to be waited for come with the latest version of their row, and the conditions
 /// hold for that version (`EvalPlanQual`). So they hold until the transaction ends, in one
-/// statement. What is not locked is seen as it was when the statement began. In particular keys
-/// must not be counted in it, but the counter of an account is a row that can be locked.
+/// statement. Rows that are not locked are seen as they were when the statement began. In
+/// particular keys must not be counted in it, but the counter of an account is a row that can be
+/// locked.
 pub(crate) struct Held {
     account: NewAccountRow,
     key: WrittenKeyRow,
