@@ -17,12 +17,13 @@
 //!
 //! # Features
 //!
-//! Both are on by default. Without them the crate is the guard, the access log and the limits of connections.
+//! Both are on by default. Without them the crate is the guard, the access log and the limits of
+//! connections.
 //!
 //! | Feature | Adds |
 //! |---|---|
 //! | `surfaces` | the surfaces of the table and `Api::configure` |
-//! | `metrics` | metrics for Prometheus and `Api::configure_metrics`, which serves them at `/metrics` |
+//! | `metrics` | metrics for Prometheus, and `Api::configure_metrics` to serve them |
 //!
 //! ```
 //! use actix_web::App;
