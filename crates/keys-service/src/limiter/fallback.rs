@@ -288,7 +288,7 @@ mod tests {
                 allowed: true,
                 remaining: 0,
                 // All of it is taken.
-                reset: Duration::from_secs(60),
+                reset: Duration::from_mins(1),
                 retry_after: Duration::ZERO,
             })
         }
