@@ -11,6 +11,9 @@ use tokio::time::{Instant, sleep};
 
 use super::{add_account, add_key, by_hand, connect, open};
 
+/// Whether an error is the one that a case expects.
+type IsExpected = Box<dyn Fn(&ChangeError) -> bool>;
+
 /// The last statements of idle connections of the store that were such a change.
 const LAST_HELD: &str = "select count(*) from pg_stat_activity where datname = current_database() \
                          and application_name = 'keys' and query like 'with held as %'";
@@ -68,7 +71,7 @@ async fn what_is_committed_while_the_statement_waits_for_a_lock_counts() {
     let fill = "insert into api_key (id, account_id, kind, digest, pepper_id, shown_prefix, created_at) \
                 select gen_random_uuid(), '{account}', 2, sha256(gen_random_uuid()::text::bytea), 'p1', 'p', now() \
                 from generate_series(1, 9)";
-    let cases: [(&str, Box<dyn Fn(&ChangeError) -> bool>); 4] = [
+    let cases: [(&str, IsExpected); 4] = [
         (
             "update account set disabled = true where id = '{account}'",
             Box::new(is_denied(Denial::AccountDisabled)),
