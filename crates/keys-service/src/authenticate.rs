@@ -101,7 +101,7 @@ pub struct ManagementPolicy {
 impl KeyService {
     /// Finds out who presents `presented` from `address`, and judges it against `requirement`.
     ///
-    /// Checks form and checksum first, then whether the key is known, then as [`judge`] does. An
+    /// Checks form and checksum first, then whether the key is known, then as [`judge`](judge()) does. An
     /// acceptance counts as a use of the key only once [`record_success`](Self::record_success) is
     /// called.
     ///

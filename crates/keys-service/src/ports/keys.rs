@@ -26,7 +26,7 @@ pub trait Keys: Send + Sync + 'static {
     async fn keys(&self, owner: KeyOwner, offset: u64, limit: u32) -> Result<KeyPage, StoreError>;
 
     /// Adds a key. Audit action `key.created`. With an account: it is locked, admitted, its usable
-    /// keys of kind [`KeyKind::Account`] are counted (not revoked, and not expired at `change.at`)
+    /// keys of kind [`KeyKind::Account`](keys_core::KeyKind::Account) are counted (not revoked, and not expired at `change.at`)
     /// and compared with the cap, all in one transaction. The cap applies to keys of that kind
     /// only.
     async fn insert_key(&self, key: NewKey, change: Change) -> Result<(), ChangeError>;
@@ -109,7 +109,7 @@ impl Admission {
 /// The keys to list. Revoked keys are never listed; expired ones are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyOwner {
-    /// The keys of kind [`KeyKind::Account`] of this account.
+    /// The keys of kind [`KeyKind::Account`](keys_core::KeyKind::Account) of this account.
     Account(AccountId),
     /// The operator keys.
     Operators,

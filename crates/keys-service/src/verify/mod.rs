@@ -7,9 +7,9 @@
 //!
 //! | Module | Holds |
 //! |---|---|
-//! | [`request`], [`verdict`] | requests and verdicts |
-//! | [`cached`] | the judgement of a cached record |
-//! | [`batch`] | verdicts that wait for the database, a limit, or other requests |
+//! | `request`, `verdict` | requests and verdicts |
+//! | `cached` | the judgement of a cached record |
+//! | `batch` | verdicts that wait for the database, a limit, or other requests |
 
 mod batch;
 mod cached;

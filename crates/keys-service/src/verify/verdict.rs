@@ -50,7 +50,7 @@ impl Freshness {
     }
 }
 
-/// The answer to a [`VerifyRequest`].
+/// The answer to a [`VerifyRequest`](super::VerifyRequest).
 #[derive(Debug, Clone)]
 pub struct Verdict {
     /// The code.
