@@ -62,10 +62,12 @@ impl fmt::Display for ExternalId {
 #[error(
     "an external id is 1 to 255 characters, at least one of them visible, and no control character or bidirectional override"
 )]
+#[non_exhaustive]
 pub struct InvalidExternalId;
 
 /// An account. It holds keys, and its plan sets their maximum and the rate limits.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Account {
     /// Our identifier.
     pub id: AccountId,
@@ -77,6 +79,20 @@ pub struct Account {
     pub disabled: bool,
     /// Time of creation.
     pub created_at: Timestamp,
+}
+
+impl Account {
+    /// Creates the record of an enabled account without external identifier.
+    #[must_use]
+    pub const fn new(id: AccountId, plan: PlanName, created_at: Timestamp) -> Self {
+        Self {
+            id,
+            external_id: None,
+            plan,
+            disabled: false,
+            created_at,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -53,6 +53,7 @@ impl fmt::Display for AuditAction {
 
 /// An entry of the audit trail: the actor, the change, its time and the client address.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct AuditEvent {
     /// The identifier of the entry.
     pub id: EventId,
@@ -71,10 +72,34 @@ pub struct AuditEvent {
     pub reason: Option<String>,
 }
 
+impl AuditEvent {
+    /// Creates an entry without address and reason.
+    #[must_use]
+    pub const fn new(
+        id: EventId,
+        at: Timestamp,
+        actor: AuditActor,
+        action: AuditAction,
+        subject: AuditSubject,
+    ) -> Self {
+        Self {
+            id,
+            at,
+            actor,
+            action,
+            subject,
+            address: None,
+            reason: None,
+        }
+    }
+}
+
 /// The party that made a change.
-///
-/// The list is complete: a change is made by a credential or by the service itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[expect(
+    clippy::exhaustive_enums,
+    reason = "complete: a credential or the service itself makes a change"
+)]
 pub enum AuditActor {
     /// The service itself, or the program that it is embedded in.
     System,
@@ -118,9 +143,11 @@ impl AuditActor {
 }
 
 /// The thing that an [`AuditEvent`] is about.
-///
-/// The list is complete: nothing else can be changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[expect(
+    clippy::exhaustive_enums,
+    reason = "complete: nothing else can be changed"
+)]
 pub enum AuditSubject {
     /// An account.
     Account(AccountId),

@@ -19,6 +19,7 @@ pub const ID_LEN: usize = 22;
 /// exist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("an id is 22 characters of URL-safe base64")]
+#[non_exhaustive]
 pub struct InvalidId;
 
 macro_rules! id {

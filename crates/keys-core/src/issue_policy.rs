@@ -2,6 +2,7 @@
 
 /// Requirements on an account for a new key. By default both apply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct IssuePolicy {
     /// Whether the plan must have keys.
     pub plan_gate: bool,
@@ -15,6 +16,13 @@ impl IssuePolicy {
         plan_gate: false,
         cap: false,
     };
+
+    /// Lifts the maximum of usable keys.
+    #[must_use]
+    pub const fn without_cap(mut self) -> Self {
+        self.cap = false;
+        self
+    }
 }
 
 impl Default for IssuePolicy {

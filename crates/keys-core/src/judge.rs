@@ -39,6 +39,10 @@ pub trait Evidence {
 
 /// The intended use of a key.
 #[derive(Debug, Clone, Copy)]
+#[expect(
+    clippy::exhaustive_structs,
+    reason = "a new condition must be decided wherever a key is judged"
+)]
 pub struct Question<'a> {
     /// Kinds of keys that are accepted.
     pub kinds: &'a [KeyKind],
@@ -68,20 +72,11 @@ pub struct Question<'a> {
 /// let noon = Timestamp::parse_rfc3339("2026-01-01T12:00:00Z")?;
 /// let before = Timestamp::parse_rfc3339("2026-01-01T11:59:59Z")?;
 /// let secret = SecretKey::generate(&"operator".parse()?, &mut getrandom::SysRng)?;
-/// let key = ApiKey {
-///     id: KeyId::generate(before, &mut getrandom::SysRng)?,
-///     kind: KeyKind::Operator,
-///     account_id: None,
-///     shown_prefix: secret.shown_prefix(),
-///     name: None,
-///     allowed_networks: Default::default(),
-///     scopes: ScopeSet::parse(["keys:read"])?,
-///     expires_at: Some(noon),
-///     revoked_at: None,
-///     last_used_at: None,
-///     created_at: before,
-/// };
-/// let stored = StoredKey { key, account: None };
+/// let id = KeyId::generate(before, &mut getrandom::SysRng)?;
+/// let mut key = ApiKey::new(id, KeyKind::Operator, secret.shown_prefix(), before);
+/// key.scopes = ScopeSet::parse(["keys:read"])?;
+/// key.expires_at = Some(noon);
+/// let stored = StoredKey::new(key, None);
 /// let needed = ScopeSet::parse(["keys:read"])?;
 /// let question = Question {
 ///     kinds: &[KeyKind::Operator],
@@ -171,7 +166,6 @@ mod tests {
     use super::*;
     use crate::{AccountId, AllowedNetworks, ApiKey, KeyId, Plan, SecretKey};
     use rand_chacha::{ChaCha20Rng, rand_core::SeedableRng};
-    use std::collections::BTreeMap;
 
     const NOON: Timestamp = Timestamp::from_unix_micros(1_767_268_800_000_000);
     const JUST_BEFORE_NOON: Timestamp = Timestamp::from_unix_micros(NOON.unix_micros() - 1);
@@ -188,14 +182,9 @@ mod tests {
     }
 
     fn plans() -> Plans {
-        let plan = |keys| Plan {
-            keys,
-            keys_max: 10,
-            limits: BTreeMap::new(),
-        };
         Plans::new([
-            ("free".parse().unwrap(), plan(false)),
-            ("pro".parse().unwrap(), plan(true)),
+            ("free".parse().unwrap(), Plan::without_keys()),
+            ("pro".parse().unwrap(), Plan::with_keys(10)),
         ])
     }
 

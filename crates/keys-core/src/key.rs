@@ -11,13 +11,15 @@ use crate::secret::ShownPrefix;
 use crate::timestamp::Timestamp;
 
 /// The kind of a credential. Decided when it is created, never inferred from its scopes.
-///
-/// Exhaustive on purpose: code that decides by kind must decide for each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[cfg_attr(
     feature = "serde",
     derive(::serde::Serialize, ::serde::Deserialize),
     serde(rename_all = "lowercase")
+)]
+#[expect(
+    clippy::exhaustive_enums,
+    reason = "complete: code that decides by kind must decide for each"
 )]
 pub enum KeyKind {
     /// The credential of an operator. Belongs to no account; its scopes say what it may manage.
@@ -49,6 +51,7 @@ impl fmt::Display for KeyKind {
 
 /// The stored fields of a key, without its secret and its digest.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ApiKey {
     /// The identifier.
     pub id: KeyId,
@@ -75,6 +78,25 @@ pub struct ApiKey {
 }
 
 impl ApiKey {
+    /// Creates the record of a key that belongs to no account, does not expire, and may be used
+    /// from every address. It has no name and no scopes.
+    #[must_use]
+    pub fn new(id: KeyId, kind: KeyKind, shown_prefix: ShownPrefix, created_at: Timestamp) -> Self {
+        Self {
+            id,
+            kind,
+            account_id: None,
+            shown_prefix,
+            name: None,
+            allowed_networks: AllowedNetworks::default(),
+            scopes: ScopeSet::default(),
+            expires_at: None,
+            revoked_at: None,
+            last_used_at: None,
+            created_at,
+        }
+    }
+
     /// Returns whether the key counts towards the maximum of its account's plan at `now`: neither
     /// revoked nor expired.
     #[must_use]
@@ -85,9 +107,18 @@ impl ApiKey {
 
 /// A key with the account that holds it, read together.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct StoredKey {
     /// The key.
     pub key: ApiKey,
     /// Its account. `None` for an operator key.
     pub account: Option<Account>,
+}
+
+impl StoredKey {
+    /// Joins a key and its account.
+    #[must_use]
+    pub const fn new(key: ApiKey, account: Option<Account>) -> Self {
+        Self { key, account }
+    }
 }

@@ -3,20 +3,20 @@
 //! This crate is pure: no async, no input or output, no clock, no environment. Time and randomness
 //! are passed in, so every rule can be tested to the microsecond and used in any program.
 //!
-//! | Module | Holds |
+//! | Type | Is |
 //! |---|---|
-//! | [`secret`] | the full key: generation, parsing, checksum |
-//! | [`pepper`] | the digest of a key under a ring of peppers |
-//! | [`key`] | the record of a key |
-//! | [`judge`](mod@judge), [`denial`] | whether a key may be used, and the reasons to refuse it |
-//! | [`account`], [`plan`] | accounts, their limits and quotas |
-//! | [`audit`] | the changes that leave an event in the audit trail, and its fields |
-//! | [`network`], [`address`] | address lists, and the client's address of a request |
-//! | [`header`] | the credential in the headers of a request |
-//! | [`issue_policy`] | what an account must satisfy for a new key |
-//! | [`operator_scope`] | the scopes of operator keys |
-//! | [`scope`], [`name`], [`id`], [`timestamp`] | small value types |
-//! | [`suggestion`] | the known name nearest to a misspelt one |
+//! | [`SecretKey`], [`PresentedKey`] | the full key: generation, parsing, checksum |
+//! | [`PepperRing`], [`PepperedDigest`] | the digest of a key under a ring of peppers |
+//! | [`ApiKey`], [`StoredKey`] | the record of a key |
+//! | [`judge()`], [`Denial`] | whether a key may be used, and the reasons to refuse it |
+//! | [`Account`], [`Plans`] | accounts, their limits and quotas |
+//! | [`AuditEvent`] | a change in the audit trail |
+//! | [`AllowedNetworks`] | the addresses that may use a key |
+//! | [`OperatorScope`] | the scopes of operator keys |
+//!
+//! Functions for the edges of a program are in modules: [`header`] finds the credential of a
+//! request, [`address`] the address of its client, and [`suggestion`] the known name nearest to a
+//! misspelt one.
 //!
 //! | Feature | Adds |
 //! |---|---|
@@ -36,42 +36,49 @@
 //! # }
 //! ```
 
-pub mod account;
+mod account;
 pub mod address;
-pub mod audit;
+mod audit;
 mod base62;
-pub mod denial;
+mod denial;
 mod forwarded;
 pub mod header;
-pub mod id;
-pub mod issue_policy;
-pub mod judge;
-pub mod key;
+mod id;
+mod issue_policy;
+mod judge;
+mod key;
 mod mac;
-pub mod name;
-pub mod network;
-pub mod operator_scope;
-pub mod pepper;
-pub mod plan;
-pub mod scope;
-pub mod secret;
+mod name;
+mod network;
+mod operator_scope;
+mod pepper;
+mod plan;
+mod scope;
+mod secret;
 #[cfg(feature = "serde")]
 mod serde;
 pub mod suggestion;
-pub mod timestamp;
+mod timestamp;
 
-pub use account::{Account, ExternalId};
+pub use account::{Account, ExternalId, InvalidExternalId};
 pub use audit::{AuditAction, AuditActor, AuditEvent, AuditSubject};
 pub use denial::Denial;
-pub use id::{AccountId, EventId, KeyId};
+pub use id::{AccountId, EventId, ID_LEN, InvalidId, KeyId};
 pub use issue_policy::IssuePolicy;
-pub use judge::{Evidence, Question, judge};
+pub use judge::{Evidence, Question, judge, judge_account};
 pub use key::{ApiKey, KeyKind, StoredKey};
-pub use name::KeyName;
-pub use network::{AllowedNetworks, Network};
-pub use operator_scope::OperatorScope;
-pub use pepper::{KeyDigest, Pepper, PepperId, PepperRing};
-pub use plan::{Limit, LimitName, LimitPer, Operation, Plan, PlanName, Plans, Quota};
-pub use scope::{Scope, ScopeSet};
-pub use secret::{KeyPrefix, PresentedKey, SecretKey, ShownPrefix};
-pub use timestamp::Timestamp;
+pub use name::{InvalidName, KeyName, escaped};
+pub use network::{AllowedNetworks, InvalidNetwork, InvalidNetworks, Network};
+pub use operator_scope::{OperatorScope, UnknownOperatorScope};
+pub use pepper::{
+    DOCUMENTED_PEPPER, KeyDigest, Pepper, PepperError, PepperId, PepperRing, PepperedDigest,
+};
+pub use plan::{
+    InvalidPlanName, Limit, LimitName, LimitPer, Operation, Plan, PlanName, Plans, Quota,
+};
+pub use scope::{InvalidScope, Scope, ScopeSet};
+pub use secret::{
+    BODY_LEN, InvalidPrefix, KeyPrefix, Malformed, PresentedKey, RANDOM_LEN, SECRET_MAX_LEN,
+    SecretKey, ShownPrefix, check_form,
+};
+pub use timestamp::{InvalidTimestamp, Timestamp};

@@ -49,7 +49,7 @@ impl KeyName {
     /// use keys_core::KeyName;
     ///
     /// assert_eq!(KeyName::from_name("  Production Server ")?.as_str(), "Production Server");
-    /// # Ok::<(), keys_core::name::InvalidName>(())
+    /// # Ok::<(), keys_core::InvalidName>(())
     /// ```
     pub fn from_name(text: &str) -> Result<Self, InvalidName> {
         let text = check(text.trim(), Self::NAME_MAX_CHARS)?;
@@ -112,7 +112,7 @@ pub(crate) fn check_visible(text: &str) -> Result<(), InvalidName> {
 /// without a width are written as `\u{202e}`.
 ///
 /// ```
-/// use keys_core::name::escaped;
+/// use keys_core::escaped;
 ///
 /// assert_eq!(escaped("Production Server"), "Production Server");
 /// assert_eq!(escaped("a\u{202e}b\u{1b}[2J"), r"a\u{202e}b\u{1b}[2J");

@@ -24,6 +24,7 @@ pub struct Network(IpNet);
 /// Error returned for a text that is neither an address nor a network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not an IPv4 or IPv6 address or CIDR network")]
+#[non_exhaustive]
 pub struct InvalidNetwork;
 
 impl Network {

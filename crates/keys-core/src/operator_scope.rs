@@ -80,6 +80,7 @@ impl FromIterator<OperatorScope> for ScopeSet {
 /// Error returned when a text is not a scope of operators.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("an operator's scopes are {}", OperatorScope::ALL.map(OperatorScope::as_str).join(", "))]
+#[non_exhaustive]
 pub struct UnknownOperatorScope;
 
 #[cfg(test)]

@@ -199,6 +199,7 @@ impl fmt::Debug for KeyDigest {
 
 /// A digest together with its pepper. Keys are looked up by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "complete: two values find a key")]
 pub struct PepperedDigest {
     /// The pepper.
     pub pepper: PepperId,

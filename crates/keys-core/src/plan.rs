@@ -14,6 +14,7 @@ use crate::account::Account;
 /// Error returned when a text is not the name of a plan or a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a plan or limit is named by 1 to 64 lower-case letters, digits, `-` and `_`")]
+#[non_exhaustive]
 pub struct InvalidPlanName;
 
 fn is_name(text: &str) -> bool {
@@ -79,6 +80,7 @@ name! {
     derive(::serde::Serialize, ::serde::Deserialize),
     serde(deny_unknown_fields)
 )]
+#[non_exhaustive]
 pub struct Quota {
     /// Requests in a period.
     pub requests: NonZeroU32,
@@ -87,14 +89,28 @@ pub struct Quota {
 }
 
 impl Quota {
-    /// Returns a quota of `requests` a minute.
+    /// Returns a quota of `requests` in a period. `None` if one of the numbers is 0.
     #[must_use]
-    pub const fn per_minute(requests: NonZeroU32) -> Self {
-        const MINUTE: NonZeroU32 = NonZeroU32::new(60).expect("60 is not zero");
-        Self {
-            requests,
-            period_seconds: MINUTE,
+    pub const fn new(requests: u32, period_seconds: u32) -> Option<Self> {
+        match (NonZeroU32::new(requests), NonZeroU32::new(period_seconds)) {
+            (Some(requests), Some(period_seconds)) => Some(Self {
+                requests,
+                period_seconds,
+            }),
+            _ => None,
         }
+    }
+
+    /// Returns a quota of `requests` a minute. `None` if that is 0.
+    ///
+    /// ```
+    /// # use keys_core::Quota;
+    /// const TEN: Quota = Quota::per_minute(10).expect("10 is not zero");
+    /// assert_eq!(TEN.interval().as_secs(), 6);
+    /// ```
+    #[must_use]
+    pub const fn per_minute(requests: u32) -> Option<Self> {
+        Self::new(requests, 60)
     }
 
     /// Returns the time after which one used request is available again.
@@ -112,6 +128,10 @@ impl Quota {
     derive(::serde::Serialize, ::serde::Deserialize),
     serde(rename_all = "lowercase")
 )]
+#[expect(
+    clippy::exhaustive_enums,
+    reason = "complete: a limiter must decide for each"
+)]
 pub enum LimitPer {
     /// All keys of an account together.
     #[default]
@@ -127,6 +147,7 @@ pub enum LimitPer {
     derive(::serde::Serialize, ::serde::Deserialize),
     serde(from = "LimitTable", into = "LimitTable")
 )]
+#[non_exhaustive]
 pub struct Limit {
     /// The quota.
     pub quota: Quota,
@@ -134,12 +155,17 @@ pub struct Limit {
     pub per: LimitPer,
 }
 
+impl Limit {
+    /// Creates a limit that the keys in `per` share.
+    #[must_use]
+    pub const fn new(quota: Quota, per: LimitPer) -> Self {
+        Self { quota, per }
+    }
+}
+
 impl From<Quota> for Limit {
     fn from(quota: Quota) -> Self {
-        Self {
-            quota,
-            per: LimitPer::Account,
-        }
+        Self::new(quota, LimitPer::Account)
     }
 }
 
@@ -186,6 +212,10 @@ impl From<Limit> for LimitTable {
     derive(::serde::Serialize, ::serde::Deserialize),
     serde(rename_all = "lowercase")
 )]
+#[expect(
+    clippy::exhaustive_enums,
+    reason = "complete: the contracts have three"
+)]
 pub enum Operation {
     /// Create a key.
     Create,
@@ -196,7 +226,7 @@ pub enum Operation {
 }
 
 impl Operation {
-    /// All operations. Exhaustive, because the contracts have three.
+    /// All operations.
     pub const ALL: [Self; 3] = [Self::Create, Self::List, Self::Delete];
 
     /// Returns the name of its limit.
@@ -223,6 +253,7 @@ impl Operation {
     derive(::serde::Serialize, ::serde::Deserialize),
     serde(deny_unknown_fields)
 )]
+#[non_exhaustive]
 pub struct Plan {
     /// Whether accounts on this plan may have and use keys.
     pub keys: bool,
@@ -233,6 +264,41 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Creates a plan whose accounts may have up to `keys_max` usable keys, without limits.
+    ///
+    /// ```
+    /// use keys_core::{Operation, Plan, Quota};
+    ///
+    /// let quota = Quota::per_minute(10).expect("10 is not zero");
+    /// let plan = Plan::with_keys(5).limit(Operation::Create.limit_name(), quota);
+    /// assert_eq!(plan.quota(Operation::Create), Some(quota));
+    /// ```
+    #[must_use]
+    pub const fn with_keys(keys_max: u32) -> Self {
+        Self {
+            keys: true,
+            keys_max,
+            limits: BTreeMap::new(),
+        }
+    }
+
+    /// Creates a plan whose accounts may neither have nor use keys, without limits.
+    #[must_use]
+    pub const fn without_keys() -> Self {
+        Self {
+            keys: false,
+            keys_max: 0,
+            limits: BTreeMap::new(),
+        }
+    }
+
+    /// Adds a limit, or replaces the one of that name.
+    #[must_use]
+    pub fn limit(mut self, name: LimitName, limit: impl Into<Limit>) -> Self {
+        self.limits.insert(name, limit.into());
+        self
+    }
+
     /// Returns the quota of an operation. `None` only if the plan was built without one.
     #[must_use]
     pub fn quota(&self, operation: Operation) -> Option<Quota> {
@@ -241,7 +307,7 @@ impl Plan {
 }
 
 /// All configured plans.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(::serde::Serialize, ::serde::Deserialize))]
 pub struct Plans(BTreeMap<PlanName, Plan>);
 
@@ -264,29 +330,18 @@ impl Plans {
     )]
     pub fn documented() -> Self {
         const KEYS_MAX: u32 = 10;
-        let plan = |name: &str, keys, [create, list, delete]: [u32; 3]| {
-            let quota = |requests| {
-                Quota::per_minute(
-                    NonZeroU32::new(requests).expect("documented quotas are not zero"),
-                )
-            };
-            let limits = [
-                (Operation::Create, create),
-                (Operation::List, list),
-                (Operation::Delete, delete),
-            ]
-            .map(|(operation, requests)| (operation.limit_name(), quota(requests).into()));
-            let plan = Plan {
-                keys,
-                keys_max: if keys { KEYS_MAX } else { 0 },
-                limits: limits.into(),
-            };
+        let named = |name: &str, plan: Plan, quotas: [u32; 3]| {
+            let limits = Operation::ALL.into_iter().zip(quotas);
+            let plan = limits.fold(plan, |plan, (operation, requests)| {
+                let quota = Quota::per_minute(requests).expect("documented quotas are not zero");
+                plan.limit(operation.limit_name(), quota)
+            });
             (PlanName(name.into()), plan)
         };
         Self::new([
-            plan("free", false, [10, 10, 10]),
-            plan("pro", true, [10, 30, 10]),
-            plan("business", true, [30, 60, 30]),
+            named("free", Plan::without_keys(), [10, 10, 10]),
+            named("pro", Plan::with_keys(KEYS_MAX), [10, 30, 10]),
+            named("business", Plan::with_keys(KEYS_MAX), [30, 60, 30]),
         ])
     }
 
@@ -315,31 +370,21 @@ mod tests {
     use crate::{AccountId, Timestamp};
 
     fn account(plan: &str) -> Account {
-        Account {
-            id: AccountId::generate(Timestamp::from_unix_micros(0), &mut getrandom::SysRng)
-                .unwrap(),
-            external_id: None,
-            plan: plan.parse().unwrap(),
-            disabled: false,
-            created_at: Timestamp::from_unix_micros(0),
-        }
+        let created_at = Timestamp::from_unix_micros(0);
+        let id = AccountId::generate(created_at, &mut getrandom::SysRng).unwrap();
+        Account::new(id, plan.parse().unwrap(), created_at)
     }
 
     #[test]
     fn a_plan_that_left_the_configuration_has_no_keys() {
-        let pro = Plan {
-            keys: true,
-            keys_max: 10,
-            limits: BTreeMap::new(),
-        };
-        let plans = Plans::new([("pro".parse().unwrap(), pro)]);
+        let plans = Plans::new([("pro".parse().unwrap(), Plan::with_keys(10))]);
         assert_eq!(plans.keys_max(&account("pro")), 10);
         assert_eq!(plans.keys_max(&account("legacy")), 0);
     }
 
     #[test]
     fn ten_a_minute_is_one_every_six_seconds() {
-        let quota = Quota::per_minute(NonZeroU32::new(10).unwrap());
+        let quota = Quota::per_minute(10).unwrap();
         assert_eq!(quota.interval(), Duration::from_secs(6));
     }
 }

@@ -72,7 +72,7 @@ pub enum InvalidScope {
 /// let held: ScopeSet = ScopeSet::parse(["orders:write", "orders:read"])?;
 /// assert!(held.covers(&ScopeSet::parse(["orders:read"])?));
 /// assert!(!held.covers(&ScopeSet::parse(["refunds:write"])?));
-/// # Ok::<(), keys_core::scope::InvalidScope>(())
+/// # Ok::<(), keys_core::InvalidScope>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ScopeSet(Box<[Scope]>);

@@ -94,6 +94,7 @@ impl fmt::Debug for KeyPrefix {
 #[error(
     "a key prefix is 2 to 20 lower-case letters and digits in groups joined by single underscores, starting with a letter"
 )]
+#[non_exhaustive]
 pub struct InvalidPrefix;
 
 /// The full key. It cannot print itself, and is wiped from memory when dropped.
@@ -216,7 +217,7 @@ impl<'a> From<&'a SecretKey> for PresentedKey<'a> {
 /// [`Malformed`] if it does not.
 ///
 /// ```
-/// assert!(keys_core::secret::check_form("sk_live_a1b2c3d4e5f6g7h8i9j0k1l2m3n4o5p6").is_err());
+/// assert!(keys_core::check_form("sk_live_a1b2c3d4e5f6g7h8i9j0k1l2m3n4o5p6").is_err());
 /// ```
 #[inline]
 pub fn check_form(text: &str) -> Result<(), Malformed> {
@@ -301,6 +302,7 @@ const fn bitwise_checksum(text: &[u8; RANDOM_LEN]) -> u32 {
 /// Error returned when a text is not a key: wrong form or wrong checksum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not a well-formed key")]
+#[non_exhaustive]
 pub struct Malformed;
 
 /// The first characters of a key, by which people recognise their keys.

@@ -54,7 +54,7 @@ impl Timestamp {
     /// let moment = Timestamp::parse_rfc3339("2026-01-01T01:00:00+01:00")?;
     /// assert_eq!(moment.to_string(), "2026-01-01T00:00:00.000Z");
     /// assert!(Timestamp::parse_rfc3339("2026-01-01").is_err());
-    /// # Ok::<(), keys_core::timestamp::InvalidTimestamp>(())
+    /// # Ok::<(), keys_core::InvalidTimestamp>(())
     /// ```
     pub fn parse_rfc3339(text: &str) -> Result<Self, InvalidTimestamp> {
         // Longer than any sensible number of fractional digits.
@@ -132,6 +132,7 @@ impl fmt::Debug for Timestamp {
 /// Error returned when a text is not an RFC 3339 time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a time is written as in RFC 3339, with an offset: 2026-12-31T23:59:59Z")]
+#[non_exhaustive]
 pub struct InvalidTimestamp;
 
 #[cfg(test)]

@@ -1,7 +1,6 @@
 //! The handle of the surfaces, and its builder.
 
 use std::fmt;
-use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -39,12 +38,12 @@ impl Api {
     /// Starts building the surfaces over `service`. By default everything is served at its
     /// documented path.
     pub fn builder(service: KeyService) -> ApiBuilder {
-        const FAILURES_A_MINUTE: NonZeroU32 = NonZeroU32::new(60).expect("60 is not zero");
+        const FAILURES: Quota = Quota::per_minute(60).expect("60 is not zero");
         ApiBuilder {
             inner: Inner {
                 service,
                 trusted_proxies: TrustedProxies::default(),
-                unauthenticated_quota: Quota::per_minute(FAILURES_A_MINUTE),
+                unauthenticated_quota: FAILURES,
                 #[cfg(feature = "surfaces")]
                 surfaces: Settings::default(),
                 #[cfg(feature = "metrics")]

@@ -2,9 +2,10 @@
 
 use std::str::FromStr;
 
-use keys_core::name::InvalidName;
-use keys_core::network::InvalidNetworks;
-use keys_core::{AllowedNetworks, ExternalId, KeyName, KeyPrefix, Scope, ScopeSet, Timestamp};
+use keys_core::{
+    AllowedNetworks, ExternalId, InvalidName, InvalidNetworks, KeyName, KeyPrefix, Scope, ScopeSet,
+    Timestamp,
+};
 use keys_service::{IssueError, IssueField};
 use serde_json::Value;
 

@@ -340,7 +340,7 @@ mod tests {
     fn all() -> Vec<Rejection> {
         let decision = Decision {
             limit: "create".parse().unwrap(),
-            quota: Quota::per_minute(10.try_into().unwrap()),
+            quota: Quota::per_minute(10).unwrap(),
             allowed: false,
             remaining: 0,
             reset: Duration::from_mins(1),

@@ -82,7 +82,7 @@ fn shown(name: &str) -> Cow<'_, str> {
     if name.is_empty() {
         return "(the empty name)".into();
     }
-    keys_core::name::escaped(name)
+    keys_core::escaped(name)
 }
 
 /// The names of an object's fields.

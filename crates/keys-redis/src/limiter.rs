@@ -91,12 +91,9 @@ impl SharedLimiter for RedisLimiter {
     async fn probe(&self) -> Result<(), LimiterError> {
         // A whole take, from a bucket of no caller: a server may answer and yet be full, or
         // read-only.
-        const THOUSAND: NonZeroU32 = NonZeroU32::new(1_000).expect("1,000 is not zero");
+        const QUOTA: Quota = Quota::new(1_000, 1).expect("neither number is zero");
         let request = Request {
-            quota: Quota {
-                requests: THOUSAND,
-                period_seconds: NonZeroU32::MIN,
-            },
+            quota: QUOTA,
             cost: NonZeroU32::MIN,
         };
         // Limits have names, so this is the bucket of none.

@@ -171,10 +171,7 @@ mod tests {
     }
 
     fn quota(requests: u32, period_seconds: u32) -> Quota {
-        Quota {
-            requests: requests.try_into().unwrap(),
-            period_seconds: period_seconds.try_into().unwrap(),
-        }
+        Quota::new(requests, period_seconds).unwrap()
     }
 
     #[tokio::test]

@@ -125,7 +125,7 @@ mod tests {
     fn bad_peppers_are_refused_by_name_and_never_shown() {
         for value in [
             "c2hvcnQ=",
-            keys_core::pepper::DOCUMENTED_PEPPER,
+            keys_core::DOCUMENTED_PEPPER,
             "hunter2!",
             "file:/nowhere/pepper",
         ] {

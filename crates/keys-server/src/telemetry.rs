@@ -89,7 +89,7 @@ fn parse_filter(filter: &str) -> anyhow::Result<EnvFilter> {
 /// neither a full disk under the log nor a closed reader may end the program.
 pub(crate) fn say(text: &str) {
     // Errors may repeat names, and a terminal would obey hidden characters.
-    let lines: Vec<_> = text.lines().map(keys_core::name::escaped).collect();
+    let lines: Vec<_> = text.lines().map(keys_core::escaped).collect();
     let text = lines.join("\n");
     match QUEUE.get() {
         Some(queue) => queue.push(format!("{text}\n").as_bytes()),

@@ -702,8 +702,8 @@ fn bad_peppers_are_refused_by_name_and_never_shown(place: Place) {
             "32",
         ),
         (
-            keys_core::pepper::DOCUMENTED_PEPPER,
-            keys_core::pepper::DOCUMENTED_PEPPER,
+            keys_core::DOCUMENTED_PEPPER,
+            keys_core::DOCUMENTED_PEPPER,
             "document",
         ),
         (&zeros, "AAAAAAAA", ""),

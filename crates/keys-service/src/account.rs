@@ -106,13 +106,9 @@ impl KeyService {
             return Err(AccountError::UnknownPlan);
         }
         let at = self.now();
-        let account = Account {
-            id: AccountId::generate(at, &mut self.entropy())?,
-            external_id: new.external_id,
-            plan: new.plan,
-            disabled: false,
-            created_at: at,
-        };
+        let id = AccountId::generate(at, &mut self.entropy())?;
+        let mut account = Account::new(id, new.plan, at);
+        account.external_id = new.external_id;
         let insert = async |account: &Account, completion| {
             let change = self.change(by, at, completion)?;
             let inserted = self
@@ -231,16 +227,14 @@ impl SealedAccount {
 
     fn open(answer: &[u8]) -> Option<Account> {
         let sealed: Self = serde_json::from_slice(answer).ok()?;
-        Some(Account {
-            id: sealed.id.parse().ok()?,
-            external_id: sealed
-                .external_id
-                .map(|id| ExternalId::from_stored(&id))
-                .transpose()
-                .ok()?,
-            plan: sealed.plan.parse().ok()?,
-            disabled: false,
-            created_at: keys_core::Timestamp::from_unix_micros(sealed.created_at),
-        })
+        let created_at = keys_core::Timestamp::from_unix_micros(sealed.created_at);
+        let plan = sealed.plan.parse().ok()?;
+        let mut account = Account::new(sealed.id.parse().ok()?, plan, created_at);
+        account.external_id = sealed
+            .external_id
+            .map(|id| ExternalId::from_stored(&id))
+            .transpose()
+            .ok()?;
+        Some(account)
     }
 }

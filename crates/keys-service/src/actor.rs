@@ -60,10 +60,10 @@ impl Actor {
                 address: identity.address,
                 scopes: identity.scopes.clone(),
                 plans,
-                accepted: Some(Arc::new(StoredKey {
-                    key: key.clone(),
-                    account: identity.account.clone(),
-                })),
+                accepted: Some(Arc::new(StoredKey::new(
+                    key.clone(),
+                    identity.account.clone(),
+                ))),
             }),
             parent: (key.kind == KeyKind::Account).then(|| key.clone()),
         }

@@ -4,9 +4,9 @@ use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use keys_core::judge::judge_account;
 use keys_core::{
     Denial, IssuePolicy, KeyKind, Operation, Question, Quota, ScopeSet, SecretKey, judge,
+    judge_account,
 };
 
 use crate::actor::{Actor, Identity};
@@ -239,4 +239,4 @@ impl KeyService {
 
 /// The quota of accounts on a plan that was removed from the configuration: that of the documented
 /// plan without keys.
-const MISSING_PLAN_QUOTA: Quota = Quota::per_minute(NonZeroU32::new(10).expect("10 is not zero"));
+const MISSING_PLAN_QUOTA: Quota = Quota::per_minute(10).expect("10 is not zero");

@@ -355,19 +355,13 @@ impl Template {
             return Err(IssueError::ExpiryNotInFuture);
         }
         let secret = SecretKey::generate(&self.prefix, entropy)?;
-        let key = ApiKey {
-            id: KeyId::generate(at, entropy)?,
-            kind: self.kind,
-            account_id: self.account_id,
-            shown_prefix: secret.shown_prefix(),
-            name: self.name.clone(),
-            allowed_networks: self.allowed_networks.clone(),
-            scopes: self.scopes.clone(),
-            expires_at: self.expires_at,
-            revoked_at: None,
-            last_used_at: None,
-            created_at: at,
-        };
+        let id = KeyId::generate(at, entropy)?;
+        let mut key = ApiKey::new(id, self.kind, secret.shown_prefix(), at);
+        key.account_id = self.account_id;
+        key.name.clone_from(&self.name);
+        key.allowed_networks.clone_from(&self.allowed_networks);
+        key.scopes.clone_from(&self.scopes);
+        key.expires_at = self.expires_at;
         Ok(Issued { key, secret })
     }
 }
@@ -453,23 +447,23 @@ impl SealedKey {
 
     fn into_issued(self) -> Option<Issued> {
         let secret = SecretKey::parse(&self.secret).ok()?;
-        let key = ApiKey {
-            id: self.id.parse().ok()?,
-            kind: match self.kind {
-                SealedKind::Operator => KeyKind::Operator,
-                SealedKind::Account => KeyKind::Account,
-                SealedKind::Session => KeyKind::Session,
-            },
-            account_id: self.account_id.map(|id| id.parse()).transpose().ok()?,
-            shown_prefix: secret.shown_prefix(),
-            name: KeyName::from_stored(self.name.as_deref().unwrap_or_default()).ok()?,
-            allowed_networks: AllowedNetworks::parse(&self.allowed_networks).ok()?,
-            scopes: ScopeSet::parse(&self.scopes).ok()?,
-            expires_at: self.expires_at.map(Timestamp::from_unix_micros),
-            revoked_at: None,
-            last_used_at: None,
-            created_at: Timestamp::from_unix_micros(self.created_at),
+        let kind = match self.kind {
+            SealedKind::Operator => KeyKind::Operator,
+            SealedKind::Account => KeyKind::Account,
+            SealedKind::Session => KeyKind::Session,
         };
+        let created_at = Timestamp::from_unix_micros(self.created_at);
+        let mut key = ApiKey::new(
+            self.id.parse().ok()?,
+            kind,
+            secret.shown_prefix(),
+            created_at,
+        );
+        key.account_id = self.account_id.map(|id| id.parse()).transpose().ok()?;
+        key.name = KeyName::from_stored(self.name.as_deref().unwrap_or_default()).ok()?;
+        key.allowed_networks = AllowedNetworks::parse(&self.allowed_networks).ok()?;
+        key.scopes = ScopeSet::parse(&self.scopes).ok()?;
+        key.expires_at = self.expires_at.map(Timestamp::from_unix_micros);
         Some(Issued { key, secret })
     }
 }

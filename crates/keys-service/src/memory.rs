@@ -7,10 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use keys_core::pepper::PepperedDigest;
 use keys_core::{
     Account, AccountId, ApiKey, AuditAction, AuditEvent, AuditSubject, EventId, ExternalId,
-    KeyDigest, KeyId, KeyKind, PepperId, StoredKey, Timestamp,
+    KeyDigest, KeyId, KeyKind, PepperId, PepperedDigest, StoredKey, Timestamp,
 };
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -149,10 +148,7 @@ impl State {
             .key
             .account_id
             .and_then(|id| self.accounts.get(&id).cloned());
-        StoredKey {
-            key: row.key.clone(),
-            account,
-        }
+        StoredKey::new(row.key.clone(), account)
     }
 
     fn check_caller(&self, change: &Change) -> Result<(), ChangeError> {

@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use keys_core::{
-    Account, AllowedNetworks, ApiKey, Denial, IssuePolicy, KeyKind, PepperRing, Plan, Plans,
+    Account, AllowedNetworks, ApiKey, Denial, IssuePolicy, KeyId, KeyKind, PepperRing, Plan, Plans,
     ScopeSet, SecretKey, StoredKey, Timestamp,
 };
 use keys_service::ports::{Accounts as _, Admission, Caller, Keys as _, NewKey};
@@ -20,7 +20,7 @@ use keys_service::{
     VerifyRequest,
 };
 use keys_testkit::clock::FakeClock;
-use keys_testkit::data::{NOON, a_change, a_key, an_account, pepper_ring};
+use keys_testkit::data::{NOON, a_change, an_account, pepper_ring};
 use keys_testkit::report;
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
@@ -117,13 +117,10 @@ impl World {
     /// The clock stands still and no further changes are followed, so the cache serves everything
     /// that it has read.
     async fn new() -> Self {
-        let plan = |keys| Plan {
-            keys,
-            keys_max: 10,
-            limits: BTreeMap::new(),
-        };
-        let plans = [("pro", true), ("free", false)];
-        let plans = Plans::new(plans.map(|(name, keys)| (name.parse().unwrap(), plan(keys))));
+        let plans = Plans::new([
+            ("pro".parse().unwrap(), Plan::with_keys(10)),
+            ("free".parse().unwrap(), Plan::without_keys()),
+        ]);
         let store = MemoryStore::default();
         let service = KeyService::builder(store.clone(), pepper_ring("p1"))
             .plans(plans.clone())
@@ -163,15 +160,12 @@ impl World {
         let expires_at = case
             .expires_in
             .map(|micros| Timestamp::from_unix_micros(NOON.unix_micros().saturating_add(micros)));
-        let mut key = ApiKey {
-            kind: case.kind,
-            account_id: account.as_ref().map(|account| account.id),
-            shown_prefix: secret.shown_prefix(),
-            allowed_networks: AllowedNetworks::parse(&case.networks).unwrap(),
-            scopes: ScopeSet::parse(&case.scopes).unwrap(),
-            expires_at,
-            ..a_key().build()
-        };
+        let id = KeyId::generate(NOON, rng).unwrap();
+        let mut key = ApiKey::new(id, case.kind, secret.shown_prefix(), NOON);
+        key.account_id = account.as_ref().map(|account| account.id);
+        key.allowed_networks = AllowedNetworks::parse(&case.networks).unwrap();
+        key.scopes = ScopeSet::parse(&case.scopes).unwrap();
+        key.expires_at = expires_at;
         let admission = Admission {
             plans: Arc::clone(&self.plans),
             policy: IssuePolicy::NONE,
@@ -196,7 +190,7 @@ impl World {
             account.disabled = true;
             self.disable(account).await;
         }
-        (secret, StoredKey { key, account })
+        (secret, StoredKey::new(key, account))
     }
 
     async fn disable(&self, account: &Account) {

@@ -586,7 +586,7 @@ async fn limits_are_per_account_and_operation() {
 #[tokio::test]
 async fn failures_are_counted_per_address() {
     let fixture = Fixture::on_plan("pro").await;
-    let two = Quota::per_minute(2.try_into().unwrap());
+    let two = Quota::per_minute(2).unwrap();
     let fail = async |address: Option<IpAddr>| {
         let counted = fixture.service.count_failure(address, two).await;
         counted.unwrap().allowed

@@ -9,10 +9,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use keys_core::pepper::PepperedDigest;
 use keys_core::{
-    Account, AccountId, AllowedNetworks, Denial, KeyId, LimitName, Pepper, PepperRing, Plans,
-    Quota, ScopeSet, SecretKey,
+    Account, AccountId, AllowedNetworks, Denial, KeyId, LimitName, Pepper, PepperRing,
+    PepperedDigest, Plans, Quota, ScopeSet, SecretKey,
 };
 use keys_service::ports::{
     Bucket, ChangeFeed, ChangeLog as _, Changed, Changes, FoundKey, KeyUse, KeyUses as _,
@@ -265,7 +264,7 @@ fn plans() -> Plans {
         .find(&"pro".parse().unwrap())
         .unwrap()
         .clone();
-    let two = keys_core::Quota::per_minute(NonZeroU32::new(2).unwrap());
+    let two = keys_core::Quota::per_minute(2).unwrap();
     pro.limits.insert("calls".parse().unwrap(), two.into());
     let others = Plans::documented();
     let others = others

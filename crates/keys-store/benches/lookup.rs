@@ -12,8 +12,7 @@ use std::time::{Duration, Instant};
 
 use diesel::connection::SimpleConnection as _;
 use diesel::{Connection as _, SqliteConnection};
-use keys_core::pepper::PepperedDigest;
-use keys_core::{AccountId, PresentedKey};
+use keys_core::{AccountId, PepperedDigest, PresentedKey};
 use keys_service::ports::Keys as _;
 use keys_service::{KeyOwner, KeyService, VerifyRequest};
 use keys_store::{DatabaseUrl, Store, StoreOptions};

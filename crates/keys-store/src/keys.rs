@@ -9,9 +9,9 @@ use diesel::sql_query;
 use diesel::sql_types::{BigInt, Bool};
 use diesel_async::RunQueryDsl;
 use futures_util::FutureExt as _;
-use keys_core::pepper::{PepperError, PepperedDigest};
 use keys_core::{
-    AccountId, AuditAction, AuditSubject, Denial, KeyId, KeyKind, PepperId, Timestamp,
+    AccountId, AuditAction, AuditSubject, Denial, KeyId, KeyKind, PepperError, PepperId,
+    PepperedDigest, Timestamp,
 };
 use keys_service::ports::{
     Change, ChangeError, Commit, FoundKey, KeyOwner, KeyPage, KeyUse, NewKey, StoreError,

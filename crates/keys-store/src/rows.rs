@@ -9,10 +9,9 @@ use std::time::{Duration, Instant};
 use diesel::pg::Pg;
 use diesel::prelude::*;
 use diesel::sqlite::Sqlite;
-use keys_core::pepper::PepperedDigest;
 use keys_core::{
     Account, AccountId, AllowedNetworks, ApiKey, AuditEvent, ExternalId, KeyId, KeyKind, KeyName,
-    PlanName, ScopeSet, ShownPrefix, StoredKey, Timestamp,
+    PepperedDigest, PlanName, ScopeSet, ShownPrefix, StoredKey, Timestamp,
 };
 use keys_service::ports::{AccountPatch, StoreError, UnreadableAccount, UnreadableKey};
 use uuid::Uuid;
@@ -172,13 +171,10 @@ impl AccountRow {
             && let (Some(id), Some(plan), Some(disabled), Some(created_at)) =
                 (id, plan, disabled, created_at)
         {
-            return Ok(Account {
-                id: AccountId::from_uuid(id.0),
-                external_id,
-                plan,
-                disabled,
-                created_at: created_at.0,
-            });
+            let mut account = Account::new(AccountId::from_uuid(id.0), plan, created_at.0);
+            account.external_id = external_id;
+            account.disabled = disabled;
+            return Ok(account);
         }
         let columns = faults.0.iter().map(|fault| fault.column).collect();
         Err(Box::new(CorruptAccount {
@@ -320,18 +316,21 @@ impl KeyRow {
             );
         }
         let is_readable = faults.0.is_empty();
-        let key = id.map(|id| ApiKey {
-            id: KeyId::from_uuid(id.0),
-            kind: kind.unwrap_or(KeyKind::Account),
-            account_id: account_id.map(|id| AccountId::from_uuid(id.0)),
-            shown_prefix: shown_prefix.unwrap_or_default(),
-            name: name.flatten(),
-            allowed_networks: networks.unwrap_or_default(),
-            scopes: scopes.unwrap_or_default(),
-            expires_at: expires_at.map(|at| at.0),
-            revoked_at: revoked_at.map(|at| at.0),
-            last_used_at: last_used_at.map(|at| at.0),
-            created_at: created_at.map_or(Timestamp::MIN, |at| at.0),
+        let key = id.map(|id| {
+            let mut key = ApiKey::new(
+                KeyId::from_uuid(id.0),
+                kind.unwrap_or(KeyKind::Account),
+                shown_prefix.unwrap_or_default(),
+                created_at.map_or(Timestamp::MIN, |at| at.0),
+            );
+            key.account_id = account_id.map(|id| AccountId::from_uuid(id.0));
+            key.name = name.flatten();
+            key.allowed_networks = networks.unwrap_or_default();
+            key.scopes = scopes.unwrap_or_default();
+            key.expires_at = expires_at.map(|at| at.0);
+            key.revoked_at = revoked_at.map(|at| at.0);
+            key.last_used_at = last_used_at.map(|at| at.0);
+            key
         });
         match key {
             Some(key) if is_readable => Ok(key),
@@ -429,7 +428,7 @@ pub(crate) fn stored_key(
     })?;
     let account = account.map(AccountRow::read).transpose();
     match account {
-        Ok(account) => Ok(StoredKey { key, account }),
+        Ok(account) => Ok(StoredKey::new(key, account)),
         Err(corrupt) => {
             log(&corrupt.row);
             Err(UnreadableKey {

@@ -8,8 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use keys_core::pepper::PepperedDigest;
-use keys_core::{Account, AccountId, EventId, KeyId, PepperId, Timestamp};
+use keys_core::{Account, AccountId, EventId, KeyId, PepperId, PepperedDigest, Timestamp};
 use keys_service::ports::{
     AccountEntry, AccountPatch, AccountQuery, Accounts, BoxFuture, Change, ChangeError, ChangeFeed,
     ChangeLog, Commit, FoundKey, Idempotency, KeyOwner, KeyPage, KeyUse, KeyUses, Keys,

@@ -18,7 +18,7 @@ mod pools;
 use std::sync::Arc;
 use std::time::Duration;
 
-use keys_core::{Account, AuditEvent, EventId, IssuePolicy, Plan, Plans, Timestamp};
+use keys_core::{Account, AuditEvent, EventId, IssuePolicy, Plans, Timestamp};
 use keys_service::ports::{
     Accounts as _, ChangeLog as _, Idempotency as _, KeyOwner, KeyUse, KeyUses as _, Keys as _,
     Maintenance as _, Reservation, StoreError,
@@ -150,15 +150,12 @@ fn trail(database: &Database) -> Vec<AuditEvent> {
         let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
         let actor = common::actor(actor_kind, some(actor_id).as_deref());
         let (action, subject) = common::action(action, subject);
-        AuditEvent {
-            id: EventId::from_uuid(id.parse().unwrap()),
-            at: Timestamp::from_unix_micros(at.parse().unwrap()),
-            actor,
-            action,
-            subject,
-            address: some(address).map(|address| address.parse().unwrap()),
-            reason: some(reason),
-        }
+        let id = EventId::from_uuid(id.parse().unwrap());
+        let at = Timestamp::from_unix_micros(at.parse().unwrap());
+        let mut event = AuditEvent::new(id, at, actor, action, subject);
+        event.address = some(address).map(|address| address.parse().unwrap());
+        event.reason = some(reason);
+        event
     });
     events.collect()
 }
@@ -360,10 +357,7 @@ async fn used_keys(store: &Store, count: usize) -> (KeyService, Vec<Identity>) {
     let mut used = Vec::new();
     for _ in 0..count {
         let draft = KeyDraft {
-            policy: IssuePolicy {
-                cap: false,
-                ..IssuePolicy::default()
-            },
+            policy: IssuePolicy::default().without_cap(),
             ..KeyDraft::new(account.id, "sk_live".parse().unwrap())
         };
         let issued = service.issue_key(&Actor::system(), draft, None).await;
@@ -866,14 +860,9 @@ async fn key_is_created_and_revoked_in_two_round_trips() {
     // With room for more keys than attempts.
     let documented = plans();
     let roomy = documented.iter().map(|(name, plan)| {
-        let keys_max = 100;
-        (
-            name.clone(),
-            Plan {
-                keys_max,
-                ..plan.clone()
-            },
-        )
+        let mut plan = plan.clone();
+        plan.keys_max = 100;
+        (name.clone(), plan)
     });
     let roomy = Arc::new(Plans::new(roomy));
     let new_key = || {

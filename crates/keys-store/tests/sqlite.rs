@@ -175,15 +175,12 @@ fn trail(path: &Path) -> Vec<AuditEvent> {
     let events = rows.into_iter().map(|row| {
         let actor = common::actor(&row.actor_kind, row.actor_id.as_deref());
         let (action, subject) = common::action(&row.action, &row.subject_id);
-        AuditEvent {
-            id: EventId::from_uuid(row.id.parse().unwrap()),
-            at: Timestamp::from_unix_micros(row.at),
-            actor,
-            action,
-            subject,
-            address: row.address.map(|address| address.parse().unwrap()),
-            reason: row.reason,
-        }
+        let id = EventId::from_uuid(row.id.parse().unwrap());
+        let at = Timestamp::from_unix_micros(row.at);
+        let mut event = AuditEvent::new(id, at, actor, action, subject);
+        event.address = row.address.map(|address| address.parse().unwrap());
+        event.reason = row.reason;
+        event
     });
     events.collect()
 }

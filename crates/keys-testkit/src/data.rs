@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use keys_core::pepper::PepperedDigest;
 use keys_core::{
     Account, AccountId, AllowedNetworks, ApiKey, EventId, IssuePolicy, KeyId, KeyKind, KeyName,
-    Pepper, PepperId, PepperRing, Plan, PlanName, Plans, ScopeSet, SecretKey, StoredKey, Timestamp,
+    Pepper, PepperId, PepperRing, PepperedDigest, PlanName, Plans, ScopeSet, SecretKey, StoredKey,
+    Timestamp,
 };
 use keys_service::ports::{Admission, Authority, Caller, Change, Completion, NewKey};
 use rand_chacha::ChaCha20Rng;
@@ -29,10 +29,8 @@ pub const fn noon_plus(seconds: i64) -> Timestamp {
 pub fn plans() -> Arc<Plans> {
     let documented = Plans::documented();
     let pro = documented.find(&plan("pro")).expect("pro is documented");
-    let tiny = Plan {
-        keys_max: 2,
-        ..pro.clone()
-    };
+    let mut tiny = pro.clone();
+    tiny.keys_max = 2;
     let all = documented
         .iter()
         .map(|(name, plan)| (name.clone(), plan.clone()))
@@ -123,16 +121,12 @@ impl AccountBuilder {
     #[must_use]
     pub fn build(self) -> Account {
         let Ok(id) = AccountId::generate(self.created_at, &mut fresh_rng());
-        let external_id = self
+        let mut account = Account::new(id, self.plan, self.created_at);
+        account.external_id = self
             .external_id
             .map(|text| text.parse().expect("tests use legal external ids"));
-        Account {
-            id,
-            external_id,
-            plan: self.plan,
-            disabled: self.disabled,
-            created_at: self.created_at,
-        }
+        account.disabled = self.disabled;
+        account
     }
 }
 
@@ -261,19 +255,12 @@ impl KeyBuilder {
         let Ok(secret) = SecretKey::generate(&prefix, &mut rng);
         let Ok(id) = KeyId::generate(self.created_at, &mut rng);
         let digest: PepperedDigest = pepper_ring(&self.pepper).digest(&secret);
-        let key = ApiKey {
-            id,
-            kind: self.kind,
-            account_id: self.account_id,
-            shown_prefix: secret.shown_prefix(),
-            name: self.name,
-            allowed_networks: self.allowed_networks,
-            scopes: self.scopes,
-            expires_at: self.expires_at,
-            revoked_at: None,
-            last_used_at: None,
-            created_at: self.created_at,
-        };
+        let mut key = ApiKey::new(id, self.kind, secret.shown_prefix(), self.created_at);
+        key.account_id = self.account_id;
+        key.name = self.name;
+        key.allowed_networks = self.allowed_networks;
+        key.scopes = self.scopes;
+        key.expires_at = self.expires_at;
         let new = NewKey {
             key,
             digest,
@@ -360,10 +347,7 @@ pub fn a_caller(key: &ApiKey) -> Caller {
 #[must_use]
 pub fn an_accepted_caller(key: &ApiKey, account: &Account) -> Caller {
     Caller {
-        accepted: Some(Arc::new(StoredKey {
-            key: key.clone(),
-            account: Some(account.clone()),
-        })),
+        accepted: Some(Arc::new(StoredKey::new(key.clone(), Some(account.clone())))),
         ..a_caller(key)
     }
 }

@@ -4,8 +4,7 @@ use std::ops::Deref;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use keys_core::pepper::PepperedDigest;
-use keys_core::{Account, AccountId, EventId, KeyId, PepperId, Timestamp};
+use keys_core::{Account, AccountId, EventId, KeyId, PepperId, PepperedDigest, Timestamp};
 use keys_service::ports::{
     AccountEntry, AccountPatch, AccountQuery, Accounts, BoxFuture, Change, ChangeError, ChangeFeed,
     ChangeLog, Commit, FoundKey, Idempotency, KeyOwner, KeyPage, KeyStore, KeyUse, KeyUses, Keys,

@@ -68,10 +68,7 @@ async fn memo_longer_than_any_name_is_shown_as_it_is() {
 async fn list_shows_the_newest_thousand() {
     let world = World::new();
     let account = world.account("pro").await;
-    let policy = IssuePolicy {
-        cap: false,
-        ..IssuePolicy::default()
-    };
+    let policy = IssuePolicy::default().without_cap();
     let mut newest = world.issue(draft(account.id)).await;
     let oldest = newest.key.id.to_string();
     for _ in 0..1_000 {

@@ -294,7 +294,7 @@ async fn failures_count_against_the_client_behind_a_trusted_gateway() {
     let world = World::with_api(|api| {
         let gateway = "10.0.0.1/32".parse().expect("the network is legal");
         api.trusted_proxies(TrustedProxies::new([gateway]))
-            .unauthenticated_quota(Quota::per_minute(1.try_into().unwrap()))
+            .unauthenticated_quota(Quota::per_minute(1).unwrap())
     });
     let gateway = world.from("10.0.0.1");
     let auth = |client: &str| get(AUTH).header("X-Forwarded-For", client);

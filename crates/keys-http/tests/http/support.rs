@@ -148,7 +148,7 @@ pub(crate) fn draft(account_id: AccountId) -> KeyDraft {
 
 /// Returns the documented plans, with a limit of 3 a minute named `requests` in `pro`.
 pub(crate) fn limited_plans() -> Plans {
-    let quota = Quota::per_minute(3.try_into().unwrap());
+    let quota = Quota::per_minute(3).unwrap();
     Plans::new(Plans::documented().iter().map(|(name, plan)| {
         let mut plan = plan.clone();
         if name.as_str() == "pro" {

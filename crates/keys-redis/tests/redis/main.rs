@@ -23,10 +23,7 @@ use keys_testkit::redis::Redis;
 const ONE: NonZeroU32 = NonZeroU32::MIN;
 
 fn quota(requests: u32, period_seconds: u32) -> Quota {
-    Quota {
-        requests: requests.try_into().unwrap(),
-        period_seconds: period_seconds.try_into().unwrap(),
-    }
+    Quota::new(requests, period_seconds).unwrap()
 }
 
 fn bucket(limit: &str) -> Bucket {

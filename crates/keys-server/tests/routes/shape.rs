@@ -3,8 +3,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use keys_core::Timestamp;
-use keys_core::secret::{BODY_LEN, check_form};
+use keys_core::{BODY_LEN, Timestamp, check_form};
 use keys_service::{Clock as _, SystemClock};
 use serde_json::Value;
 

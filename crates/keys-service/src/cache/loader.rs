@@ -13,8 +13,7 @@ use std::sync::atomic::{
 };
 use std::time::Duration;
 
-use keys_core::pepper::{KeyDigest, PepperedDigest};
-use keys_core::{Denial, PepperId, Plans, StoredKey};
+use keys_core::{Denial, KeyDigest, PepperId, PepperedDigest, Plans, StoredKey};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 

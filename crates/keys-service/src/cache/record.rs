@@ -5,10 +5,9 @@ use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
-use keys_core::pepper::PepperedDigest;
 use keys_core::{
-    AccountId, AllowedNetworks, Denial, Evidence, ExternalId, KeyKind, PlanName, Plans, ScopeSet,
-    StoredKey, Timestamp,
+    AccountId, AllowedNetworks, Denial, Evidence, ExternalId, KeyKind, PepperedDigest, PlanName,
+    Plans, ScopeSet, StoredKey, Timestamp,
 };
 use parking_lot::Mutex;
 use smol_str::SmolStr;
@@ -145,7 +144,7 @@ impl Record {
         plans: &Plans,
         plan_names: &PlanNames,
     ) -> Self {
-        let StoredKey { key, account } = stored;
+        let StoredKey { key, account, .. } = stored;
         let is_narrowed = key.expires_at.is_some()
             || !key.allowed_networks.is_unrestricted()
             || !key.scopes.is_empty();

@@ -327,8 +327,8 @@ mod tests {
             subject: Subject::of_address(Some([10, 0, 0, address].into())),
             limit: "list".parse().unwrap(),
         };
-        let ten = NonZeroU32::new(10).unwrap();
-        let taken = limiter.take(&bucket, Quota::per_minute(ten), NonZeroU32::MIN);
+        let quota = Quota::per_minute(10).unwrap();
+        let taken = limiter.take(&bucket, quota, NonZeroU32::MIN);
         taken.await
     }
 

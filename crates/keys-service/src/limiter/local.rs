@@ -312,7 +312,7 @@ mod tests {
     }
 
     fn ten_a_minute() -> Quota {
-        Quota::per_minute(NonZeroU32::new(10).unwrap())
+        Quota::per_minute(10).unwrap()
     }
 
     #[tokio::test]
@@ -346,7 +346,7 @@ mod tests {
     async fn taken_from_sparingly_a_bucket_keeps_a_tenth_and_at_least_one() {
         for (requests, allowed) in [(1, 1), (2, 1), (10, 9), (100, 90)] {
             let limiter = LocalLimiter::new(Arc::new(Manual::default()));
-            let quota = Quota::per_minute(NonZeroU32::new(requests).unwrap());
+            let quota = Quota::per_minute(requests).unwrap();
             let bucket = bucket([10, 0, 0, 1]);
             let mut last = None;
             for _ in 0..allowed {
@@ -384,7 +384,7 @@ mod tests {
     #[tokio::test]
     async fn buckets_are_apart_and_ipv6_clients_are_one_per_64() {
         let limiter = LocalLimiter::new(Arc::new(Manual::default()));
-        let quota = Quota::per_minute(ONE);
+        let quota = Quota::per_minute(1).unwrap();
         for address in [[10, 0, 0, 1], [10, 0, 0, 2]] {
             assert!(
                 limiter

@@ -91,14 +91,9 @@ impl Change {
                 (AuditActor::Credential { kind, id }, caller.address)
             }
         };
-        AuditEvent {
-            id: self.event_id,
-            at: self.at,
-            actor,
-            action,
-            subject,
-            address,
-            reason: self.reason.map(str::to_owned),
-        }
+        let mut event = AuditEvent::new(self.event_id, self.at, actor, action, subject);
+        event.address = address;
+        event.reason = self.reason.map(str::to_owned);
+        event
     }
 }

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use keys_core::judge::judge_account;
-use keys_core::pepper::PepperedDigest;
-use keys_core::{Account, AccountId, ApiKey, Denial, IssuePolicy, KeyId, Plans, StoredKey};
+use keys_core::{
+    Account, AccountId, ApiKey, Denial, IssuePolicy, KeyId, PepperedDigest, Plans, StoredKey,
+    judge_account,
+};
 
 use super::change::Change;
 use super::changes::Commit;

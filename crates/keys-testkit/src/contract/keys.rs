@@ -1,8 +1,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use keys_core::pepper::PepperedDigest;
-use keys_core::{ApiKey, KeyKind, Timestamp};
+use keys_core::{ApiKey, KeyKind, PepperedDigest, Timestamp};
 use keys_service::ports::{AccountPatch, ChangeError, KeyOwner, KeyStore, KeyUse, NewKey};
 
 use super::steps::{add_account, add_key, at_once, find, keys_of, list, revoke, update};
@@ -167,10 +166,8 @@ pub async fn revoked_key_is_found_as_revoked(store: Arc<dyn KeyStore>) {
         assert!(revoked.unwrap().is_some());
 
         let found = find(&*store, &key).await.expect("the key is found");
-        let revoked = ApiKey {
-            revoked_at: Some(moment),
-            ..key.key
-        };
+        let mut revoked = key.key;
+        revoked.revoked_at = Some(moment);
         assert_eq!(found.key, revoked);
     }
 }
