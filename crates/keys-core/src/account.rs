@@ -67,6 +67,7 @@ pub struct InvalidExternalId;
 
 /// An account. It holds keys, and its plan sets their maximum and the rate limits.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(::serde::Serialize, ::serde::Deserialize))]
 #[non_exhaustive]
 pub struct Account {
     /// Our identifier.

@@ -51,6 +51,7 @@ impl fmt::Display for KeyKind {
 
 /// The stored fields of a key, without its secret and its digest.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(::serde::Serialize, ::serde::Deserialize))]
 #[non_exhaustive]
 pub struct ApiKey {
     /// The identifier.

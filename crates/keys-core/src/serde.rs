@@ -2,8 +2,9 @@
 //!
 //! A value is a string in the form that its `FromStr` reads: identifiers in base64, times as in RFC
 //! 3339 with microseconds. Lists are sequences of strings. Reading applies every rule that
-//! `FromStr` applies, so every deserialized value is valid. Secrets and digests have no serde on
-//! purpose.
+//! `FromStr` applies, so every deserialized value is valid. Names and external ids are read by the
+//! rules for stored ones, so that every value can be read back. Secrets and digests have no serde
+//! on purpose.
 //!
 //! ```
 //! use keys_core::{Plan, Plans, Scope};
@@ -32,7 +33,7 @@ use serde::ser::{Serialize, Serializer};
 
 use crate::account::ExternalId;
 use crate::id::{AccountId, EventId, KeyId};
-use crate::name::KeyName;
+use crate::name::{InvalidName, KeyName};
 use crate::network::{AllowedNetworks, Network};
 use crate::pepper::PepperId;
 use crate::plan::{LimitName, PlanName};
@@ -119,9 +120,9 @@ macro_rules! as_text {
 as_text! {
     AccountId: Self::from_str;
     EventId: Self::from_str;
-    ExternalId: Self::from_str;
+    ExternalId: Self::from_stored;
     KeyId: Self::from_str;
-    KeyName: Self::from_name;
+    KeyName: |text| Self::from_stored(text)?.ok_or(InvalidName::Empty);
     KeyPrefix: Self::from_str;
     LimitName: Self::from_str;
     Network: Self::from_str;

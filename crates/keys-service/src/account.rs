@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use keys_core::{Account, AccountId, Denial, ExternalId, PlanName};
-use serde::{Deserialize, Serialize};
 
 use crate::actor::Actor;
 use crate::entropy::EntropyError;
@@ -124,10 +123,11 @@ impl KeyService {
         };
         let attempt = Attempt::new(idempotent, by, &self.inner.peppers, self.event_id(at)?);
         if let Some(answer) = self.reserve(&attempt, at).await? {
-            return Ok(SealedAccount::open(&answer).ok_or_else(unreadable)?);
+            return Ok(serde_json::from_slice(&answer).map_err(|_| unreadable())?);
         }
         let result = async {
-            let answer = SealedAccount::seal(&account)?;
+            let answer = serde_json::to_vec(&account)
+                .map_err(|error| StoreError::Unexpected(error.into()))?;
             let peppers = &self.inner.peppers;
             let completion = attempt.seal(peppers, &answer, at, &mut self.entropy())?;
             insert(&account, Some(completion)).await
@@ -202,39 +202,5 @@ impl KeyService {
         // Before the answer: from then on this instance must judge by the new state.
         self.inner.cache.account_changed(id);
         Ok((account, effective))
-    }
-}
-
-/// A new account as it is stored, sealed, for a repetition of the request that created it.
-#[derive(Serialize, Deserialize)]
-struct SealedAccount {
-    id: String,
-    external_id: Option<String>,
-    plan: String,
-    created_at: i64,
-}
-
-impl SealedAccount {
-    fn seal(account: &Account) -> Result<Vec<u8>, StoreError> {
-        let sealed = Self {
-            id: account.id.to_string(),
-            external_id: account.external_id.as_ref().map(ToString::to_string),
-            plan: account.plan.to_string(),
-            created_at: account.created_at.unix_micros(),
-        };
-        serde_json::to_vec(&sealed).map_err(|error| StoreError::Unexpected(error.into()))
-    }
-
-    fn open(answer: &[u8]) -> Option<Account> {
-        let sealed: Self = serde_json::from_slice(answer).ok()?;
-        let created_at = keys_core::Timestamp::from_unix_micros(sealed.created_at);
-        let plan = sealed.plan.parse().ok()?;
-        let mut account = Account::new(sealed.id.parse().ok()?, plan, created_at);
-        account.external_id = sealed
-            .external_id
-            .map(|id| ExternalId::from_stored(&id))
-            .transpose()
-            .ok()?;
-        Some(account)
     }
 }

@@ -396,44 +396,14 @@ fn narrow(mut draft: KeyDraft, parent: &ApiKey) -> Result<KeyDraft, IssueField> 
 #[derive(Serialize, Deserialize)]
 struct SealedKey {
     secret: Zeroizing<String>,
-    id: String,
-    kind: SealedKind,
-    account_id: Option<String>,
-    name: Option<String>,
-    allowed_networks: Vec<String>,
-    scopes: Vec<String>,
-    expires_at: Option<i64>,
-    created_at: i64,
-}
-
-#[derive(Serialize, Deserialize)]
-enum SealedKind {
-    Operator,
-    Account,
-    Session,
+    key: ApiKey,
 }
 
 impl SealedKey {
     fn seal(issued: &Issued) -> Result<Zeroizing<Vec<u8>>, StoreError> {
-        let key = &issued.key;
         let sealed = Self {
             secret: Zeroizing::new(issued.secret.expose().to_owned()),
-            id: key.id.to_string(),
-            kind: match key.kind {
-                KeyKind::Operator => SealedKind::Operator,
-                KeyKind::Account => SealedKind::Account,
-                KeyKind::Session => SealedKind::Session,
-            },
-            account_id: key.account_id.map(|id| id.to_string()),
-            name: key.name.as_ref().map(|name| name.as_str().to_owned()),
-            allowed_networks: key.allowed_networks.to_strings(),
-            scopes: key
-                .scopes
-                .iter()
-                .map(|scope| scope.as_str().to_owned())
-                .collect(),
-            expires_at: key.expires_at.map(Timestamp::unix_micros),
-            created_at: key.created_at.unix_micros(),
+            key: issued.key.clone(),
         };
         serde_json::to_vec(&sealed)
             .map(Zeroizing::new)
@@ -441,30 +411,9 @@ impl SealedKey {
     }
 
     fn open(answer: &[u8]) -> Result<Issued, StoreError> {
-        let sealed: Self = serde_json::from_slice(answer).map_err(|_| unreadable())?;
-        sealed.into_issued().ok_or_else(unreadable)
-    }
-
-    fn into_issued(self) -> Option<Issued> {
-        let secret = SecretKey::parse(&self.secret).ok()?;
-        let kind = match self.kind {
-            SealedKind::Operator => KeyKind::Operator,
-            SealedKind::Account => KeyKind::Account,
-            SealedKind::Session => KeyKind::Session,
-        };
-        let created_at = Timestamp::from_unix_micros(self.created_at);
-        let mut key = ApiKey::new(
-            self.id.parse().ok()?,
-            kind,
-            secret.shown_prefix(),
-            created_at,
-        );
-        key.account_id = self.account_id.map(|id| id.parse()).transpose().ok()?;
-        key.name = KeyName::from_stored(self.name.as_deref().unwrap_or_default()).ok()?;
-        key.allowed_networks = AllowedNetworks::parse(&self.allowed_networks).ok()?;
-        key.scopes = ScopeSet::parse(&self.scopes).ok()?;
-        key.expires_at = self.expires_at.map(Timestamp::from_unix_micros);
-        Some(Issued { key, secret })
+        let Self { secret, key } = serde_json::from_slice(answer).map_err(|_| unreadable())?;
+        let secret = SecretKey::parse(&secret).map_err(|_| unreadable())?;
+        Ok(Issued { key, secret })
     }
 }
 
