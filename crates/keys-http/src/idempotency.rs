@@ -29,9 +29,5 @@ pub(crate) fn idempotent(
     operation: impl Into<String>,
     body: &[u8],
 ) -> Option<Idempotent> {
-    Some(Idempotent {
-        key: key?,
-        operation: operation.into(),
-        body: body.to_vec(),
-    })
+    Some(Idempotent::new(key?, operation, body))
 }

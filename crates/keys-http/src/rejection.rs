@@ -338,14 +338,11 @@ mod tests {
     use std::collections::BTreeSet;
 
     fn all() -> Vec<Rejection> {
-        let decision = Decision {
-            limit: "create".parse().unwrap(),
-            quota: Quota::per_minute(10).unwrap(),
-            allowed: false,
-            remaining: 0,
-            reset: Duration::from_mins(1),
-            retry_after: Duration::ZERO,
-        };
+        let quota = Quota::per_minute(10).unwrap();
+        let mut decision = Decision::allowed("create".parse().unwrap(), quota);
+        decision.allowed = false;
+        decision.remaining = 0;
+        decision.reset = Duration::from_mins(1);
         let mut all = vec![
             Rejection::UnknownPath,
             Rejection::MethodNotAllowed { allow: "GET" },

@@ -31,10 +31,7 @@ impl Surface {
     pub(crate) fn new(api: &Api, mount: &Mount, render: Render) -> Self {
         Self {
             service: api.inner.service.clone(),
-            policy: ManagementPolicy {
-                issue: mount.policy,
-                management: api.inner.surfaces.key_management,
-            },
+            policy: ManagementPolicy::new(mount.policy, api.inner.surfaces.key_management),
             mount: mount.clone(),
             render,
         }

@@ -85,14 +85,12 @@ impl Request {
         } else {
             join(split((reset + self.cost()).saturating_sub(self.capacity())))
         };
-        Decision {
-            limit,
-            quota: self.quota,
-            allowed: answer.allowed,
-            remaining: self.quota.requests.get().saturating_sub(used),
-            reset: answer.reset,
-            retry_after,
-        }
+        let mut decision = Decision::allowed(limit, self.quota);
+        decision.allowed = answer.allowed;
+        decision.remaining = self.quota.requests.get().saturating_sub(used);
+        decision.reset = answer.reset;
+        decision.retry_after = retry_after;
+        decision
     }
 }
 

@@ -89,12 +89,10 @@ async fn operator_key(command: OperatorKeyCommand, settings: &Settings) -> anyho
         expires,
         output,
     } = command;
-    let draft = OperatorKeyDraft {
-        name,
-        allowed_networks: networks(&ips)?,
-        scopes: operator_scopes(&scopes),
-        expires_at: expires,
-    };
+    let draft = OperatorKeyDraft::new(name)
+        .allowed_networks(networks(&ips)?)
+        .scopes(operator_scopes(&scopes))
+        .expires_at(expires);
     let service = open::open(settings).await?.service;
     let issued = service
         .issue_operator_key(&Actor::system(), draft)
@@ -111,9 +109,9 @@ async fn account(command: AccountCommand, settings: &Settings) -> anyhow::Result
             external_id,
             output,
         } => {
-            let new = NewAccount { external_id, plan };
+            let new = NewAccount::new(plan).external_id(external_id);
             let account = service
-                .create_account(&Actor::system(), new, None)
+                .create_account(&Actor::system(), new)
                 .await
                 .map_err(|error| match error {
                     AccountError::UnknownPlan => at_fault("--plan", error),
@@ -130,11 +128,7 @@ async fn account(command: AccountCommand, settings: &Settings) -> anyhow::Result
             limit,
             output,
         } => {
-            let query = AccountQuery {
-                external_id,
-                after: None,
-                limit,
-            };
+            let query = AccountQuery::new(limit).external_id(external_id);
             let page = service.list_accounts(query).await?;
             if page.next.is_some() {
                 telemetry::say(&format!(
@@ -150,10 +144,7 @@ async fn account(command: AccountCommand, settings: &Settings) -> anyhow::Result
             plan,
             output,
         } => {
-            let patch = AccountPatch {
-                plan: Some(plan),
-                ..AccountPatch::default()
-            };
+            let patch = AccountPatch::default().plan(plan);
             let (account, _) = service
                 .update_account(&Actor::system(), account, patch)
                 .await
@@ -183,19 +174,19 @@ async fn key(command: KeyCommand, settings: &Settings) -> anyhow::Result<()> {
             expires,
             output,
         } => {
-            let draft = KeyDraft {
-                name,
-                allowed_networks: networks(&ips)?,
-                scopes: Some(ScopeSet::parse(scopes.iter().map(Scope::as_str)).context("--scope")?),
-                expires_at: expires,
-                ..KeyDraft::new(
-                    account,
-                    prefix.unwrap_or_else(|| settings.http.flat.key_prefix.clone()),
-                )
-            };
+            let draft = KeyDraft::new(
+                account,
+                prefix.unwrap_or_else(|| settings.http.flat.key_prefix.clone()),
+            )
+            .name(name)
+            .allowed_networks(networks(&ips)?)
+            .scopes(Some(
+                ScopeSet::parse(scopes.iter().map(Scope::as_str)).context("--scope")?,
+            ))
+            .expires_at(expires);
             let service = open::open(settings).await?.service;
             let issued = service
-                .issue_key(&Actor::system(), draft, None)
+                .issue_key(&Actor::system(), draft)
                 .await
                 .map_err(not_made)?;
             print_issued(&issued, output)

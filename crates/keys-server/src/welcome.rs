@@ -6,7 +6,7 @@ use std::io::{self, ErrorKind, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
-use keys_core::{AllowedNetworks, KeyName};
+use keys_core::KeyName;
 use keys_service::issue::{Issued, OPERATOR_PREFIX};
 use keys_service::{Actor, KeyOwner, KeyService, OperatorKeyDraft};
 
@@ -29,12 +29,8 @@ pub(crate) async fn print(
     http: &Http,
     database: Option<&Path>,
 ) -> anyhow::Result<()> {
-    let draft = OperatorKeyDraft {
-        name: KeyName::from_name("first operator")?,
-        allowed_networks: AllowedNetworks::default(),
-        scopes: operator_scopes(&[]),
-        expires_at: None,
-    };
+    let draft =
+        OperatorKeyDraft::new(KeyName::from_name("first operator")?).scopes(operator_scopes(&[]));
     let url = reachable(endpoints);
     let curl = curl(endpoints);
     if io::stdout().is_terminal() {
@@ -240,12 +236,8 @@ mod tests {
 
     async fn service_with_key() -> (KeyService, Issued) {
         let service = KeyService::builder(MemoryStore::new(), pepper_ring("p1")).build();
-        let draft = OperatorKeyDraft {
-            name: KeyName::from_name("first operator").unwrap(),
-            allowed_networks: AllowedNetworks::default(),
-            scopes: operator_scopes(&[]),
-            expires_at: None,
-        };
+        let draft = OperatorKeyDraft::new(KeyName::from_name("first operator").unwrap())
+            .scopes(operator_scopes(&[]));
         let issued = service.issue_operator_key(&Actor::system(), draft).await;
         let issued = issued.unwrap();
         (service, issued)

@@ -48,10 +48,7 @@ async fn start(store: &MemoryStore, count: usize) -> KeyService {
         "p1".parse().expect("a legal id"),
         Pepper::from_bytes(&[7; 32]).expect("long enough"),
     );
-    let options = CacheOptions {
-        entries_max: 2 * count.max(1_000),
-        ..CacheOptions::default()
-    };
+    let options = CacheOptions::default().entries_max(2 * count.max(1_000));
     let service = KeyService::builder(store.clone(), peppers)
         .cache(options)
         .build();
@@ -84,22 +81,20 @@ impl Warm {
             if number % KEYS_PER_ACCOUNT == 0 {
                 let external = format!("customer-{number:08}");
                 let external = external_id.then(|| external.parse().expect("legal"));
-                let new = NewAccount {
-                    external_id: external,
-                    plan: "pro".parse().expect("a legal name"),
-                };
-                let created = service.create_account(&system, new, None).await;
+                let new =
+                    NewAccount::new("pro".parse().expect("a legal name")).external_id(external);
+                let created = service.create_account(&system, new).await;
                 account = Some(created.expect("an account").id);
             }
-            let draft = KeyDraft {
-                name: Some(KeyName::from_name("Production Server").expect("a legal name")),
-                allowed_networks: AllowedNetworks::default(),
-                ..KeyDraft::new(
-                    account.expect("made above"),
-                    "sk_live".parse().expect("a legal prefix"),
-                )
-            };
-            let issued = service.issue_key(&system, draft, None).await;
+            let draft = KeyDraft::new(
+                account.expect("made above"),
+                "sk_live".parse().expect("a legal prefix"),
+            )
+            .name(Some(
+                KeyName::from_name("Production Server").expect("a legal name"),
+            ))
+            .allowed_networks(AllowedNetworks::default());
+            let issued = service.issue_key(&system, draft).await;
             keys.push(issued.expect("a key").secret.expose().to_owned());
         }
         Self {

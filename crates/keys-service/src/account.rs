@@ -13,11 +13,38 @@ use crate::service::KeyService;
 
 /// An account to be created.
 #[derive(Debug, Clone)]
+#[must_use]
+#[non_exhaustive]
 pub struct NewAccount {
     /// The host system's identifier.
     pub external_id: Option<ExternalId>,
     /// The plan.
     pub plan: PlanName,
+    /// Identifies a repetition of the request. `None` creates an account in any case.
+    pub idempotent: Option<Idempotent>,
+}
+
+impl NewAccount {
+    /// Creates a request for an account on this plan.
+    pub const fn new(plan: PlanName) -> Self {
+        Self {
+            external_id: None,
+            plan,
+            idempotent: None,
+        }
+    }
+
+    /// Sets the host system's identifier.
+    pub fn external_id(mut self, external_id: Option<ExternalId>) -> Self {
+        self.external_id = external_id;
+        self
+    }
+
+    /// Returns the first answer again if the request is a repetition.
+    pub fn idempotent(mut self, idempotent: Option<Idempotent>) -> Self {
+        self.idempotent = idempotent;
+        self
+    }
 }
 
 /// Error returned when an account was not created or changed.
@@ -80,6 +107,7 @@ impl From<ReserveError> for AccountError {
 
 /// One page of accounts, oldest first.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct AccountPage {
     /// The accounts. Each may be a row that cannot be read.
     pub accounts: Vec<AccountEntry>,
@@ -96,7 +124,6 @@ impl KeyService {
         &self,
         by: &Actor,
         new: NewAccount,
-        idempotent: Option<Idempotent>,
     ) -> Result<Account, AccountError> {
         if !by.may_administer() {
             return Err(AccountError::CallerDenied(Denial::KindNotAllowed));
@@ -117,7 +144,7 @@ impl KeyService {
                 .await;
             Ok::<_, AccountError>(inserted?)
         };
-        let Some(idempotent) = idempotent else {
+        let Some(idempotent) = new.idempotent else {
             insert(&account, None).await?;
             return Ok(account);
         };

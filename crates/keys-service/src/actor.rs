@@ -9,6 +9,7 @@ use crate::ports::{Authority, Caller};
 
 /// The holder of a presented credential.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Identity {
     /// The credential's record.
     pub key: ApiKey,

@@ -15,6 +15,7 @@ use crate::service::KeyService;
 
 /// Requirements on a credential.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Requirement {
     /// Accepted kinds.
     pub kinds: Vec<KeyKind>,
@@ -59,7 +60,7 @@ impl Requirement {
 
     /// Also requires all of `scopes`.
     #[must_use]
-    pub fn with_scopes(mut self, scopes: ScopeSet) -> Self {
+    pub fn scopes(mut self, scopes: ScopeSet) -> Self {
         self.scopes = scopes;
         self
     }
@@ -90,12 +91,21 @@ pub enum KeyManagement {
 
 /// Requirements of a surface on managing keys through it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub struct ManagementPolicy {
     /// Requirements on the account. Its plan must have keys for every operation but those of a
     /// session on existing keys.
     pub issue: IssuePolicy,
     /// Credentials that may manage.
     pub management: KeyManagement,
+}
+
+impl ManagementPolicy {
+    /// Joins the requirements on the account and the credentials that may manage.
+    #[must_use]
+    pub const fn new(issue: IssuePolicy, management: KeyManagement) -> Self {
+        Self { issue, management }
+    }
 }
 
 impl KeyService {

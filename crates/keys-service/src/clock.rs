@@ -16,6 +16,7 @@ pub trait Clock: Send + Sync + 'static {
 
 /// The clocks of the operating system.
 #[derive(Debug, Clone, Copy, Default)]
+#[expect(clippy::exhaustive_structs, reason = "complete: it has no state")]
 pub struct SystemClock;
 
 #[expect(

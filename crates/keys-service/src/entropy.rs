@@ -10,6 +10,7 @@ use rand_core::{CryptoRng, TryCryptoRng, TryRng};
 /// fall back to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the operating system gave no random bytes")]
+#[non_exhaustive]
 pub struct EntropyError;
 
 type Fill = dyn Fn(&mut [u8]) -> Result<(), EntropyError> + Send + Sync;

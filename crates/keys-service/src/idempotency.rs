@@ -55,10 +55,12 @@ impl fmt::Debug for IdempotencyKey {
 /// Error returned when a text is not an idempotency key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("an Idempotency-Key is 1 to 255 visible ASCII characters")]
+#[non_exhaustive]
 pub struct InvalidIdempotencyKey;
 
 /// A request that may be a repetition.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Idempotent {
     /// The idempotency key of the client.
     pub key: IdempotencyKey,
@@ -66,6 +68,22 @@ pub struct Idempotent {
     pub operation: String,
     /// The request's body, byte for byte.
     pub body: Vec<u8>,
+}
+
+impl Idempotent {
+    /// Joins the idempotency key, the operation with its subject, and the request's body.
+    #[must_use]
+    pub fn new(
+        key: IdempotencyKey,
+        operation: impl Into<String>,
+        body: impl Into<Vec<u8>>,
+    ) -> Self {
+        Self {
+            key,
+            operation: operation.into(),
+            body: body.into(),
+        }
+    }
 }
 
 /// Error returned when a repetition was not answered.

@@ -34,6 +34,8 @@ pub const SESSION_TTL_MAX: Duration = Duration::from_hours(24);
 
 /// A key to be issued to an account.
 #[derive(Debug, Clone)]
+#[must_use]
+#[non_exhaustive]
 pub struct KeyDraft {
     /// The account of the key.
     pub account_id: AccountId,
@@ -50,12 +52,13 @@ pub struct KeyDraft {
     pub expires_at: Option<Timestamp>,
     /// Requirements on the account.
     pub policy: IssuePolicy,
+    /// Identifies a repetition of the request. `None` issues a key in any case.
+    pub idempotent: Option<Idempotent>,
 }
 
 impl KeyDraft {
     /// Returns a draft of a key that never expires and may be used from anywhere, under the
     /// plan gate and the cap.
-    #[must_use]
     pub fn new(account_id: AccountId, prefix: KeyPrefix) -> Self {
         Self {
             account_id,
@@ -65,12 +68,81 @@ impl KeyDraft {
             scopes: None,
             expires_at: None,
             policy: IssuePolicy::default(),
+            idempotent: None,
         }
+    }
+
+    /// Sets the owner's name of the key.
+    pub fn name(mut self, name: Option<KeyName>) -> Self {
+        self.name = name;
+        self
+    }
+
+    /// Sets the addresses that may use the key.
+    pub fn allowed_networks(mut self, networks: AllowedNetworks) -> Self {
+        self.allowed_networks = networks;
+        self
+    }
+
+    /// Sets the scopes. `None` inherits them.
+    pub fn scopes(mut self, scopes: Option<ScopeSet>) -> Self {
+        self.scopes = scopes;
+        self
+    }
+
+    /// Sets the expiry.
+    pub fn expires_at(mut self, expires_at: Option<Timestamp>) -> Self {
+        self.expires_at = expires_at;
+        self
+    }
+
+    /// Sets the requirements on the account.
+    pub fn policy(mut self, policy: IssuePolicy) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    /// Returns the first answer again if the request is a repetition.
+    pub fn idempotent(mut self, idempotent: Option<Idempotent>) -> Self {
+        self.idempotent = idempotent;
+        self
+    }
+}
+
+/// A session to be opened.
+#[derive(Debug, Clone)]
+#[must_use]
+#[non_exhaustive]
+pub struct SessionDraft {
+    /// The account of the session.
+    pub account_id: AccountId,
+    /// Life of the session: 1 second to [`SESSION_TTL_MAX`].
+    pub ttl: Duration,
+    /// Identifies a repetition of the request. `None` opens a session in any case.
+    pub idempotent: Option<Idempotent>,
+}
+
+impl SessionDraft {
+    /// Returns a draft of a session of this life.
+    pub const fn new(account_id: AccountId, ttl: Duration) -> Self {
+        Self {
+            account_id,
+            ttl,
+            idempotent: None,
+        }
+    }
+
+    /// Returns the first answer again if the request is a repetition.
+    pub fn idempotent(mut self, idempotent: Option<Idempotent>) -> Self {
+        self.idempotent = idempotent;
+        self
     }
 }
 
 /// An operator key to be issued.
 #[derive(Debug, Clone)]
+#[must_use]
+#[non_exhaustive]
 pub struct OperatorKeyDraft {
     /// The name of the key.
     pub name: KeyName,
@@ -82,8 +154,39 @@ pub struct OperatorKeyDraft {
     pub expires_at: Option<Timestamp>,
 }
 
+impl OperatorKeyDraft {
+    /// Returns a draft of a key without scopes that never expires and may be used from anywhere.
+    pub fn new(name: KeyName) -> Self {
+        Self {
+            name,
+            allowed_networks: AllowedNetworks::default(),
+            scopes: ScopeSet::default(),
+            expires_at: None,
+        }
+    }
+
+    /// Sets the addresses that may use the key.
+    pub fn allowed_networks(mut self, networks: AllowedNetworks) -> Self {
+        self.allowed_networks = networks;
+        self
+    }
+
+    /// Sets the scopes.
+    pub fn scopes(mut self, scopes: ScopeSet) -> Self {
+        self.scopes = scopes;
+        self
+    }
+
+    /// Sets the expiry.
+    pub fn expires_at(mut self, expires_at: Option<Timestamp>) -> Self {
+        self.expires_at = expires_at;
+        self
+    }
+}
+
 /// A new key with its secret. The secret exists only here and with its owner.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Issued {
     /// The record.
     pub key: ApiKey,
@@ -91,8 +194,12 @@ pub struct Issued {
     pub secret: SecretKey,
 }
 
-/// An invalid field of a draft. Exhaustive, so that every surface names each field.
+/// An invalid field of a draft.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(
+    clippy::exhaustive_enums,
+    reason = "complete: every surface names each field"
+)]
 pub enum IssueField {
     /// The expiry.
     ExpiresAt,
@@ -189,12 +296,7 @@ impl KeyService {
     ///
     /// # Errors
     /// See [`IssueError`].
-    pub async fn issue_key(
-        &self,
-        by: &Actor,
-        draft: KeyDraft,
-        idempotent: Option<Idempotent>,
-    ) -> Result<Issued, IssueError> {
+    pub async fn issue_key(&self, by: &Actor, draft: KeyDraft) -> Result<Issued, IssueError> {
         if !by.may_act_for(draft.account_id) {
             return Err(IssueError::AccountNotFound);
         }
@@ -216,7 +318,7 @@ impl KeyService {
             expires_at: draft.expires_at,
             policy: draft.policy,
         };
-        let issued = self.issue(by, template, idempotent).await;
+        let issued = self.issue(by, template, draft.idempotent).await;
         issued.map_err(|error| match error {
             // The expiry is the creator's, which has passed since the creator was authenticated.
             IssueError::ExpiryNotInFuture if inherits_expiry => {
@@ -233,27 +335,25 @@ impl KeyService {
     pub async fn open_session(
         &self,
         by: &Actor,
-        account_id: AccountId,
-        ttl: Duration,
-        idempotent: Option<Idempotent>,
+        draft: SessionDraft,
     ) -> Result<Issued, IssueError> {
         if !by.may_administer() {
             return Err(IssueError::CallerDenied(Denial::KindNotAllowed));
         }
-        if ttl < Duration::from_secs(1) || ttl > SESSION_TTL_MAX {
+        if draft.ttl < Duration::from_secs(1) || draft.ttl > SESSION_TTL_MAX {
             return Err(IssueError::SessionTtl);
         }
         let template = Template {
             kind: KeyKind::Session,
-            account_id: Some(account_id),
+            account_id: Some(draft.account_id),
             prefix: prefix(SESSION_PREFIX),
             name: None,
             allowed_networks: AllowedNetworks::default(),
             scopes: ScopeSet::default(),
-            expires_at: Some(self.now().saturating_add(ttl)),
+            expires_at: Some(self.now().saturating_add(draft.ttl)),
             policy: IssuePolicy::NONE,
         };
-        self.issue(by, template, idempotent).await
+        self.issue(by, template, draft.idempotent).await
     }
 
     /// Issues a key to an operator.

@@ -12,6 +12,8 @@
 //! | [`account`] | accounts |
 //! | [`idempotency`] | repetition of a create without creating a second record |
 
+#![warn(clippy::exhaustive_enums, clippy::exhaustive_structs)]
+
 pub mod account;
 pub mod actor;
 pub mod authenticate;
@@ -38,7 +40,7 @@ pub use cache::loader::ReadState;
 pub use clock::{Clock, SystemClock};
 pub use everywhere::Effective;
 pub use idempotency::{IdempotencyError, IdempotencyKey, Idempotent};
-pub use issue::{IssueError, IssueField, Issued, KeyDraft, OperatorKeyDraft};
+pub use issue::{IssueError, IssueField, Issued, KeyDraft, OperatorKeyDraft, SessionDraft};
 pub use limiter::{FallbackLimiter, LocalLimiter, OnUnavailable, SharedLimiter};
 pub use manage::RevokeError;
 pub use memory::MemoryStore;

@@ -257,10 +257,7 @@ impl Keys for MemoryStore {
                 .get(&(digest.pepper, *digest.digest.as_bytes()))?;
             let row = state.keys.get(id).filter(|_| seen.insert(*id))?;
             let stored = state.stored(row);
-            Some(FoundKey {
-                digest,
-                stored: Ok(stored),
-            })
+            Some(FoundKey::new(digest, Ok(stored)))
         });
         Ok(found.collect())
     }
@@ -273,11 +270,10 @@ impl Keys for MemoryStore {
             .iter()
             .skip(usize::try_from(offset).unwrap_or(usize::MAX))
             .take(limit as usize);
-        Ok(KeyPage {
-            keys: page.copied().cloned().collect(),
-            unreadable: Vec::new(),
-            total: keys.len() as u64,
-        })
+        Ok(KeyPage::new(
+            page.copied().cloned().collect(),
+            keys.len() as u64,
+        ))
     }
 
     async fn insert_key(&self, key: NewKey, change: Change) -> Result<(), ChangeError> {
@@ -508,7 +504,7 @@ impl ChangeLog for MemoryStore {
 #[async_trait]
 impl Maintenance for MemoryStore {
     async fn ready(&self) -> Result<Readiness, StoreError> {
-        Ok(Readiness { is_writable: true })
+        Ok(Readiness::new(true))
     }
 
     async fn pepper_ids(&self, now: Timestamp) -> Result<Vec<PepperId>, StoreError> {

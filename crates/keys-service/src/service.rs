@@ -40,10 +40,10 @@ use crate::usage::{self, Unwritten, Used};
 ///
 /// let system = Actor::system();
 /// let account = service
-///     .create_account(&system, NewAccount { external_id: None, plan: "pro".parse()? }, None)
+///     .create_account(&system, NewAccount::new("pro".parse()?))
 ///     .await?;
 /// let draft = KeyDraft::new(account.id, "sk_live".parse()?);
-/// let issued = service.issue_key(&system, draft, None).await?;
+/// let issued = service.issue_key(&system, draft).await?;
 ///
 /// // Later, in a request that presents the key:
 /// let identity = service
@@ -515,6 +515,7 @@ const LAST_USES_PER_BATCH: usize = 1_000;
 
 /// Size of the cache of a [`KeyService`], and how far it is behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct CacheState {
     /// Keys.
     pub entries: usize,

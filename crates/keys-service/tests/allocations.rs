@@ -23,30 +23,24 @@ fn warm_verification_allocates_nothing() {
             async move { service.maintain().await }
         });
         let system = Actor::system();
-        let new = NewAccount {
-            external_id: Some("user-1".parse().unwrap()),
-            plan: "pro".parse().unwrap(),
-        };
-        let account = service.create_account(&system, new, None).await.unwrap();
-        let draft = KeyDraft {
-            name: Some(KeyName::from_name("Production Server").unwrap()),
-            allowed_networks: AllowedNetworks::parse(["10.0.0.0/8"]).unwrap(),
-            scopes: Some(ScopeSet::parse(["orders:read"]).unwrap()),
-            expires_at: Some(Timestamp::MAX),
-            ..KeyDraft::new(account.id, "sk_live".parse().unwrap())
-        };
-        let issued = service.issue_key(&system, draft, None).await.unwrap();
+        let new =
+            NewAccount::new("pro".parse().unwrap()).external_id(Some("user-1".parse().unwrap()));
+        let account = service.create_account(&system, new).await.unwrap();
+        let draft = KeyDraft::new(account.id, "sk_live".parse().unwrap())
+            .name(Some(KeyName::from_name("Production Server").unwrap()))
+            .allowed_networks(AllowedNetworks::parse(["10.0.0.0/8"]).unwrap())
+            .scopes(Some(ScopeSet::parse(["orders:read"]).unwrap()))
+            .expires_at(Some(Timestamp::MAX));
+        let issued = service.issue_key(&system, draft).await.unwrap();
         while service.cache_state().behind.is_none() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         issued.secret
     });
     let scopes = ScopeSet::parse(["orders:read"]).unwrap();
-    let request = VerifyRequest {
-        address: Some("10.1.2.3".parse().unwrap()),
-        scopes: &scopes,
-        ..VerifyRequest::new(secret.expose())
-    };
+    let request = VerifyRequest::new(secret.expose())
+        .address(Some("10.1.2.3".parse().unwrap()))
+        .scopes(&scopes);
     assert!(
         runtime
             .block_on(service.verify(&request))

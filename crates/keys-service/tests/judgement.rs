@@ -166,16 +166,9 @@ impl World {
         key.allowed_networks = AllowedNetworks::parse(&case.networks).unwrap();
         key.scopes = ScopeSet::parse(&case.scopes).unwrap();
         key.expires_at = expires_at;
-        let admission = Admission {
-            plans: Arc::clone(&self.plans),
-            policy: IssuePolicy::NONE,
-        };
+        let admission = Admission::new(Arc::clone(&self.plans), IssuePolicy::NONE);
         let digest = self.peppers.digest(&secret);
-        let new = NewKey {
-            key: key.clone(),
-            digest,
-            admission,
-        };
+        let new = NewKey::new(key.clone(), digest, admission);
         self.store
             .insert_key(new, a_change().build())
             .await
@@ -194,10 +187,7 @@ impl World {
     }
 
     async fn disable(&self, account: &Account) {
-        let patch = AccountPatch {
-            disabled: Some(true),
-            ..AccountPatch::default()
-        };
+        let patch = AccountPatch::default().disabled(true);
         let change = a_change().build();
         self.store
             .update_account(account.id, patch, change)
@@ -211,11 +201,8 @@ impl World {
         let address: Option<IpAddr> = case.address.map(|address| address.parse().unwrap());
         let scopes = ScopeSet::parse(&case.wanted).unwrap();
 
-        let requirement = Requirement {
-            kinds: case.kinds.clone(),
-            scopes: scopes.clone(),
-            plan: true,
-        };
+        let mut requirement = Requirement::account_key().scopes(scopes.clone());
+        requirement.kinds.clone_from(&case.kinds);
         let authenticated = self
             .service
             .authenticate(secret.expose(), address, &requirement);
@@ -225,12 +212,10 @@ impl World {
             Err(error) => panic!("no verdict: {error}"),
         };
 
-        let request = VerifyRequest {
-            address,
-            scopes: &scopes,
-            kinds: &case.kinds,
-            ..VerifyRequest::new(secret.expose())
-        };
+        let request = VerifyRequest::new(secret.expose())
+            .address(address)
+            .scopes(&scopes)
+            .kinds(&case.kinds);
         let reads = self.service.read_state().reads;
         for when in ["as it is read", "from the cache"] {
             let by_record = match self.service.verify(&request).await.unwrap().code {
@@ -244,15 +229,10 @@ impl World {
         let expected = reads + u64::from(by_row != Some(Denial::Revoked));
         prop_assert_eq!(self.service.read_state().reads, expected);
 
-        let caller = Caller {
-            key_id: stored.key.id,
-            kind: case.kind,
-            account_id: stored.key.account_id,
-            address,
-            scopes,
-            plans: Some(Arc::clone(&self.plans)),
-            accepted: None,
-        };
+        let mut caller = Caller::new(stored.key.id, case.kind, stored.key.account_id);
+        caller.address = address;
+        caller.scopes = scopes;
+        caller.plans = Some(Arc::clone(&self.plans));
         let by_transaction = caller.check(Some(&stored), NOON).err();
         // The kind of a caller is its own.
         if by_row != Some(Denial::KindNotAllowed) {

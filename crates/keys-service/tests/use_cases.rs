@@ -12,7 +12,7 @@ use keys_service::idempotency::IdempotencyError;
 use keys_service::{
     AccountError, AccountPatch, Actor, AuthenticateError, Idempotent, Identity, IssueError,
     IssueField, Issued, KeyDraft, KeyManagement, KeyOwner, KeyService, ManagementPolicy,
-    MemoryStore, NewAccount, OperatorKeyDraft, Requirement,
+    MemoryStore, NewAccount, OperatorKeyDraft, Requirement, SessionDraft,
 };
 use keys_testkit::clock::FakeClock;
 use keys_testkit::data::{NOON, pepper_ring};
@@ -33,14 +33,9 @@ impl Fixture {
             .clock(clock.clone())
             .rng(seeded(1))
             .build();
-        let new = NewAccount {
-            external_id: Some("user-1".parse().unwrap()),
-            plan: plan.parse().unwrap(),
-        };
-        let account = service
-            .create_account(&Actor::system(), new, None)
-            .await
-            .unwrap();
+        let new =
+            NewAccount::new(plan.parse().unwrap()).external_id(Some("user-1".parse().unwrap()));
+        let account = service.create_account(&Actor::system(), new).await.unwrap();
         Self {
             service,
             clock,
@@ -54,14 +49,14 @@ impl Fixture {
 
     async fn issue(&self, draft: KeyDraft) -> Issued {
         self.service
-            .issue_key(&Actor::system(), draft, None)
+            .issue_key(&Actor::system(), draft)
             .await
             .unwrap()
     }
 
     async fn session(&self) -> Issued {
         self.service
-            .open_session(&Actor::system(), self.account.id, HOUR, None)
+            .open_session(&Actor::system(), SessionDraft::new(self.account.id, HOUR))
             .await
             .unwrap()
     }
@@ -117,18 +112,15 @@ fn networks(entries: &[&str]) -> AllowedNetworks {
 }
 
 fn to_plan(name: &str) -> AccountPatch {
-    AccountPatch {
-        plan: Some(name.parse().unwrap()),
-        ..AccountPatch::default()
-    }
+    AccountPatch::default().plan(name.parse().unwrap())
 }
 
 fn idempotent(key: &str, body: &str) -> Idempotent {
-    Idempotent {
-        key: key.parse().unwrap(),
-        operation: "create".to_owned(),
-        body: body.as_bytes().to_vec(),
-    }
+    Idempotent::new(
+        key.parse().unwrap(),
+        "create".to_owned(),
+        body.as_bytes().to_vec(),
+    )
 }
 
 #[tokio::test]
@@ -155,21 +147,14 @@ async fn kinds_never_pass_for_one_another() {
         .service
         .issue_operator_key(
             &Actor::system(),
-            OperatorKeyDraft {
-                name: KeyName::from_name("ops").unwrap(),
-                allowed_networks: AllowedNetworks::default(),
-                scopes: ScopeSet::parse(["keys:write"]).unwrap(),
-                expires_at: None,
-            },
+            OperatorKeyDraft::new(KeyName::from_name("ops").unwrap())
+                .scopes(ScopeSet::parse(["keys:write"]).unwrap()),
         )
         .await
         .unwrap();
     let scopes = ScopeSet::parse(["keys:write"]).unwrap();
     let account_key = fixture
-        .issue(KeyDraft {
-            scopes: Some(scopes.clone()),
-            ..fixture.draft()
-        })
+        .issue(fixture.draft().scopes(Some(scopes.clone())))
         .await;
     let session = fixture.session().await;
     let as_operator = Requirement::operator(scopes);
@@ -191,10 +176,7 @@ async fn reserved_prefixes_are_for_their_kinds() {
     let fixture = Fixture::on_plan("pro").await;
     for prefix in ["operator", "session"] {
         let draft = KeyDraft::new(fixture.account.id, prefix.parse().unwrap());
-        let refused = fixture
-            .service
-            .issue_key(&Actor::system(), draft, None)
-            .await;
+        let refused = fixture.service.issue_key(&Actor::system(), draft).await;
         assert!(matches!(refused, Err(IssueError::ReservedPrefix)));
     }
 }
@@ -235,10 +217,8 @@ async fn on_a_plan_without_keys_sessions_may_clean_up_and_keys_may_not() {
 #[tokio::test]
 async fn management_can_be_reserved_to_sessions() {
     let fixture = Fixture::on_plan("pro").await;
-    let policy = ManagementPolicy {
-        management: KeyManagement::SessionOnly,
-        ..ManagementPolicy::default()
-    };
+    let mut policy = ManagementPolicy::default();
+    policy.management = KeyManagement::SessionOnly;
     let key = fixture.issue(fixture.draft()).await;
     let identity = fixture.holder(&key).await;
     let refused = fixture.service.manager(&identity, Operation::List, &policy);
@@ -257,12 +237,7 @@ async fn disabled_account_is_known_and_forbidden() {
     let fixture = Fixture::on_plan("pro").await;
     let key = fixture.issue(fixture.draft()).await;
     let session = fixture.session().await;
-    fixture
-        .put_on(AccountPatch {
-            disabled: Some(true),
-            ..AccountPatch::default()
-        })
-        .await;
+    fixture.put_on(AccountPatch::default().disabled(true)).await;
     for issued in [&key, &session] {
         let denial = fixture.denial(issued, &Requirement::account_holder()).await;
         assert_eq!(denial, Some(Denial::AccountDisabled));
@@ -274,38 +249,36 @@ async fn a_key_creates_nothing_that_may_do_more_than_itself() {
     let fixture = Fixture::on_plan("pro").await;
     let noon_tomorrow = NOON.saturating_add(24 * HOUR);
     let parent = fixture
-        .issue(KeyDraft {
-            allowed_networks: networks(&["127.0.0.1", "10.0.0.0/8"]),
-            scopes: Some(ScopeSet::parse(["a", "b"]).unwrap()),
-            expires_at: Some(noon_tomorrow),
-            ..fixture.draft()
-        })
+        .issue(
+            fixture
+                .draft()
+                .allowed_networks(networks(&["127.0.0.1", "10.0.0.0/8"]))
+                .scopes(Some(ScopeSet::parse(["a", "b"]).unwrap()))
+                .expires_at(Some(noon_tomorrow)),
+        )
         .await;
     let by = fixture.manager(&parent).await;
-    let refusal = async |draft| match fixture.service.issue_key(&by, draft, None).await {
+    let refusal = async |draft| match fixture.service.issue_key(&by, draft).await {
         Err(IssueError::ExceedsCreator(field)) => field,
         other => panic!("{other:?}"),
     };
-    let later = KeyDraft {
-        expires_at: Some(noon_tomorrow.saturating_add(Duration::from_micros(1))),
-        ..fixture.draft()
-    };
+    let later = fixture
+        .draft()
+        .expires_at(Some(noon_tomorrow.saturating_add(Duration::from_micros(1))));
     assert_eq!(refusal(later).await, IssueField::ExpiresAt);
-    let elsewhere = KeyDraft {
-        allowed_networks: networks(&["10.0.0.1", "192.0.2.1"]),
-        ..fixture.draft()
-    };
+    let elsewhere = fixture
+        .draft()
+        .allowed_networks(networks(&["10.0.0.1", "192.0.2.1"]));
     assert_eq!(refusal(elsewhere).await, IssueField::AllowedNetworks(1));
-    let more = KeyDraft {
-        scopes: Some(ScopeSet::parse(["a", "c"]).unwrap()),
-        ..fixture.draft()
-    };
+    let more = fixture
+        .draft()
+        .scopes(Some(ScopeSet::parse(["a", "c"]).unwrap()));
     assert_eq!(refusal(more).await, IssueField::Scopes);
 
     // A field that is left open is inherited from the creator.
     let child = fixture
         .service
-        .issue_key(&by, fixture.draft(), None)
+        .issue_key(&by, fixture.draft())
         .await
         .unwrap()
         .key;
@@ -321,7 +294,7 @@ async fn keys_made_in_a_session_outlive_it() {
     let by = fixture.manager(&session).await;
     let issued = fixture
         .service
-        .issue_key(&by, fixture.draft(), None)
+        .issue_key(&by, fixture.draft())
         .await
         .unwrap();
     assert_eq!(issued.key.expires_at, None);
@@ -347,7 +320,7 @@ async fn a_key_revoked_since_it_was_authenticated_cannot_mint_its_successor() {
             .unwrap()
             .is_some()
     );
-    let refused = fixture.service.issue_key(&by, fixture.draft(), None).await;
+    let refused = fixture.service.issue_key(&by, fixture.draft()).await;
     assert!(matches!(
         refused,
         Err(IssueError::CallerDenied(Denial::Revoked))
@@ -361,7 +334,7 @@ async fn sessions_live_for_a_second_to_a_day_and_are_neither_listed_nor_counted(
     for ttl in [Duration::ZERO, 24 * HOUR + Duration::from_secs(1)] {
         let refused = fixture
             .service
-            .open_session(&Actor::system(), fixture.account.id, ttl, None)
+            .open_session(&Actor::system(), SessionDraft::new(fixture.account.id, ttl))
             .await;
         assert!(matches!(refused, Err(IssueError::SessionTtl)));
     }
@@ -377,17 +350,14 @@ async fn sessions_live_for_a_second_to_a_day_and_are_neither_listed_nor_counted(
 #[tokio::test]
 async fn the_eleventh_key_is_refused_until_one_is_revoked_or_expires() {
     let fixture = Fixture::on_plan("pro").await;
-    let expiring = KeyDraft {
-        expires_at: Some(NOON.saturating_add(HOUR)),
-        ..fixture.draft()
-    };
+    let expiring = fixture.draft().expires_at(Some(NOON.saturating_add(HOUR)));
     fixture.issue(expiring).await;
     let mut last = None;
     for _ in 0..9 {
         last = Some(fixture.issue(fixture.draft()).await);
     }
     let system = Actor::system();
-    let attempt = || fixture.service.issue_key(&system, fixture.draft(), None);
+    let attempt = || fixture.service.issue_key(&system, fixture.draft());
     assert!(matches!(
         attempt().await,
         Err(IssueError::CapReached { max: 10 })
@@ -408,14 +378,8 @@ async fn the_eleventh_key_is_refused_until_one_is_revoked_or_expires() {
 async fn expiry_must_lie_in_the_future() {
     let fixture = Fixture::on_plan("pro").await;
     for expires_at in [NOON, Timestamp::MIN] {
-        let draft = KeyDraft {
-            expires_at: Some(expires_at),
-            ..fixture.draft()
-        };
-        let refused = fixture
-            .service
-            .issue_key(&Actor::system(), draft, None)
-            .await;
+        let draft = fixture.draft().expires_at(Some(expires_at));
+        let refused = fixture.service.issue_key(&Actor::system(), draft).await;
         assert!(matches!(refused, Err(IssueError::ExpiryNotInFuture)));
     }
 }
@@ -424,14 +388,11 @@ async fn expiry_must_lie_in_the_future() {
 async fn creator_that_expired_meanwhile_is_refused_and_no_field_is_at_fault() {
     let fixture = Fixture::on_plan("pro").await;
     let parent = fixture
-        .issue(KeyDraft {
-            expires_at: Some(NOON.saturating_add(HOUR)),
-            ..fixture.draft()
-        })
+        .issue(fixture.draft().expires_at(Some(NOON.saturating_add(HOUR))))
         .await;
     let by = fixture.manager(&parent).await;
     fixture.clock.advance(HOUR);
-    let refused = fixture.service.issue_key(&by, fixture.draft(), None).await;
+    let refused = fixture.service.issue_key(&by, fixture.draft()).await;
     assert!(matches!(
         refused,
         Err(IssueError::CallerDenied(Denial::Expired))
@@ -443,15 +404,14 @@ async fn repetition_gets_the_same_key_and_makes_nothing_new() {
     let fixture = Fixture::on_plan("pro").await;
     let system = Actor::system();
     let create = |key: &str, body: &str| {
-        let draft = KeyDraft {
-            name: Some(KeyName::from_name("once").unwrap()),
-            allowed_networks: networks(&["10.0.0.0/8", "2001:db8::1"]),
-            expires_at: Some(NOON.saturating_add(HOUR)),
-            ..fixture.draft()
-        };
+        let draft = fixture
+            .draft()
+            .name(Some(KeyName::from_name("once").unwrap()))
+            .allowed_networks(networks(&["10.0.0.0/8", "2001:db8::1"]))
+            .expires_at(Some(NOON.saturating_add(HOUR)));
         fixture
             .service
-            .issue_key(&system, draft, Some(idempotent(key, body)))
+            .issue_key(&system, draft.idempotent(Some(idempotent(key, body))))
     };
     let first = create("k", "body").await.unwrap();
     fixture.clock.advance(Duration::from_secs(599));
@@ -475,13 +435,12 @@ async fn repetition_after_the_keys_expiry_still_gets_the_same_answer() {
     let fixture = Fixture::on_plan("pro").await;
     let system = Actor::system();
     let create = || {
-        let draft = KeyDraft {
-            expires_at: Some(NOON.saturating_add(Duration::from_mins(1))),
-            ..fixture.draft()
-        };
+        let draft = fixture
+            .draft()
+            .expires_at(Some(NOON.saturating_add(Duration::from_mins(1))));
         fixture
             .service
-            .issue_key(&system, draft, Some(idempotent("k", "body")))
+            .issue_key(&system, draft.idempotent(Some(idempotent("k", "body"))))
     };
     let first = create().await.unwrap();
     fixture.clock.advance(Duration::from_secs(61));
@@ -493,14 +452,13 @@ async fn repetition_after_the_keys_expiry_still_gets_the_same_answer() {
 async fn another_credential_does_not_get_what_the_first_was_given() {
     let fixture = Fixture::on_plan("pro").await;
     let wide = fixture.manager(&fixture.issue(fixture.draft()).await).await;
-    let narrow = KeyDraft {
-        allowed_networks: networks(&["127.0.0.1"]),
-        ..fixture.draft()
-    };
+    let narrow = fixture.draft().allowed_networks(networks(&["127.0.0.1"]));
     let narrow = fixture.manager(&fixture.issue(narrow).await).await;
     let create = |by| {
         let repeated = Some(idempotent("k", "body"));
-        fixture.service.issue_key(by, fixture.draft(), repeated)
+        fixture
+            .service
+            .issue_key(by, fixture.draft().idempotent(repeated))
     };
     let first = create(&wide).await.unwrap();
     let second = create(&narrow).await.unwrap();
@@ -514,9 +472,10 @@ async fn refused_attempt_leaves_its_idempotency_key_free() {
     let fixture = Fixture::on_plan("free").await;
     let system = Actor::system();
     let create = || {
-        fixture
-            .service
-            .issue_key(&system, fixture.draft(), Some(idempotent("k", "body")))
+        fixture.service.issue_key(
+            &system,
+            fixture.draft().idempotent(Some(idempotent("k", "body"))),
+        )
     };
     assert!(matches!(
         create().await,
@@ -531,11 +490,11 @@ async fn accounts_are_repeated_too_and_external_ids_are_unique() {
     let fixture = Fixture::on_plan("pro").await;
     let system = Actor::system();
     let create = |external_id: &str, idempotent| {
-        let new = NewAccount {
-            external_id: Some(external_id.parse().unwrap()),
-            plan: "pro".parse().unwrap(),
-        };
-        fixture.service.create_account(&system, new, idempotent)
+        let new =
+            NewAccount::new("pro".parse().unwrap()).external_id(Some(external_id.parse().unwrap()));
+        fixture
+            .service
+            .create_account(&system, new.idempotent(idempotent))
     };
     let first = create("user-2", Some(idempotent("k", "body")))
         .await
@@ -548,12 +507,9 @@ async fn accounts_are_repeated_too_and_external_ids_are_unique() {
         create("user-2", None).await,
         Err(AccountError::ExternalIdTaken)
     ));
-    let unknown = NewAccount {
-        external_id: None,
-        plan: "gold".parse().unwrap(),
-    };
+    let unknown = NewAccount::new("gold".parse().unwrap());
     assert!(matches!(
-        fixture.service.create_account(&system, unknown, None).await,
+        fixture.service.create_account(&system, unknown).await,
         Err(AccountError::UnknownPlan)
     ));
 }
@@ -630,19 +586,10 @@ async fn a_plan_that_left_the_configuration_forbids_keys_and_still_limits() {
             .build()
     };
     let before = build(Plans::documented(), store.clone());
-    let new = NewAccount {
-        external_id: None,
-        plan: "business".parse().unwrap(),
-    };
-    let account = before
-        .create_account(&Actor::system(), new, None)
-        .await
-        .unwrap();
+    let new = NewAccount::new("business".parse().unwrap());
+    let account = before.create_account(&Actor::system(), new).await.unwrap();
     let draft = KeyDraft::new(account.id, "sk_live".parse().unwrap());
-    let issued = before
-        .issue_key(&Actor::system(), draft, None)
-        .await
-        .unwrap();
+    let issued = before.issue_key(&Actor::system(), draft).await.unwrap();
 
     let remaining = Plans::documented()
         .iter()
@@ -673,12 +620,9 @@ async fn a_plan_that_left_the_configuration_forbids_keys_and_still_limits() {
 async fn keys_under_a_pepper_that_is_not_configured_are_reported() {
     let store = MemoryStore::default();
     let before = KeyService::builder(store.clone(), pepper_ring("p1")).build();
-    let draft = OperatorKeyDraft {
-        name: KeyName::from_name("ops").unwrap(),
-        allowed_networks: AllowedNetworks::default(),
-        scopes: ScopeSet::default(),
-        expires_at: None,
-    };
+    let draft = OperatorKeyDraft::new(KeyName::from_name("ops").unwrap())
+        .allowed_networks(AllowedNetworks::default())
+        .scopes(ScopeSet::default());
     before
         .issue_operator_key(&Actor::system(), draft)
         .await
@@ -696,14 +640,7 @@ async fn an_accounts_credential_acts_for_no_other_account_and_never_as_an_operat
     let fixture = Fixture::on_plan("pro").await;
     let stranger = fixture
         .service
-        .create_account(
-            &Actor::system(),
-            NewAccount {
-                external_id: None,
-                plan: "pro".parse().unwrap(),
-            },
-            None,
-        )
+        .create_account(&Actor::system(), NewAccount::new("pro".parse().unwrap()))
         .await
         .unwrap();
     let strangers_draft = || KeyDraft::new(stranger.id, "sk_live".parse().unwrap());
@@ -719,7 +656,7 @@ async fn an_accounts_credential_acts_for_no_other_account_and_never_as_an_operat
         );
         let by = fixture.manager(&issued).await;
         let service = &fixture.service;
-        let refused = service.issue_key(&by, strangers_draft(), None).await;
+        let refused = service.issue_key(&by, strangers_draft()).await;
         assert!(matches!(refused, Err(IssueError::AccountNotFound)));
         let theirs = Some(KeyOwner::Account(stranger.id));
         for owner in [theirs, Some(KeyOwner::Operators), None] {
@@ -733,7 +670,7 @@ async fn an_accounts_credential_acts_for_no_other_account_and_never_as_an_operat
             upgrade,
             Err(AccountError::CallerDenied(Denial::KindNotAllowed))
         ));
-        let longer = service.open_session(&by, fixture.account.id, HOUR, None);
+        let longer = service.open_session(&by, SessionDraft::new(fixture.account.id, HOUR));
         assert!(longer.await.is_err());
     }
     let denial = fixture

@@ -201,18 +201,15 @@ impl Instance {
     }
 
     async fn account(&self) -> Account {
-        let new = NewAccount {
-            external_id: None,
-            plan: "pro".parse().unwrap(),
-        };
+        let new = NewAccount::new("pro".parse().unwrap());
         let system = Actor::system();
-        let created = self.service.create_account(&system, new, None);
+        let created = self.service.create_account(&system, new);
         created.await.unwrap()
     }
 
     async fn issue(&self, draft: KeyDraft) -> Issued {
         let system = Actor::system();
-        let issued = self.service.issue_key(&system, draft, None);
+        let issued = self.service.issue_key(&system, draft);
         let issued = issued.await.unwrap();
         self.catch_up().await;
         issued
@@ -222,7 +219,7 @@ impl Instance {
     async fn catch_up(&self) {
         let system = Actor::system();
         let account = self.account().await;
-        let last = self.service.issue_key(&system, draft(account.id), None);
+        let last = self.service.issue_key(&system, draft(account.id));
         let last = last.await.unwrap().key.id;
         let revoked = self.service.revoke_key(&system, None, last).await;
         self.service.everywhere(revoked.unwrap().unwrap()).await;
@@ -337,16 +334,10 @@ async fn unknown_key_is_remembered_until_it_is_made() {
     // The same seed generates the same key: one service predicts the key of the other.
     let oracle = seeded(&Watched::default());
     let predicted = {
-        let new = NewAccount {
-            external_id: None,
-            plan: "pro".parse().unwrap(),
-        };
-        let account = oracle
-            .create_account(&Actor::system(), new, None)
-            .await
-            .unwrap();
+        let new = NewAccount::new("pro".parse().unwrap());
+        let account = oracle.create_account(&Actor::system(), new).await.unwrap();
         oracle
-            .issue_key(&Actor::system(), draft(account.id), None)
+            .issue_key(&Actor::system(), draft(account.id))
             .await
             .unwrap()
     };
@@ -362,16 +353,10 @@ async fn unknown_key_is_remembered_until_it_is_made() {
         assert!(verdict.key.is_none());
     }
     assert_eq!(store.look_ups(), 1);
-    let new = NewAccount {
-        external_id: None,
-        plan: "pro".parse().unwrap(),
-    };
-    let account = service
-        .create_account(&Actor::system(), new, None)
-        .await
-        .unwrap();
+    let new = NewAccount::new("pro".parse().unwrap());
+    let account = service.create_account(&Actor::system(), new).await.unwrap();
     let issued = service
-        .issue_key(&Actor::system(), draft(account.id), None)
+        .issue_key(&Actor::system(), draft(account.id))
         .await
         .unwrap();
     assert_eq!(issued.secret.expose(), predicted.secret.expose());
@@ -426,10 +411,7 @@ async fn one_change_of_an_account_refuses_all_its_keys_everywhere() {
         assert!(here.verify(key).await.is_valid());
         assert!(there.verify(key).await.is_valid());
     }
-    let disabled = |disabled| AccountPatch {
-        disabled: Some(disabled),
-        ..AccountPatch::default()
-    };
+    let disabled = |disabled| AccountPatch::default().disabled(disabled);
     here.patch(account.id, disabled(true)).await;
     let answered = Instant::now();
     for key in &keys {
@@ -443,10 +425,7 @@ async fn one_change_of_an_account_refuses_all_its_keys_everywhere() {
     for key in &keys {
         assert!(here.verify(key).await.is_valid());
     }
-    let to_free = AccountPatch {
-        plan: Some("free".parse().unwrap()),
-        ..AccountPatch::default()
-    };
+    let to_free = AccountPatch::default().plan("free".parse().unwrap());
     here.patch(account.id, to_free).await;
     let code = here.verify(&keys[0]).await.code;
     assert_eq!(code, denied(Denial::PlanForbidden));
@@ -459,21 +438,19 @@ async fn the_order_of_judgement_is_the_documented_one() {
     let instance = Instance::start(&store, Some(&clock), Duration::ZERO).await;
     let account = instance.account().await;
     let issued = instance
-        .issue(KeyDraft {
-            allowed_networks: AllowedNetworks::parse(["127.0.0.1"]).unwrap(),
-            scopes: Some(ScopeSet::parse(["a"]).unwrap()),
-            expires_at: Some(NOON.saturating_add(Duration::from_secs(1))),
-            ..draft(account.id)
-        })
+        .issue(
+            draft(account.id)
+                .allowed_networks(AllowedNetworks::parse(["127.0.0.1"]).unwrap())
+                .scopes(Some(ScopeSet::parse(["a"]).unwrap()))
+                .expires_at(Some(NOON.saturating_add(Duration::from_secs(1)))),
+        )
         .await;
     let calls: LimitName = "calls".parse().unwrap();
     let needed = ScopeSet::parse(["b"]).unwrap();
     let held = ScopeSet::parse(["a"]).unwrap();
-    let mut request = VerifyRequest {
-        scopes: &needed,
-        limit: Some(&calls),
-        ..VerifyRequest::new(issued.secret.expose())
-    };
+    let mut request = VerifyRequest::new(issued.secret.expose())
+        .scopes(&needed)
+        .limit(Some(&calls));
     assert_eq!(
         instance.ask(&request).await.unwrap().code,
         denied(Denial::IpNotAllowed)
@@ -493,20 +470,14 @@ async fn the_order_of_judgement_is_the_documented_one() {
     let verdict = instance.ask(&request).await.unwrap();
     assert_eq!(verdict.code, VerdictCode::RateLimited);
 
-    let to_free = AccountPatch {
-        plan: Some("free".parse().unwrap()),
-        ..AccountPatch::default()
-    };
+    let to_free = AccountPatch::default().plan("free".parse().unwrap());
     request.address = None;
     instance.patch(account.id, to_free).await;
     assert_eq!(
         instance.ask(&request).await.unwrap().code,
         denied(Denial::PlanForbidden)
     );
-    let disable = AccountPatch {
-        disabled: Some(true),
-        ..AccountPatch::default()
-    };
+    let disable = AccountPatch::default().disabled(true);
     instance.patch(account.id, disable).await;
     assert_eq!(
         instance.ask(&request).await.unwrap().code,
@@ -531,10 +502,7 @@ async fn cached_key_expires_at_the_exact_microsecond() {
     let instance = Instance::start(&store, Some(&clock), Duration::ZERO).await;
     let account = instance.account().await;
     let issued = instance
-        .issue(KeyDraft {
-            expires_at: Some(NOON.saturating_add(Duration::from_micros(500))),
-            ..draft(account.id)
-        })
+        .issue(draft(account.id).expires_at(Some(NOON.saturating_add(Duration::from_micros(500)))))
         .await;
     assert!(instance.verify(&issued).await.is_valid());
     clock.advance(Duration::from_micros(499));
@@ -548,10 +516,7 @@ async fn no_cache_reads_the_store() {
     let store = Watched::default();
     let instance = instance(&store).await;
     let issued = instance.key().await;
-    let request = VerifyRequest {
-        fresh: true,
-        ..VerifyRequest::new(issued.secret.expose())
-    };
+    let request = VerifyRequest::new(issued.secret.expose()).fresh(true);
     for look_ups in 1..=3 {
         assert!(instance.ask(&request).await.unwrap().is_valid());
         assert_eq!(store.look_ups(), look_ups);
@@ -564,10 +529,7 @@ async fn a_limit_that_no_plan_has_is_an_error_and_not_the_absence_of_one() {
     let instance = instance(&store).await;
     let issued = instance.key().await;
     let typo: LimitName = "cals".parse().unwrap();
-    let request = VerifyRequest {
-        limit: Some(&typo),
-        ..VerifyRequest::new(issued.secret.expose())
-    };
+    let request = VerifyRequest::new(issued.secret.expose()).limit(Some(&typo));
     let refused = instance.ask(&request).await;
     assert!(matches!(refused, Err(VerifyError::UnknownLimit)));
 }
@@ -650,10 +612,7 @@ async fn within_the_grace_what_was_valid_is_accepted_as_stale_and_expiry_still_h
     let account = instance.account().await;
     let lasting = instance.issue(draft(account.id)).await;
     let expiring = instance
-        .issue(KeyDraft {
-            expires_at: Some(NOON.saturating_add(Duration::from_secs(30))),
-            ..draft(account.id)
-        })
+        .issue(draft(account.id).expires_at(Some(NOON.saturating_add(Duration::from_secs(30)))))
         .await;
     let unseen = instance.issue(draft(account.id)).await;
     for issued in [&lasting, &expiring] {
@@ -819,10 +778,7 @@ async fn an_account_disabled_while_its_key_is_loaded_is_refused_from_then_on() {
         }
     });
     store.late.has_read.notified().await;
-    let disable = AccountPatch {
-        disabled: Some(true),
-        ..AccountPatch::default()
-    };
+    let disable = AccountPatch::default().disabled(true);
     instance.patch(account.id, disable).await;
     store.late.may_answer.notify_one();
     // The result that was read before is read again, and not cached.
@@ -859,10 +815,7 @@ async fn a_revoked_key_is_looked_up_once() {
     assert!(instance.verify(&issued).await.is_valid());
     instance.revoke(&issued).await;
     let before = store.look_ups();
-    let request = VerifyRequest {
-        fresh: true,
-        ..VerifyRequest::new(issued.secret.expose())
-    };
+    let request = VerifyRequest::new(issued.secret.expose()).fresh(true);
     let verdict = instance.ask(&request).await.unwrap();
     assert_eq!(verdict.code, denied(Denial::Revoked));
     assert_eq!(store.look_ups(), before + 1);
@@ -871,10 +824,7 @@ async fn a_revoked_key_is_looked_up_once() {
 /// Asserts that a key is refused as revoked by every kind of verification.
 async fn assert_revoked_everywhere(instance: &Instance, issued: &Issued) {
     let request = VerifyRequest::new(issued.secret.expose());
-    let fresh = VerifyRequest {
-        fresh: true,
-        ..request.clone()
-    };
+    let fresh = request.clone().fresh(true);
     for request in [&request, &fresh] {
         let verdict = instance.ask(request).await.unwrap();
         assert_eq!(verdict.code, denied(Denial::Revoked));
@@ -974,7 +924,7 @@ async fn after_a_reset_what_was_in_use_is_read_before_it_is_asked_for() {
         let account = instance.account().await;
         for _ in 0..10 {
             let system = Actor::system();
-            let issued = instance.service.issue_key(&system, draft(account.id), None);
+            let issued = instance.service.issue_key(&system, draft(account.id));
             keys.push(issued.await.unwrap());
         }
     }
@@ -1113,10 +1063,7 @@ async fn uses_in_a_batch_and_under_a_limit_are_counted_as_others_are() {
     let issued = instance.key().await;
     let request = VerifyRequest::new(issued.secret.expose());
     let limit = "calls".parse().unwrap();
-    let limited = VerifyRequest {
-        limit: Some(&limit),
-        ..request.clone()
-    };
+    let limited = request.clone().limit(Some(&limit));
     let requests = [&request, &limited, &request, &limited, &limited].map(Clone::clone);
     let verdicts = instance.service.verify_batch(&requests).await.unwrap();
     let valid = verdicts.iter().filter(|verdict| verdict.is_valid());
@@ -1143,14 +1090,7 @@ impl RateLimiter for Slow {
     ) -> Result<Decision, LimiterError> {
         self.asked.notify_one();
         self.may_answer.notified().await;
-        Ok(Decision {
-            limit: bucket.limit.clone(),
-            quota,
-            allowed: true,
-            remaining: 1,
-            reset: Duration::ZERO,
-            retry_after: Duration::ZERO,
-        })
+        Ok(Decision::allowed(bucket.limit.clone(), quota))
     }
 }
 
@@ -1177,10 +1117,7 @@ async fn a_key_revoked_while_a_batch_waits_for_a_limit_is_refused() {
             let calls: LimitName = "calls".parse().unwrap();
             let requests = [
                 VerifyRequest::new(settled.expose()),
-                VerifyRequest {
-                    limit: Some(&calls),
-                    ..VerifyRequest::new(limited.expose())
-                },
+                VerifyRequest::new(limited.expose()).limit(Some(&calls)),
             ];
             service.verify_batch(&requests).await.unwrap()
         }
@@ -1205,18 +1142,12 @@ async fn a_key_whose_account_is_disabled_while_it_waits_for_a_limit_is_refused()
         let (service, secret) = (instance.service.clone(), issued.secret);
         async move {
             let calls: LimitName = "calls".parse().unwrap();
-            let request = VerifyRequest {
-                limit: Some(&calls),
-                ..VerifyRequest::new(secret.expose())
-            };
+            let request = VerifyRequest::new(secret.expose()).limit(Some(&calls));
             service.verify(&request).await.unwrap()
         }
     });
     slow.asked.notified().await;
-    let disable = AccountPatch {
-        disabled: Some(true),
-        ..AccountPatch::default()
-    };
+    let disable = AccountPatch::default().disabled(true);
     instance.patch(account.id, disable).await;
     slow.may_answer.notify_one();
     assert_eq!(asked.await.unwrap().code, denied(Denial::AccountDisabled));

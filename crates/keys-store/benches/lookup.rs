@@ -169,10 +169,7 @@ async fn misses(service: &KeyService, keys: &Arc<Vec<ManyKey>>) -> f64 {
 }
 
 async fn verify(service: &KeyService, secret: &str) {
-    let request = VerifyRequest {
-        fresh: true,
-        ..VerifyRequest::new(secret)
-    };
+    let request = VerifyRequest::new(secret).fresh(true);
     let verdict = service.verify(&request).await;
     assert!(verdict.expect("the database answers").is_valid());
 }

@@ -65,10 +65,10 @@ pub(crate) fn judge(
             Some(Ok(account)) if account.id == id => stored.account = Some(account.clone()),
             Some(Err(corrupt)) if corrupt.row.id == Some(id.as_uuid()) => {
                 rows::log(&corrupt.row);
-                return Err(refused(UnreadableKey {
-                    id: Some(stored.key.id),
-                    is_revoked: stored.key.revoked_at.is_some(),
-                }));
+                return Err(refused(UnreadableKey::new(
+                    Some(stored.key.id),
+                    stored.key.revoked_at.is_some(),
+                )));
             }
             _ => {}
         }

@@ -69,10 +69,7 @@ pub(crate) async fn find_by_digests(
         };
         // A digest is valid only under its own pepper.
         if let Some(digest) = wanted.get(&(digest.as_slice(), pepper_id.as_str())) {
-            found.push(FoundKey {
-                digest: *digest,
-                stored: stored_key(key, account),
-            });
+            found.push(FoundKey::new(*digest, stored_key(key, account)));
         }
     }
     Ok(found)
@@ -240,11 +237,10 @@ pub(crate) async fn list(
         KeyOwner::Account(id) => account_page(connection, id, offset, limit).await?,
         KeyOwner::Operators => operators_page(connection, offset, limit).await?,
     };
-    let mut page = KeyPage {
-        keys: Vec::with_capacity(rows.len()),
-        unreadable: Vec::new(),
-        total: u64::try_from(total).unwrap_or(0),
-    };
+    let mut page = KeyPage::new(
+        Vec::with_capacity(rows.len()),
+        u64::try_from(total).unwrap_or(0),
+    );
     for row in rows {
         let key = row.read().or_else(|corrupt| {
             rows::log(&corrupt.row);
@@ -608,10 +604,12 @@ mod tests {
 
     #[test]
     fn uses_of_one_key_become_one() {
-        let one = |key: u128, at, count| KeyUse {
-            key_id: KeyId::from_uuid(Uuid::from_u128(key)),
-            last_used_at: Timestamp::from_unix_micros(at),
-            count,
+        let one = |key: u128, at, count| {
+            KeyUse::new(
+                KeyId::from_uuid(Uuid::from_u128(key)),
+                Timestamp::from_unix_micros(at),
+                count,
+            )
         };
         assert_eq!(
             merge(vec![

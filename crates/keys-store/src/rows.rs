@@ -178,13 +178,13 @@ impl AccountRow {
         }
         let columns = faults.0.iter().map(|fault| fault.column).collect();
         Err(Box::new(CorruptAccount {
-            shown: id.map(|id| UnreadableAccount {
-                id: AccountId::from_uuid(id.0),
-                columns,
-                external_id: shown_external_id,
-                plan: shown_plan,
-                disabled: disabled.unwrap_or(true),
-                created_at: created_at.map(|at| at.0),
+            shown: id.map(|id| {
+                let mut account = UnreadableAccount::new(AccountId::from_uuid(id.0), columns);
+                account.external_id = shown_external_id;
+                account.plan = shown_plan;
+                account.disabled = disabled.unwrap_or(true);
+                account.created_at = created_at.map(|at| at.0);
+                account
             }),
             row: CorruptRow {
                 table: "account",
@@ -277,10 +277,7 @@ pub(crate) struct CorruptKey {
 
 impl CorruptKey {
     fn refused(&self) -> UnreadableKey {
-        UnreadableKey {
-            id: self.row.id.map(KeyId::from_uuid),
-            is_revoked: self.is_revoked,
-        }
+        UnreadableKey::new(self.row.id.map(KeyId::from_uuid), self.is_revoked)
     }
 }
 
@@ -431,10 +428,7 @@ pub(crate) fn stored_key(
         Ok(account) => Ok(StoredKey::new(key, account)),
         Err(corrupt) => {
             log(&corrupt.row);
-            Err(UnreadableKey {
-                id: Some(key.id),
-                is_revoked: key.revoked_at.is_some(),
-            })
+            Err(UnreadableKey::new(Some(key.id), key.revoked_at.is_some()))
         }
     }
 }

@@ -625,7 +625,7 @@ async fn ready(inner: &Inner) -> Result<Readiness, StoreError> {
         );
     }
     let takes_writes = migrate::probe(&mut connection).await?;
-    Ok(Readiness {
-        is_writable: takes_writes && inner.health.is_writable() && inner.pools.commits_end(),
-    })
+    Ok(Readiness::new(
+        takes_writes && inner.health.is_writable() && inner.pools.commits_end(),
+    ))
 }

@@ -356,11 +356,9 @@ async fn used_keys(store: &Store, count: usize) -> (KeyService, Vec<Identity>) {
     let account = add_account(store).await;
     let mut used = Vec::new();
     for _ in 0..count {
-        let draft = KeyDraft {
-            policy: IssuePolicy::default().without_cap(),
-            ..KeyDraft::new(account.id, "sk_live".parse().unwrap())
-        };
-        let issued = service.issue_key(&Actor::system(), draft, None).await;
+        let draft = KeyDraft::new(account.id, "sk_live".parse().unwrap())
+            .policy(IssuePolicy::default().without_cap());
+        let issued = service.issue_key(&Actor::system(), draft).await;
         let issued = issued.unwrap();
         let identity = service
             .authenticate(issued.secret.expose(), None, &Requirement::account_key())
@@ -457,13 +455,7 @@ async fn sweep_goes_on_until_old_changes_are_gone() {
 async fn one_kind_that_cannot_be_swept_is_named_and_stops_no_other() {
     let database = Database::create().await;
     let store = open(&database).await;
-    let reservation = Reservation {
-        lookups: vec![[1; 32]],
-        body_digest: [2; 32],
-        token: an_event_id(),
-        at: NOON,
-        pending_until: noon_plus(30),
-    };
+    let reservation = Reservation::new(vec![[1; 32]], [2; 32], an_event_id(), NOON);
     store.reserve(reservation).await.unwrap();
     let refuse = "insert into key_change (kind, ref, at) values \
          (1, gen_random_uuid(), now() - interval '11 minutes'); \
@@ -957,11 +949,7 @@ async fn recording_uses_rewrites_no_index() {
     }
     // A page has room for new versions of some of its rows, not of all.
     for keys in keys.chunks(5).cycle().take(12) {
-        let uses = keys.iter().map(|key| KeyUse {
-            key_id: key.id,
-            last_used_at: NOON,
-            count: 1,
-        });
+        let uses = keys.iter().map(|key| KeyUse::new(key.id, NOON, 1));
         store.record_uses(uses.collect()).await.unwrap();
     }
     // The statistics arrive after a while.

@@ -544,11 +544,11 @@ async fn operation_that_takes_too_long_frees_the_writer() {
     other.batch_execute("begin immediate").unwrap();
     let started = tokio::time::Instant::now();
     let refused = store
-        .record_uses(vec![keys_service::ports::KeyUse {
-            key_id: a_key().build().id,
-            last_used_at: keys_testkit::data::NOON,
-            count: 1,
-        }])
+        .record_uses(vec![keys_service::ports::KeyUse::new(
+            a_key().build().id,
+            keys_testkit::data::NOON,
+            1,
+        )])
         .await;
     assert!(matches!(refused, Err(StoreError::Unavailable(_))));
     assert!(started.elapsed() < Duration::from_millis(900));

@@ -143,10 +143,7 @@ pub fn a_key() -> KeyBuilder {
         expires_at: None,
         created_at: NOON,
         pepper: "p1".to_owned(),
-        admission: Admission {
-            plans: plans(),
-            policy: IssuePolicy::default(),
-        },
+        admission: Admission::new(plans(), IssuePolicy::default()),
     }
 }
 
@@ -261,11 +258,7 @@ impl KeyBuilder {
         key.allowed_networks = self.allowed_networks;
         key.scopes = self.scopes;
         key.expires_at = self.expires_at;
-        let new = NewKey {
-            key,
-            digest,
-            admission: self.admission,
-        };
+        let new = NewKey::new(key, digest, self.admission);
         (secret, new)
     }
 }
@@ -318,13 +311,10 @@ impl ChangeBuilder {
     /// Builds the change, with a new event identifier.
     #[must_use]
     pub fn build(self) -> Change {
-        Change {
-            at: self.at,
-            event_id: an_event_id(),
-            authority: self.authority,
-            completion: self.completion,
-            reason: self.reason,
-        }
+        let mut change = Change::new(self.at, an_event_id(), self.authority);
+        change.completion = self.completion;
+        change.reason = self.reason;
+        change
     }
 }
 
@@ -332,24 +322,16 @@ impl ChangeBuilder {
 /// scope and no plan.
 #[must_use]
 pub fn a_caller(key: &ApiKey) -> Caller {
-    Caller {
-        key_id: key.id,
-        kind: key.kind,
-        account_id: key.account_id,
-        address: None,
-        scopes: ScopeSet::default(),
-        plans: None,
-        accepted: None,
-    }
+    Caller::new(key.id, key.kind, key.account_id)
 }
 
 /// The same, with the records by which it was accepted.
 #[must_use]
 pub fn an_accepted_caller(key: &ApiKey, account: &Account) -> Caller {
-    Caller {
-        accepted: Some(Arc::new(StoredKey::new(key.clone(), Some(account.clone())))),
-        ..a_caller(key)
-    }
+    let mut caller = a_caller(key);
+    let accepted = StoredKey::new(key.clone(), Some(account.clone()));
+    caller.accepted = Some(Arc::new(accepted));
+    caller
 }
 
 /// Returns [`RESERVATION_PENDING`](keys_service::ports::RESERVATION_PENDING) in whole seconds.

@@ -69,18 +69,16 @@ pub(super) async fn create(
             let idempotency_key = idempotency::key(&request)?;
             let body = body::read(request.headers(), payload).await?;
             let wanted = Wanted::try_from(body::parse::<Members>(&body)?)?;
-            let draft = KeyDraft {
-                name: wanted.name,
-                allowed_networks: wanted.networks.list.clone(),
-                expires_at: wanted.expires_at,
-                policy: surface.policy.issue,
-                ..KeyDraft::new(manager.account_id, surface.mount.key_prefix.clone())
-            };
+            let draft = KeyDraft::new(manager.account_id, surface.mount.key_prefix.clone())
+                .name(wanted.name)
+                .allowed_networks(wanted.networks.list.clone())
+                .expires_at(wanted.expires_at)
+                .policy(surface.policy.issue);
             let operation = format!("POST {}", surface.mount.path);
             let idempotent = idempotency::idempotent(idempotency_key, operation, &body);
             let issued = surface
                 .service
-                .issue_key(&manager.actor, draft, idempotent)
+                .issue_key(&manager.actor, draft.idempotent(idempotent))
                 .await
                 .map_err(|error| {
                     Rejection::not_issued(error, |field| member(field, &wanted.networks))

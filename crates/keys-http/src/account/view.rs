@@ -52,7 +52,7 @@ struct Meta<'a> {
 }
 
 impl<'a> From<&'a Issued> for CreatedView<'a> {
-    fn from(Issued { key, secret }: &'a Issued) -> Self {
+    fn from(Issued { key, secret, .. }: &'a Issued) -> Self {
         Self {
             data: KeyView::from(key),
             meta: Meta {

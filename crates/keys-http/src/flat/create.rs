@@ -30,16 +30,14 @@ pub(super) async fn create(
         .manage(&identity, Operation::Create, async |manager| {
             let idempotency_key = idempotency::key(&request)?;
             let body = body::read(request.headers(), payload).await?;
-            let draft = KeyDraft {
-                name: Some(name(body::parse(&body)?)?),
-                policy: surface.policy.issue,
-                ..KeyDraft::new(manager.account_id, surface.mount.key_prefix.clone())
-            };
+            let draft = KeyDraft::new(manager.account_id, surface.mount.key_prefix.clone())
+                .name(Some(name(body::parse(&body)?)?))
+                .policy(surface.policy.issue);
             let operation = format!("POST {}", surface.mount.path);
             let idempotent = idempotency::idempotent(idempotency_key, operation, &body);
             let issued = surface
                 .service
-                .issue_key(&manager.actor, draft, idempotent)
+                .issue_key(&manager.actor, draft.idempotent(idempotent))
                 .await?;
             Ok(HttpResponse::Created().json(CreatedView::from(&issued)))
         })

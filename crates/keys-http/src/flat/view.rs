@@ -18,7 +18,7 @@ pub(super) struct CreatedView<'a> {
 }
 
 impl<'a> From<&'a Issued> for CreatedView<'a> {
-    fn from(Issued { key, secret }: &'a Issued) -> Self {
+    fn from(Issued { key, secret, .. }: &'a Issued) -> Self {
         Self {
             id: key.id.to_string(),
             name: name(key),

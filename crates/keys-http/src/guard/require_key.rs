@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::future::Ready;
-use std::num::NonZeroU32;
 use std::ops::Deref;
 
 use actix_web::body::{EitherBody, MessageBody};
@@ -112,15 +111,11 @@ impl RequireKey {
         head: &RequestHead,
     ) -> Result<(KeyIdentity, Option<Decision>), Rejection> {
         admit(&self.api, head, async |presented, address| {
-            let question = VerifyRequest {
-                key: presented,
-                address,
-                scopes: &self.scopes,
-                kinds: &self.kinds,
-                limit: self.limit.as_ref(),
-                cost: NonZeroU32::MIN,
-                fresh: false,
-            };
+            let question = VerifyRequest::new(presented)
+                .address(address)
+                .scopes(&self.scopes)
+                .kinds(&self.kinds)
+                .limit(self.limit.as_ref());
             let verdict = self.api.inner.service.verify(&question).await?;
             match (verdict.code, verdict.key, verdict.rate_limit) {
                 (VerdictCode::Valid, Some(key), decision) => {

@@ -36,7 +36,7 @@ pub(super) async fn create_account(
         let actor = operator(&identity)?;
         let account = api
             .service()
-            .create_account(&actor, new, idempotent)
+            .create_account(&actor, new.idempotent(idempotent))
             .await?;
         Ok(HttpResponse::Created().json(AccountView::from(&account)))
     };
@@ -55,5 +55,5 @@ fn new_account(members: Members) -> Result<NewAccount, Rejection> {
     faults.finish()?;
     // A name that no plan can have is treated as that of an unknown plan.
     let plan = plan.parse().map_err(|_| Rejection::UnknownPlan)?;
-    Ok(NewAccount { external_id, plan })
+    Ok(NewAccount::new(plan).external_id(external_id))
 }

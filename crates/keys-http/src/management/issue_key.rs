@@ -91,8 +91,7 @@ pub(super) async fn issue_key(
             .service()
             .issue_key(
                 &operator(&identity)?,
-                draft(&api, account_id, &wanted),
-                idempotent,
+                draft(&api, account_id, &wanted).idempotent(idempotent),
             )
             .await
             .map_err(|error| {
@@ -110,11 +109,9 @@ fn draft(api: &Api, account_id: AccountId, wanted: &Wanted) -> KeyDraft {
         let flat = api.inner.surfaces.flat.clone().unwrap_or_else(Mount::flat);
         flat.key_prefix
     };
-    KeyDraft {
-        name: wanted.name.clone(),
-        allowed_networks: wanted.networks.list.clone(),
-        scopes: wanted.scopes.clone(),
-        expires_at: wanted.expires_at,
-        ..KeyDraft::new(account_id, wanted.prefix.clone().unwrap_or_else(usual))
-    }
+    KeyDraft::new(account_id, wanted.prefix.clone().unwrap_or_else(usual))
+        .name(wanted.name.clone())
+        .allowed_networks(wanted.networks.list.clone())
+        .scopes(wanted.scopes.clone())
+        .expires_at(wanted.expires_at)
 }

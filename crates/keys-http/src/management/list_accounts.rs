@@ -38,9 +38,9 @@ fn account_query(query: &Query) -> Result<AccountQuery, Rejection> {
     let after = faults.note(after);
     let limit = faults.note(query.number("limit", LIMIT_DEFAULT, LIMIT_MAX));
     faults.finish()?;
-    Ok(AccountQuery {
-        external_id,
-        after,
-        limit: u32::try_from(limit).expect("the limit is at most 100"),
-    })
+    Ok(
+        AccountQuery::new(u32::try_from(limit).expect("the limit is at most 100"))
+            .external_id(external_id)
+            .after(after),
+    )
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use actix_web::{HttpRequest, HttpResponse, web};
-use keys_service::IssueField;
+use keys_service::{IssueField, SessionDraft};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -38,7 +38,10 @@ pub(super) async fn open_session(
         let idempotent = idempotency::idempotent(idempotency_key, operation, &body);
         let issued = api
             .service()
-            .open_session(&operator(&identity)?, account_id, ttl, idempotent)
+            .open_session(
+                &operator(&identity)?,
+                SessionDraft::new(account_id, ttl).idempotent(idempotent),
+            )
             .await
             .map_err(|error| Rejection::not_issued(error, member))?;
         Ok(HttpResponse::Created().json(SessionView::from(&issued)))

@@ -66,11 +66,11 @@ fn account_patch(members: Members) -> Result<AccountPatch, Rejection> {
     faults.finish()?;
     // A name that no plan can have is treated as that of an unknown plan.
     let plan = plan.map(str::parse).transpose();
-    Ok(AccountPatch {
-        plan: plan.map_err(|_| Rejection::UnknownPlan)?,
-        disabled,
-        external_id,
-    })
+    let mut patch = AccountPatch::default();
+    patch.plan = plan.map_err(|_| Rejection::UnknownPlan)?;
+    patch.disabled = disabled;
+    patch.external_id = external_id;
+    Ok(patch)
 }
 
 fn text(plan: &Value) -> Result<&str, FieldError> {

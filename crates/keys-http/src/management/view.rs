@@ -95,7 +95,7 @@ pub(super) struct IssuedView<'a> {
 }
 
 impl<'a> From<&'a Issued> for IssuedView<'a> {
-    fn from(Issued { key, secret }: &'a Issued) -> Self {
+    fn from(Issued { key, secret, .. }: &'a Issued) -> Self {
         Self {
             id: key.id.to_string(),
             account_id: key.account_id.as_ref().map(AccountId::to_string),
@@ -120,7 +120,7 @@ pub(super) struct SessionView<'a> {
 }
 
 impl<'a> From<&'a Issued> for SessionView<'a> {
-    fn from(Issued { key, secret }: &'a Issued) -> Self {
+    fn from(Issued { key, secret, .. }: &'a Issued) -> Self {
         Self {
             id: key.id.to_string(),
             token: secret.expose(),

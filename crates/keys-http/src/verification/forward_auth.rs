@@ -8,7 +8,7 @@ use actix_web::dev::{RequestHead, Response};
 use actix_web::http::StatusCode;
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 use keys_core::header::CredentialError;
-use keys_core::{Denial, KeyKind, LimitName, Scope, ScopeSet};
+use keys_core::{Denial, LimitName, Scope, ScopeSet};
 use keys_service::{Decision, VerdictCode, VerifiedKey, VerifyRequest};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
@@ -83,16 +83,11 @@ impl Wanted {
     }
 
     fn question<'a>(&'a self, key: &'a str, address: Option<IpAddr>) -> VerifyRequest<'a> {
-        VerifyRequest {
-            key,
-            address,
-            scopes: &self.scopes,
-            kinds: &[KeyKind::Account],
-            limit: self.limit.as_ref(),
-            cost: self.cost.unwrap_or(NonZeroU32::MIN),
-            // Only the gateway's client could request it.
-            fresh: false,
-        }
+        VerifyRequest::new(key)
+            .address(address)
+            .scopes(&self.scopes)
+            .limit(self.limit.as_ref())
+            .cost(self.cost.unwrap_or(NonZeroU32::MIN))
     }
 }
 

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 
-use keys_core::{KeyKind, LimitName, ScopeSet};
+use keys_core::{LimitName, ScopeSet};
 use keys_service::VerifyRequest;
 use serde::Deserialize;
 use serde_json::Value;
@@ -112,15 +112,12 @@ impl<'a> Question<'a> {
     }
 
     pub(super) fn request(&self, fresh: bool) -> VerifyRequest<'_> {
-        VerifyRequest {
-            key: &self.key,
-            address: self.address,
-            scopes: &self.scopes,
-            kinds: &[KeyKind::Account],
-            limit: self.limit.as_ref(),
-            cost: self.cost,
-            fresh,
-        }
+        VerifyRequest::new(&self.key)
+            .address(self.address)
+            .scopes(&self.scopes)
+            .limit(self.limit.as_ref())
+            .cost(self.cost)
+            .fresh(fresh)
     }
 }
 

@@ -1,7 +1,6 @@
 //! `POST /api/account/api-keys`
 
 use keys_core::{AllowedNetworks, Timestamp};
-use keys_service::KeyDraft;
 use keys_testkit::data::noon_plus;
 
 use crate::exchange::{Exchange as _, get, post};
@@ -39,11 +38,11 @@ async fn wider_than_the_creating_key_names_the_field_as_it_was_sent() {
     let world = World::new();
     let account = world.account("pro").await;
     let parent = world
-        .issue(KeyDraft {
-            allowed_networks: AllowedNetworks::parse(["203.0.113.0/24"]).unwrap(),
-            expires_at: Some(noon_plus(60)),
-            ..draft(account.id)
-        })
+        .issue(
+            draft(account.id)
+                .allowed_networks(AllowedNetworks::parse(["203.0.113.0/24"]).unwrap())
+                .expires_at(Some(noon_plus(60))),
+        )
         .await;
     let outside = "must be within the addresses of the key that creates it";
     let later = "must not be later than the expiry of the key that creates it";

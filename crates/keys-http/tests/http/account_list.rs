@@ -1,7 +1,6 @@
 //! `GET /api/account/api-keys`
 
 use keys_core::{AllowedNetworks, KeyName, Timestamp};
-use keys_service::KeyDraft;
 
 use crate::exchange::{Exchange as _, get};
 use crate::rows::{ACCOUNT, ACCOUNT_401};
@@ -14,11 +13,11 @@ async fn example_of_the_document_is_answered_as_documented() {
     world.clock.set(at("2024-01-01T00:00:00Z"));
     let account = world.account("pro").await;
     let key = world
-        .issue(KeyDraft {
-            name: KeyName::from_memo("Production API Key").unwrap(),
-            allowed_networks: AllowedNetworks::parse(["192.168.1.1", "10.0.0.1"]).unwrap(),
-            ..draft(account.id)
-        })
+        .issue(
+            draft(account.id)
+                .name(KeyName::from_memo("Production API Key").unwrap())
+                .allowed_networks(AllowedNetworks::parse(["192.168.1.1", "10.0.0.1"]).unwrap()),
+        )
         .await;
     let there = world.from("10.0.0.1");
     let request = || get("/api/account/api-keys?page=1&limit=50").bearer(key.secret.expose());

@@ -2,7 +2,6 @@
 
 use keys_core::AllowedNetworks;
 use keys_core::address::TrustedProxies;
-use keys_service::KeyDraft;
 
 use crate::exchange::{Exchange as _, Request, get};
 use crate::rows::FLAT;
@@ -19,10 +18,7 @@ async fn behind_a_proxy() -> (World, impl Fn() -> Request) {
     let account = world.account("business").await;
     let allowed_networks = AllowedNetworks::parse([CLIENT]).expect("the address is legal");
     let key = world
-        .issue(KeyDraft {
-            allowed_networks,
-            ..draft(account.id)
-        })
+        .issue(draft(account.id).allowed_networks(allowed_networks))
         .await;
     (world, move || get(FLAT).bearer(key.secret.expose()))
 }

@@ -1,7 +1,7 @@
 //! Credentials: 401 and 403 before any limit of an account.
 
 use keys_core::AllowedNetworks;
-use keys_service::{AccountPatch, Actor, KeyDraft};
+use keys_service::{AccountPatch, Actor};
 use keys_testkit::data::noon_plus;
 
 use crate::exchange::{Exchange as _, get};
@@ -12,10 +12,7 @@ use crate::support::{CLIENT, World, draft};
 async fn key_is_refused_at_the_exact_moment_it_expires() {
     let world = World::new();
     let account = world.account("pro").await;
-    let expiring = KeyDraft {
-        expires_at: Some(noon_plus(60)),
-        ..draft(account.id)
-    };
+    let expiring = draft(account.id).expires_at(Some(noon_plus(60)));
     let key = world.issue(expiring).await;
     let list = || get(FLAT).bearer(key.secret.expose());
     world.clock.set(keys_core::Timestamp::from_unix_micros(
@@ -35,10 +32,8 @@ async fn key_is_refused_at_the_exact_moment_it_expires() {
 async fn key_is_only_good_from_its_addresses() {
     let world = World::new();
     let account = world.account("pro").await;
-    let restricted = KeyDraft {
-        allowed_networks: AllowedNetworks::parse([CLIENT, "2001:db8::/32"]).unwrap(),
-        ..draft(account.id)
-    };
+    let restricted = draft(account.id)
+        .allowed_networks(AllowedNetworks::parse([CLIENT, "2001:db8::/32"]).unwrap());
     let key = world.issue(restricted).await;
     let list = || get(FLAT).bearer(key.secret.expose());
     for address in ["203.0.113.6", "::1", ""] {
@@ -61,10 +56,7 @@ async fn keys_of_a_disabled_account_are_known_and_forbidden() {
     let world = World::new();
     let account = world.account("pro").await;
     let (key, session) = (world.key(&account).await, world.session(&account).await);
-    let disable = AccountPatch {
-        disabled: Some(true),
-        ..AccountPatch::default()
-    };
+    let disable = AccountPatch::default().disabled(true);
     let system = Actor::system();
     let update = world.service.update_account(&system, account.id, disable);
     let _ = update.await.unwrap();

@@ -1,7 +1,7 @@
 //! `POST /api/api-keys`
 
 use keys_http::Mount;
-use keys_service::{KeyDraft, KeyManagement};
+use keys_service::KeyManagement;
 use keys_testkit::data::noon_plus;
 
 use crate::exchange::{Exchange as _, get, post};
@@ -54,11 +54,11 @@ async fn what_a_key_creates_is_as_narrow_as_itself() {
     let world = World::new();
     let account = world.account("pro").await;
     let parent = world
-        .issue(KeyDraft {
-            allowed_networks: keys_core::AllowedNetworks::parse(["203.0.113.0/24"]).unwrap(),
-            expires_at: Some(noon_plus(60)),
-            ..draft(account.id)
-        })
+        .issue(
+            draft(account.id)
+                .allowed_networks(keys_core::AllowedNetworks::parse(["203.0.113.0/24"]).unwrap())
+                .expires_at(Some(noon_plus(60))),
+        )
         .await;
     let request = post(FLAT).bearer(parent.secret.expose()).json(BODY);
     let created = request.expect(&world, 201, FLAT_CREATED).await;
@@ -79,10 +79,7 @@ async fn expired_keys_are_free_slots_at_once() {
     let key = world.key(&account).await;
     for _ in 0..9 {
         let expires_at = Some(noon_plus(60));
-        let draft = KeyDraft {
-            expires_at,
-            ..draft(account.id)
-        };
+        let draft = draft(account.id).expires_at(expires_at);
         world.issue(draft).await;
     }
     let request = || post(FLAT).bearer(&key).json(BODY);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use keys_service::{Actor, KeyDraft};
+use keys_service::{Actor, SessionDraft};
 use keys_testkit::data::noon_plus;
 
 use crate::exchange::{Exchange as _, delete, get};
@@ -17,7 +17,9 @@ async fn only_ids_of_keys_are_known() {
     let key = world.key(&account).await;
     let system = Actor::system();
     let ttl = Duration::from_mins(1);
-    let session = world.service.open_session(&system, account.id, ttl, None);
+    let session = world
+        .service
+        .open_session(&system, SessionDraft::new(account.id, ttl));
     let session = session.await.unwrap().key.id.to_string();
     for id in [
         "x",
@@ -62,10 +64,7 @@ async fn expired_key_is_there_to_be_deleted() {
     let world = World::new();
     let account = world.account("pro").await;
     let key = world.key(&account).await;
-    let expiring = KeyDraft {
-        expires_at: Some(noon_plus(1)),
-        ..draft(account.id)
-    };
+    let expiring = draft(account.id).expires_at(Some(noon_plus(1)));
     let expiring = world.issue(expiring).await;
     world.advance(1);
     let use_it = get(FLAT).bearer(expiring.secret.expose());

@@ -2,7 +2,6 @@
 
 use keys_core::IssuePolicy;
 use keys_core::KeyName;
-use keys_service::KeyDraft;
 use keys_testkit::data::noon_plus;
 
 use crate::exchange::{Exchange as _, delete, get};
@@ -36,10 +35,7 @@ async fn expired_keys_are_listed_and_revoked_ones_are_not() {
     let world = World::new();
     let account = world.account("pro").await;
     let key = world.key(&account).await;
-    let expiring = KeyDraft {
-        expires_at: Some(noon_plus(1)),
-        ..draft(account.id)
-    };
+    let expiring = draft(account.id).expires_at(Some(noon_plus(1)));
     let expiring = world.issue(expiring).await.key.id.to_string();
     let revoked = world.issue(draft(account.id)).await.key.id.to_string();
     let revoke = delete(format!("{FLAT}/{revoked}")).bearer(&key);
@@ -55,10 +51,7 @@ async fn memo_longer_than_any_name_is_shown_as_it_is() {
     let world = World::new();
     let account = world.account("pro").await;
     let memo = "é".repeat(500);
-    let named = KeyDraft {
-        name: KeyName::from_memo(&memo).unwrap(),
-        ..draft(account.id)
-    };
+    let named = draft(account.id).name(KeyName::from_memo(&memo).unwrap());
     let key = world.issue(named).await;
     let listed = world.exchange(get(FLAT).bearer(key.secret.expose())).await;
     assert_eq!(listed.text("/0/name"), memo);
@@ -73,12 +66,7 @@ async fn list_shows_the_newest_thousand() {
     let oldest = newest.key.id.to_string();
     for _ in 0..1_000 {
         world.advance(1);
-        newest = world
-            .issue(KeyDraft {
-                policy,
-                ..draft(account.id)
-            })
-            .await;
+        newest = world.issue(draft(account.id).policy(policy)).await;
     }
     let listed = get(FLAT).bearer(newest.secret.expose());
     let listed = world.exchange(listed).await;

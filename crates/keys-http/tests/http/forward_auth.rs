@@ -2,7 +2,7 @@
 
 use keys_core::address::TrustedProxies;
 use keys_core::{AllowedNetworks, Quota, ScopeSet};
-use keys_service::{AccountPatch, Actor, KeyDraft, NewAccount};
+use keys_service::{AccountPatch, Actor, NewAccount};
 use keys_testkit::data::noon_plus;
 
 use crate::exchange::{Answer, Exchange as _, Request, get};
@@ -85,19 +85,14 @@ async fn known_keys_that_may_not_are_refused_by_their_code() {
     let answer = get(AUTH).bearer(revoked.secret.expose());
     is_denied(&world.exchange(answer).await, 401, "revoked");
 
-    let expired = KeyDraft {
-        expires_at: Some(noon_plus(1)),
-        ..draft(account.id)
-    };
+    let expired = draft(account.id).expires_at(Some(noon_plus(1)));
     let expired = world.issue(expired).await;
     world.advance(1);
     let answer = get(AUTH).bearer(expired.secret.expose());
     is_denied(&world.exchange(answer).await, 401, "expired");
 
-    let elsewhere = KeyDraft {
-        allowed_networks: AllowedNetworks::parse(["198.51.100.1"]).unwrap(),
-        ..draft(account.id)
-    };
+    let elsewhere =
+        draft(account.id).allowed_networks(AllowedNetworks::parse(["198.51.100.1"]).unwrap());
     let elsewhere = world.issue(elsewhere).await;
     let auth = || get(AUTH).bearer(elsewhere.secret.expose());
     let answer = world.exchange(auth()).await;
@@ -123,19 +118,10 @@ async fn known_keys_that_may_not_are_refused_by_their_code() {
 
     for (patch, denial) in [
         (
-            AccountPatch {
-                plan: Some("free".parse().unwrap()),
-                ..AccountPatch::default()
-            },
+            AccountPatch::default().plan("free".parse().unwrap()),
             "plan_forbidden",
         ),
-        (
-            AccountPatch {
-                disabled: Some(true),
-                ..AccountPatch::default()
-            },
-            "account_disabled",
-        ),
+        (AccountPatch::default().disabled(true), "account_disabled"),
     ] {
         let update = world.service.update_account(&system, account.id, patch);
         let _ = update.await.unwrap();
@@ -194,16 +180,11 @@ async fn gateway_that_asks_for_something_strange_is_told() {
 async fn whoever_passes_is_named_in_headers() {
     let world = World::new();
     let system = Actor::system();
-    let new = NewAccount {
-        external_id: Some("org/7: J\u{f6}rg, 100%\u{1f511}".parse().unwrap()),
-        plan: "pro".parse().unwrap(),
-    };
-    let account = world.service.create_account(&system, new, None);
+    let new = NewAccount::new("pro".parse().unwrap())
+        .external_id(Some("org/7: J\u{f6}rg, 100%\u{1f511}".parse().unwrap()));
+    let account = world.service.create_account(&system, new);
     let account = account.await.unwrap();
-    let key = KeyDraft {
-        scopes: Some(ScopeSet::parse(["b", "a", "c"]).unwrap()),
-        ..draft(account.id)
-    };
+    let key = draft(account.id).scopes(Some(ScopeSet::parse(["b", "a", "c"]).unwrap()));
     let key = world.issue(key).await;
     let secret = key.secret.expose();
     for query in [

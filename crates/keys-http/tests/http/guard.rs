@@ -3,7 +3,7 @@
 use actix_web::{App, HttpResponse, test, web};
 use keys_core::{KeyKind, Operation, ScopeSet};
 use keys_http::{KeyIdentity, Rejection, RequireKey};
-use keys_service::{Actor, KeyDraft};
+use keys_service::Actor;
 
 use crate::exchange::{Answer, Exchange, Request, get, post};
 use crate::faulty::Faulty;
@@ -88,10 +88,7 @@ async fn key_needs_the_scopes_the_right_kind_and_a_plan_with_keys() {
     let shop = Shop(&world);
     let account = world.account("pro").await;
     let reader = world
-        .issue(KeyDraft {
-            scopes: Some(ScopeSet::parse(["orders:read"]).unwrap()),
-            ..draft(account.id)
-        })
+        .issue(draft(account.id).scopes(Some(ScopeSet::parse(["orders:read"]).unwrap())))
         .await;
     let reader = reader.secret.expose();
     let id = format!(r#""{}""#, account.id);

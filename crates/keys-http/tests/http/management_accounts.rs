@@ -57,10 +57,10 @@ async fn account_key_with_the_scopes_of_an_operator_is_no_operator() {
     let account = world.account("pro").await;
     let scopes = ["accounts:read", "accounts:write", "keys:read", "keys:write"];
     let key = world
-        .issue(keys_service::KeyDraft {
-            scopes: Some(keys_core::ScopeSet::parse(scopes).unwrap()),
-            ..crate::support::draft(account.id)
-        })
+        .issue(
+            crate::support::draft(account.id)
+                .scopes(Some(keys_core::ScopeSet::parse(scopes).unwrap())),
+        )
         .await;
     let session = world.session(&account).await;
     for credential in [key.secret.expose(), &session] {

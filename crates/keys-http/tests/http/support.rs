@@ -10,7 +10,7 @@ use keys_core::{Account, AccountId, KeyName, Plans, Quota, ScopeSet};
 use keys_http::{Api, ApiBuilder};
 use keys_service::{
     Actor, Issued, KeyDraft, KeyService, KeyServiceBuilder, KeyStore, MemoryStore, NewAccount,
-    OperatorKeyDraft,
+    OperatorKeyDraft, SessionDraft,
 };
 use keys_testkit::clock::FakeClock;
 use keys_testkit::data;
@@ -91,18 +91,15 @@ impl World {
     }
 
     pub(crate) async fn account(&self, plan: &str) -> Account {
-        let new = NewAccount {
-            external_id: None,
-            plan: plan.parse().unwrap(),
-        };
+        let new = NewAccount::new(plan.parse().unwrap());
         let system = Actor::system();
-        let created = self.service.create_account(&system, new, None).await;
+        let created = self.service.create_account(&system, new).await;
         created.unwrap()
     }
 
     pub(crate) async fn issue(&self, draft: KeyDraft) -> Issued {
         let system = Actor::system();
-        let issued = self.service.issue_key(&system, draft, None).await;
+        let issued = self.service.issue_key(&system, draft).await;
         issued.unwrap()
     }
 
@@ -119,17 +116,15 @@ impl World {
     pub(crate) async fn session(&self, account: &Account) -> String {
         let ttl = Duration::from_mins(1);
         let system = Actor::system();
-        let opened = self.service.open_session(&system, account.id, ttl, None);
+        let opened = self
+            .service
+            .open_session(&system, SessionDraft::new(account.id, ttl));
         opened.await.unwrap().secret.expose().to_owned()
     }
 
     pub(crate) async fn operator(&self, scopes: &[&str]) -> String {
-        let draft = OperatorKeyDraft {
-            name: KeyName::from_name("test").unwrap(),
-            allowed_networks: keys_core::AllowedNetworks::default(),
-            scopes: ScopeSet::parse(scopes).unwrap(),
-            expires_at: None,
-        };
+        let draft = OperatorKeyDraft::new(KeyName::from_name("test").unwrap())
+            .scopes(ScopeSet::parse(scopes).unwrap());
         let system = Actor::system();
         let issued = self.service.issue_operator_key(&system, draft);
         issued.await.unwrap().secret.expose().to_owned()

@@ -1,7 +1,7 @@
 //! `POST /v1/keys/verify`
 
 use keys_core::{AllowedNetworks, KeyName, ScopeSet};
-use keys_service::{AccountPatch, Actor, KeyDraft, MemoryStore, NewAccount};
+use keys_service::{AccountPatch, Actor, MemoryStore, NewAccount};
 use keys_testkit::data::noon_plus;
 
 use crate::exchange::{Answer, Exchange as _, Request, post};
@@ -181,10 +181,7 @@ async fn strangers_garbage_gets_its_code_and_nothing_else() {
     let desk = Desk::open().await;
     let world = &desk.world;
     let account = world.account("pro").await;
-    let expired = KeyDraft {
-        expires_at: Some(noon_plus(1)),
-        ..draft(account.id)
-    };
+    let expired = draft(account.id).expires_at(Some(noon_plus(1)));
     world.issue(expired).await;
     for malformed in ["", "nonsense", " ", "sk_live_", &"x".repeat(10_000)] {
         desk.hears(
@@ -215,20 +212,15 @@ async fn every_refusal_has_its_code() {
     let _ = revoke.await.unwrap().unwrap();
     assert_eq!(desk.code(revoked.secret.expose()).await, "revoked");
 
-    let expiring = KeyDraft {
-        expires_at: Some(noon_plus(1)),
-        ..draft(account.id)
-    };
+    let expiring = draft(account.id).expires_at(Some(noon_plus(1)));
     let expiring = world.issue(expiring).await;
     assert_eq!(desk.code(expiring.secret.expose()).await, "valid");
     world.advance(1);
     assert_eq!(desk.code(expiring.secret.expose()).await, "expired");
 
-    let restricted = KeyDraft {
-        allowed_networks: AllowedNetworks::parse(["203.0.113.0/24"]).unwrap(),
-        scopes: Some(ScopeSet::parse(["orders:read"]).unwrap()),
-        ..draft(account.id)
-    };
+    let restricted = draft(account.id)
+        .allowed_networks(AllowedNetworks::parse(["203.0.113.0/24"]).unwrap())
+        .scopes(Some(ScopeSet::parse(["orders:read"]).unwrap()));
     let restricted = world.issue(restricted).await;
     let key = restricted.secret.expose();
     assert_eq!(desk.code(key).await, "ip_not_allowed");
@@ -262,19 +254,10 @@ async fn every_refusal_has_its_code() {
     let plain = world.key(&account).await;
     for (patch, code) in [
         (
-            AccountPatch {
-                plan: Some("free".parse().unwrap()),
-                ..AccountPatch::default()
-            },
+            AccountPatch::default().plan("free".parse().unwrap()),
             "plan_forbidden",
         ),
-        (
-            AccountPatch {
-                disabled: Some(true),
-                ..AccountPatch::default()
-            },
-            "account_disabled",
-        ),
+        (AccountPatch::default().disabled(true), "account_disabled"),
     ] {
         let update = world.service.update_account(&system, account.id, patch);
         let _ = update.await.unwrap();
@@ -287,18 +270,14 @@ async fn valid_key_is_told_with_its_account() {
     let desk = Desk::open().await;
     let world = &desk.world;
     let system = Actor::system();
-    let new = NewAccount {
-        external_id: Some("user \"17\"".parse().unwrap()),
-        plan: "pro".parse().unwrap(),
-    };
-    let account = world.service.create_account(&system, new, None);
+    let new =
+        NewAccount::new("pro".parse().unwrap()).external_id(Some("user \"17\"".parse().unwrap()));
+    let account = world.service.create_account(&system, new);
     let account = account.await.unwrap();
-    let named = KeyDraft {
-        name: Some(KeyName::from_name("CI \u{e9}").unwrap()),
-        scopes: Some(ScopeSet::parse(["b", "a"]).unwrap()),
-        expires_at: Some(noon_plus(3600)),
-        ..draft(account.id)
-    };
+    let named = draft(account.id)
+        .name(Some(KeyName::from_name("CI \u{e9}").unwrap()))
+        .scopes(Some(ScopeSet::parse(["b", "a"]).unwrap()))
+        .expires_at(Some(noon_plus(3600)));
     let named = world.issue(named).await;
     let (key, id, account_id) = (named.secret.expose(), named.key.id, account.id);
     desk.hears(

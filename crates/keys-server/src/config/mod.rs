@@ -265,6 +265,7 @@ mod tests {
         let CacheOptions {
             entries_max,
             bytes_max,
+            ..
         } = settings.cache.into();
         assert_eq!((entries_max, bytes_max), (1_000, 4_096));
         assert_eq!(settings.verification.grace, GRACE_MAX);

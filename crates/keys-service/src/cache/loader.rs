@@ -117,6 +117,7 @@ struct Refresh {
 
 /// Numbers of past and current reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ReadState {
     /// Statements sent to the store since the start.
     pub reads: u64,

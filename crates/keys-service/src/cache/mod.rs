@@ -41,6 +41,7 @@ use unknown::Unknown;
 
 /// Maximum size of the cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct CacheOptions {
     /// Maximum number of keys. At about 170 bytes each, and a hundred more for those with an
     /// external identifier, an expiry, addresses or scopes, a million take 170 to 270 MB.
@@ -56,6 +57,22 @@ impl Default for CacheOptions {
             entries_max: 1_000_000,
             bytes_max: 256 * MIB,
         }
+    }
+}
+
+impl CacheOptions {
+    /// Sets the maximum number of keys.
+    #[must_use]
+    pub const fn entries_max(mut self, entries_max: usize) -> Self {
+        self.entries_max = entries_max;
+        self
+    }
+
+    /// Sets the maximum bytes of keys beside their fixed part.
+    #[must_use]
+    pub const fn bytes_max(mut self, bytes_max: usize) -> Self {
+        self.bytes_max = bytes_max;
+        self
     }
 }
 

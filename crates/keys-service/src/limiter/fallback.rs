@@ -40,8 +40,12 @@ pub trait SharedLimiter: RateLimiter {
     async fn probe(&self) -> Result<(), LimiterError>;
 }
 
-/// Behavior while the shared limiter is unavailable. Exhaustive: there is no third way to decide.
+/// Behavior while the shared limiter is unavailable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[expect(
+    clippy::exhaustive_enums,
+    reason = "complete: there is no third way to decide"
+)]
 pub enum OnUnavailable {
     /// Each instance counts by itself, and so grants the whole quota.
     #[default]

@@ -50,6 +50,7 @@ pub type AccountEntry = Result<Account, UnreadableAccount>;
 /// A stored account that cannot be read. Its keys are refused until it is mended by
 /// [`Accounts::update_account`] or by SQL.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct UnreadableAccount {
     /// The identifier.
     pub id: AccountId,
@@ -66,8 +67,25 @@ pub struct UnreadableAccount {
     pub created_at: Option<Timestamp>,
 }
 
+impl UnreadableAccount {
+    /// Creates an account of which only the identifier can be read.
+    #[must_use]
+    pub const fn new(id: AccountId, columns: Vec<&'static str>) -> Self {
+        Self {
+            id,
+            columns,
+            external_id: None,
+            plan: None,
+            disabled: true,
+            created_at: None,
+        }
+    }
+}
+
 /// Changes of an account. `None` leaves a field as it is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[must_use]
+#[non_exhaustive]
 pub struct AccountPatch {
     /// The new plan.
     pub plan: Option<PlanName>,
@@ -77,8 +95,30 @@ pub struct AccountPatch {
     pub external_id: Option<Option<ExternalId>>,
 }
 
+impl AccountPatch {
+    /// Changes the plan.
+    pub fn plan(mut self, plan: PlanName) -> Self {
+        self.plan = Some(plan);
+        self
+    }
+
+    /// Disables or enables the account.
+    pub fn disabled(mut self, disabled: bool) -> Self {
+        self.disabled = Some(disabled);
+        self
+    }
+
+    /// Changes the external identifier. `None` removes it.
+    pub fn external_id(mut self, external_id: Option<ExternalId>) -> Self {
+        self.external_id = Some(external_id);
+        self
+    }
+}
+
 /// A query of accounts, ordered by identifier, which is by time of creation, oldest first.
 #[derive(Debug, Clone)]
+#[must_use]
+#[non_exhaustive]
 pub struct AccountQuery {
     /// Only the account with this external identifier.
     pub external_id: Option<ExternalId>,
@@ -86,4 +126,27 @@ pub struct AccountQuery {
     pub after: Option<AccountId>,
     /// Maximum number of accounts.
     pub limit: u32,
+}
+
+impl AccountQuery {
+    /// Returns a query of the first `limit` accounts.
+    pub const fn new(limit: u32) -> Self {
+        Self {
+            external_id: None,
+            after: None,
+            limit,
+        }
+    }
+
+    /// Selects the account with this external identifier. `None` selects all.
+    pub fn external_id(mut self, external_id: Option<ExternalId>) -> Self {
+        self.external_id = external_id;
+        self
+    }
+
+    /// Selects the accounts after this one. `None` starts with the first.
+    pub fn after(mut self, after: Option<AccountId>) -> Self {
+        self.after = after;
+        self
+    }
 }

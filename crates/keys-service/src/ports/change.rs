@@ -12,6 +12,10 @@ use super::idempotency::Completion;
 
 /// The authority of a change.
 #[derive(Debug, Clone)]
+#[expect(
+    clippy::exhaustive_enums,
+    reason = "complete: every store must decide for each"
+)]
 pub enum Authority {
     /// The owner of the machine or of the embedding program.
     Trusted,
@@ -21,6 +25,7 @@ pub enum Authority {
 
 /// A credential that was accepted for a change, with the requirements it was accepted for.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Caller {
     /// The credential.
     pub key_id: KeyId,
@@ -41,6 +46,20 @@ pub struct Caller {
 }
 
 impl Caller {
+    /// Creates a caller for something that needs no scope and no plan, from an unknown address.
+    #[must_use]
+    pub fn new(key_id: KeyId, kind: KeyKind, account_id: Option<AccountId>) -> Self {
+        Self {
+            key_id,
+            kind,
+            account_id,
+            address: None,
+            scopes: ScopeSet::default(),
+            plans: None,
+            accepted: None,
+        }
+    }
+
     /// Judges the caller as the transaction sees it. `stored` is `None` if the key is gone.
     ///
     /// # Errors
@@ -67,6 +86,7 @@ impl Caller {
 /// The data that every change carries: its time, its authority, the client address, and the
 /// reserved answer that it completes.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Change {
     /// Time of the change.
     pub at: Timestamp,
@@ -81,6 +101,18 @@ pub struct Change {
 }
 
 impl Change {
+    /// Creates a change that completes no reservation.
+    #[must_use]
+    pub const fn new(at: Timestamp, event_id: EventId, authority: Authority) -> Self {
+        Self {
+            at,
+            event_id,
+            authority,
+            completion: None,
+            reason: None,
+        }
+    }
+
     /// The event that this change leaves in the audit trail.
     #[must_use]
     pub fn event(&self, action: AuditAction, subject: AuditSubject) -> AuditEvent {

@@ -74,9 +74,11 @@ pub trait ChangeFeed: Send + 'static {
 }
 
 /// A changed record.
-///
-/// Exhaustive: a cache can hold nothing else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[expect(
+    clippy::exhaustive_enums,
+    reason = "complete: a cache can hold nothing else"
+)]
 pub enum Changed {
     /// A key.
     Key(KeyId),
@@ -88,6 +90,7 @@ pub enum Changed {
 
 /// Result of one poll.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Changes {
     /// Changes since the last poll. The same may come twice, and in any order, because applying it
     /// is idempotent.
@@ -126,6 +129,7 @@ pub const CHANGES_PAGED_MAX: usize = 1_000_000;
 
 /// Position in the pages of one poll, for stores that number their changes in the order of commits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Page {
     /// Number of the last change that was returned.
     pub after: u64,

@@ -29,6 +29,7 @@ pub const RESERVATION_KEPT: Duration = Duration::from_mins(10);
 
 /// An attempt to be the only request that creates a record, under an `Idempotency-Key`.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Reservation {
     /// Digests that the reservation may be stored under, one for each pepper, the current one
     /// first.
@@ -43,8 +44,31 @@ pub struct Reservation {
     pub pending_until: Timestamp,
 }
 
+impl Reservation {
+    /// Creates a reservation made `at` a time, that is pending for [`RESERVATION_PENDING`].
+    #[must_use]
+    pub fn new(
+        lookups: Vec<[u8; 32]>,
+        body_digest: [u8; 32],
+        token: EventId,
+        at: Timestamp,
+    ) -> Self {
+        Self {
+            lookups,
+            body_digest,
+            token,
+            at,
+            pending_until: at.saturating_add(RESERVATION_PENDING),
+        }
+    }
+}
+
 /// Result of a [`Reservation`].
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(
+    clippy::exhaustive_enums,
+    reason = "complete: an attempt is new, pending or done"
+)]
 pub enum Reserved {
     /// This attempt is the only one. Complete or release it.
     New,
@@ -67,6 +91,7 @@ pub enum Reserved {
 
 /// The sealed answer of a [`Reservation`].
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Completion {
     /// The first of the reservation's look-up digests.
     pub lookup: [u8; 32],
@@ -77,4 +102,22 @@ pub struct Completion {
     pub sealed: Vec<u8>,
     /// Time until which it is kept.
     pub expires_at: Timestamp,
+}
+
+impl Completion {
+    /// Creates the completion of the reservation with this look-up digest and token.
+    #[must_use]
+    pub const fn new(
+        lookup: [u8; 32],
+        token: EventId,
+        sealed: Vec<u8>,
+        expires_at: Timestamp,
+    ) -> Self {
+        Self {
+            lookup,
+            token,
+            sealed,
+            expires_at,
+        }
+    }
 }

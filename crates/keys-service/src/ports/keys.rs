@@ -45,6 +45,7 @@ pub trait Keys: Send + Sync + 'static {
 
 /// A key that a look-up found, and the digest that found it.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct FoundKey {
     /// The requested digest that it is stored under.
     pub digest: PepperedDigest,
@@ -53,9 +54,18 @@ pub struct FoundKey {
     pub stored: Result<StoredKey, UnreadableKey>,
 }
 
+impl FoundKey {
+    /// Joins a digest and the key that it found.
+    #[must_use]
+    pub const fn new(digest: PepperedDigest, stored: Result<StoredKey, UnreadableKey>) -> Self {
+        Self { digest, stored }
+    }
+}
+
 /// A stored key that cannot be read, because its row or that of its account breaks a rule of this
 /// program.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct UnreadableKey {
     /// The key. `None` if even its identifier cannot be read.
     pub id: Option<KeyId>,
@@ -64,6 +74,12 @@ pub struct UnreadableKey {
 }
 
 impl UnreadableKey {
+    /// Creates the mark of a key that cannot be read.
+    #[must_use]
+    pub const fn new(id: Option<KeyId>, is_revoked: bool) -> Self {
+        Self { id, is_revoked }
+    }
+
     /// Returns the reason why the key is refused.
     #[must_use]
     pub fn denial(&self) -> Denial {
@@ -77,6 +93,7 @@ impl UnreadableKey {
 
 /// A key about to be stored.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct NewKey {
     /// The record; not revoked, not yet used.
     pub key: ApiKey,
@@ -86,8 +103,21 @@ pub struct NewKey {
     pub admission: Admission,
 }
 
+impl NewKey {
+    /// Joins a key, its digest and the requirements on its account.
+    #[must_use]
+    pub const fn new(key: ApiKey, digest: PepperedDigest, admission: Admission) -> Self {
+        Self {
+            key,
+            digest,
+            admission,
+        }
+    }
+}
+
 /// Requirements on an account for a new key. Checked inside the transaction, on the locked account.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Admission {
     /// The configured plans.
     pub plans: Arc<Plans>,
@@ -96,6 +126,12 @@ pub struct Admission {
 }
 
 impl Admission {
+    /// Joins the configured plans and the requirements.
+    #[must_use]
+    pub const fn new(plans: Arc<Plans>, policy: IssuePolicy) -> Self {
+        Self { plans, policy }
+    }
+
     /// Returns the maximum number of usable keys of `account`, counted without the new one. `None`
     /// is no maximum.
     ///
@@ -109,6 +145,10 @@ impl Admission {
 
 /// The keys to list. Revoked keys are never listed; expired ones are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(
+    clippy::exhaustive_enums,
+    reason = "complete: every store must decide for each"
+)]
 pub enum KeyOwner {
     /// The keys of kind [`KeyKind::Account`](keys_core::KeyKind::Account) of this account.
     Account(AccountId),
@@ -118,6 +158,7 @@ pub enum KeyOwner {
 
 /// One page of keys, newest first, ties by id.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct KeyPage {
     /// The keys.
     pub keys: Vec<ApiKey>,
@@ -129,6 +170,16 @@ pub struct KeyPage {
 }
 
 impl KeyPage {
+    /// Creates a page without unreadable keys.
+    #[must_use]
+    pub const fn new(keys: Vec<ApiKey>, total: u64) -> Self {
+        Self {
+            keys,
+            unreadable: Vec::new(),
+            total,
+        }
+    }
+
     /// Returns whether the row of `id` cannot be read.
     #[must_use]
     pub fn is_unreadable(&self, id: KeyId) -> bool {

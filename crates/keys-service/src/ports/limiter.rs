@@ -48,6 +48,10 @@ impl fmt::Display for Subject {
 
 /// A token bucket: one limit of one subject.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[expect(
+    clippy::exhaustive_structs,
+    reason = "complete: two values name a bucket"
+)]
 pub struct Bucket {
     /// The subject.
     pub subject: Subject,
@@ -57,6 +61,7 @@ pub struct Bucket {
 
 /// Result of taking from a bucket.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Decision {
     /// The limit.
     pub limit: LimitName,
@@ -70,6 +75,21 @@ pub struct Decision {
     pub reset: Duration,
     /// Time until the requested cost is available. Zero if it was.
     pub retry_after: Duration,
+}
+
+impl Decision {
+    /// Creates the decision that the bucket had enough, and is full again.
+    #[must_use]
+    pub const fn allowed(limit: LimitName, quota: Quota) -> Self {
+        Self {
+            limit,
+            quota,
+            allowed: true,
+            remaining: quota.requests.get(),
+            reset: Duration::ZERO,
+            retry_after: Duration::ZERO,
+        }
+    }
 }
 
 /// Error returned when the limiter could not decide.
@@ -109,8 +129,9 @@ pub trait RateLimiter: Send + Sync + 'static {
     }
 }
 
-/// The limiter that decides. Exhaustive.
+/// The limiter that decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "complete: shared, local or none")]
 pub enum LimiterState {
     /// One counter for all instances together.
     Shared,

@@ -43,8 +43,17 @@ pub const ENDED_SESSIONS_KEPT: Duration = Duration::from_hours(24);
 
 /// The state of a store that can be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Readiness {
     /// `false` while it is known that nothing can be changed: the database is read-only, its disk
     /// is full, or commits do not end.
     pub is_writable: bool,
+}
+
+impl Readiness {
+    /// Creates the state of a store.
+    #[must_use]
+    pub const fn new(is_writable: bool) -> Self {
+        Self { is_writable }
+    }
 }

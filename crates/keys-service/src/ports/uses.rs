@@ -17,6 +17,7 @@ pub trait KeyUses: Send + Sync + 'static {
 
 /// Uses of one key since the last flush.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct KeyUse {
     /// The key.
     pub key_id: KeyId,
@@ -24,4 +25,16 @@ pub struct KeyUse {
     pub last_used_at: Timestamp,
     /// Number of uses.
     pub count: u64,
+}
+
+impl KeyUse {
+    /// Creates the record of `count` uses.
+    #[must_use]
+    pub const fn new(key_id: KeyId, last_used_at: Timestamp, count: u64) -> Self {
+        Self {
+            key_id,
+            last_used_at,
+            count,
+        }
+    }
 }

@@ -247,14 +247,11 @@ mod tests {
         )
         .clock(clock.clone())
         .build();
-        let new = NewAccount {
-            external_id: None,
-            plan: "pro".parse().unwrap(),
-        };
+        let new = NewAccount::new("pro".parse().unwrap());
         let system = Actor::system();
-        let account = service.create_account(&system, new, None).await.unwrap();
+        let account = service.create_account(&system, new).await.unwrap();
         let draft = KeyDraft::new(account.id, "sk_live".parse().unwrap());
-        let issued = service.issue_key(&system, draft, None).await.unwrap();
+        let issued = service.issue_key(&system, draft).await.unwrap();
         // As if all changes had been followed up to now, and none will be later.
         let lease = &service.inner.cache.lease;
         lease.extend(lease::nanos(SystemClock.elapsed()));

@@ -9,6 +9,10 @@ use crate::ports::{Decision, LimiterError, StoreError};
 
 /// The code of a verdict.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(
+    clippy::exhaustive_enums,
+    reason = "complete: a guard must decide for each"
+)]
 pub enum VerdictCode {
     /// The key may be used.
     Valid,
@@ -32,6 +36,10 @@ impl VerdictCode {
 
 /// Freshness of the record behind a verdict.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(
+    clippy::exhaustive_enums,
+    reason = "complete: a record is current or stale"
+)]
 pub enum Freshness {
     /// Within the published bound.
     Current,
@@ -52,6 +60,7 @@ impl Freshness {
 
 /// The answer to a [`VerifyRequest`](super::VerifyRequest).
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Verdict {
     /// The code.
     pub code: VerdictCode,
@@ -95,6 +104,7 @@ pub struct VerifiedKey {
 
 /// The data about the account of a key in a verdict.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct VerifiedAccount<'a> {
     /// Our identifier.
     pub id: AccountId,

@@ -578,12 +578,11 @@ impl PostgresFeed {
         if let Listening::Off { quiet_polls } = &mut self.listening {
             *quiet_polls = if self.found_news { 0 } else { *quiet_polls + 1 };
         }
-        Ok(Some(Changes {
-            changed,
-            reset: is_reset,
-            more: false,
-            took_over: self.took_over,
-        }))
+        let mut changes = Changes::default();
+        changes.changed = changed;
+        changes.reset = is_reset;
+        changes.took_over = self.took_over;
+        Ok(Some(changes))
     }
 
     async fn open_pages(&mut self) -> Result<(), StoreError> {
@@ -647,11 +646,10 @@ impl PostgresFeed {
         if is_reset {
             return Ok(Changes::everything());
         }
-        Ok(Changes {
-            changed,
-            more,
-            ..Changes::default()
-        })
+        let mut changes = Changes::default();
+        changes.changed = changed;
+        changes.more = more;
+        Ok(changes)
     }
 
     async fn send_report(&mut self) -> Result<(), StoreError> {

@@ -181,11 +181,7 @@ pub(crate) async fn changes_are_noted(store: &Store, sql: &impl Sql) {
     // Four keys and an account were created, which no cache can contain, and one key was revoked.
     assert_eq!((noted(1).await, noted(2).await), (1, 0));
 
-    let uses = keys.iter().map(|key| KeyUse {
-        key_id: key.id,
-        last_used_at: NOON,
-        count: 3,
-    });
+    let uses = keys.iter().map(|key| KeyUse::new(key.id, NOON, 3));
     store.record_uses(uses.collect()).await.unwrap();
     assert_eq!(
         sql.number("select sum(use_count) from api_key").await,
@@ -242,11 +238,7 @@ pub(crate) async fn old_notes_are_pruned(store: &Store, sql: &impl Sql, make_old
 pub(crate) async fn use_count_saturates(store: &Store, sql: &impl Sql) {
     let key = add_key(store, a_key().build_new()).await;
     for count in [u64::MAX, 1, u64::MAX] {
-        let one = KeyUse {
-            key_id: key.id,
-            last_used_at: noon_plus(1),
-            count,
-        };
+        let one = KeyUse::new(key.id, noon_plus(1), count);
         store.record_uses(vec![one]).await.unwrap();
     }
     assert_eq!(sql.number("select use_count from api_key").await, i64::MAX);
@@ -380,13 +372,7 @@ pub(crate) async fn reservations_hold_across_instances(stores: &[Store]) {
                 0 => vec![former, current],
                 _ => vec![current, former],
             };
-            let reservation = Reservation {
-                lookups,
-                body_digest: [1; 32],
-                token: an_event_id(),
-                at: NOON,
-                pending_until: noon_plus(30),
-            };
+            let reservation = Reservation::new(lookups, [1; 32], an_event_id(), NOON);
             let store = store.clone();
             attempts.spawn(async move { store.reserve(reservation).await });
         }
@@ -438,13 +424,12 @@ pub(crate) fn runtimes_may_come_and_go(open: impl Future<Output = Store>) {
 }
 
 fn reservation_at(number: u8, seconds: i64) -> Reservation {
-    Reservation {
-        lookups: vec![[number; 32]],
-        body_digest: [1; 32],
-        token: an_event_id(),
-        at: noon_plus(seconds),
-        pending_until: noon_plus(seconds + 30),
-    }
+    Reservation::new(
+        vec![[number; 32]],
+        [1; 32],
+        an_event_id(),
+        noon_plus(seconds),
+    )
 }
 
 /// Leaves a reservation of another process, with the holder that it wrote.

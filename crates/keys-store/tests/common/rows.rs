@@ -81,11 +81,7 @@ pub(crate) async fn unreadable_row_refuses_its_own_key_only(
     assert_eq!(peppers, [keys[0].digest.pepper]);
 
     // The uses of all are written together.
-    let uses = keys.iter().map(|key| KeyUse {
-        key_id: key.key.id,
-        last_used_at: NOON,
-        count: 2,
-    });
+    let uses = keys.iter().map(|key| KeyUse::new(key.key.id, NOON, 2));
     store.record_uses(uses.collect()).await.unwrap();
     let used = "select count(*) from api_key where use_count = 2";
     assert_eq!(u64::try_from(sql.number(used).await), Ok(GATHERED as u64));
@@ -151,11 +147,7 @@ pub(crate) async fn unreadable_account_is_listed_and_mended(store: &Store, sql: 
             ),
         }
     }
-    let everything = || AccountQuery {
-        external_id: None,
-        after: None,
-        limit: 10,
-    };
+    let everything = || AccountQuery::new(10);
     let listed = store.account_entries(everything()).await.unwrap();
     let ids: Vec<_> = listed
         .iter()
@@ -184,18 +176,12 @@ pub(crate) async fn unreadable_account_is_listed_and_mended(store: &Store, sql: 
 
     // A column that is not set stays invalid, and is named.
     let mend = |patch| store.update_account(broken.id, patch, a_change().build());
-    let only_plan = AccountPatch {
-        plan: Some(plan("pro")),
-        ..AccountPatch::default()
-    };
+    let only_plan = AccountPatch::default().plan(plan("pro"));
     match mend(only_plan.clone()).await {
         Err(ChangeError::AccountUnreadable { columns }) => assert_eq!(columns, ["external_id"]),
         outcome => panic!("{outcome:?}"),
     }
-    let both = AccountPatch {
-        external_id: Some(None),
-        ..only_plan
-    };
+    let both = only_plan.external_id(None);
     let (account, _) = mend(both).await.unwrap();
     assert_eq!(account, broken);
     let found = store.find_by_digests(digests).await.unwrap();

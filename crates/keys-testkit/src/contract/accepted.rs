@@ -10,17 +10,11 @@ use super::steps::{add_account, add_key, at_once, keys_of, revoke, update};
 use crate::data::{NOON, a_change, a_key, an_accepted_caller, an_account, noon_plus, plan, plans};
 
 fn disabled() -> AccountPatch {
-    AccountPatch {
-        disabled: Some(true),
-        ..AccountPatch::default()
-    }
+    AccountPatch::default().disabled(true)
 }
 
 fn on(name: &str) -> AccountPatch {
-    AccountPatch {
-        plan: Some(plan(name)),
-        ..AccountPatch::default()
-    }
+    AccountPatch::default().plan(plan(name))
 }
 
 /// Tries both changes that a holder makes, and looks that each was refused for `denial` and left
@@ -65,10 +59,8 @@ pub async fn accepted_caller_that_was_refused_since_changes_nothing(store: Arc<d
     )
     .await;
     let victim = &add_key(&*store, a_key().of(&account).build_new()).await;
-    let caller = Caller {
-        plans: Some(plans()),
-        ..an_accepted_caller(&key, &account)
-    };
+    let mut caller = an_accepted_caller(&key, &account);
+    caller.plans = Some(plans());
     assert_refused(&*store, &caller, victim, noon_plus(5), Denial::Expired).await;
     update(&*store, &account, on("free")).await;
     assert_refused(&*store, &caller, victim, NOON, Denial::PlanForbidden).await;
@@ -146,10 +138,8 @@ pub async fn nothing_happens_once_an_accepted_caller_is_refused(store: Arc<dyn K
         let holders: Vec<_> = (0..6)
             .map(|_| {
                 let (store, account) = (store.clone(), account.clone());
-                let caller = Caller {
-                    plans: Some(plans()),
-                    ..an_accepted_caller(&key, &account)
-                };
+                let mut caller = an_accepted_caller(&key, &account);
+                caller.plans = Some(plans());
                 tokio::spawn(async move {
                     let owner = Some(KeyOwner::Account(account.id));
                     let mut last = None;

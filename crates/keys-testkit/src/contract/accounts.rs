@@ -11,10 +11,7 @@ fn external_id(text: &str) -> ExternalId {
 }
 
 fn rename(text: &str) -> AccountPatch {
-    AccountPatch {
-        external_id: Some(Some(external_id(text))),
-        ..AccountPatch::default()
-    }
+    AccountPatch::default().external_id(Some(external_id(text)))
 }
 
 async fn find_account(store: &dyn KeyStore, account: &Account) -> Option<Account> {
@@ -23,11 +20,7 @@ async fn find_account(store: &dyn KeyStore, account: &Account) -> Option<Account
 }
 
 async fn with_external_id(store: &dyn KeyStore, text: &str) -> Vec<Account> {
-    let query = AccountQuery {
-        external_id: Some(external_id(text)),
-        after: None,
-        limit: 100,
-    };
+    let query = AccountQuery::new(100).external_id(Some(external_id(text)));
     store.accounts(query).await.expect("the store answers")
 }
 
@@ -143,46 +136,25 @@ pub async fn update_changes_what_is_named_and_nothing_else(store: Arc<dyn KeySto
     let patch = AccountPatch::default;
     let patches: [Step; 8] = [
         (patch(), |_| {}),
-        (
-            AccountPatch {
-                plan: Some(plan("business")),
-                ..patch()
-            },
-            |account| account.plan = plan("business"),
-        ),
-        (
-            AccountPatch {
-                disabled: Some(true),
-                ..patch()
-            },
-            |account| account.disabled = true,
-        ),
+        (patch().plan(plan("business")), |account| {
+            account.plan = plan("business");
+        }),
+        (patch().disabled(true), |account| account.disabled = true),
         // The external id that it already has.
         (rename("u-1"), |_| {}),
         (rename("u-2"), |account| {
             account.external_id = Some(external_id("u-2"));
         }),
-        (
-            AccountPatch {
-                external_id: Some(None),
-                ..patch()
-            },
-            |account| account.external_id = None,
-        ),
+        (patch().external_id(None), |account| {
+            account.external_id = None;
+        }),
         // Removes an external id that does not exist.
+        (patch().external_id(None), |_| {}),
         (
-            AccountPatch {
-                external_id: Some(None),
-                ..patch()
-            },
-            |_| {},
-        ),
-        (
-            AccountPatch {
-                plan: Some(plan("free")),
-                disabled: Some(false),
-                external_id: Some(Some(external_id("u-3"))),
-            },
+            AccountPatch::default()
+                .plan(plan("free"))
+                .disabled(false)
+                .external_id(Some(external_id("u-3"))),
             |account| {
                 account.plan = plan("free");
                 account.disabled = false;
@@ -210,10 +182,7 @@ pub async fn removed_external_id_is_free_for_others(store: Arc<dyn KeyStore>) {
         "{taken:?}"
     );
 
-    let remove = AccountPatch {
-        external_id: Some(None),
-        ..AccountPatch::default()
-    };
+    let remove = AccountPatch::default().external_id(None);
     update(&*store, &first, remove).await;
     let second = update(&*store, &second, rename("u-1")).await;
     assert_eq!(with_external_id(&*store, "u-1").await, [second]);
@@ -247,11 +216,7 @@ pub async fn accounts_are_listed_by_id(store: Arc<dyn KeyStore>) {
     for limit in [1, 2, 3, 7, 100, u32::MAX] {
         let mut joined: Vec<Account> = Vec::new();
         loop {
-            let query = AccountQuery {
-                external_id: None,
-                after: joined.last().map(|account| account.id),
-                limit,
-            };
+            let query = AccountQuery::new(limit).after(joined.last().map(|account| account.id));
             let page = store.accounts(query).await.unwrap();
             assert!(page.len() <= limit as usize);
             if page.is_empty() {
@@ -272,10 +237,8 @@ pub async fn account_is_listed_by_its_external_id(store: Arc<dyn KeyStore>) {
     let found = with_external_id(&*store, "u-1").await;
     assert_eq!(found, std::slice::from_ref(&account));
     assert_eq!(with_external_id(&*store, "u-3").await, []);
-    let after = AccountQuery {
-        external_id: account.external_id,
-        after: Some(account.id),
-        limit: 100,
-    };
+    let after = AccountQuery::new(100)
+        .external_id(account.external_id)
+        .after(Some(account.id));
     assert_eq!(store.accounts(after).await.unwrap(), []);
 }

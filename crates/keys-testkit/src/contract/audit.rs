@@ -57,10 +57,7 @@ async fn change_everything(audited: &AuditedStore, caller: Option<&Caller>) -> V
 
     let updated = change();
     expected.push(updated.event(AuditAction::AccountUpdated, about_account));
-    let patch = AccountPatch {
-        external_id: Some(None),
-        ..AccountPatch::default()
-    };
+    let patch = AccountPatch::default().external_id(None);
     store
         .update_account(account.id, patch, updated)
         .await
@@ -112,10 +109,8 @@ pub async fn trace_names_the_caller(audited: AuditedStore) {
     expected.sort_by_key(|event| event.id);
 
     for address in ["192.0.2.9", "2001:db8::9"] {
-        let caller = Caller {
-            address: Some(address.parse().unwrap()),
-            ..a_caller(&key.key)
-        };
+        let mut caller = a_caller(&key.key);
+        caller.address = Some(address.parse().unwrap());
         let events = change_everything(&audited, Some(&caller)).await;
         for event in &events {
             let (kind, id) = (KeyKind::Session, key.key.id);
@@ -145,17 +140,9 @@ pub async fn refused_changes_leave_no_trace(audited: AuditedStore) {
     assert_eq!(before.len(), 2);
 
     let nobody = a_caller(&a_key().build());
-    let never_reserved = Completion {
-        lookup: [1; 32],
-        token: an_event_id(),
-        sealed: vec![1],
-        expires_at: noon_plus(600),
-    };
+    let never_reserved = Completion::new([1; 32], an_event_id(), vec![1], noon_plus(600));
     let superseded = || a_change().completing(&never_reserved).build();
-    let take = AccountPatch {
-        external_id: Some(taken.external_id.clone()),
-        ..AccountPatch::default()
-    };
+    let take = AccountPatch::default().external_id(taken.external_id.clone());
     let same = an_account().external_id("u-1").build();
     let key = a_key().of(&taken).build_new();
     let unknown = an_account().build();
@@ -208,19 +195,9 @@ pub async fn what_changes_no_record_leaves_no_trace(audited: AuditedStore) {
         .unwrap();
     let before = audited.trail();
 
-    let used = KeyUse {
-        key_id: key.key.id,
-        last_used_at: NOON,
-        count: 1,
-    };
+    let used = KeyUse::new(key.key.id, NOON, 1);
     store.record_uses(vec![used]).await.unwrap();
-    let reservation = Reservation {
-        lookups: vec![[1; 32]],
-        body_digest: [2; 32],
-        token: an_event_id(),
-        at: NOON,
-        pending_until: noon_plus(30),
-    };
+    let reservation = Reservation::new(vec![[1; 32]], [2; 32], an_event_id(), NOON);
     store.reserve(reservation.clone()).await.unwrap();
     store.release([1; 32], reservation.token).await.unwrap();
     store.sweep(noon_plus(100)).await.unwrap();

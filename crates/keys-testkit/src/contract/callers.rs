@@ -24,10 +24,7 @@ async fn assert_refused_everywhere(
 
     let new_account = an_account().build();
     let new_key = a_key().of(&account).build_new();
-    let patch = AccountPatch {
-        disabled: Some(true),
-        ..AccountPatch::default()
-    };
+    let patch = AccountPatch::default().disabled(true);
     let owner = Some(KeyOwner::Account(account.id));
     let refusals = [
         store
@@ -67,12 +64,10 @@ pub async fn caller_in_good_standing_may_change_things(store: Arc<dyn KeyStore>)
             .scopes(["accounts:write", "keys:read", "keys:write"])
             .allowed(["192.0.2.0/24"])
             .expires_at(noon_plus(1));
-        let caller = Caller {
-            address: Some("192.0.2.9".parse().unwrap()),
-            scopes: ScopeSet::parse(["accounts:write", "keys:write"]).unwrap(),
-            plans: Some(plans()),
-            ..a_caller(&add_key(&*store, key.build_new()).await)
-        };
+        let mut caller = a_caller(&add_key(&*store, key.build_new()).await);
+        caller.address = Some("192.0.2.9".parse().unwrap());
+        caller.scopes = ScopeSet::parse(["accounts:write", "keys:write"]).unwrap();
+        caller.plans = Some(plans());
         let change = || a_change().by(&caller).build();
 
         let account = an_account().build();
@@ -131,17 +126,12 @@ pub async fn caller_of_a_disabled_account_is_refused(store: Arc<dyn KeyStore>) {
     let account = add_account(&*store, an_account().build()).await;
     let key = add_key(&*store, a_key().of(&account).build_new()).await;
     let session = add_key(&*store, a_key().session_of(&account).build_new()).await;
-    let patch = AccountPatch {
-        disabled: Some(true),
-        ..AccountPatch::default()
-    };
+    let patch = AccountPatch::default().disabled(true);
     update(&*store, &account, patch).await;
     for key in [key, session] {
         for plans in [None, Some(plans())] {
-            let caller = Caller {
-                plans,
-                ..a_caller(&key)
-            };
+            let mut caller = a_caller(&key);
+            caller.plans = plans;
             assert_refused_everywhere(&*store, &caller, NOON, Denial::AccountDisabled).await;
         }
     }
@@ -155,15 +145,10 @@ pub async fn caller_on_a_plan_without_keys_is_refused_where_the_plan_matters(
     let session = add_key(&*store, a_key().session_of(&account).build_new()).await;
     let left_over = add_key(&*store, a_key().of(&account).build_new()).await;
     for name in ["free", "gone"] {
-        let patch = AccountPatch {
-            plan: Some(plan(name)),
-            ..AccountPatch::default()
-        };
+        let patch = AccountPatch::default().plan(plan(name));
         update(&*store, &account, patch).await;
-        let caller = Caller {
-            plans: Some(plans()),
-            ..a_caller(&session)
-        };
+        let mut caller = a_caller(&session);
+        caller.plans = Some(plans());
         assert_refused_everywhere(&*store, &caller, NOON, Denial::PlanForbidden).await;
     }
     let change = a_change().by(&a_caller(&session)).build();
@@ -177,16 +162,12 @@ pub async fn caller_from_outside_its_networks_is_refused(store: Arc<dyn KeyStore
     let key = a_key().allowed(["192.0.2.0/24", "2001:db8::1"]).build_new();
     let key = add_key(&*store, key).await;
     for address in [None, Some("192.0.3.1"), Some("2001:db8::2")] {
-        let caller = Caller {
-            address: address.map(|address| address.parse().unwrap()),
-            ..a_caller(&key)
-        };
+        let mut caller = a_caller(&key);
+        caller.address = address.map(|address| address.parse().unwrap());
         assert_refused_everywhere(&*store, &caller, NOON, Denial::IpNotAllowed).await;
     }
-    let caller = Caller {
-        address: Some("::ffff:192.0.2.1".parse().unwrap()),
-        ..a_caller(&key)
-    };
+    let mut caller = a_caller(&key);
+    caller.address = Some("::ffff:192.0.2.1".parse().unwrap());
     store
         .insert_account(an_account().build(), a_change().by(&caller).build())
         .await
@@ -197,10 +178,8 @@ pub async fn caller_from_outside_its_networks_is_refused(store: Arc<dyn KeyStore
 pub async fn caller_without_the_scopes_is_refused(store: Arc<dyn KeyStore>) {
     for held in [&[][..], &["keys:read"], &["accounts:write", "keys:read"]] {
         let key = a_key().scopes(held.iter().copied()).build_new();
-        let caller = Caller {
-            scopes: ScopeSet::parse(["accounts:write", "keys:write"]).unwrap(),
-            ..a_caller(&add_key(&*store, key).await)
-        };
+        let mut caller = a_caller(&add_key(&*store, key).await);
+        caller.scopes = ScopeSet::parse(["accounts:write", "keys:write"]).unwrap();
         assert_refused_everywhere(&*store, &caller, NOON, Denial::InsufficientScope).await;
     }
 }
@@ -283,10 +262,6 @@ pub async fn caller_may_revoke_itself_once(store: Arc<dyn KeyStore>) {
         assert_eq!(list(&*store, owner).await.keys, []);
     }
     // The lock of the account is free again.
-    let query = AccountQuery {
-        external_id: None,
-        after: None,
-        limit: 1,
-    };
+    let query = AccountQuery::new(1);
     assert_eq!(store.accounts(query).await.unwrap(), [account]);
 }

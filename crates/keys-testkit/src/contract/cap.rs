@@ -200,10 +200,7 @@ pub async fn cap_holds_only_where_it_is_asked_for(store: Arc<dyn KeyStore>) {
 pub async fn lower_cap_keeps_all_keys_and_refuses_new_ones(store: Arc<dyn KeyStore>) {
     let account = add_account(&*store, an_account().build()).await;
     fill(&*store, &account, 4).await;
-    let patch = AccountPatch {
-        plan: Some(plan("tiny")),
-        ..AccountPatch::default()
-    };
+    let patch = AccountPatch::default().plan(plan("tiny"));
     update(&*store, &account, patch).await;
     assert_eq!(usable(&*store, account.id).await, 4);
     for left in [4, 3, 2] {
@@ -291,14 +288,8 @@ pub async fn unknown_account_is_not_given_a_key(store: Arc<dyn KeyStore>) {
 /// Keys are created while the account loses the right to have keys. After the answer to that change
 /// no further key appears.
 pub async fn change_of_plan_or_state_counts_from_its_answer_on(store: Arc<dyn KeyStore>) {
-    let disable = AccountPatch {
-        disabled: Some(true),
-        ..AccountPatch::default()
-    };
-    let downgrade = AccountPatch {
-        plan: Some(plan("free")),
-        ..AccountPatch::default()
-    };
+    let disable = AccountPatch::default().disabled(true);
+    let downgrade = AccountPatch::default().plan(plan("free"));
     for patch in [disable, downgrade] {
         let account = add_account(&*store, an_account().build()).await;
         let creators: Vec<_> = (0..6)

@@ -54,18 +54,9 @@ pub async fn every_change_is_in_the_feed(store: Arc<dyn KeyStore>) {
         );
     }
     for patch in [
-        AccountPatch {
-            disabled: Some(true),
-            ..AccountPatch::default()
-        },
-        AccountPatch {
-            plan: Some(plan("business")),
-            ..AccountPatch::default()
-        },
-        AccountPatch {
-            external_id: Some(None),
-            ..AccountPatch::default()
-        },
+        AccountPatch::default().disabled(true),
+        AccountPatch::default().plan(plan("business")),
+        AccountPatch::default().external_id(None),
     ] {
         update(&*store, &account, patch).await;
         assert_eq!(
@@ -86,11 +77,7 @@ pub async fn what_changes_no_judgement_is_not_in_the_feed(store: Arc<dyn KeyStor
     let account = add_account(&*store, an_account().build()).await;
     add_key(&*store, a_key().of(&account).build_new()).await;
     add_key(&*store, a_key().session_of(&account).build_new()).await;
-    let used = KeyUse {
-        key_id: key.id,
-        last_used_at: noon_plus(1),
-        count: 3,
-    };
+    let used = KeyUse::new(key.id, noon_plus(1), 3);
     store.record_uses(vec![used]).await.unwrap();
     let again = store.revoke_key(None, key.id, a_change().build()).await;
     assert_eq!(again.unwrap(), None);
@@ -99,13 +86,7 @@ pub async fn what_changes_no_judgement_is_not_in_the_feed(store: Arc<dyn KeyStor
         .insert_key(unknown, a_change().build())
         .await
         .unwrap_err();
-    let reservation = Reservation {
-        lookups: vec![[7; 32]],
-        body_digest: [1; 32],
-        token: an_event_id(),
-        at: NOON,
-        pending_until: noon_plus(30),
-    };
+    let reservation = Reservation::new(vec![[7; 32]], [1; 32], an_event_id(), NOON);
     store.reserve(reservation).await.unwrap();
     store.sweep(NOON).await.unwrap();
     assert_eq!(news(&mut *feed).await, HashSet::new());
@@ -218,10 +199,7 @@ pub async fn change_is_seen_once_every_feed_has_applied_it(store: Arc<dyn KeySto
     let mut one = followed(&*store).await;
     let mut other = followed(&*store).await;
     let account = add_account(&*store, an_account().build()).await;
-    let patch = AccountPatch {
-        disabled: Some(true),
-        ..AccountPatch::default()
-    };
+    let patch = AccountPatch::default().disabled(true);
     let (_, update) = store
         .update_account(account.id, patch, a_change().build())
         .await

@@ -24,22 +24,13 @@ fn lookup(number: u8) -> [u8; 32] {
 
 /// Returns an attempt under the look-ups of these numbers, made at [`NOON`].
 fn attempt(numbers: &[u8]) -> Reservation {
-    Reservation {
-        lookups: numbers.iter().copied().map(lookup).collect(),
-        body_digest: BODY,
-        token: an_event_id(),
-        at: NOON,
-        pending_until: PENDING_UNTIL,
-    }
+    attempt_at(numbers, NOON)
 }
 
 /// Like [`attempt`], made at another time.
 fn attempt_at(numbers: &[u8], at: Timestamp) -> Reservation {
-    Reservation {
-        at,
-        pending_until: at.saturating_add(RESERVATION_PENDING),
-        ..attempt(numbers)
-    }
+    let lookups = numbers.iter().copied().map(lookup).collect();
+    Reservation::new(lookups, BODY, an_event_id(), at)
 }
 
 fn sealed() -> Vec<u8> {
@@ -48,12 +39,12 @@ fn sealed() -> Vec<u8> {
 
 /// Returns the completion of `reservation`.
 fn completion(reservation: &Reservation) -> Completion {
-    Completion {
-        lookup: reservation.lookups[0],
-        token: reservation.token,
-        sealed: sealed(),
-        expires_at: KEPT_UNTIL,
-    }
+    Completion::new(
+        reservation.lookups[0],
+        reservation.token,
+        sealed(),
+        KEPT_UNTIL,
+    )
 }
 
 async fn reserve(store: &dyn KeyStore, reservation: &Reservation) -> Reserved {
@@ -145,10 +136,8 @@ pub async fn reservation_under_way_is_pending_for_others(store: Arc<dyn KeyStore
     assert_eq!(reserve(&*store, &attempt(&[1])).await, pending);
     let later = attempt_at(&[1], noon_plus(7));
     assert_eq!(reserve(&*store, &later).await, pending);
-    let other_body = Reservation {
-        body_digest: [1; 32],
-        ..attempt(&[1])
-    };
+    let mut other_body = attempt(&[1]);
+    other_body.body_digest = [1; 32];
     assert_pending(&reserve(&*store, &other_body).await);
     // The request of the second did not change the owner.
     complete(&*store, &first).await;
@@ -159,13 +148,9 @@ pub async fn done_reservation_hands_back_digest_and_answer(store: Arc<dyn KeySto
     let first = reserve_new(&*store, &[1]).await;
     let key = complete(&*store, &first).await;
     assert!(find(&*store, &key).await.is_some());
-    for again in [
-        attempt(&[1]),
-        Reservation {
-            body_digest: [1; 32],
-            ..attempt(&[1])
-        },
-    ] {
+    for body_digest in [BODY, [1; 32]] {
+        let mut again = attempt(&[1]);
+        again.body_digest = body_digest;
         assert_eq!(reserve(&*store, &again).await, done(1));
         assert_superseded(&*store, &again).await;
     }
@@ -215,20 +200,16 @@ pub async fn answer_is_taken_over_at_the_exact_moment_it_expires(store: Arc<dyn 
     assert_eq!(reserve(&*store, &second).await, done(1));
 
     let other_body = [7; 32];
-    let third = Reservation {
-        body_digest: other_body,
-        ..attempt_at(&[1], KEPT_UNTIL)
-    };
+    let mut third = attempt_at(&[1], KEPT_UNTIL);
+    third.body_digest = other_body;
     assert_eq!(reserve(&*store, &third).await, Reserved::New);
     let fourth = attempt_at(&[1], KEPT_UNTIL);
     assert_pending(&reserve(&*store, &fourth).await);
 
     // From then on the new answer is kept.
-    let completion = Completion {
-        sealed: vec![1, 2, 3],
-        expires_at: KEPT_UNTIL.saturating_add(RESERVATION_KEPT),
-        ..completion(&third)
-    };
+    let mut completion = completion(&third);
+    completion.sealed = vec![1, 2, 3];
+    completion.expires_at = KEPT_UNTIL.saturating_add(RESERVATION_KEPT);
     let change = a_change().at(KEPT_UNTIL).completing(&completion).build();
     store.insert_key(a_key().build_new(), change).await.unwrap();
     let expected = Reserved::Done {
@@ -373,10 +354,8 @@ pub async fn reservations_do_not_disturb_each_other(store: Arc<dyn KeyStore>) {
     let one = reserve_new(&*store, &[1]).await;
     let two = reserve_new(&*store, &[2]).await;
     // The token of another reservation does not complete it.
-    let crossed = Reservation {
-        token: two.token,
-        ..one.clone()
-    };
+    let mut crossed = one.clone();
+    crossed.token = two.token;
     assert_superseded(&*store, &crossed).await;
     store.release(lookup(1), two.token).await.unwrap();
     complete(&*store, &one).await;
@@ -393,10 +372,8 @@ pub async fn sweep_deletes_expired_answers_only(store: Arc<dyn KeyStore>) {
         complete(&*store, &reservation).await;
     }
     let kept = reserve_new(&*store, &[4]).await;
-    let completion = Completion {
-        expires_at: Timestamp::from_unix_micros(KEPT_UNTIL.unix_micros() + 1),
-        ..completion(&kept)
-    };
+    let mut completion = completion(&kept);
+    completion.expires_at = Timestamp::from_unix_micros(KEPT_UNTIL.unix_micros() + 1);
     let change = a_change().completing(&completion).build();
     store.insert_key(a_key().build_new(), change).await.unwrap();
     let under_way = attempt_at(&[5], KEPT_UNTIL);

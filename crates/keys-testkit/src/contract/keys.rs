@@ -138,11 +138,10 @@ pub async fn key_comes_with_its_account_as_it_is_now(store: Arc<dyn KeyStore>) {
         Some(account.clone())
     );
 
-    let patch = AccountPatch {
-        plan: Some(plan("business")),
-        disabled: Some(true),
-        external_id: Some(None),
-    };
+    let patch = AccountPatch::default()
+        .plan(plan("business"))
+        .disabled(true)
+        .external_id(None);
     let account = update(&*store, &account, patch).await;
     assert_eq!(find(&*store, &key).await.unwrap().account, Some(account));
 
@@ -188,14 +187,10 @@ pub async fn same_key_cannot_be_stored_twice(store: Arc<dyn KeyStore>) {
     let key = a_key().name("first").build_new();
     add_key(&*store, key.clone()).await;
 
-    let same_id = NewKey {
-        digest: a_key().build_new().digest,
-        ..key.clone()
-    };
-    let same_digest = NewKey {
-        digest: key.digest,
-        ..a_key().name("second").build_new()
-    };
+    let mut same_id = key.clone();
+    same_id.digest = a_key().build_new().digest;
+    let mut same_digest = a_key().name("second").build_new();
+    same_digest.digest = key.digest;
     for again in [same_id, same_digest] {
         let refused = store.insert_key(again, a_change().build()).await;
         assert!(matches!(refused, Err(ChangeError::Store(_))), "{refused:?}");
@@ -414,11 +409,7 @@ pub async fn expired_key_can_be_revoked(store: Arc<dyn KeyStore>) {
 }
 
 fn used(key: &ApiKey, last_used_at: Timestamp) -> KeyUse {
-    KeyUse {
-        key_id: key.id,
-        last_used_at,
-        count: 3,
-    }
+    KeyUse::new(key.id, last_used_at, 3)
 }
 
 /// The last use is `None` at first, then the latest one reported, to the microsecond, and never

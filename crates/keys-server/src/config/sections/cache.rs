@@ -11,9 +11,8 @@ pub(crate) struct Cache {
 
 impl From<Cache> for CacheOptions {
     fn from(cache: Cache) -> Self {
-        Self {
-            entries_max: cache.entries_max,
-            bytes_max: cache.bytes_max,
-        }
+        Self::default()
+            .entries_max(cache.entries_max)
+            .bytes_max(cache.bytes_max)
     }
 }
