@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use keys_core::{IssuePolicy, KeyPrefix};
-use keys_service::issue;
+use keys_service::is_reserved;
 
 /// Path of a contract, such as `/api/api-keys`: segments of letters, digits and `-._~`, each after
 /// a slash.
@@ -80,7 +80,7 @@ impl Mount {
     /// # Errors
     /// Returns [`ReservedPrefix`] if the prefix is that of operators' keys or of sessions.
     pub fn new(path: MountPath, key_prefix: KeyPrefix) -> Result<Self, ReservedPrefix> {
-        if issue::is_reserved(&key_prefix) {
+        if is_reserved(&key_prefix) {
             return Err(ReservedPrefix);
         }
         Ok(Self {

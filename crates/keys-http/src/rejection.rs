@@ -9,7 +9,7 @@ use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{ALLOW, HeaderMap, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use keys_core::Denial;
-use keys_service::Decision;
+use keys_service::ports::Decision;
 
 use crate::field_error::FieldError;
 use crate::limits::{self, whole_seconds};

@@ -1,6 +1,6 @@
 //! Rate limiter that several instances share, on Redis 5 or later, or Valkey.
 //!
-//! [`RedisLimiter`] is a [`RateLimiter`](keys_service::RateLimiter) by the generic cell rate
+//! [`RedisLimiter`] is a [`RateLimiter`](keys_service::ports::RateLimiter) by the generic cell rate
 //! algorithm (ITU-T I.371). It gives the same answers as
 //! [`LocalLimiter`](keys_service::LocalLimiter), with one atomic script and one round trip. It uses
 //! the clock of the server, so the clocks of the instances do not need to agree.

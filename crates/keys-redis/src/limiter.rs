@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use keys_core::Quota;
-use keys_service::{Bucket, Decision, LimiterError, LimiterState, RateLimiter, SharedLimiter};
+use keys_service::SharedLimiter;
+use keys_service::ports::{Bucket, Decision, LimiterError, LimiterState, RateLimiter};
 use parking_lot::RwLock;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis::io::tcp::TcpSettings;

@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use keys_core::{LimitName, Quota};
-use keys_service::Decision;
+use keys_service::ports::Decision;
 use redis::{RedisResult, Script};
 
 const SOURCE: &str = include_str!("take.lua");
@@ -106,8 +106,9 @@ pub(crate) struct Answer {
 mod tests {
     use super::*;
     use keys_core::Timestamp;
-    use keys_service::clock::Clock as _;
-    use keys_service::{Bucket, LocalLimiter, RateLimiter as _, Subject};
+    use keys_service::Clock as _;
+    use keys_service::LocalLimiter;
+    use keys_service::ports::{Bucket, RateLimiter as _, Subject};
     use keys_testkit::clock::FakeClock;
     use keys_testkit::redis::Redis;
     use keys_testkit::rng::seeded;

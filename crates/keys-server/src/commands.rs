@@ -5,9 +5,9 @@ use std::error::Error;
 use anyhow::{Context as _, bail};
 use clap::CommandFactory as _;
 use keys_core::{AllowedNetworks, OperatorScope, Scope, ScopeSet};
+use keys_service::ports::{AccountPatch, AccountQuery, KeyOwner};
 use keys_service::{
-    AccountError, AccountPatch, AccountQuery, Actor, IssueError, IssueField, Issued, KeyDraft,
-    KeyOwner, NewAccount, OperatorKeyDraft,
+    AccountError, Actor, IssueError, IssueField, Issued, KeyDraft, NewAccount, OperatorKeyDraft,
 };
 use serde_json::{Value, json};
 

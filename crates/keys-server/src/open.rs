@@ -6,8 +6,8 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 use keys_core::PepperRing;
 use keys_redis::RedisLimiter;
-use keys_service::ports::Maintenance as _;
-use keys_service::{Clock as _, FallbackLimiter, KeyService, RateLimiter, StoreError, SystemClock};
+use keys_service::ports::{Maintenance as _, RateLimiter, StoreError};
+use keys_service::{Clock as _, FallbackLimiter, KeyService, SystemClock};
 use keys_store::{DatabaseUrl, SchemaError, Store, StoreOptions};
 
 use crate::config::Settings;

@@ -4,7 +4,7 @@ use std::io::{self, Write as _};
 
 use comfy_table::{ContentArrangement, Table, presets};
 use keys_core::{Account, ApiKey, escaped};
-use keys_service::{AccountEntry, KeyPage};
+use keys_service::ports::{AccountEntry, KeyPage};
 use keys_store::RowFault;
 use serde_json::{Value, json};
 

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use keys_core::KeyName;
-use keys_service::issue::{Issued, OPERATOR_PREFIX};
-use keys_service::{Actor, KeyOwner, KeyService, OperatorKeyDraft};
+use keys_service::ports::KeyOwner;
+use keys_service::{Actor, Issued, KeyService, OPERATOR_PREFIX, OperatorKeyDraft};
 
 use crate::commands::operator_scopes;
 use crate::config::Http;

@@ -14,10 +14,9 @@ use keys_core::{
     Account, AllowedNetworks, ApiKey, Denial, IssuePolicy, KeyId, KeyKind, PepperRing, Plan, Plans,
     ScopeSet, SecretKey, StoredKey, Timestamp,
 };
-use keys_service::ports::{Accounts as _, Admission, Caller, Keys as _, NewKey};
+use keys_service::ports::{AccountPatch, Accounts as _, Admission, Caller, Keys as _, NewKey};
 use keys_service::{
-    AccountPatch, AuthenticateError, KeyService, MemoryStore, Requirement, VerdictCode,
-    VerifyRequest,
+    AuthenticateError, KeyService, MemoryStore, Requirement, VerdictCode, VerifyRequest,
 };
 use keys_testkit::clock::FakeClock;
 use keys_testkit::data::{NOON, a_change, an_account, pepper_ring};

@@ -3,8 +3,8 @@
 use std::future::ready;
 use std::sync::Arc;
 
-use keys_service::KeyStore;
-use keys_service::memory::MemoryStore;
+use keys_service::MemoryStore;
+use keys_service::ports::KeyStore;
 use keys_testkit::contract::AuditedStore;
 
 fn memory() -> Arc<dyn KeyStore> {

@@ -8,11 +8,11 @@ use keys_core::{
     Account, AllowedNetworks, Denial, KeyKind, KeyName, Operation, Plans, Quota, ScopeSet,
     Timestamp,
 };
-use keys_service::idempotency::IdempotencyError;
+use keys_service::ports::{AccountPatch, KeyOwner};
 use keys_service::{
-    AccountError, AccountPatch, Actor, AuthenticateError, Idempotent, Identity, IssueError,
-    IssueField, Issued, KeyDraft, KeyManagement, KeyOwner, KeyService, ManagementPolicy,
-    MemoryStore, NewAccount, OperatorKeyDraft, Requirement, SessionDraft,
+    AccountError, Actor, AuthenticateError, IdempotencyError, Idempotent, Identity, IssueError,
+    IssueField, Issued, KeyDraft, KeyManagement, KeyService, ManagementPolicy, MemoryStore,
+    NewAccount, OperatorKeyDraft, Requirement, SessionDraft,
 };
 use keys_testkit::clock::FakeClock;
 use keys_testkit::data::{NOON, pepper_ring};

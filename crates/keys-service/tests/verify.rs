@@ -14,13 +14,12 @@ use keys_core::{
     PepperedDigest, Plans, Quota, ScopeSet, SecretKey,
 };
 use keys_service::ports::{
-    Bucket, ChangeFeed, ChangeLog as _, Changed, Changes, FoundKey, KeyUse, KeyUses as _,
-    Keys as _, LimiterError,
+    AccountPatch, Bucket, ChangeFeed, ChangeLog as _, Changed, Changes, Decision, FoundKey,
+    KeyOwner, KeyStore, KeyUse, KeyUses as _, Keys as _, LimiterError, RateLimiter, StoreError,
 };
 use keys_service::{
-    AccountPatch, Actor, AuthenticateError, Decision, Freshness, Issued, KeyDraft, KeyOwner,
-    KeyService, KeyStore, MemoryStore, NewAccount, RateLimiter, Requirement, StoreError, Verdict,
-    VerdictCode, VerifyError, VerifyRequest,
+    Actor, AuthenticateError, Freshness, Issued, KeyDraft, KeyService, MemoryStore, NewAccount,
+    Requirement, Verdict, VerdictCode, VerifyError, VerifyRequest,
 };
 use keys_testkit::clock::FakeClock;
 use keys_testkit::data::{NOON, a_change, pepper_ring};

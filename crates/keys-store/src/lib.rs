@@ -1,5 +1,5 @@
 //! Stores keys and accounts in PostgreSQL or in an embedded SQLite, behind the port
-//! [`KeyStore`](keys_service::KeyStore).
+//! [`KeyStore`](keys_service::ports::KeyStore).
 //!
 //! Every query is written once. SQL types of our own name the meaning of a value, and each database
 //! stores them natively. Real differences, such as row locks and connections, have one module for

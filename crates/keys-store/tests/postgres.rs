@@ -20,10 +20,10 @@ use std::time::Duration;
 
 use keys_core::{Account, AuditEvent, EventId, IssuePolicy, Plans, Timestamp};
 use keys_service::ports::{
-    Accounts as _, ChangeLog as _, Idempotency as _, KeyOwner, KeyUse, KeyUses as _, Keys as _,
-    Maintenance as _, Reservation, StoreError,
+    Accounts as _, ChangeLog as _, Idempotency as _, KeyOwner, KeyStore, KeyUse, KeyUses as _,
+    Keys as _, Maintenance as _, Reservation, StoreError,
 };
-use keys_service::{Actor, Identity, KeyDraft, KeyService, KeyStore, Requirement};
+use keys_service::{Actor, Identity, KeyDraft, KeyService, Requirement};
 use keys_store::{OpenError, Store, StoreOptions};
 use keys_testkit::contract::AuditedStore;
 use keys_testkit::data::{

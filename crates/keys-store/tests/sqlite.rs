@@ -16,9 +16,8 @@ use diesel::connection::SimpleConnection as _;
 use diesel::sql_types::{BigInt, Nullable, Text};
 use diesel::{Connection as _, QueryableByName, RunQueryDsl as _, SqliteConnection, sql_query};
 use keys_core::{AuditEvent, EventId, Timestamp};
-use keys_service::KeyStore;
 use keys_service::ports::{
-    Accounts as _, KeyOwner, KeyUses as _, Keys as _, Maintenance as _, StoreError,
+    Accounts as _, KeyOwner, KeyStore, KeyUses as _, Keys as _, Maintenance as _, StoreError,
 };
 use keys_store::{DatabaseUrl, OpenError, Store, StoreOptions};
 use keys_testkit::contract::AuditedStore;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicI64, Ordering::SeqCst};
 use std::time::Duration;
 
 use keys_core::Timestamp;
-use keys_service::clock::Clock;
+use keys_service::Clock;
 
 use crate::data::NOON;
 
@@ -13,7 +13,7 @@ use crate::data::NOON;
 ///
 /// ```
 /// use std::time::Duration;
-/// use keys_service::clock::Clock;
+/// use keys_service::Clock;
 /// use keys_testkit::{clock::FakeClock, data::NOON};
 ///
 /// let clock = FakeClock::new(NOON);

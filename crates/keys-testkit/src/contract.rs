@@ -45,7 +45,8 @@ pub use keys::*;
 ///
 /// ```
 /// use std::sync::Arc;
-/// use keys_service::{KeyStore, memory::MemoryStore};
+/// use keys_service::ports::{KeyStore};
+/// use keys_service::{memory::MemoryStore};
 ///
 /// async fn memory() -> Arc<dyn KeyStore> {
 ///     Arc::new(MemoryStore::new())
@@ -275,7 +276,7 @@ fn runtime() -> tokio::runtime::Runtime {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use keys_service::memory::MemoryStore;
+    use keys_service::MemoryStore;
 
     #[test]
     fn every_case_is_in_a_list() {

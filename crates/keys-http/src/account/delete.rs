@@ -2,7 +2,7 @@
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use keys_core::{KeyId, Operation};
-use keys_service::KeyOwner;
+use keys_service::ports::KeyOwner;
 
 use super::view::Success;
 use crate::guard::Authenticated;

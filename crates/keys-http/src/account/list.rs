@@ -2,7 +2,7 @@
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use keys_core::Operation;
-use keys_service::KeyOwner;
+use keys_service::ports::KeyOwner;
 
 use super::view::PageView;
 use crate::fields::Faults;

@@ -1,7 +1,8 @@
 //! Views of keys in the flat contract.
 
 use keys_core::{ApiKey, KeyName, Timestamp};
-use keys_service::{Issued, KeyPage};
+use keys_service::Issued;
+use keys_service::ports::KeyPage;
 use serde::Serialize;
 
 use crate::surface::UNREADABLE;

@@ -7,7 +7,8 @@ use std::rc::Rc;
 use actix_web::body::{EitherBody, MessageBody};
 use actix_web::dev::{Payload, Service, ServiceRequest, ServiceResponse, Transform};
 use actix_web::{Error, FromRequest, HttpMessage as _, HttpRequest};
-use keys_service::{AuthenticateError, Decision, Identity, Requirement};
+use keys_service::ports::Decision;
+use keys_service::{AuthenticateError, Identity, Requirement};
 
 use super::admission::{admit, identity};
 use super::middleware::{Guard, Guarded};

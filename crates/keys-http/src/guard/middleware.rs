@@ -7,7 +7,7 @@ use actix_web::Error;
 use actix_web::body::{EitherBody, MessageBody};
 use actix_web::dev::{Service, ServiceRequest, ServiceResponse};
 use futures_util::future::LocalBoxFuture;
-use keys_service::Decision;
+use keys_service::ports::Decision;
 
 use crate::limits;
 use crate::rejection::{Rejection, Render};

@@ -8,7 +8,8 @@ use actix_web::body::{EitherBody, MessageBody};
 use actix_web::dev::{Payload, RequestHead, Service, ServiceRequest, ServiceResponse, Transform};
 use actix_web::{Error, FromRequest, HttpMessage as _, HttpRequest};
 use keys_core::{KeyKind, LimitName, ScopeSet};
-use keys_service::{Decision, Freshness, VerdictCode, VerifiedKey, VerifyRequest};
+use keys_service::ports::Decision;
+use keys_service::{Freshness, VerdictCode, VerifiedKey, VerifyRequest};
 
 use super::admission::{admit, identity};
 use super::middleware::{Guard, Guarded};

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
 use futures_util::future::Shared;
-use keys_service::{KeyService, Readiness, StoreError};
+use keys_service::KeyService;
+use keys_service::ports::{Readiness, StoreError};
 use parking_lot::Mutex;
 
 use crate::rejection::error::chain;

@@ -1,7 +1,7 @@
 //! `GET /v1/accounts`
 
 use actix_web::{HttpRequest, HttpResponse, web};
-use keys_service::AccountQuery;
+use keys_service::ports::AccountQuery;
 
 use super::shared::answer;
 use super::view::AccountPageView;

@@ -1,7 +1,7 @@
 //! `PATCH /v1/accounts/{account_id}`
 
 use actix_web::{HttpRequest, HttpResponse, web};
-use keys_service::AccountPatch;
+use keys_service::ports::AccountPatch;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 

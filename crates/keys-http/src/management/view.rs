@@ -1,7 +1,8 @@
 //! Views for operators.
 
 use keys_core::{Account, AccountId, ExternalId, KeyName, Timestamp};
-use keys_service::{AccountEntry, AccountPage, Issued};
+use keys_service::ports::AccountEntry;
+use keys_service::{AccountPage, Issued};
 use serde::Serialize;
 
 #[derive(Serialize)]

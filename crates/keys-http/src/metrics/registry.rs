@@ -5,7 +5,8 @@ use std::sync::{OnceLock, PoisonError, RwLock};
 
 use actix_web::http::StatusCode;
 use keys_core::Denial;
-use keys_service::{KeyService, LimiterState, VerdictCode};
+use keys_service::ports::LimiterState;
+use keys_service::{KeyService, VerdictCode};
 use metrics::{Counter, Key, Label, Level, Metadata, Recorder as _};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 

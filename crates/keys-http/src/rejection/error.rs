@@ -2,9 +2,9 @@
 
 use std::error::Error;
 
-use keys_service::entropy::EntropyError;
+use keys_service::ports::{LimiterError, StoreError};
 use keys_service::{
-    AccountError, IdempotencyError, IssueError, LimiterError, RevokeError, StoreError, VerifyError,
+    AccountError, EntropyError, IdempotencyError, IssueError, RevokeError, VerifyError,
 };
 
 use super::Rejection;

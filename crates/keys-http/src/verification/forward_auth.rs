@@ -9,7 +9,8 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 use keys_core::header::CredentialError;
 use keys_core::{Denial, LimitName, Scope, ScopeSet};
-use keys_service::{Decision, VerdictCode, VerifiedKey, VerifyRequest};
+use keys_service::ports::Decision;
+use keys_service::{VerdictCode, VerifiedKey, VerifyRequest};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::handler::Handler;

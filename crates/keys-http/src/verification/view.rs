@@ -5,7 +5,8 @@ use std::fmt::Display;
 use keys_core::{
     AccountId, Denial, ExternalId, KeyId, KeyKind, PlanName, Scope, ScopeSet, Timestamp,
 };
-use keys_service::{Decision, Verdict, VerdictCode, VerifiedKey};
+use keys_service::ports::Decision;
+use keys_service::{Verdict, VerdictCode, VerifiedKey};
 use serde::{Serialize, Serializer};
 
 use crate::limits::whole_seconds;

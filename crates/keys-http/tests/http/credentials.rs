@@ -1,7 +1,8 @@
 //! Credentials: 401 and 403 before any limit of an account.
 
 use keys_core::AllowedNetworks;
-use keys_service::{AccountPatch, Actor};
+use keys_service::Actor;
+use keys_service::ports::AccountPatch;
 use keys_testkit::data::noon_plus;
 
 use crate::exchange::{Exchange as _, get};

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use keys_core::Quota;
-use keys_service::{Bucket, Decision, LimiterError, MemoryStore, RateLimiter};
+use keys_service::MemoryStore;
+use keys_service::ports::{Bucket, Decision, LimiterError, RateLimiter};
 
 use crate::exchange::{Request, delete, get, patch, post};
 use crate::faulty::{Fault, Faulty};

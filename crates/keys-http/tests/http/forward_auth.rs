@@ -2,7 +2,8 @@
 
 use keys_core::address::TrustedProxies;
 use keys_core::{AllowedNetworks, Quota, ScopeSet};
-use keys_service::{AccountPatch, Actor, NewAccount};
+use keys_service::ports::AccountPatch;
+use keys_service::{Actor, NewAccount};
 use keys_testkit::data::noon_plus;
 
 use crate::exchange::{Answer, Exchange as _, Request, get};

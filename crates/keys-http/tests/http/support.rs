@@ -8,8 +8,9 @@ use actix_web::dev::Response;
 use actix_web::test::{self, TestRequest};
 use keys_core::{Account, AccountId, KeyName, Plans, Quota, ScopeSet};
 use keys_http::{Api, ApiBuilder};
+use keys_service::ports::KeyStore;
 use keys_service::{
-    Actor, Issued, KeyDraft, KeyService, KeyServiceBuilder, KeyStore, MemoryStore, NewAccount,
+    Actor, Issued, KeyDraft, KeyService, KeyServiceBuilder, MemoryStore, NewAccount,
     OperatorKeyDraft, SessionDraft,
 };
 use keys_testkit::clock::FakeClock;

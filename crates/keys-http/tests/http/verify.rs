@@ -1,7 +1,8 @@
 //! `POST /v1/keys/verify`
 
 use keys_core::{AllowedNetworks, KeyName, ScopeSet};
-use keys_service::{AccountPatch, Actor, MemoryStore, NewAccount};
+use keys_service::ports::AccountPatch;
+use keys_service::{Actor, MemoryStore, NewAccount};
 use keys_testkit::data::noon_plus;
 
 use crate::exchange::{Answer, Exchange as _, Request, post};

@@ -14,10 +14,10 @@ use std::time::{Duration, Instant};
 
 use keys_core::{KeyId, Quota};
 use keys_redis::{KeyPrefix, RedisLimiter, RedisLimiterBuilder, RedisUrl};
-use keys_service::{
-    Bucket, Decision, FallbackLimiter, LimiterError, LimiterState, OnUnavailable, RateLimiter as _,
-    Subject, SystemClock,
+use keys_service::ports::{
+    Bucket, Decision, LimiterError, LimiterState, RateLimiter as _, Subject,
 };
+use keys_service::{FallbackLimiter, OnUnavailable, SystemClock};
 use keys_testkit::redis::Redis;
 
 const ONE: NonZeroU32 = NonZeroU32::MIN;

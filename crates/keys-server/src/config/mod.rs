@@ -108,9 +108,8 @@ mod tests {
 
     use keys_core::address::TrustedProxies;
     use keys_redis::KeyPrefix as RedisKeyPrefix;
-    use keys_service::CacheOptions;
     use keys_service::OnUnavailable;
-    use keys_service::service::GRACE_MAX;
+    use keys_service::{CacheOptions, GRACE_MAX};
 
     use super::*;
     use crate::listen::Endpoint;

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use keys_service::service::GRACE_MAX;
+use keys_service::GRACE_MAX;
 use serde::{Deserialize, Deserializer};
 
 use super::single;
