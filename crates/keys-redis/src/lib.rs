@@ -35,6 +35,8 @@
 //! # }
 //! ```
 
+#![warn(clippy::exhaustive_enums, clippy::exhaustive_structs)]
+
 mod limiter;
 mod script;
 mod settings;

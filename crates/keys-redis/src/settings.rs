@@ -48,6 +48,7 @@ impl fmt::Debug for RedisUrl {
 /// contain a password.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a Redis URL is redis://[USER:PASSWORD@]HOST[:PORT][/DATABASE], or rediss://.. for TLS")]
+#[non_exhaustive]
 pub struct InvalidRedisUrl;
 
 /// Prefix of the keys in Redis, after `keys:`, so that several services can share one Redis.
@@ -91,6 +92,7 @@ impl FromStr for KeyPrefix {
 /// Error returned when a text is not a prefix of keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a prefix of keys in Redis is 1 to 32 lower-case letters, digits, `-` and `_`")]
+#[non_exhaustive]
 pub struct InvalidKeyPrefix;
 
 #[cfg(test)]
