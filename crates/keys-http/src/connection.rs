@@ -49,6 +49,10 @@ const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// Reason why a head was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(
+    clippy::exhaustive_enums,
+    reason = "complete: a head is wrong, late or too long"
+)]
 pub enum HeadRefusal {
     /// Its lines do not end properly, so that two readers could see different requests.
     Malformed,

@@ -2,6 +2,7 @@
 
 /// An invalid field of a body, or parameter of a query.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct FieldError {
     /// Its name. Entries of a list are named by their index from 0, as in `allowedIps.0`.
     pub field: String,

@@ -42,6 +42,8 @@
 //! # }
 //! ```
 
+#![warn(clippy::exhaustive_enums, clippy::exhaustive_structs)]
+
 mod access_log;
 #[cfg(feature = "surfaces")]
 mod account;
