@@ -143,12 +143,10 @@ async fn connect(
         .map(|url| url.parse())
         .transpose()
         .context("setting `database.direct_url`")?;
-    let options = StoreOptions {
-        connections_max: settings.database.connections_max,
-        direct_url,
-        create: embedded.is_none_or(Embedded::may_create),
-        ..StoreOptions::default()
-    };
+    let options = StoreOptions::default()
+        .connections_max(settings.database.connections_max)
+        .direct_url(direct_url)
+        .create(embedded.is_none_or(Embedded::may_create));
     let store = Store::connect(url, options)
         .await
         .context("setting `database.url`: opening the database")?;

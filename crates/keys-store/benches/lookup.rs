@@ -88,10 +88,8 @@ async fn sqlite(path: PathBuf, keys: &[ManyKey], total: usize) -> Store {
 }
 
 async fn open(url: &DatabaseUrl) -> Store {
-    let options = StoreOptions {
-        connections_max: CONNECTIONS.try_into().expect("not zero"),
-        ..StoreOptions::default()
-    };
+    let options =
+        StoreOptions::default().connections_max(CONNECTIONS.try_into().expect("not zero"));
     let store = Store::connect(url, options).await.expect("a database");
     store.migrate().await.expect("a schema");
     store

@@ -5,6 +5,8 @@
 //! stores them natively. Real differences, such as row locks and connections, have one module for
 //! each database.
 
+#![warn(clippy::exhaustive_enums, clippy::exhaustive_structs)]
+
 mod accounts;
 mod audit;
 mod authority;

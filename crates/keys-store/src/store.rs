@@ -118,6 +118,7 @@ pub enum OpenError {
     .instances * .connections_max,
     (.available / .instances).max(3)
 )]
+#[non_exhaustive]
 pub struct ConnectionsShort {
     /// Connections that each instance may open.
     pub connections_max: u64,

@@ -651,11 +651,9 @@ async fn slow_statements_and_operations_are_given_up() {
     {
         let store = connect(
             &database,
-            StoreOptions {
-                statement_timeout,
-                operation_timeout,
-                ..StoreOptions::default()
-            },
+            StoreOptions::default()
+                .statement_timeout(statement_timeout)
+                .operation_timeout(operation_timeout),
         )
         .await;
         let account = add_account(&store).await;
@@ -682,10 +680,7 @@ async fn change_given_up_holds_no_lock() {
     let database = Database::create().await;
     let patient = open(&database).await;
     let account = add_account(&patient).await;
-    let options = StoreOptions {
-        operation_timeout: Duration::from_millis(200),
-        ..StoreOptions::default()
-    };
+    let options = StoreOptions::default().operation_timeout(Duration::from_millis(200));
     let hasty = connect(&database, options).await;
     let blocker = by_hand(&database.url()).await;
     blocker
@@ -706,11 +701,9 @@ async fn exhausted_pool_is_unavailable_within_its_time() {
     open(&database).await;
     let store = connect(
         &database,
-        StoreOptions {
-            connections_max: std::num::NonZeroU32::MIN,
-            pool_wait: Duration::from_millis(200),
-            ..StoreOptions::default()
-        },
+        StoreOptions::default()
+            .connections_max(std::num::NonZeroU32::MIN)
+            .pool_wait(Duration::from_millis(200)),
     )
     .await;
     let account = add_account(&store).await;

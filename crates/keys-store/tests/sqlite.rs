@@ -500,10 +500,7 @@ async fn rules_hold_in_the_schema() {
 async fn busy_file_is_unavailable_and_then_available_again() {
     let file = File::new();
     file.open().await;
-    let options = StoreOptions {
-        statement_timeout: Duration::from_millis(200),
-        ..StoreOptions::default()
-    };
+    let options = StoreOptions::default().statement_timeout(Duration::from_millis(200));
     let store = Store::connect(&DatabaseUrl::sqlite(file.path()), options)
         .await
         .unwrap();
@@ -531,11 +528,9 @@ async fn busy_file_is_unavailable_and_then_available_again() {
 async fn operation_that_takes_too_long_frees_the_writer() {
     let file = File::new();
     file.open().await;
-    let options = StoreOptions {
-        statement_timeout: Duration::from_secs(1),
-        operation_timeout: Duration::from_millis(200),
-        ..StoreOptions::default()
-    };
+    let options = StoreOptions::default()
+        .statement_timeout(Duration::from_secs(1))
+        .operation_timeout(Duration::from_millis(200));
     let store = Store::connect(&DatabaseUrl::sqlite(file.path()), options)
         .await
         .unwrap();

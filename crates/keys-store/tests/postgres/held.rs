@@ -52,11 +52,9 @@ async fn key_is_made_by_an_accepted_caller_in_one_statement() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_committed_while_the_statement_waits_for_a_lock_counts() {
     let database = Database::create().await;
-    let options = StoreOptions {
-        statement_timeout: Duration::from_secs(30),
-        operation_timeout: Duration::from_secs(40),
-        ..StoreOptions::default()
-    };
+    let options = StoreOptions::default()
+        .statement_timeout(Duration::from_secs(30))
+        .operation_timeout(Duration::from_secs(40));
     let store = connect(&database, options).await;
     store.migrate().await.unwrap();
     let client = by_hand(&database.url()).await;

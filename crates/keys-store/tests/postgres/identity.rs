@@ -213,10 +213,7 @@ async fn pooled_connections_lead_to_the_server_whose_changes_are_followed() {
     one.sql("postgres", "create database keys template template0");
     let (proxy, url) = FaultProxy::in_front_of(&one.database_url(DATABASE)).await;
     let (feeds_proxy, direct_url) = FaultProxy::in_front_of(&one.database_url(DATABASE)).await;
-    let options = StoreOptions {
-        direct_url: Some(direct_url.parse().unwrap()),
-        ..StoreOptions::default()
-    };
+    let options = StoreOptions::default().direct_url(Some(direct_url.parse().unwrap()));
     let store = Store::connect(&url.parse().unwrap(), options)
         .await
         .unwrap();
@@ -272,12 +269,10 @@ async fn commit_on_a_server_that_is_no_longer_followed_is_not_acknowledged() {
     let primary = Cluster::start().unwrap();
     let url = primary.database_url("postgres");
     let (feeds_proxy, direct_url) = FaultProxy::in_front_of(&url).await;
-    let options = StoreOptions {
-        direct_url: Some(direct_url.parse().unwrap()),
-        statement_timeout: Duration::from_secs(30),
-        operation_timeout: Duration::from_secs(30),
-        ..StoreOptions::default()
-    };
+    let options = StoreOptions::default()
+        .direct_url(Some(direct_url.parse().unwrap()))
+        .statement_timeout(Duration::from_secs(30))
+        .operation_timeout(Duration::from_secs(30));
     let store = Store::connect(&url.parse().unwrap(), options)
         .await
         .unwrap();
@@ -327,10 +322,8 @@ async fn key_is_not_accepted_because_of_a_server_that_is_not_followed() {
     let [present, old] = [(); 2].map(|()| Cluster::start().unwrap());
     present.sql("postgres", "create database keys template template0");
     let (proxy, url) = FaultProxy::in_front_of(&present.database_url(DATABASE)).await;
-    let options = StoreOptions {
-        direct_url: Some(present.database_url(DATABASE).parse().unwrap()),
-        ..StoreOptions::default()
-    };
+    let options =
+        StoreOptions::default().direct_url(Some(present.database_url(DATABASE).parse().unwrap()));
     let url = url.parse().unwrap();
     let store = Store::connect(&url, options).await.unwrap();
     store.migrate().await.unwrap();
@@ -540,10 +533,7 @@ async fn server_that_tells_its_identity_to_one_role_only_is_one_server() {
             let url = cluster.database_url(&name);
             url.replace("postgres@", &format!("{role}@"))
         };
-        let options = StoreOptions {
-            direct_url: Some(url(direct).parse().unwrap()),
-            ..StoreOptions::default()
-        };
+        let options = StoreOptions::default().direct_url(Some(url(direct).parse().unwrap()));
         let store = Store::connect(&url(pooled).parse().unwrap(), options)
             .await
             .unwrap();

@@ -33,10 +33,7 @@ async fn a_session_pooler_works_whether_or_not_it_passes_options_on_with_the_sam
             "postgres://postgres@127.0.0.1:{}/{name}?options=-c%20search_path%3Dapart",
             pooler.port()
         );
-        let options = StoreOptions {
-            statement_timeout: Duration::from_secs(1),
-            ..StoreOptions::default()
-        };
+        let options = StoreOptions::default().statement_timeout(Duration::from_secs(1));
         let store = Store::connect(&url.parse().unwrap(), options)
             .await
             .unwrap();
@@ -77,10 +74,7 @@ async fn a_pooler_that_mixes_sessions_is_refused_and_what_to_set_is_said() {
         let pooler = tokio::task::spawn_blocking(move || PgBouncer::start(&target, settings));
         let pooler = pooler.await.unwrap();
         let url = format!("postgres://postgres@127.0.0.1:{}/{name}", pooler.port());
-        let with_direct = StoreOptions {
-            direct_url: Some(database.url().parse().unwrap()),
-            ..StoreOptions::default()
-        };
+        let with_direct = StoreOptions::default().direct_url(Some(database.url().parse().unwrap()));
         for options in [StoreOptions::default(), with_direct] {
             let refused = Store::connect(&url.parse().unwrap(), options).await;
             let said = chain(&refused.expect_err(settings));
@@ -103,11 +97,9 @@ async fn feed_and_migrations_go_past_the_pooler_by_the_direct_url() {
     let pooler = pooler.await.unwrap();
     let url = format!("postgres://postgres@127.0.0.1:{}/{name}", pooler.port());
     let direct = format!("postgres://postgres@{address}/{name}?application_name=past");
-    let options = StoreOptions {
-        direct_url: Some(direct.parse().unwrap()),
-        connections_max: 4.try_into().unwrap(),
-        ..StoreOptions::default()
-    };
+    let options = StoreOptions::default()
+        .direct_url(Some(direct.parse().unwrap()))
+        .connections_max(4.try_into().unwrap());
     let store = Store::connect(&url.parse().unwrap(), options)
         .await
         .unwrap();

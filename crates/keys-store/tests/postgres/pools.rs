@@ -19,11 +19,9 @@ const AT_ONCE: Duration = Duration::from_millis(700);
 
 /// Options with short time limits.
 fn hasty() -> StoreOptions {
-    StoreOptions {
-        statement_timeout: Duration::from_secs(2),
-        operation_timeout: Duration::from_secs(4),
-        ..StoreOptions::default()
-    }
+    StoreOptions::default()
+        .statement_timeout(Duration::from_secs(2))
+        .operation_timeout(Duration::from_secs(4))
 }
 
 async fn connections(client: &tokio_postgres::Client) -> i64 {
@@ -92,10 +90,7 @@ async fn writes_that_hang_leave_look_ups_and_lists_alone_and_are_cancelled_on_th
 #[tokio::test(flavor = "multi_thread")]
 async fn a_look_up_that_is_given_up_is_cancelled_on_the_server() {
     let database = Database::create().await;
-    let options = StoreOptions {
-        statement_timeout: Duration::from_mins(5),
-        ..StoreOptions::default()
-    };
+    let options = StoreOptions::default().statement_timeout(Duration::from_mins(5));
     let store = connect(&database, options).await;
     store.migrate().await.unwrap();
     let blocker = by_hand(&database.url()).await;
@@ -124,10 +119,7 @@ async fn a_look_up_that_is_given_up_is_cancelled_on_the_server() {
 async fn an_idle_instance_has_two_connections_and_a_busy_one_as_many_as_are_set() {
     const CONNECTIONS_MAX: u32 = 6;
     let database = Database::create().await;
-    let options = StoreOptions {
-        connections_max: CONNECTIONS_MAX.try_into().unwrap(),
-        ..StoreOptions::default()
-    };
+    let options = StoreOptions::default().connections_max(CONNECTIONS_MAX.try_into().unwrap());
     let store = connect(&database, options).await;
     store.migrate().await.unwrap();
     let account = add_account(&store).await;
@@ -201,10 +193,7 @@ impl Scarce {
 async fn a_pool_that_is_refused_a_further_connection_waits_for_one_that_it_has() {
     let scarce = Scarce::start(3).await;
     // A loaded machine is slow.
-    let options = StoreOptions {
-        pool_wait: Duration::from_secs(5),
-        ..StoreOptions::default()
-    };
+    let options = StoreOptions::default().pool_wait(Duration::from_secs(5));
     let store = Store::connect(&scarce.url().parse().unwrap(), options)
         .await
         .unwrap();
@@ -570,11 +559,9 @@ async fn connections_that_are_slow_to_be_made_are_kept_for_the_next_requester_an
     const CONNECTIONS_MAX: u32 = 6;
     let database = Database::create().await;
     let (proxy, url) = FaultProxy::in_front_of(&database.url()).await;
-    let options = StoreOptions {
-        connections_max: CONNECTIONS_MAX.try_into().unwrap(),
-        connect_timeout: Duration::from_mins(1),
-        ..StoreOptions::default()
-    };
+    let options = StoreOptions::default()
+        .connections_max(CONNECTIONS_MAX.try_into().unwrap())
+        .connect_timeout(Duration::from_mins(1));
     let url = url.parse().unwrap();
     let store = Store::connect(&url, options).await.unwrap();
     store.migrate().await.unwrap();
@@ -638,10 +625,7 @@ async fn connections_that_are_slow_to_be_made_are_kept_for_the_next_requester_an
 #[tokio::test(flavor = "multi_thread")]
 async fn last_statement_that_waits_for_a_lock_is_not_taken_for_a_commit_that_hangs() {
     let database = Database::create().await;
-    let options = StoreOptions {
-        statement_timeout: Duration::from_millis(600),
-        ..StoreOptions::default()
-    };
+    let options = StoreOptions::default().statement_timeout(Duration::from_millis(600));
     let store = connect(&database, options).await;
     store.migrate().await.unwrap();
     let [locked, free] = [add_account(&store).await, add_account(&store).await];

@@ -110,10 +110,7 @@ async fn file_with_two_hard_links_is_refused_by_either_name() {
 #[tokio::test(flavor = "multi_thread")]
 async fn missing_file_is_an_error_where_none_is_to_be_created() {
     let file = File::new();
-    let options = StoreOptions {
-        create: false,
-        ..StoreOptions::default()
-    };
+    let options = StoreOptions::default().create(false);
     let path = file.folder.path().join("new").join("keys.db");
     let refused = Store::connect(&DatabaseUrl::sqlite(&path), options.clone()).await;
     assert!(matches!(
