@@ -1,12 +1,14 @@
 //! The fields of a verification request.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 
 use keys_core::{LimitName, ScopeSet};
 use keys_service::VerifyRequest;
 use serde::Deserialize;
+use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -40,27 +42,50 @@ pub(super) struct Question<'a> {
     cost: NonZeroU32,
 }
 
-/// The most frequent body.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct OnlyKey<'a> {
-    key: &'a str,
+/// The most frequent question: a key and nothing else.
+pub(super) struct OnlyKey<'a>(&'a str);
+
+impl<'de: 'a, 'a> Deserialize<'de> for OnlyKey<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Object;
+
+        impl<'de> Visitor<'de> for Object {
+            type Value = OnlyKey<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object with a key and nothing else")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<OnlyKey<'de>, A::Error> {
+                match (map.next_entry()?, map.next_key::<IgnoredAny>()?) {
+                    (Some(("key", key)), None) => Ok(OnlyKey(key)),
+                    _ => Err(A::Error::custom("more than a key")),
+                }
+            }
+        }
+
+        // Unlike a derived struct, this is not read from an array.
+        deserializer.deserialize_map(Object)
+    }
+}
+
+impl<'a> From<OnlyKey<'a>> for Question<'a> {
+    fn from(OnlyKey(key): OnlyKey<'a>) -> Self {
+        Self {
+            key: Cow::Borrowed(key),
+            address: None,
+            scopes: ScopeSet::default(),
+            limit: None,
+            cost: NonZeroU32::MIN,
+        }
+    }
 }
 
 impl<'a> Question<'a> {
     /// Reads a whole body.
     pub(super) fn parse(body: &'a [u8], api: &Api) -> Result<Self, Rejection> {
-        // serde also reads a struct from an array, which is not documented.
-        if body.first() == Some(&b'{')
-            && let Ok(OnlyKey { key }) = serde_json::from_slice(body)
-        {
-            return Ok(Self {
-                key: Cow::Borrowed(key),
-                address: None,
-                scopes: ScopeSet::default(),
-                limit: None,
-                cost: NonZeroU32::MIN,
-            });
+        if let Ok(only) = serde_json::from_slice::<OnlyKey<'_>>(body) {
+            return Ok(only.into());
         }
         Self::read(body::parse_strict(body)?, "", api)
     }

@@ -5,7 +5,7 @@ use actix_web::dev::{Payload, RequestHead, Response};
 
 use super::handler::Handler;
 use super::question::Question;
-use super::view::{VerdictView, disclosed};
+use super::view::{USUAL_LEN, disclosed, write_verdict};
 use super::wire::{json, wants_fresh};
 use crate::rejection::Rejection;
 use crate::{body, unknown};
@@ -22,5 +22,7 @@ pub(super) async fn verify(
     let asked = question.request(wants_fresh(&head.headers));
     let verdict = handler.api.service().verify(&asked).await?;
     handler.api.count_verdict(disclosed(&verdict).0);
-    json(&VerdictView::from(&verdict))
+    let mut body = Vec::with_capacity(USUAL_LEN);
+    write_verdict(&mut body, &verdict);
+    Ok(json(body))
 }

@@ -4,19 +4,13 @@ use actix_web::body::BoxBody;
 use actix_web::dev::Response;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
-use serde::Serialize;
 
-use crate::rejection::Rejection;
-
-/// Writes a body as JSON. The usual one fits into the initial capacity.
-pub(super) fn json(view: &impl Serialize) -> Result<Response<BoxBody>, Rejection> {
-    let mut body = Vec::with_capacity(512);
-    // Cannot fail, because no view has a map, and writing to memory does not fail.
-    serde_json::to_writer(&mut body, view).map_err(|_| Rejection::Unavailable)?;
+/// Returns the answer with this JSON.
+pub(super) fn json(body: Vec<u8>) -> Response<BoxBody> {
     let mut response = Response::with_body(StatusCode::OK, BoxBody::new(body));
     let content_type = HeaderValue::from_static("application/json");
     add(response.headers_mut(), CONTENT_TYPE, content_type);
-    Ok(response)
+    response
 }
 
 pub(super) fn keep_out_of_caches(mut response: Response<BoxBody>) -> Response<BoxBody> {
