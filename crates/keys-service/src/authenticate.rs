@@ -111,9 +111,9 @@ impl ManagementPolicy {
 impl KeyService {
     /// Finds out who presents `presented` from `address`, and judges it against `requirement`.
     ///
-    /// Checks form and checksum first, then whether the key is known, then as [`judge`](judge()) does. An
-    /// acceptance counts as a use of the key only once [`record_success`](Self::record_success) is
-    /// called.
+    /// Checks form and checksum first, then whether the key is known, then as [`judge`](judge())
+    /// does. An acceptance counts as a use of the key only once
+    /// [`record_success`](Self::record_success) is called.
     ///
     /// # Errors
     /// The first reason to refuse, or that the store could not answer.

@@ -27,9 +27,9 @@ pub trait Keys: Send + Sync + 'static {
     async fn keys(&self, owner: KeyOwner, offset: u64, limit: u32) -> Result<KeyPage, StoreError>;
 
     /// Adds a key. Audit action `key.created`. With an account: it is locked, admitted, its usable
-    /// keys of kind [`KeyKind::Account`](keys_core::KeyKind::Account) are counted (not revoked, and not expired at `change.at`)
-    /// and compared with the cap, all in one transaction. The cap applies to keys of that kind
-    /// only.
+    /// keys of kind [`KeyKind::Account`](keys_core::KeyKind::Account) are counted (not revoked, and
+    /// not expired at `change.at`) and compared with the cap, all in one transaction. The cap
+    /// applies to keys of that kind only.
     async fn insert_key(&self, key: NewKey, change: Change) -> Result<(), ChangeError>;
 
     /// Revokes a key and returns the transaction. `None` if there was none to revoke. Audit action

@@ -48,7 +48,8 @@ async fn key_is_made_by_an_accepted_caller_in_one_statement() {
     assert_eq!(held().await, 0);
 }
 
-/// The condition of the statement holds for rows as they are once they are locked, not as they were when it began.
+/// The condition of the statement holds for rows as they are once they are locked, not as they were
+/// when it began.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_committed_while_the_statement_waits_for_a_lock_counts() {
     let database = Database::create().await;
