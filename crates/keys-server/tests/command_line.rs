@@ -1076,7 +1076,7 @@ async fn no_start_on_postgres_prints_an_operator_key() {
         .start()
         .await;
     let hint = "keys-server operator-key create --name NAME";
-    assert!(server.stderr().contains(hint), "{}", server.stderr());
+    server.until_logged(hint).await;
     assert_eq!(database.sql("select count(*) from api_key"), "0\n");
     let key = server.operator_key("the command makes it");
     assert!(server.stop().success());

@@ -7,7 +7,7 @@ use std::os::unix::fs::{MetadataExt as _, chown};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use reqwest::Method;
 use reqwest::header::HeaderMap;
@@ -143,6 +143,20 @@ impl Server {
     #[must_use]
     pub fn stderr(&self) -> String {
         self.setup.said("stderr.log")
+    }
+
+    /// Waits until its standard error contains `text`. A thread of the program writes the log, so a
+    /// line can come after the effect that it reports.
+    ///
+    /// # Panics
+    /// If it does not within 5 s.
+    pub async fn until_logged(&self, text: &str) {
+        const AT_MOST: Duration = Duration::from_secs(5);
+        let start = Instant::now();
+        while !self.stderr().contains(text) {
+            assert!(start.elapsed() < AT_MOST, "{text:?}: {}", self.stderr());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     /// Runs one of the program's commands to its end, with the same settings and in the same

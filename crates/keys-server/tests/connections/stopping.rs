@@ -20,12 +20,7 @@ async fn server(drain_seconds: u64) -> Server {
 
 /// Waits until the log of the server says that it stops.
 pub(crate) async fn until_stopping(server: &Server) {
-    const HEARD_WITHIN: Duration = Duration::from_secs(5);
-    let start = Instant::now();
-    while !server.stderr().contains("stopping: not ready") {
-        assert!(start.elapsed() < HEARD_WITHIN, "{}", server.stderr());
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    server.until_logged("stopping: not ready").await;
 }
 
 /// Returns the answer to a request on a connection of its own.
