@@ -12,6 +12,10 @@
 //! | listing and revoking keys | [`KeyService::revoke_key`] |
 //! | accounts | [`KeyService::create_account`] |
 //! | repetition of a create without creating a second record | [`KeyDraft::idempotent`] |
+//!
+//! | Feature | Adds |
+//! |---|---|
+//! | `memory` (default) | `MemoryStore`, for tests and examples |
 
 #![warn(clippy::exhaustive_enums, clippy::exhaustive_structs)]
 
@@ -26,6 +30,7 @@ mod idempotency;
 mod issue;
 mod limiter;
 mod manage;
+#[cfg(feature = "memory")]
 mod memory;
 pub mod ports;
 mod replay;
@@ -48,6 +53,7 @@ pub use issue::{
 };
 pub use limiter::{FallbackLimiter, LocalLimiter, OnUnavailable, SharedLimiter};
 pub use manage::RevokeError;
+#[cfg(feature = "memory")]
 pub use memory::MemoryStore;
 pub use service::{CacheState, GRACE_MAX, KeyService, KeyServiceBuilder};
 pub use verify::{

@@ -19,6 +19,17 @@ use keys_testkit::postgres::{Cluster, URL_VARIABLE};
 
 use crate::step::Step;
 
+/// Features that are checked alone, by crate.
+const FEATURES: [(&str, &str); 7] = [
+    ("keys-core", ""),
+    ("keys-core", "serde"),
+    ("keys-service", ""),
+    ("keys-service", "memory"),
+    ("keys-http", ""),
+    ("keys-http", "surfaces"),
+    ("keys-http", "metrics"),
+];
+
 /// The project's commands.
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", max_term_width = 100)]
@@ -125,15 +136,13 @@ fn test() -> anyhow::Result<()> {
     install::envoy()?;
     let unchecked = dependencies::check()?;
 
-    let steps = [
-        format().name("format check").arguments(["--check"]),
-        lint(),
-        feature("keys-http", "surfaces"),
-        feature("keys-http", "metrics"),
+    let mut steps = vec![format().name("format check").arguments(["--check"]), lint()];
+    steps.extend(FEATURES.map(|(package, features)| lint_alone(package, features)));
+    steps.extend([
         tests().environment(URL_VARIABLE, &postgres_url),
         doc_tests(),
         docs(),
-    ];
+    ]);
     step::all(&steps)?;
     drop(cluster);
 
@@ -182,20 +191,25 @@ fn lint() -> Step {
     Step::cargo("clippy", arguments)
 }
 
-/// Checks that a crate compiles with no other feature than this one, without warnings.
-fn feature(package: &str, feature: &str) -> Step {
+/// Runs clippy on a crate with no other features than these.
+fn lint_alone(package: &str, features: &str) -> Step {
     let arguments = [
         "clippy",
         "--package",
         package,
         "--no-default-features",
         "--features",
-        feature,
+        features,
         "--",
         "-D",
         "warnings",
     ];
-    Step::cargo(&format!("{package} with {feature} alone"), arguments)
+    let features = if features.is_empty() {
+        "no feature"
+    } else {
+        features
+    };
+    Step::cargo(&format!("{package} with {features} alone"), arguments)
 }
 
 fn tests() -> Step {
