@@ -27,6 +27,7 @@ mod life;
 mod opening;
 mod pool;
 mod start;
+mod types;
 
 pub(crate) use connect::PostgresConnector;
 pub(crate) use feed::{CHANNEL, PostgresFeed};

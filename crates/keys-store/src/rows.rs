@@ -6,9 +6,7 @@ use std::error::Error;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use diesel::pg::Pg;
 use diesel::prelude::*;
-use diesel::sqlite::Sqlite;
 use keys_core::{
     Account, AccountId, AllowedNetworks, ApiKey, AuditEvent, ExternalId, KeyId, KeyKind, KeyName,
     PepperedDigest, PlanName, ScopeSet, ShownPrefix, StoredKey, Timestamp,
@@ -125,7 +123,7 @@ impl From<&Account> for NewAccountRow {
 
 /// An account as stored.
 #[derive(Debug, Queryable, Selectable)]
-#[diesel(table_name = account, check_for_backend(Pg, Sqlite))]
+#[diesel(table_name = account)]
 pub(crate) struct AccountRow {
     id: Tolerant<DbId>,
     external_id: Option<Tolerant<String>>,
@@ -251,7 +249,7 @@ impl From<&ApiKey> for WrittenKeyRow {
 
 /// A key as stored.
 #[derive(Debug, Queryable, Selectable)]
-#[diesel(table_name = api_key, check_for_backend(Pg, Sqlite))]
+#[diesel(table_name = api_key)]
 pub(crate) struct KeyRow {
     id: Tolerant<DbId>,
     account_id: Option<Tolerant<DbId>>,

@@ -30,13 +30,16 @@ use crate::types::{DbId, DbTimestamp, Id, Moment};
 mod feed;
 pub(crate) mod file;
 mod life;
+mod pool;
 mod presence;
+mod types;
 
 pub(crate) use file::DatabaseFile;
 pub use file::{FileLost, UnsafeFile};
 pub(crate) use life::LifeFile;
 
 pub(crate) use feed::{Followers, SqliteFeed};
+pub(crate) use pool::{Lease, Pool};
 
 /// A connection whose calls run on threads for blocking work.
 pub(crate) type SqliteConnection = SyncConnectionWrapper<diesel::SqliteConnection, BlockingThreads>;
@@ -172,7 +175,7 @@ fn set_up(
     }
 }
 
-pub(crate) async fn begin(connection: &mut SqliteConnection) -> QueryResult<()> {
+async fn begin(connection: &mut SqliteConnection) -> QueryResult<()> {
     // A deferred transaction that writes after having read ends in "busy" when another one wrote in
     // between.
     connection

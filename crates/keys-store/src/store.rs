@@ -24,7 +24,7 @@ use crate::life::Life;
 use crate::migrate::{self, MigrateError};
 use crate::options::StoreOptions;
 use crate::postgres::{self, Pool, PostgresConnector, PostgresFeed};
-use crate::sqlite::{FileLost, Followers, LifeFile, SqliteConnector, SqliteFeed, UnsafeFile};
+use crate::sqlite::{self, FileLost, Followers, LifeFile, SqliteConnector, SqliteFeed, UnsafeFile};
 use crate::tls::TlsError;
 use crate::url::{DatabaseUrl, Location};
 use crate::wake::Waker;
@@ -172,7 +172,8 @@ impl Store {
                     .map_err(OpenError::UnsafeFile)?;
                 let connector = Arc::new(connector);
                 connector.open().await.map_err(OpenError::Connect)?;
-                let pools = Pools::sqlite(&connector, &options, health.clone());
+                let pool = sqlite::Pool::new(&connector, &options, health.clone());
+                let pools = Pools::Sqlite(pool);
                 let followers = Arc::new(Followers::new(&connector));
                 let connector = Connector::Sqlite {
                     connector,

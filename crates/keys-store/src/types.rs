@@ -9,22 +9,15 @@
 //! | [`Address`] | `inet` | `text` |
 
 use std::error::Error;
-use std::io::Write as _;
 use std::net::IpAddr;
 
 use diesel::backend::Backend;
 use diesel::deserialize::{self, FromSql, FromSqlRow};
 use diesel::expression::AsExpression;
-use diesel::pg::{Pg, PgValue};
 use diesel::query_builder::QueryId;
-use diesel::serialize::{self, IsNull, Output, ToSql};
-use diesel::sql_types::{Array, BigInt, Binary, Cidr, Inet, SqlType, Text};
-use diesel::sqlite::{Sqlite, SqliteValue};
+use diesel::sql_types::SqlType;
 use ipnet::IpNet;
 use uuid::Uuid;
-
-/// Microseconds from 1970 to 2000, the epoch of PostgreSQL.
-const POSTGRES_EPOCH_MICROS: i64 = 946_684_800_000_000;
 
 #[derive(QueryId, SqlType)]
 #[diesel(postgres_type(oid = 2950, array_oid = 2951))]
@@ -86,138 +79,4 @@ where
     fn from_sql(value: DB::RawValue<'_>) -> deserialize::Result<Self> {
         Ok(Self(T::from_sql(value)))
     }
-}
-
-impl ToSql<Id, Pg> for DbId {
-    fn to_sql<'b>(&'b self, out: &mut Output<'b, '_, Pg>) -> serialize::Result {
-        out.write_all(self.0.as_bytes())?;
-        Ok(IsNull::No)
-    }
-}
-
-impl FromSql<Id, Pg> for DbId {
-    fn from_sql(value: PgValue<'_>) -> deserialize::Result<Self> {
-        Ok(Self(Uuid::from_slice(value.as_bytes())?))
-    }
-}
-
-impl ToSql<Id, Sqlite> for DbId {
-    fn to_sql<'b>(&'b self, out: &mut Output<'b, '_, Sqlite>) -> serialize::Result {
-        out.set_value(self.0.as_bytes().as_slice());
-        Ok(IsNull::No)
-    }
-}
-
-impl FromSql<Id, Sqlite> for DbId {
-    fn from_sql(value: SqliteValue<'_, '_, '_>) -> deserialize::Result<Self> {
-        let bytes = <Vec<u8> as FromSql<Binary, Sqlite>>::from_sql(value)?;
-        Ok(Self(Uuid::from_slice(&bytes)?))
-    }
-}
-
-impl ToSql<Moment, Pg> for DbTimestamp {
-    fn to_sql<'b>(&'b self, out: &mut Output<'b, '_, Pg>) -> serialize::Result {
-        let micros = match self.0.unix_micros() {
-            // As it is read: `infinity`.
-            i64::MAX => i64::MAX,
-            micros => micros - POSTGRES_EPOCH_MICROS,
-        };
-        out.write_all(&micros.to_be_bytes())?;
-        Ok(IsNull::No)
-    }
-}
-
-impl FromSql<Moment, Pg> for DbTimestamp {
-    fn from_sql(value: PgValue<'_>) -> deserialize::Result<Self> {
-        let micros = <i64 as FromSql<BigInt, Pg>>::from_sql(value)?;
-        // PostgreSQL's `infinity` is the largest number. It becomes the last possible time.
-        let micros = micros.saturating_add(POSTGRES_EPOCH_MICROS);
-        Ok(Self(keys_core::Timestamp::from_unix_micros(micros)))
-    }
-}
-
-impl ToSql<Moment, Sqlite> for DbTimestamp {
-    fn to_sql<'b>(&'b self, out: &mut Output<'b, '_, Sqlite>) -> serialize::Result {
-        out.set_value(self.0.unix_micros());
-        Ok(IsNull::No)
-    }
-}
-
-impl FromSql<Moment, Sqlite> for DbTimestamp {
-    fn from_sql(value: SqliteValue<'_, '_, '_>) -> deserialize::Result<Self> {
-        let micros = <i64 as FromSql<BigInt, Sqlite>>::from_sql(value)?;
-        Ok(Self(keys_core::Timestamp::from_unix_micros(micros)))
-    }
-}
-
-impl ToSql<NetworkList, Pg> for DbNetworks {
-    fn to_sql<'b>(&'b self, out: &mut Output<'b, '_, Pg>) -> serialize::Result {
-        ToSql::<Array<Cidr>, Pg>::to_sql(&self.0, &mut out.reborrow())
-    }
-}
-
-impl FromSql<NetworkList, Pg> for DbNetworks {
-    fn from_sql(value: PgValue<'_>) -> deserialize::Result<Self> {
-        FromSql::<Array<Cidr>, Pg>::from_sql(value).map(Self)
-    }
-}
-
-impl ToSql<NetworkList, Sqlite> for DbNetworks {
-    fn to_sql<'b>(&'b self, out: &mut Output<'b, '_, Sqlite>) -> serialize::Result {
-        let texts: Vec<String> = self.0.iter().map(IpNet::to_string).collect();
-        out.set_value(serde_json::to_string(&texts)?);
-        Ok(IsNull::No)
-    }
-}
-
-impl FromSql<NetworkList, Sqlite> for DbNetworks {
-    fn from_sql(value: SqliteValue<'_, '_, '_>) -> deserialize::Result<Self> {
-        let texts: Vec<String> = from_json(value)?;
-        let networks = texts.iter().map(|text| text.parse());
-        Ok(Self(networks.collect::<Result<_, _>>()?))
-    }
-}
-
-impl ToSql<TextList, Pg> for DbTexts {
-    fn to_sql<'b>(&'b self, out: &mut Output<'b, '_, Pg>) -> serialize::Result {
-        ToSql::<Array<Text>, Pg>::to_sql(&self.0, &mut out.reborrow())
-    }
-}
-
-impl FromSql<TextList, Pg> for DbTexts {
-    fn from_sql(value: PgValue<'_>) -> deserialize::Result<Self> {
-        FromSql::<Array<Text>, Pg>::from_sql(value).map(Self)
-    }
-}
-
-impl ToSql<TextList, Sqlite> for DbTexts {
-    fn to_sql<'b>(&'b self, out: &mut Output<'b, '_, Sqlite>) -> serialize::Result {
-        out.set_value(serde_json::to_string(&self.0)?);
-        Ok(IsNull::No)
-    }
-}
-
-impl FromSql<TextList, Sqlite> for DbTexts {
-    fn from_sql(value: SqliteValue<'_, '_, '_>) -> deserialize::Result<Self> {
-        from_json(value).map(Self)
-    }
-}
-
-impl ToSql<Address, Pg> for DbAddress {
-    fn to_sql<'b>(&'b self, out: &mut Output<'b, '_, Pg>) -> serialize::Result {
-        let network = IpNet::from(self.0);
-        ToSql::<Inet, Pg>::to_sql(&network, &mut out.reborrow())
-    }
-}
-
-impl ToSql<Address, Sqlite> for DbAddress {
-    fn to_sql<'b>(&'b self, out: &mut Output<'b, '_, Sqlite>) -> serialize::Result {
-        out.set_value(self.0.to_string());
-        Ok(IsNull::No)
-    }
-}
-
-fn from_json(value: SqliteValue<'_, '_, '_>) -> deserialize::Result<Vec<String>> {
-    let text = <String as FromSql<Text, Sqlite>>::from_sql(value)?;
-    Ok(serde_json::from_str(&text)?)
 }
