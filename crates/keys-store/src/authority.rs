@@ -5,6 +5,7 @@ use keys_service::ports::{Authority, Change, ChangeError, UnreadableKey};
 
 use crate::connection::Connection;
 use crate::load;
+#[cfg(feature = "postgres")]
 use crate::postgres::Held;
 use crate::rows::{self, AccountRow, CorruptAccount, KeyRow, stored_key};
 use crate::types::DbId;
@@ -16,6 +17,7 @@ use crate::types::DbId;
 /// The lock on the account comes first, so two such changes never wait for each other's keys.
 /// Callers without an account in common, such as two operators that revoke each other's keys, need
 /// both keys locked in order, which takes several statements.
+#[cfg(feature = "postgres")]
 pub(crate) fn held(change: &Change, account: AccountId) -> Option<(Held, &Account)> {
     let Authority::Caller(caller) = &change.authority else {
         return None;

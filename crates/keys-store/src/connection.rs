@@ -4,13 +4,18 @@ use std::time::Instant;
 
 use keys_service::ports::StoreError;
 
-use crate::postgres::{self, Purpose};
+#[cfg(feature = "postgres")]
+use crate::postgres;
+use crate::purpose::Purpose;
+#[cfg(feature = "sqlite")]
 use crate::sqlite;
 
 /// The open database.
 #[derive(Clone)]
 pub(crate) enum Pools {
+    #[cfg(feature = "postgres")]
     Postgres(postgres::Pool),
+    #[cfg(feature = "sqlite")]
     Sqlite(sqlite::Pool),
 }
 
@@ -18,7 +23,9 @@ impl Pools {
     /// Checks that a SQLite file is still the one that was opened.
     pub(crate) fn check_file(&self) -> Result<(), StoreError> {
         match self {
+            #[cfg(feature = "postgres")]
             Self::Postgres(_) => Ok(()),
+            #[cfg(feature = "sqlite")]
             Self::Sqlite(pool) => pool.file.check(),
         }
     }
@@ -27,13 +34,16 @@ impl Pools {
     /// that only read.
     pub(crate) fn check_file_now_and_then(&self) -> Result<(), StoreError> {
         match self {
+            #[cfg(feature = "postgres")]
             Self::Postgres(_) => Ok(()),
+            #[cfg(feature = "sqlite")]
             Self::Sqlite(pool) => pool.file.check_now_and_then(),
         }
     }
 
     /// Closes the connections to PostgreSQL that were made before `began`.
     pub(crate) fn forget_made_before(&self, began: Instant) {
+        #[cfg(feature = "postgres")]
         if let Self::Postgres(pool) = self {
             pool.forget_made_before(began);
         }
@@ -42,7 +52,9 @@ impl Pools {
     /// Returns `false` while commits that were given up have not ended.
     pub(crate) fn commits_end(&self) -> bool {
         match self {
+            #[cfg(feature = "postgres")]
             Self::Postgres(pool) => !pool.has_pending_commits(),
+            #[cfg(feature = "sqlite")]
             Self::Sqlite(_) => true,
         }
     }
@@ -59,7 +71,9 @@ impl Pools {
 
     async fn reader(&self, purpose: Purpose) -> Result<Connection, StoreError> {
         Ok(match self {
+            #[cfg(feature = "postgres")]
             Self::Postgres(pool) => Connection::Postgres(pool.take(purpose).await?),
+            #[cfg(feature = "sqlite")]
             Self::Sqlite(pool) => Connection::Sqlite(pool.read().await?),
         })
     }
@@ -77,7 +91,9 @@ impl Pools {
 
     async fn begin_for(&self, purpose: Purpose) -> Result<Connection, StoreError> {
         Ok(match self {
+            #[cfg(feature = "postgres")]
             Self::Postgres(pool) => Connection::Postgres(pool.begin(purpose).await?),
+            #[cfg(feature = "sqlite")]
             Self::Sqlite(pool) => Connection::Sqlite(pool.begin().await?),
         })
     }
@@ -85,7 +101,9 @@ impl Pools {
 
 /// A connection of either database.
 pub(crate) enum Connection {
+    #[cfg(feature = "postgres")]
     Postgres(postgres::Lease),
+    #[cfg(feature = "sqlite")]
     Sqlite(sqlite::Lease),
 }
 
@@ -94,11 +112,13 @@ pub(crate) enum Connection {
 macro_rules! query {
     ($connection:expr, |$open:ident| $query:expr) => {
         match $connection {
+            #[cfg(feature = "postgres")]
             $crate::connection::Connection::Postgres(lease) => {
                 let $open = lease.enter();
                 let outcome = $query.await;
                 lease.leave(outcome)
             }
+            #[cfg(feature = "sqlite")]
             $crate::connection::Connection::Sqlite(lease) => {
                 let $open = lease.enter();
                 let outcome = $query.await;
@@ -116,11 +136,15 @@ impl Connection {
         E: From<StoreError>,
     {
         match (self, &outcome) {
+            #[cfg(feature = "postgres")]
             (Self::Postgres(lease), Ok(_)) => lease.commit().await.map_err(E::from)?,
+            #[cfg(feature = "sqlite")]
             (Self::Sqlite(lease), Ok(_)) => lease.commit().await.map_err(StoreError::from)?,
             // The first error is the relevant one. A connection that cannot roll back is closed,
             // which rolls back.
+            #[cfg(feature = "postgres")]
             (Self::Postgres(lease), Err(_)) => drop(lease.roll_back().await),
+            #[cfg(feature = "sqlite")]
             (Self::Sqlite(lease), Err(_)) => drop(lease.roll_back().await),
         }
         outcome

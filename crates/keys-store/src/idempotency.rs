@@ -8,9 +8,11 @@ use keys_service::ports::{Change, ChangeError, Reservation, Reserved, StoreError
 use crate::connection::{Connection, Pools, query};
 use crate::error::QueryError;
 use crate::life::Life;
+#[cfg(feature = "postgres")]
 use crate::postgres;
 use crate::rows::ReservationRow;
 use crate::schema::idempotency;
+#[cfg(feature = "sqlite")]
 use crate::sqlite::LifeFile;
 use crate::types::{DbId, DbTimestamp};
 
@@ -38,6 +40,7 @@ async fn reserve_in(
     reservation: &Reservation,
     life: &Life,
 ) -> Result<Reserved, StoreError> {
+    #[cfg(feature = "postgres")]
     if let Connection::Postgres(lease) = connection {
         // A row that does not exist yet cannot be locked. Two attempts may also share only one of
         // their digests.
@@ -104,11 +107,14 @@ async fn reserve_in(
         token: DbId(reservation.token.as_uuid()),
         expires_at: DbTimestamp(reservation.pending_until),
         holder: match life {
+            #[cfg(feature = "postgres")]
             Life::Postgres(_) | Life::Unknown => None,
+            #[cfg(feature = "sqlite")]
             Life::Sqlite(file) => file.holder(),
         },
     };
     match (connection, life) {
+        #[cfg(feature = "postgres")]
         (Connection::Postgres(lease), Life::Postgres(number)) => {
             let outcome = postgres::insert_reservation(lease.enter(), row, *number).await;
             lease.leave(outcome)?;
@@ -186,6 +192,7 @@ pub(crate) async fn delete_expired(
 }
 
 /// Removes the lock files of processes that have ended and have no reservations left.
+#[cfg(feature = "sqlite")]
 pub(crate) async fn sweep_files(
     connection: &mut Connection,
     files: &LifeFile,

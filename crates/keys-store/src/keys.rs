@@ -20,13 +20,16 @@ use keys_service::ports::{
 use crate::connection::{Connection, Pools, query};
 use crate::error::{QueryError, optional};
 use crate::opening::{Opened, Opening};
-use crate::postgres::Held;
+#[cfg(feature = "postgres")]
+use crate::postgres::{self, Held};
 use crate::rows::{
     self, AccountRow, CorruptRow, EventRow, Fault, KeyRow, NewKeyRow, kind_code, stored_key,
 };
 use crate::schema::{api_key, key_count};
+#[cfg(feature = "sqlite")]
+use crate::sqlite;
 use crate::types::{DbId, DbTimestamp, Id, Tolerant};
-use crate::{audit, authority, changes, idempotency, load, postgres, sqlite};
+use crate::{audit, authority, changes, idempotency, load};
 
 const OPERATOR: i16 = kind_code(KeyKind::Operator);
 const ACCOUNT: i16 = kind_code(KeyKind::Account);
@@ -44,10 +47,12 @@ pub(crate) async fn find_by_digests(
     distinct.dedup();
     let mut connection = pools.look_up().await?;
     let rows = match &mut connection {
+        #[cfg(feature = "postgres")]
         Connection::Postgres(lease) => {
             let outcome = postgres::keys_by_digest(lease.enter(), &distinct).await;
             lease.leave(outcome)
         }
+        #[cfg(feature = "sqlite")]
         Connection::Sqlite(lease) => {
             let outcome = sqlite::keys_by_digest(lease.enter(), distinct).await;
             lease.leave(outcome)
@@ -76,6 +81,7 @@ pub(crate) async fn find_by_digests(
 }
 
 pub(crate) async fn insert(pools: Pools, new: NewKey, change: Change) -> Result<(), ChangeError> {
+    #[cfg(feature = "postgres")]
     if let Pools::Postgres(pool) = &pools
         && let Some(held) = held_for(&new, &change)
     {
@@ -99,6 +105,7 @@ pub(crate) async fn insert(pools: Pools, new: NewKey, change: Change) -> Result<
     };
     let (row, event) = rows_of(&new, &change);
     match (connection, admitted) {
+        #[cfg(feature = "postgres")]
         (Connection::Postgres(lease), Ok(())) if change.completion.is_none() => {
             let insertion =
                 lease.commit_with(move |open| postgres::insert_key(open, None, row, event).boxed());
@@ -125,6 +132,7 @@ fn rows_of(new: &NewKey, change: &Change) -> (NewKeyRow, EventRow) {
 
 /// The condition on which the key may be made in one statement. `None` if it has to be judged by
 /// what the transaction sees.
+#[cfg(feature = "postgres")]
 fn held_for(new: &NewKey, change: &Change) -> Option<Held> {
     let (held, account) = authority::held(change, new.key.account_id?)?;
     let max = new.admission.keys_max(account).ok()?;
@@ -141,10 +149,12 @@ async fn insert_in(
     change: &Change,
 ) -> Result<(), ChangeError> {
     match connection {
+        #[cfg(feature = "postgres")]
         Connection::Postgres(lease) => {
             let outcome = postgres::insert_key(lease.enter(), None, row, event).await;
             lease.leave(outcome)?;
         }
+        #[cfg(feature = "sqlite")]
         Connection::Sqlite(_) => {
             query!(&mut *connection, |open| diesel::insert_into(api_key::table)
                 .values(row)
@@ -376,6 +386,7 @@ pub(crate) async fn revoke(
         Some(KeyOwner::Account(id)) => Some(id),
         Some(KeyOwner::Operators) | None => None,
     };
+    #[cfg(feature = "postgres")]
     if let Pools::Postgres(pool) = &pools
         && let Some((held, _)) = account.and_then(|account| authority::held(&change, account))
     {
@@ -398,6 +409,7 @@ pub(crate) async fn revoke(
     };
     let event = audit::event(&change, AuditAction::KeyRevoked, AuditSubject::Key(id));
     match (connection, judged) {
+        #[cfg(feature = "postgres")]
         (Connection::Postgres(lease), Ok(())) if change.completion.is_none() => {
             let revocation = lease
                 .commit_with(move |open| postgres::revoke_key(open, None, owner, event).boxed());
@@ -418,10 +430,12 @@ async fn revoke_in(
     change: &Change,
 ) -> Result<Option<Commit>, ChangeError> {
     let commit = match connection {
+        #[cfg(feature = "postgres")]
         Connection::Postgres(lease) => {
             let outcome = postgres::revoke_key(lease.enter(), None, owner, event).await;
             lease.leave(outcome)?
         }
+        #[cfg(feature = "sqlite")]
         Connection::Sqlite(_) => revoke_on_sqlite(connection, owner, event).await?,
     };
     if commit.is_some() {
@@ -492,10 +506,12 @@ async fn record_unlocked(pools: &Pools, uses: Vec<KeyUse>) -> Result<Vec<KeyId>,
     // All or nothing, so that a retry after an error does not count some of them twice.
     let mut connection = pools.begin().await?;
     let outcome = match &mut connection {
+        #[cfg(feature = "postgres")]
         Connection::Postgres(lease) => {
             let outcome = postgres::record_uses(lease.enter(), &uses).await;
             lease.leave(outcome)
         }
+        #[cfg(feature = "sqlite")]
         Connection::Sqlite(lease) => {
             let outcome = sqlite::record_uses(lease.enter(), uses).await;
             lease.leave(outcome).map(|()| Vec::new())

@@ -9,23 +9,29 @@
 use keys_service::ports::StoreError;
 
 use crate::connection::Connection;
+#[cfg(feature = "postgres")]
 use crate::postgres;
+#[cfg(feature = "sqlite")]
 use crate::sqlite::LifeFile;
 
 /// The lock of this process.
 pub(crate) enum Life {
     /// Number of a shared advisory lock of PostgreSQL. Each session that has reserved an answer
     /// holds it, and so does the connection that follows the log of changes.
+    #[cfg(feature = "postgres")]
     Postgres(i32),
     /// A file beside the database.
+    #[cfg(feature = "sqlite")]
     Sqlite(LifeFile),
     /// No lock: behind a proxy that pools transactions, sessions do not belong to one process. Only
     /// the time limit decides.
+    #[cfg(feature = "postgres")]
     Unknown,
 }
 
 impl Life {
     /// The lock of this process in PostgreSQL.
+    #[cfg(feature = "postgres")]
     pub(crate) fn postgres() -> Self {
         Self::Postgres(postgres::own_number())
     }
@@ -37,6 +43,7 @@ impl Life {
         holder: &str,
     ) -> Result<bool, StoreError> {
         match (self, connection) {
+            #[cfg(feature = "postgres")]
             (Self::Postgres(own), Connection::Postgres(lease)) => {
                 let Some((number, started)) = postgres::parse_holder(holder) else {
                     return Ok(false);
@@ -47,6 +54,7 @@ impl Life {
                 let outcome = postgres::is_lock_free(lease.enter(), number, started).await;
                 Ok(lease.leave(outcome)?)
             }
+            #[cfg(feature = "sqlite")]
             (Self::Sqlite(own), Connection::Sqlite(_)) => Ok(own.has_ended(holder)),
             _ => Ok(false),
         }

@@ -8,6 +8,7 @@ use keys_service::ports::StoreError;
 use crate::connection::{Connection, Pools, query};
 use crate::error::{QueryError, optional};
 use crate::opening::{Opened, Opening};
+#[cfg(feature = "postgres")]
 use crate::postgres;
 use crate::rows::{AccountRow, KeyRow};
 use crate::schema::{account, api_key};
@@ -18,6 +19,7 @@ pub(crate) async fn open(
     pools: &Pools,
     opening: &Opening,
 ) -> Result<(Connection, Result<Opened, StoreError>), StoreError> {
+    #[cfg(feature = "postgres")]
     if let Pools::Postgres(pool) = pools {
         let (lease, opened) = pool.begin_change(opening).await?;
         return Ok((Connection::Postgres(lease), opened.map_err(Into::into)));
@@ -52,11 +54,13 @@ pub(crate) async fn locked_account(
     id: AccountId,
 ) -> Result<Option<AccountRow>, StoreError> {
     match connection {
+        #[cfg(feature = "postgres")]
         Connection::Postgres(lease) => {
             let outcome = postgres::lock_account(lease.enter(), DbId(id.as_uuid())).await;
             Ok(optional(lease.leave(outcome))?)
         }
         // An immediate transaction has locked everything.
+        #[cfg(feature = "sqlite")]
         Connection::Sqlite(_) => account(connection, DbId(id.as_uuid())).await,
     }
 }
@@ -79,11 +83,13 @@ pub(crate) async fn locked_key(
     id: DbId,
 ) -> Result<Option<KeyRow>, StoreError> {
     let found = match connection {
+        #[cfg(feature = "postgres")]
         Connection::Postgres(lease) => {
             let outcome = postgres::key_for_share(lease.enter(), id).await;
             lease.leave(outcome)
         }
         // An immediate transaction has locked everything.
+        #[cfg(feature = "sqlite")]
         Connection::Sqlite(_) => query!(&mut *connection, |open| api_key::table
             .find(id)
             .select(KeyRow::as_select())

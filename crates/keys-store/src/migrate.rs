@@ -8,35 +8,45 @@ use std::time::{Duration, Instant};
 
 use diesel::backend::Backend;
 use diesel::migration::{Migration, MigrationSource};
+#[cfg(feature = "postgres")]
 use diesel::pg::Pg;
 use diesel::prelude::*;
 use diesel::sql_query;
 use diesel::sql_types::Bool;
+#[cfg(feature = "sqlite")]
 use diesel::sqlite::Sqlite;
-use diesel_async::{AsyncMigrationHarness, RunQueryDsl};
+#[cfg(feature = "postgres")]
+use diesel_async::AsyncMigrationHarness;
+use diesel_async::RunQueryDsl;
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 use keys_service::ports::StoreError;
 use tokio::sync::oneshot;
 
 use crate::connection::{Connection, query};
 use crate::error::QueryError;
+#[cfg(feature = "postgres")]
 use crate::postgres::PostgresConnector;
 use crate::rows::{AccountRow, FoundRow, KeyRow};
 use crate::schema::{
     __diesel_schema_migrations as schema_migrations, account, api_key, schema_compatibility,
 };
+#[cfg(feature = "sqlite")]
 use crate::sqlite::SqliteConnector;
 
+#[cfg(feature = "postgres")]
 const POSTGRES: EmbeddedMigrations = embed_migrations!("migrations/postgres");
+#[cfg(feature = "sqlite")]
 const SQLITE: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
 
 /// Tables other than those of keys and accounts.
+#[cfg(feature = "sqlite")]
 const SQLITE_TABLES: [&str; 4] = [
     "audit_event",
     "idempotency",
     "key_change",
     "key_change_pruned",
 ];
+#[cfg(feature = "postgres")]
 const POSTGRES_TABLES: [&str; 6] = [
     "audit_event",
     "idempotency",
@@ -91,6 +101,7 @@ pub enum SchemaError {
     Unknown(Vec<String>),
 }
 
+#[cfg(feature = "postgres")]
 pub(crate) async fn postgres(
     runtime: &tokio::runtime::Handle,
     connector: Arc<PostgresConnector>,
@@ -137,6 +148,7 @@ pub(crate) async fn postgres(
 
 /// Compares the number of keys of each account with the keys, and counts again if it differs.
 /// Returns whether it did.
+#[cfg(feature = "postgres")]
 pub(crate) async fn recount_keys(
     runtime: &tokio::runtime::Handle,
     connector: Arc<PostgresConnector>,
@@ -178,6 +190,7 @@ fn compatibility(rows: QueryResult<Vec<(String, String)>>) -> Compatibility {
     rows.unwrap_or_default().into_iter().collect()
 }
 
+#[cfg(feature = "sqlite")]
 pub(crate) async fn sqlite(connector: Arc<SqliteConnector>) -> Result<(), MigrateError> {
     on_thread(move || {
         let mut connection = connector
@@ -255,10 +268,12 @@ pub(crate) async fn probe(connection: &mut Connection) -> Result<bool, QueryErro
         .limit(0)
         .load(open))?;
     let (tables, takes_writes): (&[&str], &str) = match connection {
+        #[cfg(feature = "postgres")]
         Connection::Postgres(_) => (
             &POSTGRES_TABLES,
             "pg_catalog.current_setting('transaction_read_only') = 'off'",
         ),
+        #[cfg(feature = "sqlite")]
         Connection::Sqlite(_) => (&SQLITE_TABLES, "true"),
     };
     let mut sql = format!("select {takes_writes} as takes_writes");
@@ -285,7 +300,9 @@ pub(crate) async fn check(
         Err(error) => return Ok(Err(SchemaError::Missing(Some(Box::new(error))))),
     };
     let compare = |connection: &Connection, compatibility: &Compatibility| match connection {
+        #[cfg(feature = "postgres")]
         Connection::Postgres(_) => compare::<Pg>(&POSTGRES, &applied, compatibility),
+        #[cfg(feature = "sqlite")]
         Connection::Sqlite(_) => compare::<Sqlite>(&SQLITE, &applied, compatibility),
     };
     let unknown = match compare(connection, &Compatibility::new()) {
@@ -336,7 +353,7 @@ fn compare<DB: Backend>(
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "postgres", feature = "sqlite"))]
 mod tests {
     use super::*;
 

@@ -35,7 +35,7 @@ pub(crate) use held::Held;
 use identity::{SETTING, log_number};
 pub(crate) use life::{insert_reservation, is_lock_free, own_number, parse_holder};
 pub(crate) use opening::{key_for_share, lock_account};
-pub(crate) use pool::{Lease, Pool, Purpose};
+pub(crate) use pool::{Lease, Pool};
 pub(crate) use start::{Capacity, capacity};
 
 /// Keys that one statement updates. With many more the planner would read the whole table.

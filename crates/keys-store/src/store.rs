@@ -23,10 +23,14 @@ use crate::health::WriteHealth;
 use crate::life::Life;
 use crate::migrate::{self, MigrateError};
 use crate::options::StoreOptions;
+#[cfg(feature = "postgres")]
 use crate::postgres::{self, Pool, PostgresConnector, PostgresFeed};
+#[cfg(feature = "sqlite")]
 use crate::sqlite::{self, FileLost, Followers, LifeFile, SqliteConnector, SqliteFeed, UnsafeFile};
+#[cfg(feature = "postgres")]
 use crate::tls::TlsError;
 use crate::url::{DatabaseUrl, Location};
+#[cfg(feature = "postgres")]
 use crate::wake::Waker;
 use crate::{accounts, idempotency, keys, sweep};
 
@@ -44,7 +48,8 @@ const READY_TIMEOUT: Duration = Duration::from_secs(2);
 /// server, and a change continues to its end even if its caller no longer waits. That runtime must
 /// outlive the store, and should be multi-threaded.
 ///
-/// ```
+#[cfg_attr(feature = "sqlite", doc = "```")]
+#[cfg_attr(not(feature = "sqlite"), doc = "```ignore")]
 /// use keys_service::ports::Maintenance as _;
 /// use keys_store::{DatabaseUrl, Store};
 ///
@@ -73,10 +78,12 @@ struct Inner {
 }
 
 enum Connector {
+    #[cfg(feature = "postgres")]
     Postgres {
         connector: Arc<PostgresConnector>,
         waker: Waker,
     },
+    #[cfg(feature = "sqlite")]
     Sqlite {
         connector: Arc<SqliteConnector>,
         followers: Arc<Followers>,
@@ -91,12 +98,15 @@ pub enum OpenError {
     #[error("a store is opened inside a Tokio runtime")]
     NoRuntime,
     /// The SQLite file cannot be created, or its path cannot be used.
+    #[cfg(feature = "sqlite")]
     #[error("the SQLite file cannot be created")]
     File(#[source] std::io::Error),
     /// The SQLite file must not be used in its state.
+    #[cfg(feature = "sqlite")]
     #[error("the SQLite file is not opened")]
     UnsafeFile(#[source] UnsafeFile),
     /// TLS cannot be set up.
+    #[cfg(feature = "postgres")]
     #[error("TLS to PostgreSQL cannot be set up")]
     Tls(#[source] TlsError),
     /// [`StoreOptions::direct_url`] is not a URL of PostgreSQL.
@@ -111,6 +121,7 @@ pub enum OpenError {
 }
 
 /// The server has fewer connections than all instances together may open.
+#[cfg(feature = "postgres")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{instances} instances with up to {connections_max} connections each may need {}, and the server has {available} for them: \
@@ -149,6 +160,7 @@ impl Store {
         let runtime = Handle::try_current().map_err(|_| OpenError::NoRuntime)?;
         let health = WriteHealth::default();
         let (pools, connector) = match &url.0 {
+            #[cfg(feature = "postgres")]
             Location::Postgres(location) => {
                 let connector =
                     PostgresConnector::new(location, &options).map_err(OpenError::Tls)?;
@@ -157,6 +169,7 @@ impl Store {
                     Some(DatabaseUrl(Location::Postgres(location))) => {
                         connector.direct(location).map_err(OpenError::Tls)?
                     }
+                    #[cfg(feature = "sqlite")]
                     Some(DatabaseUrl(Location::Sqlite(_))) => return Err(OpenError::DirectUrl),
                 });
                 let started = connector.start().await;
@@ -166,6 +179,7 @@ impl Store {
                 let waker = Waker::new(pools.clone());
                 (pools, Connector::Postgres { connector, waker })
             }
+            #[cfg(feature = "sqlite")]
             Location::Sqlite(path) => {
                 let connector = SqliteConnector::new(path, &options)
                     .map_err(OpenError::File)?
@@ -184,8 +198,11 @@ impl Store {
         };
         Ok(Self(Arc::new(Inner {
             life: match &connector {
+                #[cfg(feature = "postgres")]
                 Connector::Postgres { .. } if options.direct_url.is_some() => Life::Unknown,
+                #[cfg(feature = "postgres")]
                 Connector::Postgres { .. } => Life::postgres(),
+                #[cfg(feature = "sqlite")]
                 Connector::Sqlite { connector, .. } => {
                     Life::Sqlite(LifeFile::new(connector.file()))
                 }
@@ -207,9 +224,11 @@ impl Store {
     /// If a migration fails, or the database is newer than this program.
     pub async fn migrate(&self) -> Result<(), MigrateError> {
         let migrated = match &self.0.connector {
+            #[cfg(feature = "postgres")]
             Connector::Postgres { connector, .. } => {
                 migrate::postgres(&self.0.runtime, Arc::clone(connector)).await
             }
+            #[cfg(feature = "sqlite")]
             Connector::Sqlite { connector, .. } => migrate::sqlite(Arc::clone(connector)).await,
         };
         if migrated.is_err() {
@@ -230,11 +249,14 @@ impl Store {
     ///
     /// # Errors
     /// If the database cannot be reached, or a table stays locked for a minute.
+    #[cfg(feature = "postgres")]
     pub async fn recount_keys(&self) -> Result<bool, MigrateError> {
         match &self.0.connector {
+            #[cfg(feature = "postgres")]
             Connector::Postgres { connector, .. } => {
                 migrate::recount_keys(&self.0.runtime, Arc::clone(connector)).await
             }
+            #[cfg(feature = "sqlite")]
             Connector::Sqlite { .. } => Ok(false),
         }
     }
@@ -243,9 +265,12 @@ impl Store {
     /// operation fails permanently: the program should log it and end, and start again once the
     /// right file is in place. The file is checked before each change is acknowledged, every 50 ms
     /// while the feed is followed, and otherwise by operations. Never resolves for PostgreSQL.
+    #[cfg(feature = "sqlite")]
     pub async fn lost(&self) -> FileLost {
         match &self.0.connector {
+            #[cfg(feature = "postgres")]
             Connector::Postgres { .. } => std::future::pending().await,
+            #[cfg(feature = "sqlite")]
             Connector::Sqlite { connector, .. } => connector.file().lost().await,
         }
     }
@@ -285,6 +310,7 @@ impl Store {
     ///
     /// # Errors
     /// If the database cannot be reached.
+    #[cfg(feature = "postgres")]
     pub async fn connections_short(&self) -> Result<Option<ConnectionsShort>, StoreError> {
         let pools = self.pools();
         let found = self.run(async move { capacity(&pools).await }).await?;
@@ -316,7 +342,9 @@ impl Store {
             // A change whose result got lost on the way may have been made.
             if matches!(outcome, Ok(_) | Err(ChangeError::Store(_))) {
                 match &inner.connector {
+                    #[cfg(feature = "postgres")]
                     Connector::Postgres { waker, .. } => waker.wake(),
+                    #[cfg(feature = "sqlite")]
                     Connector::Sqlite { followers, .. } => followers.wake(),
                 }
             }
@@ -400,7 +428,9 @@ async fn within<T, E: From<StoreError>>(
 impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.0.connector {
+            #[cfg(feature = "postgres")]
             Connector::Postgres { .. } => "Store(postgres)",
+            #[cfg(feature = "sqlite")]
             Connector::Sqlite { .. } => "Store(sqlite)",
         })
     }
@@ -413,7 +443,9 @@ impl Keys for Store {
         digests: Vec<PepperedDigest>,
     ) -> Result<Vec<FoundKey>, StoreError> {
         let timeout = match &self.0.connector {
+            #[cfg(feature = "postgres")]
             Connector::Postgres { .. } => LOOK_UP_TIMEOUT.min(self.0.operation_timeout),
+            #[cfg(feature = "sqlite")]
             Connector::Sqlite { .. } => self.0.operation_timeout,
         };
         let found = keys::find_by_digests(self.pools(), digests);
@@ -509,9 +541,11 @@ impl ChangeLog for Store {
     fn feed(&self) -> Box<dyn ChangeFeed> {
         let runtime = self.0.runtime.clone();
         match &self.0.connector {
+            #[cfg(feature = "postgres")]
             Connector::Postgres { connector, .. } => {
                 Box::new(PostgresFeed::new(Arc::clone(connector), runtime))
             }
+            #[cfg(feature = "sqlite")]
             Connector::Sqlite {
                 connector,
                 followers,
@@ -572,9 +606,11 @@ async fn is_seen_everywhere(
     silence: Duration,
 ) -> Result<bool, StoreError> {
     match &inner.connector {
+        #[cfg(feature = "postgres")]
         Connector::Postgres { .. } => {
             changes::is_seen_everywhere(&mut inner.pools.read().await?, commit, silence).await
         }
+        #[cfg(feature = "sqlite")]
         Connector::Sqlite { followers, .. } => {
             if !followers.readers.have_applied(commit.number()) {
                 return Ok(false);
@@ -590,10 +626,13 @@ async fn is_seen_everywhere(
 async fn sweep(inner: &Inner, now: Timestamp) -> Result<u64, StoreError> {
     let slowest = match &inner.connector {
         // The database knows all of them.
+        #[cfg(feature = "postgres")]
         Connector::Postgres { .. } => None,
+        #[cfg(feature = "sqlite")]
         Connector::Sqlite { followers, .. } => followers.readers.slowest(),
     };
     let deleted = sweep::sweep(&inner.pools, slowest, now, inner.operation_timeout).await?;
+    #[cfg(feature = "sqlite")]
     if let Life::Sqlite(files) = &inner.life {
         let mut connection = inner.pools.read().await?;
         idempotency::sweep_files(&mut connection, files).await?;
@@ -601,12 +640,15 @@ async fn sweep(inner: &Inner, now: Timestamp) -> Result<u64, StoreError> {
     Ok(deleted)
 }
 
+#[cfg(feature = "postgres")]
 async fn capacity(pools: &Pools) -> Result<Option<postgres::Capacity>, StoreError> {
     match &mut pools.read().await? {
+        #[cfg(feature = "postgres")]
         Connection::Postgres(lease) => {
             let outcome = postgres::capacity(lease.enter()).await;
             Ok(Some(lease.leave(outcome)?))
         }
+        #[cfg(feature = "sqlite")]
         Connection::Sqlite(_) => Ok(None),
     }
 }

@@ -8,7 +8,11 @@ use keys_service::ports::{ENDED_SESSIONS_KEPT, StoreError};
 
 use crate::connection::{Connection, Pools};
 use crate::error::QueryError;
-use crate::{idempotency, keys, postgres, sqlite};
+#[cfg(feature = "postgres")]
+use crate::postgres;
+#[cfg(feature = "sqlite")]
+use crate::sqlite;
+use crate::{idempotency, keys};
 
 /// Rows deleted in one transaction: well within the time limit of a statement, so that no
 /// transaction holds its locks for long.
@@ -125,6 +129,7 @@ async fn sweep_kind(pools: &Pools, kind: Kind, patience: Duration) -> Result<u64
 }
 
 async fn batch(connection: &mut Connection, kind: Kind) -> Result<usize, QueryError> {
+    #[cfg(feature = "postgres")]
     if let Connection::Postgres(lease) = connection {
         let outcome = postgres::try_sweep_lock(lease.enter()).await;
         if !lease.leave(outcome)? {
@@ -134,20 +139,24 @@ async fn batch(connection: &mut Connection, kind: Kind) -> Result<usize, QueryEr
         lease.leave(outcome)?;
     }
     match (kind, connection) {
+        #[cfg(feature = "postgres")]
         (Kind::Changes(_), Connection::Postgres(lease)) => {
             let outcome = postgres::prune_changes(lease.enter(), CHANGES_KEPT, BATCH).await;
             lease.leave(outcome)
         }
+        #[cfg(feature = "sqlite")]
         (Kind::Changes(slowest), Connection::Sqlite(lease)) => {
             let outcome = sqlite::prune_changes(lease.enter(), CHANGES_KEPT, slowest, BATCH).await;
             lease.leave(outcome)
         }
+        #[cfg(feature = "postgres")]
         (Kind::Foreign, Connection::Postgres(lease)) => {
             let outcome = postgres::forget_instances(lease.enter()).await;
             lease.leave(outcome)?;
             let outcome = postgres::prune_foreign_changes(lease.enter(), BATCH).await;
             lease.leave(outcome)
         }
+        #[cfg(feature = "sqlite")]
         (Kind::Foreign, Connection::Sqlite(_)) => Ok(0),
         (Kind::Sessions(ended_before), connection) => {
             keys::delete_ended_sessions(connection, ended_before, BATCH).await
@@ -161,10 +170,12 @@ async fn batch(connection: &mut Connection, kind: Kind) -> Result<usize, QueryEr
 /// Returns the age of the oldest row in the log of changes.
 pub(crate) async fn oldest_change(pools: Pools) -> Result<Option<Duration>, StoreError> {
     let micros = match &mut pools.read().await? {
+        #[cfg(feature = "postgres")]
         Connection::Postgres(lease) => {
             let outcome = postgres::oldest_change(lease.enter()).await;
             lease.leave(outcome)
         }
+        #[cfg(feature = "sqlite")]
         Connection::Sqlite(lease) => {
             let outcome = sqlite::oldest_change(lease.enter()).await;
             lease.leave(outcome)

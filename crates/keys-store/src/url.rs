@@ -5,12 +5,17 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+#[cfg(feature = "sqlite")]
 use crate::sqlite::file;
 
+#[cfg(feature = "postgres")]
 mod passfile;
+#[cfg(feature = "postgres")]
 mod postgres;
 
+#[cfg(feature = "postgres")]
 pub(crate) use passfile::{PassfileError, mode_for_others, password as password_in_file};
+#[cfg(feature = "postgres")]
 pub(crate) use postgres::{PostgresHost, PostgresLocation, TlsFiles, TlsRoots};
 
 /// The URL of a database: `sqlite:keys.db`, `sqlite:///var/lib/keys/keys.db` or
@@ -61,7 +66,8 @@ pub(crate) use postgres::{PostgresHost, PostgresLocation, TlsFiles, TlsRoots};
 /// - `options` are set after connecting, because many poolers refuse them before.
 /// - Whatever `target_session_attrs` is, only a primary server is used.
 ///
-/// ```
+#[cfg_attr(feature = "postgres", doc = "```")]
+#[cfg_attr(not(feature = "postgres"), doc = "```ignore")]
 /// use keys_store::DatabaseUrl;
 ///
 /// let url: DatabaseUrl = "postgres://keys:hunter2@db.internal/keys?sslmode=require".parse()?;
@@ -74,7 +80,9 @@ pub struct DatabaseUrl(pub(crate) Location);
 
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) enum Location {
+    #[cfg(feature = "postgres")]
     Postgres(Box<PostgresLocation>),
+    #[cfg(feature = "sqlite")]
     Sqlite(PathBuf),
 }
 
@@ -86,6 +94,9 @@ pub enum InvalidUrl {
     /// Neither SQLite nor PostgreSQL.
     #[error("a database URL starts with `sqlite:` or `postgres://`")]
     Scheme,
+    /// A database that is not compiled in, and the feature of this crate that it needs.
+    #[error("this program was built without {0}: build it with the feature `{1}` of keys-store")]
+    NotBuilt(&'static str, &'static str),
     /// A control character, often a line feed at the end of a file.
     #[error("the database URL contains a control character; remove line ends from it")]
     Control,
@@ -135,6 +146,7 @@ pub enum InvalidUrl {
     SqliteMemory,
 }
 
+#[cfg(feature = "sqlite")]
 impl DatabaseUrl {
     /// Returns the SQLite database in the file at `path`.
     #[must_use]
@@ -156,7 +168,9 @@ impl DatabaseUrl {
     #[must_use]
     pub fn sqlite_path(&self) -> Option<&Path> {
         match &self.0 {
+            #[cfg(feature = "sqlite")]
             Location::Sqlite(path) => Some(path),
+            #[cfg(feature = "postgres")]
             Location::Postgres(_) => None,
         }
     }
@@ -167,7 +181,10 @@ impl FromStr for DatabaseUrl {
 
     fn from_str(text: &str) -> Result<Self, InvalidUrl> {
         if let Some(path) = text.strip_prefix("sqlite:") {
+            #[cfg(feature = "sqlite")]
             return parse_sqlite(path.strip_prefix("//").unwrap_or(path));
+            #[cfg(not(feature = "sqlite"))]
+            return Err(InvalidUrl::NotBuilt("SQLite", "sqlite"));
         }
         let rest = text
             .strip_prefix("postgres://")
@@ -176,20 +193,25 @@ impl FromStr for DatabaseUrl {
         if rest.contains(char::is_control) {
             return Err(InvalidUrl::Control);
         }
-        let location = postgres::parse(rest)?;
-        Ok(Self(Location::Postgres(Box::new(location))))
+        #[cfg(not(feature = "postgres"))]
+        return Err(InvalidUrl::NotBuilt("PostgreSQL", "postgres"));
+        #[cfg(feature = "postgres")]
+        Ok(Self(Location::Postgres(Box::new(postgres::parse(rest)?))))
     }
 }
 
 impl fmt::Debug for DatabaseUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.0 {
+            #[cfg(feature = "postgres")]
             Location::Postgres(_) => "DatabaseUrl(postgres)",
+            #[cfg(feature = "sqlite")]
             Location::Sqlite(_) => "DatabaseUrl(sqlite)",
         })
     }
 }
 
+#[cfg(feature = "sqlite")]
 fn parse_sqlite(path: &str) -> Result<DatabaseUrl, InvalidUrl> {
     if path.starts_with(":memory:") {
         Err(InvalidUrl::SqliteMemory)
@@ -206,6 +228,7 @@ fn parse_sqlite(path: &str) -> Result<DatabaseUrl, InvalidUrl> {
 
 /// Returns whether a part of a path has the form of a variable in shells and service managers,
 /// `$HOME` or `${HOME}`.
+#[cfg(feature = "sqlite")]
 fn is_variable(part: &str) -> bool {
     let Some(name) = part.strip_prefix('$') else {
         return false;
@@ -217,6 +240,7 @@ fn is_variable(part: &str) -> bool {
 mod tests {
     use super::*;
 
+    #[cfg(feature = "sqlite")]
     #[test]
     fn sqlite_paths_are_taken_literally() {
         for (text, path) in [
@@ -232,6 +256,22 @@ mod tests {
         }
     }
 
+    #[cfg(not(all(feature = "postgres", feature = "sqlite")))]
+    #[test]
+    fn database_that_is_not_compiled_in_is_refused_by_name() {
+        let (url, message) = if cfg!(feature = "postgres") {
+            ("sqlite:keys.db", "this program was built without SQLite: ")
+        } else {
+            (
+                "postgres://h/keys",
+                "this program was built without PostgreSQL: ",
+            )
+        };
+        let refused = url.parse::<DatabaseUrl>().unwrap_err().to_string();
+        assert!(refused.starts_with(message), "{refused}");
+    }
+
+    #[cfg(all(feature = "postgres", feature = "sqlite"))]
     #[test]
     fn texts_that_are_no_database_are_refused() {
         for (text, error) in [

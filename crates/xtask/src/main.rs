@@ -20,11 +20,13 @@ use keys_testkit::postgres::{Cluster, URL_VARIABLE};
 use crate::step::Step;
 
 /// Features that are checked alone, by crate.
-const FEATURES: [(&str, &str); 7] = [
+const FEATURES: [(&str, &str); 9] = [
     ("keys-core", ""),
     ("keys-core", "serde"),
     ("keys-service", ""),
     ("keys-service", "memory"),
+    ("keys-store", "postgres"),
+    ("keys-store", "sqlite"),
     ("keys-http", ""),
     ("keys-http", "surfaces"),
     ("keys-http", "metrics"),
@@ -139,6 +141,7 @@ fn test() -> anyhow::Result<()> {
     let mut steps = vec![format().name("format check").arguments(["--check"]), lint()];
     steps.extend(FEATURES.map(|(package, features)| lint_alone(package, features)));
     steps.extend([
+        sqlite_tests(),
         tests().environment(URL_VARIABLE, &postgres_url),
         doc_tests(),
         docs(),
@@ -210,6 +213,20 @@ fn lint_alone(package: &str, features: &str) -> Step {
         features
     };
     Step::cargo(&format!("{package} with {features} alone"), arguments)
+}
+
+/// Runs the unit tests of the store without PostgreSQL.
+fn sqlite_tests() -> Step {
+    let arguments = [
+        "test",
+        "--package",
+        "keys-store",
+        "--lib",
+        "--no-default-features",
+        "--features",
+        "sqlite",
+    ];
+    Step::cargo("keys-store tests with sqlite alone", arguments)
 }
 
 fn tests() -> Step {

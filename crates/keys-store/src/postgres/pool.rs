@@ -44,6 +44,7 @@ use crate::error::QueryError;
 use crate::health::WriteHealth;
 use crate::opening::{self, Opened};
 use crate::options::StoreOptions;
+use crate::purpose::Purpose;
 
 /// Time for which an unused connection is kept. The last one is kept for verification.
 const IDLE_MAX: Duration = Duration::from_secs(10);
@@ -72,19 +73,6 @@ const WATCH_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Time limit of asking that.
 const WATCH_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// Purpose of a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Purpose {
-    /// Verification and readiness. Must work even if everything else hangs.
-    LookUp,
-    /// Any other reading.
-    Read,
-    /// Changes.
-    Write,
-    /// Regular work that can wait: it opens no connection while there is an idle one.
-    Housekeeping,
-}
 
 /// Reason why there is no connection.
 #[derive(Debug, thiserror::Error)]
