@@ -353,7 +353,8 @@ fn compare<DB: Backend>(
     }
 }
 
-#[cfg(all(test, feature = "postgres", feature = "sqlite"))]
+#[cfg(test)]
+#[cfg(all(feature = "postgres", feature = "sqlite"))]
 mod tests {
     use super::*;
 
