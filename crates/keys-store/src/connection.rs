@@ -16,7 +16,7 @@ pub(crate) enum Pools {
     #[cfg(feature = "postgres")]
     Postgres(postgres::Pool),
     #[cfg(feature = "sqlite")]
-    Sqlite(sqlite::Pool),
+    Sqlite(sqlite::pool::Pool),
 }
 
 impl Pools {
@@ -104,7 +104,7 @@ pub(crate) enum Connection {
     #[cfg(feature = "postgres")]
     Postgres(postgres::Lease),
     #[cfg(feature = "sqlite")]
-    Sqlite(sqlite::Lease),
+    Sqlite(sqlite::pool::Lease),
 }
 
 /// Runs one query, written once, on whichever database is open:

@@ -30,7 +30,7 @@ use crate::types::{DbId, DbTimestamp, Id, Moment};
 mod feed;
 pub(crate) mod file;
 mod life;
-mod pool;
+pub(crate) mod pool;
 mod presence;
 mod types;
 
@@ -39,7 +39,6 @@ pub use file::{FileLost, UnsafeFile};
 pub(crate) use life::LifeFile;
 
 pub(crate) use feed::{Followers, SqliteFeed};
-pub(crate) use pool::{Lease, Pool};
 
 /// A connection whose calls run on threads for blocking work.
 pub(crate) type SqliteConnection = SyncConnectionWrapper<diesel::SqliteConnection, BlockingThreads>;

@@ -186,7 +186,7 @@ impl Store {
                     .map_err(OpenError::UnsafeFile)?;
                 let connector = Arc::new(connector);
                 connector.open().await.map_err(OpenError::Connect)?;
-                let pool = sqlite::Pool::new(&connector, &options, health.clone());
+                let pool = sqlite::pool::Pool::new(&connector, &options, health.clone());
                 let pools = Pools::Sqlite(pool);
                 let followers = Arc::new(Followers::new(&connector));
                 let connector = Connector::Sqlite {
