@@ -15,6 +15,8 @@
 //! | `postgres` | the store on PostgreSQL, with TLS |
 //! | `sqlite` | the store in a SQLite file, with SQLite itself |
 
+#![warn(clippy::exhaustive_enums, clippy::exhaustive_structs)]
+
 // With one database, what the other one needs of the shared code is unused.
 #![cfg_attr(
     not(all(feature = "postgres", feature = "sqlite")),
@@ -32,8 +34,6 @@
 
 #[cfg(not(any(feature = "postgres", feature = "sqlite")))]
 compile_error!("keys-store needs a database: enable its feature `postgres` or `sqlite`, or both");
-
-#![warn(clippy::exhaustive_enums, clippy::exhaustive_structs)]
 
 mod accounts;
 mod audit;
