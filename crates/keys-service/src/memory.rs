@@ -27,9 +27,9 @@ const CHANGES_KEPT: Duration = Duration::from_mins(10);
 
 /// Keeps keys and accounts in this process, under one lock.
 ///
-/// It obeys every rule of [`KeyStore`](crate::ports::KeyStore) and is held to them by the same contract
-/// suite as the databases. It grows without bound, keeps nothing across a restart and shares
-/// nothing with other processes, so it is no store to run a service on.
+/// It obeys every rule of [`KeyStore`](crate::ports::KeyStore) and is held to them by the same
+/// contract suite as the databases. It grows without bound, keeps nothing across a restart and
+/// shares nothing with other processes, so it is no store to run a service on.
 ///
 /// ```
 /// use std::sync::Arc;
