@@ -45,7 +45,7 @@ pub use keys::*;
 ///
 /// ```
 /// use std::sync::Arc;
-/// use keys_service::ports::{KeyStore};
+/// use keys_service::ports::KeyStore;
 /// use keys_service::{memory::MemoryStore};
 ///
 /// async fn memory() -> Arc<dyn KeyStore> {
