@@ -16,7 +16,6 @@
 //! | `sqlite` | the store in a SQLite file, with SQLite itself |
 
 #![warn(clippy::exhaustive_enums, clippy::exhaustive_structs)]
-
 // With one database, what the other one needs of the shared code is unused.
 #![cfg_attr(
     not(all(feature = "postgres", feature = "sqlite")),
