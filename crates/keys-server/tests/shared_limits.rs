@@ -69,7 +69,7 @@ impl Fleet {
                 .env("KEYS_PEPPERS__KEYS__P1", PEPPER)
                 .env("KEYS_LIMITS__REDIS_URL", redis.url())
                 .env("KEYS_HTTP__WORKERS", "1")
-                .env("KEYS_LOG__FILTER", "warn,keys_redis=info")
+                .env("KEYS_LOG__FILTER", "warn,keys_service::limiter=info")
                 .config(format!(
                     "[plans.pro.limits]\nverify = {{ requests = {requests}, period_seconds = {} }}\n",
                     period.as_secs()
