@@ -4,10 +4,10 @@ use std::fmt;
 
 use crate::account::Account;
 use crate::id::{AccountId, KeyId};
+use crate::key_format::ShownPrefix;
 use crate::name::KeyName;
 use crate::network::AllowedNetworks;
 use crate::scope::ScopeSet;
-use crate::secret::ShownPrefix;
 use crate::timestamp::Timestamp;
 
 /// The kind of a credential. Decided when it is created, never inferred from its scopes.

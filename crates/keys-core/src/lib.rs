@@ -47,6 +47,7 @@ mod id;
 mod issue_policy;
 mod judge;
 mod key;
+mod key_format;
 mod mac;
 mod name;
 mod network;
@@ -54,7 +55,6 @@ mod operator_scope;
 mod pepper;
 mod plan;
 mod scope;
-mod secret;
 #[cfg(feature = "serde")]
 mod serde;
 pub mod suggestion;
@@ -67,6 +67,10 @@ pub use id::{AccountId, EventId, ID_LEN, InvalidId, KeyId};
 pub use issue_policy::IssuePolicy;
 pub use judge::{Evidence, Question, judge, judge_account};
 pub use key::{ApiKey, KeyKind, StoredKey};
+pub use key_format::{
+    BODY_LEN, InvalidPrefix, KeyPrefix, Malformed, PresentedKey, RANDOM_LEN, SECRET_MAX_LEN,
+    SecretKey, ShownPrefix, check_form,
+};
 pub use name::{InvalidName, KeyName, escaped};
 pub use network::{AllowedNetworks, InvalidNetwork, InvalidNetworks, Network};
 pub use operator_scope::{OperatorScope, UnknownOperatorScope};
@@ -77,8 +81,4 @@ pub use plan::{
     InvalidPlanName, Limit, LimitName, LimitPer, Operation, Plan, PlanName, Plans, Quota,
 };
 pub use scope::{InvalidScope, Scope, ScopeSet};
-pub use secret::{
-    BODY_LEN, InvalidPrefix, KeyPrefix, Malformed, PresentedKey, RANDOM_LEN, SECRET_MAX_LEN,
-    SecretKey, ShownPrefix, check_form,
-};
 pub use timestamp::{InvalidTimestamp, Timestamp};

@@ -11,8 +11,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD};
 use zeroize::Zeroizing;
 
+use crate::key_format::PresentedKey;
 use crate::mac::Mac;
-use crate::secret::PresentedKey;
 
 /// The name of a pepper, stored beside each digest so that peppers can be rotated without changing
 /// the keys.
@@ -310,7 +310,7 @@ impl Keyed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::secret::SecretKey;
+    use crate::key_format::SecretKey;
 
     const KEY: &str = "sk_live_0123456789ABCDEFGHIJKLMNOP";
 

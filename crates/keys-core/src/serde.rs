@@ -33,12 +33,12 @@ use serde::ser::{Serialize, Serializer};
 
 use crate::account::ExternalId;
 use crate::id::{AccountId, EventId, KeyId};
+use crate::key_format::{KeyPrefix, ShownPrefix};
 use crate::name::{InvalidName, KeyName};
 use crate::network::{AllowedNetworks, Network};
 use crate::pepper::PepperId;
 use crate::plan::{LimitName, PlanName};
 use crate::scope::{Scope, ScopeSet};
-use crate::secret::{KeyPrefix, ShownPrefix};
 use crate::timestamp::Timestamp;
 
 /// Reads a string by `parse`. The error quotes the string.

@@ -13,7 +13,7 @@ use actix_web::http::{ConnectionType, Method, StatusCode};
 use pin_project_lite::pin_project;
 
 use crate::api::Api;
-use crate::route::{self, Route};
+use crate::route_label::{self, Route};
 
 /// Middleware that logs the method, the pattern of the route, the status and the duration of each
 /// request.
@@ -173,7 +173,7 @@ where
             head.set_connection_type(ConnectionType::Close);
         }
         let (route, status) = match &answer {
-            Ok(response) => (route::route(response.request()), response.status()),
+            Ok(response) => (route_label::route(response.request()), response.status()),
             Err(error) => (
                 Route::Other("unmatched".into()),
                 error.as_response_error().status_code(),

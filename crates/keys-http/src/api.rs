@@ -11,7 +11,7 @@ use keys_service::{KeyService, VerdictCode};
 
 #[cfg(feature = "metrics")]
 use crate::metrics::registry::{Extra, Metrics};
-use crate::route::Route;
+use crate::route_label::Route;
 #[cfg(feature = "surfaces")]
 use crate::settings::Settings;
 

@@ -79,7 +79,7 @@ mod propagation;
 #[cfg(feature = "surfaces")]
 mod query;
 mod rejection;
-mod route;
+mod route_label;
 #[cfg(feature = "surfaces")]
 mod settings;
 #[cfg(feature = "surfaces")]

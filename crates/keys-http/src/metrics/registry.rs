@@ -11,7 +11,7 @@ use metrics::{Counter, Key, Label, Level, Metadata, Recorder as _};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 
 use crate::endpoint::Endpoint;
-use crate::route::Route;
+use crate::route_label::Route;
 
 const VERDICTS: &str = "keys_verdicts_total";
 const REQUESTS: &str = "keys_http_requests_total";
