@@ -88,7 +88,7 @@ pub(crate) async fn insert(pools: Pools, new: NewKey, change: Change) -> Result<
         let (row, event) = rows_of(&new, &change);
         let inserted =
             pool.at_once(move |open| postgres::insert_key(open, Some(held), row, event).boxed());
-        if inserted.await? {
+        if inserted.await? == Some(true) {
             return Ok(());
         }
     }
@@ -393,7 +393,7 @@ pub(crate) async fn revoke(
         let event = audit::event(&change, AuditAction::KeyRevoked, AuditSubject::Key(id));
         let revoked =
             pool.at_once(move |open| postgres::revoke_key(open, Some(held), owner, event).boxed());
-        if let Some(commit) = revoked.await? {
+        if let Some(commit) = revoked.await?.flatten() {
             return Ok(Some(commit));
         }
     }

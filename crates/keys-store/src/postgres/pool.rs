@@ -327,7 +327,10 @@ impl Pool {
 
     /// Runs `statement`, which is a transaction by itself. It is not known whether one that is
     /// given up has begun to commit, so it is left to its end, as a commit is.
-    pub(crate) async fn at_once<T, S>(&self, statement: S) -> Result<T, StoreError>
+    ///
+    /// `None` if no connection was used lately. A statement on a dead connection would hang, and
+    /// keep all other changes waiting. A transaction asks for an answer first.
+    pub(crate) async fn at_once<T, S>(&self, statement: S) -> Result<Option<T>, StoreError>
     where
         T: Send + 'static,
         S: Send + 'static + for<'a> FnOnce(&'a AsyncPgConnection) -> BoxFuture<'a, QueryResult<T>>,
@@ -335,15 +338,25 @@ impl Pool {
         if self.0.commits.are_pending() {
             return Err(PoolError::CommitsHang.into());
         }
+        let began = Instant::now();
         let mut lease = self.take(Purpose::Write).await?;
+        if !lease.was_used_lately() {
+            return Ok(None);
+        }
         lease.in_transaction = true;
         let committing = Arc::new(SetOnce::new_with(Some(())));
         // Before it commits, the server ends it by the time limit for statements.
-        lease
+        let done = lease
             .end(committing, STATEMENT_END_WITHIN, |connection| {
                 statement(connection)
             })
-            .await
+            .await;
+        if let Err(StoreError::Unavailable(error)) = &done
+            && let Some(PoolError::CommitsHang) = error.downcast_ref()
+        {
+            self.forget_made_before(began);
+        }
+        done.map(Some)
     }
 
     async fn open_for(
@@ -695,6 +708,12 @@ impl Lease {
             }
             error
         })
+    }
+
+    /// Whether the server answered on this connection a moment ago.
+    fn was_used_lately(&self) -> bool {
+        let object = self.object.as_ref();
+        object.is_some_and(|object| object.used_at.elapsed() < BEGIN_TIMEOUT)
     }
 
     /// Commits. A commit that is given up half-way continues in the background.
