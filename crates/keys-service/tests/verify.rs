@@ -1152,6 +1152,74 @@ async fn a_key_whose_account_is_disabled_while_it_waits_for_a_limit_is_refused()
     assert_eq!(asked.await.unwrap().code, denied(Denial::AccountDisabled));
 }
 
+/// Verifies a key under a limit, advances the clock while the limiter is asked, and returns the
+/// answer.
+async fn advanced_while_limited(
+    instance: &Instance,
+    slow: &Slow,
+    issued: Issued,
+    advance: impl FnOnce(),
+) -> Result<Verdict, VerifyError> {
+    let asked = tokio::spawn({
+        let service = instance.service.clone();
+        async move {
+            let calls: LimitName = "calls".parse().unwrap();
+            let request = VerifyRequest::new(issued.secret.expose()).limit(Some(&calls));
+            service.verify(&request).await
+        }
+    });
+    slow.asked.notified().await;
+    advance();
+    slow.may_answer.notify_one();
+    asked.await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_expires_while_it_waits_for_a_limit_is_refused() {
+    let (store, slow, clock) = (Watched::default(), Slow::default(), FakeClock::new(NOON));
+    let service = KeyService::builder(store.clone(), pepper_ring("p1"))
+        .plans(plans())
+        .limiter(Arc::new(slow.clone()))
+        .clock(clock.clone())
+        .build();
+    let instance = Instance::follow(service).await;
+    let account = instance.account().await;
+    let end = NOON.saturating_add(Duration::from_secs(1));
+    let issued = instance
+        .issue(draft(account.id).expires_at(Some(end)))
+        .await;
+    assert!(instance.verify(&issued).await.is_valid());
+    let expire = || clock.advance(Duration::from_secs(1));
+    let verdict = advanced_while_limited(&instance, &slow, issued, expire).await;
+    assert_eq!(verdict.unwrap().code, denied(Denial::Expired));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_grace_is_not_longer_for_a_key_that_waits_for_a_limit() {
+    const GRACE: Duration = Duration::from_mins(1);
+    let (store, slow, clock) = (Watched::default(), Slow::default(), FakeClock::new(NOON));
+    let service = KeyService::builder(store.clone(), pepper_ring("p1"))
+        .plans(plans())
+        .limiter(Arc::new(slow.clone()))
+        .clock(clock.clone())
+        .grace(GRACE)
+        .build();
+    let instance = Instance::follow(service).await;
+    let (one, other) = (instance.key().await, instance.key().await);
+    for issued in [&one, &other] {
+        assert!(instance.verify(issued).await.is_valid());
+    }
+    instance.maintenance.abort();
+    store.is_away.store(true, Ordering::SeqCst);
+    clock.advance(GRACE - Duration::from_secs(2));
+    let within = || clock.advance(Duration::from_secs(1));
+    let verdict = advanced_while_limited(&instance, &slow, one, within).await;
+    assert_eq!(verdict.unwrap().freshness, Freshness::Stale);
+    let beyond = || clock.advance(Duration::from_secs(2));
+    let verdict = advanced_while_limited(&instance, &slow, other, beyond).await;
+    assert!(matches!(verdict, Err(VerifyError::Store(_))), "{verdict:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn with_a_grace_a_change_is_effective_everywhere_only_after_it() {
     const GRACE: Duration = Duration::from_mins(1);

@@ -85,8 +85,11 @@ impl KeyService {
     async fn conclude(&self, items: &mut [Item<'_>]) -> Result<Vec<Decided>, VerifyError> {
         self.load_missing(items).await?;
         let decisions = self.take_all(items).await?;
-        // A key that was read alone, and has no limit, is judged as of its read.
-        if matches!(items, [item] if item.request.limit.is_none()) {
+        // A key that was just read alone, and has no limit, is judged as of its read.
+        if let [item] = items
+            && item.request.limit.is_none()
+            && !matches!(&item.known, Cached::Judged(judged) if judged.waited())
+        {
             return Ok(decisions);
         }
         // All this took time, in which keys may have been revoked. Nothing is waited for after the
@@ -98,6 +101,14 @@ impl KeyService {
                 return Err(too_slow().into());
             }
             self.load_missing(items).await?;
+        }
+        for item in items {
+            if let Cached::Judged(judged) = &mut item.known
+                && judged.verdict.is_ok()
+                && judged.key.expires_at().is_some()
+            {
+                judged.verdict = self.judge_again(&judged.key, item.request);
+            }
         }
         Ok(decisions)
     }
@@ -229,17 +240,24 @@ impl KeyService {
     /// Discards outdated records, and returns whether there were any.
     fn give_up_outdated(&self, items: &mut [Item<'_>]) -> bool {
         let mut any = false;
-        let elapsed = lease::nanos(self.inner.clock.elapsed());
-        let latest = self.inner.cache.keys.snapshot();
-        for item in items {
+        let mut give_up = |item: &mut Item<'_>, holds: &dyn Fn(&Judged) -> bool| {
             if let Cached::Judged(judged) = &item.known
                 && judged.verdict.is_ok()
-                && judged.freshness == Freshness::Current
-                && !self.still_holds(judged, elapsed, latest)
+                && !holds(judged)
             {
                 item.known = Cached::Miss;
                 any = true;
             }
+        };
+        let elapsed = lease::nanos(self.inner.clock.elapsed());
+        for item in items.iter_mut() {
+            give_up(item, &|judged| self.is_fresh(judged, elapsed));
+        }
+        // Taken after all leases were looked at: a lease that was extended meanwhile covers changes
+        // that an earlier snapshot does not have.
+        let latest = self.inner.cache.keys.snapshot();
+        for item in items.iter_mut() {
+            give_up(item, &|judged| self.is_unchanged(judged, latest));
         }
         any
     }

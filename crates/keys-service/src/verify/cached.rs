@@ -24,6 +24,13 @@ pub(super) struct Judged {
     pub(super) is_cached: bool,
 }
 
+impl Judged {
+    /// Whether it was cached, so that time has passed since its lease was checked.
+    pub(super) fn waited(&self) -> bool {
+        self.is_cached || self.freshness == Freshness::Stale
+    }
+}
+
 /// Result of looking into the cache.
 pub(super) enum Cached {
     /// This verdict, without any further step.
@@ -167,30 +174,46 @@ impl KeyService {
         record: &Record,
         request: &VerifyRequest<'_>,
     ) -> Result<(), Denial> {
-        let question = Question {
+        // The time of day is read only if it matters, because a clock costs as much as the look-up.
+        judge(&record.facts, &self.question(request), || self.now())
+    }
+
+    #[inline]
+    fn question<'a>(&'a self, request: &'a VerifyRequest<'_>) -> Question<'a> {
+        Question {
             kinds: request.kinds,
             plans: Some(&self.inner.plans),
             address: request.address,
             scopes: request.scopes,
-        };
-        // The time of day is read only if it matters, because a clock costs as much as the look-up.
-        judge(&record.facts, &question, || self.now())
+        }
     }
 
-    pub(super) fn still_holds(&self, judged: &Judged, elapsed: Nanos, latest: Snapshot) -> bool {
-        let inner = &*self.inner;
-        let is_current = if judged.is_cached {
-            inner
-                .cache
-                .lease
-                .freshness(judged.read_at, elapsed, Duration::ZERO)
-                == Lease::Current
-        } else {
-            elapsed.saturating_sub(judged.read_at) < lease::nanos(lease::REVOCATION_BOUND)
+    /// Judges what a verdict will tell about a key, after time has passed.
+    pub(super) fn judge_again(
+        &self,
+        key: &VerifiedKey,
+        request: &VerifyRequest<'_>,
+    ) -> Result<(), Denial> {
+        judge(key.facts(), &self.question(request), || self.now())
+    }
+
+    /// Whether a record may still be trusted, as far as that depends on time alone.
+    pub(super) fn is_fresh(&self, judged: &Judged, elapsed: Nanos) -> bool {
+        let lease = |grace| {
+            let lease = &self.inner.cache.lease;
+            lease.freshness(judged.read_at, elapsed, grace)
         };
-        if !is_current {
-            return false;
+        match judged.freshness {
+            Freshness::Current if judged.is_cached => lease(Duration::ZERO) == Lease::Current,
+            Freshness::Current => {
+                elapsed.saturating_sub(judged.read_at) < lease::nanos(lease::REVOCATION_BOUND)
+            }
+            Freshness::Stale => lease(self.inner.grace) != Lease::Expired,
         }
+    }
+
+    /// Whether no change up to `latest` concerns a record.
+    pub(super) fn is_unchanged(&self, judged: &Judged, latest: Snapshot) -> bool {
         // Usually nothing has changed at all.
         if latest <= judged.since {
             return true;
@@ -202,7 +225,7 @@ impl KeyService {
                 .account()
                 .map_or([0; 16], |account| account_record_id(account.id)),
         ];
-        inner.cache.keys.is_unchanged(judged.since, &ids)
+        self.inner.cache.keys.is_unchanged(judged.since, &ids)
     }
 }
 

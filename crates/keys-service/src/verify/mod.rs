@@ -24,6 +24,7 @@ pub use self::request::VerifyRequest;
 pub use self::verdict::{
     Freshness, Verdict, VerdictCode, VerifiedAccount, VerifiedKey, VerifyError,
 };
+use crate::cache::lease;
 use crate::service::KeyService;
 
 impl KeyService {
@@ -37,11 +38,17 @@ impl KeyService {
             return Ok(Verdict::denied(Denial::Malformed));
         };
         let found_by = self.find_by(key, request);
-        let known = if request.fresh {
+        let mut known = if request.fresh {
             Cached::Miss
         } else {
             self.cached(&found_by, request, Settle::Now)
         };
+        if let Cached::Stale(_) = known {
+            // It is compared with later changes, so it is looked up after a snapshot of them.
+            let since = self.inner.cache.keys.snapshot();
+            let elapsed = lease::nanos(self.inner.clock.elapsed());
+            known = self.cached(&found_by, request, Settle::Later(since, elapsed));
+        }
         if let Cached::Settled(code, key) = known {
             return Ok(Verdict::current(code, key));
         }

@@ -121,6 +121,10 @@ impl VerifiedKey {
         Self { id, facts, plan }
     }
 
+    pub(super) fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
     /// Returns the identifier.
     #[must_use]
     pub fn id(&self) -> KeyId {
