@@ -33,8 +33,8 @@ const CHANGES_KEPT: Duration = Duration::from_mins(10);
 ///
 /// ```
 /// use std::sync::Arc;
+/// use keys_service::MemoryStore;
 /// use keys_service::ports::KeyStore;
-/// use keys_service::{memory::MemoryStore};
 ///
 /// let store: Arc<dyn KeyStore> = Arc::new(MemoryStore::new());
 /// ```
