@@ -45,8 +45,8 @@ pub use keys::*;
 ///
 /// ```
 /// use std::sync::Arc;
+/// use keys_service::MemoryStore;
 /// use keys_service::ports::KeyStore;
-/// use keys_service::{memory::MemoryStore};
 ///
 /// async fn memory() -> Arc<dyn KeyStore> {
 ///     Arc::new(MemoryStore::new())
