@@ -309,8 +309,8 @@ impl ServerBuilder {
         self
     }
 
-    /// Runs it as `nobody` if the tests run as root. All folders on the path to the program must be
-    /// readable by others.
+    /// Runs it as an unprivileged user if the tests run as root. All folders on the path to the
+    /// program must be readable by others.
     pub fn unprivileged(mut self) -> Self {
         self.is_unprivileged = true;
         self

@@ -59,7 +59,7 @@ const fn wanted(name: &'static str, forms: &'static [&'static str], least: f64) 
 
 const TERMS: [Term; 10] = [
     avoided(&["whoever"], 0),
-    avoided(&["nobody"], 1),
+    avoided(&["nobody"], 0),
     avoided(&["somebody"], 0),
     avoided(&["everybody"], 0),
     avoided(&["strangers", "stranger"], 0),
