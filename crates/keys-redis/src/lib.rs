@@ -37,6 +37,7 @@
 
 #![warn(clippy::exhaustive_enums, clippy::exhaustive_structs)]
 
+mod connection;
 mod limiter;
 mod script;
 mod settings;

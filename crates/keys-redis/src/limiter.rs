@@ -8,19 +8,15 @@ use async_trait::async_trait;
 use keys_core::Quota;
 use keys_service::SharedLimiter;
 use keys_service::ports::{Bucket, Decision, LimiterError, LimiterState, RateLimiter};
-use parking_lot::RwLock;
-use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis::io::tcp::TcpSettings;
-use redis::{Client, RedisError};
+use redis::{Client, RedisError, RedisResult};
 
+use crate::connection::{CONNECT_MAX, Connection, Connections};
 use crate::script::{Answer, Request, Take};
 use crate::settings::{KeyPrefix, RedisUrl};
 
 /// Time that a call may take by default.
 const BUDGET: Duration = Duration::from_millis(20);
-
-/// Time that connecting may take. Only probes wait that long.
-const CONNECT_MAX: Duration = Duration::from_secs(1);
 
 /// A rate limiter that all instances with the same Redis and prefix share.
 ///
@@ -28,8 +24,7 @@ const CONNECT_MAX: Duration = Duration::from_secs(1);
 /// unavailable and calls it on one runtime: its connections live on the runtime of the call that
 /// opened them.
 pub struct RedisLimiter {
-    client: Client,
-    connection: RwLock<ConnectionManager>,
+    connections: Connections,
     take: Take,
     key_prefix: KeyPrefix,
     budget: Duration,
@@ -51,19 +46,29 @@ impl RedisLimiter {
     }
 
     async fn ask(&self, key: &str, request: Request, at_most: Duration) -> Result<Answer, Fault> {
-        let mut connection = self.connection.read().clone();
         let asked = async {
-            match self.take.call(&mut connection, key, request).await {
-                // A server closes connections that were idle for long. The manager has begun to
-                // open another.
+            let connection = self.connections.current();
+            match self.ask_on(&connection, key, request).await {
+                // A server closes connections that were idle for long.
                 Err(error) if error.is_connection_dropped() => {
-                    self.take.call(&mut connection, key, request).await
+                    let other = self.connections.instead_of(Some(&connection));
+                    self.ask_on(&other, key, request).await
                 }
                 answered => answered,
             }
         };
         let answered = tokio::time::timeout(at_most, asked).await;
         Ok(answered.map_err(|_| Fault::Late)??)
+    }
+
+    async fn ask_on(
+        &self,
+        connection: &Connection,
+        key: &str,
+        request: Request,
+    ) -> RedisResult<Answer> {
+        let mut connection = connection.opened().await?;
+        self.take.call(&mut connection, key, request).await
     }
 }
 
@@ -100,10 +105,9 @@ impl SharedLimiter for RedisLimiter {
         // Limits have names, so this is the bucket of none.
         let key = format!("keys:{}::trial", self.key_prefix.as_str());
         if let Err(fault) = self.ask(&key, request, CONNECT_MAX).await {
-            // The manager does not connect again after errors other than of input and output, such
-            // as a wrong password, and does not notice that a host has vanished. A new one knows
-            // nothing of the state of the old one.
-            *self.connection.write() = manager(&self.client);
+            // It is not known to be closed if the host has vanished, or if the server has become a
+            // replica.
+            self.connections.reset();
             return Err(fault.into());
         }
         self.ask(&key, request, self.budget).await?;
@@ -141,10 +145,11 @@ impl RedisLimiterBuilder {
     }
 
     /// Returns the limiter. It connects with the first call or probe.
-    ///
-    /// # Panics
-    /// Panics outside of a Tokio runtime.
     #[must_use]
+    #[expect(
+        clippy::missing_panics_doc,
+        reason = "a URL that was parsed opens a client"
+    )]
     pub fn build(self) -> RedisLimiter {
         if self.url.is_tls() && rustls::crypto::CryptoProvider::get_default().is_none() {
             // The client uses the provider of the process, and panics if it has to choose among
@@ -156,8 +161,7 @@ impl RedisLimiterBuilder {
         let info = self.url.connection_info().set_tcp_settings(tcp);
         let client = Client::open(info).expect("parsed connection data opens a client");
         RedisLimiter {
-            connection: RwLock::new(manager(&client)),
-            client,
+            connections: Connections::new(client),
             take: Take::new(),
             key_prefix: self.key_prefix,
             budget: self.budget,
@@ -181,18 +185,4 @@ impl From<Fault> for LimiterError {
             Fault::Redis(_) => Self::Unavailable(fault.into()),
         }
     }
-}
-
-fn manager(client: &Client) -> ConnectionManager {
-    // Calls that may wait in the queue.
-    const LINE: usize = 1_024;
-    let config = ConnectionManagerConfig::new()
-        .set_connection_timeout(Some(CONNECT_MAX))
-        .set_response_timeout(Some(CONNECT_MAX))
-        .set_pipeline_buffer_size(LINE)
-        // Probes are the retries: each learns at once why it failed.
-        .set_number_of_retries(0);
-    client
-        .get_connection_manager_lazy(config)
-        .expect("only push messages can be configured wrongly")
 }
