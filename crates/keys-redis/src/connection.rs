@@ -1,16 +1,22 @@
 //! The connection to Redis: opened when it is first needed, and replaced when it was closed.
 
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::RwLock;
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, RedisError, RedisResult};
+use redis::{AsyncConnectionConfig, Client, Cmd, RedisError, RedisResult};
 use tokio::sync::watch;
 
 /// Time that connecting may take. Only probes wait that long.
 pub(crate) const CONNECT_MAX: Duration = Duration::from_secs(1);
+
+/// Time without an answer after which a call first checks that its connection is still open. Few
+/// answers of a healthy server take longer, and the rest of the 20 ms that calls have by default is
+/// enough to connect and ask again.
+const SILENCE: Duration = Duration::from_millis(5);
 
 /// The current connection.
 pub(crate) struct Connections {
@@ -100,18 +106,107 @@ fn closed() -> RedisError {
     io::Error::from(io::ErrorKind::BrokenPipe).into()
 }
 
+/// Waits for the answer to `call`, which sends its requests on this connection. Fails if the
+/// connection is closed, even if `call` never ends.
+///
+/// The client does not tell every call that its connection was closed. When the connection ends,
+/// the client closes its queue of requests and empties it. A request that got its place before, and
+/// is put there after, is neither sent nor dropped (tokio-rs/tokio#7714). So a call without an
+/// answer sends another request, which fails at once if the queue is closed. If the queue is open,
+/// the request of the call will be sent or dropped.
+pub(crate) async fn answer<T>(
+    mut connection: MultiplexedConnection,
+    call: impl Future<Output = RedisResult<T>>,
+) -> RedisResult<T> {
+    let mut call = pin!(call);
+    let mut silence = SILENCE;
+    loop {
+        if let Ok(answered) = tokio::time::timeout(silence, &mut call).await {
+            return answered;
+        }
+        tokio::select! {
+            biased;
+            answered = &mut call => return answered,
+            checked = check(&mut connection) => checked?,
+        }
+        // A call may consist of several requests.
+        silence *= 2;
+    }
+}
+
+/// Fails if the connection is closed. Waits for no answer.
+async fn check(connection: &mut MultiplexedConnection) -> RedisResult<()> {
+    let mut time = Cmd::new();
+    // A command that the user of the script may call.
+    time.arg("TIME").set_no_response(true);
+    connection.send_packed_command(&time).await?;
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use keys_testkit::redis::Redis;
+    use std::time::Instant;
+
+    const SOON: Duration = Duration::from_secs(5);
+
+    async fn until_closed(connection: &MultiplexedConnection) {
+        let mut connection = connection.clone();
+        let start = Instant::now();
+        while check(&mut connection).await.is_ok() {
+            assert!(start.elapsed() < SOON);
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
 
     fn connections(redis: &Redis) -> Connections {
         Connections::new(Client::open(redis.url()).unwrap())
     }
 
     async fn ping(connection: &MultiplexedConnection) -> RedisResult<String> {
-        let mut connection = connection.clone();
-        redis::cmd("PING").query_async(&mut connection).await
+        let mut own = connection.clone();
+        let call = async move { redis::cmd("PING").query_async(&mut own).await };
+        answer(connection.clone(), call).await
+    }
+
+    #[tokio::test]
+    async fn call_that_is_never_answered_ends_when_the_connection_is_closed() {
+        let redis = Redis::start();
+        let connection = connections(&redis).current().opened().await.unwrap();
+        let never = std::future::pending::<RedisResult<()>>();
+        let waiting = tokio::spawn(answer(connection.clone(), never));
+        tokio::time::sleep(SILENCE * 4).await;
+        assert!(!waiting.is_finished(), "the connection is open");
+        assert_eq!(ping(&connection).await.unwrap(), "PONG");
+
+        redis.command("CLIENT KILL TYPE normal");
+        until_closed(&connection).await;
+        let ended = tokio::time::timeout(SOON, waiting).await;
+        let error = ended.unwrap().unwrap().unwrap_err();
+        assert!(error.is_connection_dropped(), "{error}");
+        // Also if it was closed before.
+        let never = std::future::pending::<RedisResult<()>>();
+        let ended = tokio::time::timeout(SOON, answer(connection, never)).await;
+        assert!(ended.unwrap().unwrap_err().is_connection_dropped());
+    }
+
+    #[tokio::test]
+    async fn slow_answer_is_waited_for_through_the_checks() {
+        let redis = Redis::start();
+        let connection = connections(&redis).current().opened().await.unwrap();
+        redis.pause();
+        let waiting = {
+            let connection = connection.clone();
+            tokio::spawn(async move { ping(&connection).await })
+        };
+        // Several checks.
+        tokio::time::sleep(SILENCE * 20).await;
+        assert!(!waiting.is_finished());
+        redis.resume();
+        assert_eq!(waiting.await.unwrap().unwrap(), "PONG");
+        // No answer is taken for that of another request.
+        assert_eq!(ping(&connection).await.unwrap(), "PONG");
     }
 
     #[tokio::test]

@@ -11,7 +11,7 @@ use keys_service::ports::{Bucket, Decision, LimiterError, LimiterState, RateLimi
 use redis::io::tcp::TcpSettings;
 use redis::{Client, RedisError, RedisResult};
 
-use crate::connection::{CONNECT_MAX, Connection, Connections};
+use crate::connection::{self, CONNECT_MAX, Connection, Connections};
 use crate::script::{Answer, Request, Take};
 use crate::settings::{KeyPrefix, RedisUrl};
 
@@ -67,8 +67,10 @@ impl RedisLimiter {
         key: &str,
         request: Request,
     ) -> RedisResult<Answer> {
-        let mut connection = connection.opened().await?;
-        self.take.call(&mut connection, key, request).await
+        let opened = connection.opened().await?;
+        let mut calling = opened.clone();
+        let call = self.take.call(&mut calling, key, request);
+        connection::answer(opened, call).await
     }
 }
 
