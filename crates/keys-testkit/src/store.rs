@@ -47,7 +47,7 @@ impl<T> Deref for TestStore<T> {
 }
 
 /// Writes [`Overrides`], and the ports of [`TestStore`] in terms of it, from one list of
-/// signatures. `before_read` or `before_change` in front of a method runs first.
+/// signatures. The name in brackets in front of a method is that of the hook that runs first.
 macro_rules! overridable {
     ($($port:ident {
         $([$before:ident] $method:ident($($name:ident: $kind:ty),*) -> $answer:ty;)*
@@ -59,8 +59,8 @@ macro_rules! overridable {
             /// Returns the store for methods that are not overridden.
             fn store(&self) -> &dyn KeyStore;
 
-            /// Runs before each method that changes no key and no account. An error is the answer
-            /// of that method.
+            /// Runs before each method that changes no key and no account, and is not upkeep. An
+            /// error is the answer of that method.
             async fn before_read(&self) -> Result<(), StoreError> {
                 Ok(())
             }
@@ -69,6 +69,13 @@ macro_rules! overridable {
             /// that method. By default as [`before_read`](Self::before_read).
             async fn before_change(&self) -> Result<(), ChangeError> {
                 Ok(self.before_read().await?)
+            }
+
+            /// Runs before each method that a service calls at intervals and for no request. An
+            /// error is the answer of that method. By default as
+            /// [`before_read`](Self::before_read).
+            async fn before_upkeep(&self) -> Result<(), StoreError> {
+                self.before_read().await
             }
 
             $(
@@ -118,7 +125,7 @@ overridable! {
         ) -> Result<Option<Commit>, ChangeError>;
     }
     KeyUses {
-        [before_read] record_uses(uses: Vec<KeyUse>) -> Result<Vec<KeyId>, StoreError>;
+        [before_upkeep] record_uses(uses: Vec<KeyUse>) -> Result<Vec<KeyId>, StoreError>;
     }
     Accounts {
         [before_read] find_account(id: AccountId) -> Result<Option<Account>, StoreError>;
@@ -138,13 +145,13 @@ overridable! {
     }
     ChangeLog {
         [before_read] is_seen_everywhere(commit: &Commit, silence: Duration) -> Result<bool, StoreError>;
-        [before_read] oldest_change() -> Result<Option<Duration>, StoreError>;
+        [before_upkeep] oldest_change() -> Result<Option<Duration>, StoreError>;
         fn feed() -> Box<dyn ChangeFeed>;
     }
     Maintenance {
         [before_read] ready() -> Result<Readiness, StoreError>;
         [before_read] pepper_ids(now: Timestamp) -> Result<Vec<PepperId>, StoreError>;
-        [before_read] sweep(now: Timestamp) -> Result<u64, StoreError>;
+        [before_upkeep] sweep(now: Timestamp) -> Result<u64, StoreError>;
         fn spawn(future: BoxFuture<'static, ()>);
     }
 }

@@ -68,7 +68,7 @@ impl Faults {
         self.is_asynchronous.store(is_asynchronous, SeqCst);
     }
 
-    /// Returns the number of reads and writes.
+    /// Returns the number of reads and writes for requests. Upkeep runs at times of its own.
     pub(crate) fn calls(&self) -> u64 {
         self.calls.load(SeqCst)
     }
@@ -89,6 +89,10 @@ impl Overrides for Faults {
 
     async fn before_read(&self) -> Result<(), StoreError> {
         self.calls.fetch_add(1, SeqCst);
+        self.before_upkeep().await
+    }
+
+    async fn before_upkeep(&self) -> Result<(), StoreError> {
         match self.fault() {
             Some(Fault::Unavailable) => Err(StoreError::Unavailable("connection refused".into())),
             Some(Fault::Unexpected) => Err(StoreError::Unexpected("no such column".into())),
