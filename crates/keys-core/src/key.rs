@@ -104,6 +104,84 @@ impl ApiKey {
     pub fn is_usable(&self, now: Timestamp) -> bool {
         self.revoked_at.is_none() && self.expires_at.is_none_or(|end| now < end)
     }
+
+    /// Returns whether the keys that this one creates are limited to its own expiry, addresses and
+    /// scopes.
+    ///
+    /// Those of an account's key are. A session stands for a person, and a key that is created in a
+    /// session outlives it. An operator key issues keys to others.
+    #[must_use]
+    pub const fn limits_what_it_creates(&self) -> bool {
+        matches!(self.kind, KeyKind::Account)
+    }
+
+    /// Returns the limits of this key, for keys that it creates.
+    #[must_use]
+    pub const fn limits(&self) -> KeyLimits<'_> {
+        KeyLimits {
+            expires_at: self.expires_at,
+            allowed_networks: &self.allowed_networks,
+            scopes: &self.scopes,
+        }
+    }
+}
+
+/// The limits of a key: how long, from where and for what it may be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(
+    clippy::exhaustive_structs,
+    reason = "a new limit must be compared wherever a key creates a key"
+)]
+pub struct KeyLimits<'a> {
+    /// The first time at which it is no longer valid.
+    pub expires_at: Option<Timestamp>,
+    /// Addresses that may use it.
+    pub allowed_networks: &'a AllowedNetworks,
+    /// Its scopes.
+    pub scopes: &'a ScopeSet,
+}
+
+impl KeyLimits<'_> {
+    /// Returns the first limit that is wider than that of `creator`: the expiry, then the
+    /// addresses, then the scopes. `None` if a key with `creator`'s limits may create a key with
+    /// these.
+    #[must_use]
+    pub fn first_excess(&self, creator: &KeyLimits<'_>) -> Option<ExceededLimit> {
+        let is_later = match (self.expires_at, creator.expires_at) {
+            (_, None) => false,
+            (None, Some(_)) => true,
+            (Some(own), Some(limit)) => own > limit,
+        };
+        if is_later {
+            return Some(ExceededLimit::ExpiresAt);
+        }
+        let outside = if self.allowed_networks.is_unrestricted() {
+            (!creator.allowed_networks.is_unrestricted()).then_some(0)
+        } else {
+            self.allowed_networks
+                .first_outside(creator.allowed_networks)
+        };
+        if let Some(index) = outside {
+            return Some(ExceededLimit::AllowedNetworks(index));
+        }
+        (!creator.scopes.covers(self.scopes)).then_some(ExceededLimit::Scopes)
+    }
+}
+
+/// A limit in which a new key exceeds the key that creates it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(
+    clippy::exhaustive_enums,
+    reason = "complete: every surface names each field"
+)]
+pub enum ExceededLimit {
+    /// It expires later, or never.
+    ExpiresAt,
+    /// The entry at this index of its address list, counted from 0, is outside the creator's list.
+    /// 0 if it has no list.
+    AllowedNetworks(usize),
+    /// It has a scope that the creator lacks.
+    Scopes,
 }
 
 /// A key with the account that holds it, read together.

@@ -66,7 +66,7 @@ pub use denial::Denial;
 pub use id::{AccountId, EventId, ID_LEN, InvalidId, KeyId};
 pub use issue_policy::IssuePolicy;
 pub use judge::{Evidence, Question, judge, judge_account};
-pub use key::{ApiKey, KeyKind, StoredKey};
+pub use key::{ApiKey, ExceededLimit, KeyKind, KeyLimits, StoredKey};
 pub use key_format::{
     BODY_LEN, InvalidPrefix, KeyPrefix, Malformed, PresentedKey, RANDOM_LEN, SECRET_MAX_LEN,
     SecretKey, ShownPrefix, check_form,
