@@ -66,7 +66,7 @@ impl Actor {
                     identity.account.clone(),
                 ))),
             }),
-            parent: (key.kind == KeyKind::Account).then(|| key.clone()),
+            parent: key.limits_what_it_creates().then(|| key.clone()),
         }
     }
 

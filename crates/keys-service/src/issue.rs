@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keys_core::{
-    AccountId, AllowedNetworks, ApiKey, Denial, IssuePolicy, KeyId, KeyKind, KeyName, KeyPrefix,
-    ScopeSet, SecretKey, Timestamp,
+    AccountId, AllowedNetworks, ApiKey, Denial, ExceededLimit, IssuePolicy, KeyId, KeyKind,
+    KeyLimits, KeyName, KeyPrefix, ScopeSet, SecretKey, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -213,6 +213,16 @@ pub enum IssueField {
     Ttl,
 }
 
+impl From<ExceededLimit> for IssueField {
+    fn from(limit: ExceededLimit) -> Self {
+        match limit {
+            ExceededLimit::ExpiresAt => Self::ExpiresAt,
+            ExceededLimit::AllowedNetworks(index) => Self::AllowedNetworks(index),
+            ExceededLimit::Scopes => Self::Scopes,
+        }
+    }
+}
+
 /// Error returned when a key was not issued.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -230,6 +240,10 @@ pub enum IssueError {
     /// a scope that it lacks.
     #[error("a key cannot create a key that may do more than itself")]
     ExceedsCreator(IssueField),
+    /// The key that creates it was restricted after it was authenticated. The draft inherits a
+    /// limit that is too wide by now. A repetition inherits the present one.
+    #[error("the key that creates it was restricted a moment ago")]
+    CreatorRestricted,
     /// The caller is no longer authorized.
     #[error("the caller was refused")]
     CallerDenied(#[source] Denial),
@@ -274,6 +288,7 @@ impl From<ChangeError> for IssueError {
     fn from(error: ChangeError) -> Self {
         match error {
             ChangeError::CallerDenied(denial) => Self::CallerDenied(denial),
+            ChangeError::ExceedsCaller(limit) => Self::ExceedsCreator(limit.into()),
             ChangeError::AccountNotFound => Self::AccountNotFound,
             ChangeError::AccountDenied(denial) => Self::AccountDenied(denial),
             ChangeError::CapReached { max } => Self::CapReached { max },
@@ -303,7 +318,7 @@ impl KeyService {
         if is_reserved(&draft.prefix) {
             return Err(IssueError::ReservedPrefix);
         }
-        let inherits_expiry = draft.expires_at.is_none();
+        let inherited = Inherited::by(&draft);
         let draft = match &by.parent {
             Some(parent) => narrow(draft, parent).map_err(IssueError::ExceedsCreator)?,
             None => draft,
@@ -321,8 +336,11 @@ impl KeyService {
         let issued = self.issue(by, template, draft.idempotent).await;
         issued.map_err(|error| match error {
             // The expiry is the creator's, which has passed since the creator was authenticated.
-            IssueError::ExpiryNotInFuture if inherits_expiry => {
+            IssueError::ExpiryNotInFuture if inherited.expires_at => {
                 IssueError::CallerDenied(Denial::Expired)
+            }
+            IssueError::ExceedsCreator(field) if inherited.includes(field) => {
+                IssueError::CreatorRestricted
             }
             error => error,
         })
@@ -470,26 +488,48 @@ fn prefix(reserved: &str) -> KeyPrefix {
     reserved.parse().expect("reserved prefixes are legal")
 }
 
+/// Fields that a draft leaves open, which are inherited from the key that creates it.
+struct Inherited {
+    expires_at: bool,
+    allowed_networks: bool,
+    scopes: bool,
+}
+
+impl Inherited {
+    fn by(draft: &KeyDraft) -> Self {
+        Self {
+            expires_at: draft.expires_at.is_none(),
+            allowed_networks: draft.allowed_networks.is_unrestricted(),
+            scopes: draft.scopes.is_none(),
+        }
+    }
+
+    fn includes(&self, field: IssueField) -> bool {
+        match field {
+            IssueField::ExpiresAt => self.expires_at,
+            IssueField::AllowedNetworks(_) => self.allowed_networks,
+            IssueField::Scopes => self.scopes,
+            IssueField::Prefix | IssueField::Ttl => false,
+        }
+    }
+}
+
 /// Applies the limits of the key that creates it to a draft. Open fields are inherited from the
 /// parent.
 fn narrow(mut draft: KeyDraft, parent: &ApiKey) -> Result<KeyDraft, IssueField> {
-    draft.expires_at = match (draft.expires_at, parent.expires_at) {
-        (Some(wanted), Some(limit)) if wanted > limit => return Err(IssueField::ExpiresAt),
-        (wanted, limit) => wanted.or(limit),
-    };
+    draft.expires_at = draft.expires_at.or(parent.expires_at);
     if draft.allowed_networks.is_unrestricted() {
         draft.allowed_networks = parent.allowed_networks.clone();
-    } else if let Some(index) = draft
-        .allowed_networks
-        .first_outside(&parent.allowed_networks)
-    {
-        return Err(IssueField::AllowedNetworks(index));
     }
-    draft.scopes = match draft.scopes {
-        Some(wanted) if !parent.scopes.covers(&wanted) => return Err(IssueField::Scopes),
-        wanted => wanted.or_else(|| Some(parent.scopes.clone())),
+    let limits = KeyLimits {
+        expires_at: draft.expires_at,
+        allowed_networks: &draft.allowed_networks,
+        scopes: draft.scopes.get_or_insert_with(|| parent.scopes.clone()),
     };
-    Ok(draft)
+    match limits.first_excess(&parent.limits()) {
+        Some(limit) => Err(limit.into()),
+        None => Ok(draft),
+    }
 }
 
 /// A new key as it is stored, sealed, for a repetition of the request that created it.

@@ -153,13 +153,19 @@ impl State {
     }
 
     fn check_caller(&self, change: &Change) -> Result<(), ChangeError> {
+        self.caller(change).map(drop)
+    }
+
+    /// Checks the caller, and returns its key. `None` if the change is made without a caller.
+    fn caller(&self, change: &Change) -> Result<Option<&ApiKey>, ChangeError> {
         let Authority::Caller(caller) = &change.authority else {
-            return Ok(());
+            return Ok(None);
         };
-        let stored = self.keys.get(&caller.key_id).map(|row| self.stored(row));
+        let row = self.keys.get(&caller.key_id);
         caller
-            .check(stored.as_ref(), change.at)
-            .map_err(ChangeError::CallerDenied)
+            .check(row.map(|row| self.stored(row)).as_ref(), change.at)
+            .map_err(ChangeError::CallerDenied)?;
+        Ok(row.map(|row| &row.key))
     }
 
     fn check_completion(&self, change: &Change) -> Result<(), ChangeError> {
@@ -279,7 +285,9 @@ impl Keys for MemoryStore {
 
     async fn insert_key(&self, key: NewKey, change: Change) -> Result<(), ChangeError> {
         let mut state = self.state.lock();
-        state.check_caller(&change)?;
+        if let Some(caller) = state.caller(&change)? {
+            key.check_caller(caller)?;
+        }
         state.check_admission(&key, change.at)?;
         let id = key.key.id;
         let digest = (key.digest.pepper, *key.digest.digest.as_bytes());

@@ -287,6 +287,73 @@ async fn a_key_creates_nothing_that_may_do_more_than_itself() {
     assert_eq!(child.scopes, parent.key.scopes);
 }
 
+/// The creating key is restricted between its authentication and the change.
+#[tokio::test]
+async fn a_key_that_was_restricted_a_moment_ago_creates_nothing_wider() {
+    let fixture = Fixture::on_plan("pro").await;
+    let parent = fixture
+        .issue(
+            fixture
+                .draft()
+                .allowed_networks(networks(&["127.0.0.1"]))
+                .scopes(Some(ScopeSet::parse(["a"]).unwrap()))
+                .expires_at(Some(NOON.saturating_add(HOUR))),
+        )
+        .await;
+    let now = fixture.holder(&parent).await;
+    let mut later = now.clone();
+    later.key.expires_at = None;
+    let mut elsewhere = now.clone();
+    elsewhere.key.allowed_networks = AllowedNetworks::default();
+    let mut more = now.clone();
+    more.key.scopes = ScopeSet::parse(["a", "b"]).unwrap();
+    let beyond = Some(NOON.saturating_add(2 * HOUR));
+    let list = networks(&["127.0.0.1", "192.0.2.1"]);
+    for (former, draft, field) in [
+        (
+            later,
+            fixture.draft().expires_at(beyond),
+            IssueField::ExpiresAt,
+        ),
+        (
+            elsewhere,
+            fixture.draft().allowed_networks(list),
+            IssueField::AllowedNetworks(1),
+        ),
+        (
+            more.clone(),
+            fixture.draft().scopes(Some(more.key.scopes)),
+            IssueField::Scopes,
+        ),
+    ] {
+        let policy = ManagementPolicy::default();
+        let by = fixture
+            .service
+            .manager(&former, Operation::Create, &policy)
+            .unwrap();
+        let request = || Some(idempotent(&format!("{field:?}"), ""));
+        let before = fixture.usable().await;
+        // As at the start: the field of the request is at fault.
+        let refused = fixture.service.issue_key(&by, draft).await.unwrap_err();
+        assert!(
+            matches!(refused, IssueError::ExceedsCreator(at) if at == field),
+            "{field:?}: {refused:?}"
+        );
+        // The request has no such field, so it is not at fault.
+        let inherited = fixture.draft().idempotent(request());
+        let refused = fixture.service.issue_key(&by, inherited).await.unwrap_err();
+        assert!(
+            matches!(refused, IssueError::CreatorRestricted),
+            "{field:?}: {refused:?}"
+        );
+        assert_eq!(fixture.usable().await, before);
+        // A repetition, authenticated again, inherits what the key has now.
+        let by = fixture.manager(&parent).await;
+        let inherited = fixture.draft().idempotent(request());
+        fixture.service.issue_key(&by, inherited).await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn keys_made_in_a_session_outlive_it() {
     let fixture = Fixture::on_plan("pro").await;

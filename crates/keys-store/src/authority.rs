@@ -1,6 +1,6 @@
 //! The check inside the transaction whether a change may still be made.
 
-use keys_core::{Account, AccountId};
+use keys_core::{Account, AccountId, ApiKey};
 use keys_service::ports::{Authority, Change, ChangeError, UnreadableKey};
 
 use crate::connection::Connection;
@@ -18,7 +18,7 @@ use crate::types::DbId;
 /// Callers without an account in common, such as two operators that revoke each other's keys, need
 /// both keys locked in order, which takes several statements.
 #[cfg(feature = "postgres")]
-pub(crate) fn held(change: &Change, account: AccountId) -> Option<(Held, &Account)> {
+pub(crate) fn held(change: &Change, account: AccountId) -> Option<(Held, &ApiKey, &Account)> {
     let Authority::Caller(caller) = &change.authority else {
         return None;
     };
@@ -26,7 +26,7 @@ pub(crate) fn held(change: &Change, account: AccountId) -> Option<(Held, &Accoun
     let own = accepted.account.as_ref().filter(|own| own.id == account)?;
     let is_known = accepted.key.id == caller.key_id && change.completion.is_none();
     let is_acceptable = is_known && caller.check(Some(accepted), change.at).is_ok();
-    is_acceptable.then(|| (Held::new(own, &accepted.key), own))
+    is_acceptable.then(|| (Held::new(own, &accepted.key), &accepted.key, own))
 }
 
 /// Checks the caller with the rows of the transaction, and keeps its key from being revoked before
@@ -42,18 +42,19 @@ pub(crate) async fn check(connection: &mut Connection, change: &Change) -> Resul
         Some(id) => load::account(connection, DbId(id.as_uuid())).await?,
         None => None,
     };
-    judge(change, key, account.map(AccountRow::read).as_ref())
+    judge(change, key, account.map(AccountRow::read).as_ref()).map(drop)
 }
 
 /// Checks the caller with its key and its account, as the transaction sees them. An account other
-/// than the key's counts as missing.
+/// than the key's counts as missing. Returns the caller's key, or `None` if the change is made
+/// without a caller.
 pub(crate) fn judge(
     change: &Change,
     key: Option<KeyRow>,
     account: Option<&Result<Account, Box<CorruptAccount>>>,
-) -> Result<(), ChangeError> {
+) -> Result<Option<ApiKey>, ChangeError> {
     let Authority::Caller(caller) = &change.authority else {
-        return Ok(());
+        return Ok(None);
     };
     let refused = |key: UnreadableKey| ChangeError::CallerDenied(key.denial());
     let mut stored = key
@@ -77,5 +78,6 @@ pub(crate) fn judge(
     }
     caller
         .check(stored.as_ref(), change.at)
-        .map_err(ChangeError::CallerDenied)
+        .map_err(ChangeError::CallerDenied)?;
+    Ok(stored.map(|stored| stored.key))
 }

@@ -134,7 +134,9 @@ fn rows_of(new: &NewKey, change: &Change) -> (NewKeyRow, EventRow) {
 /// what the transaction sees.
 #[cfg(feature = "postgres")]
 fn held_for(new: &NewKey, change: &Change) -> Option<Held> {
-    let (held, account) = authority::held(change, new.key.account_id?)?;
+    let (held, caller, account) = authority::held(change, new.key.account_id?)?;
+    // The statement holds the caller to these limits.
+    new.check_caller(caller).ok()?;
     let max = new.admission.keys_max(account).ok()?;
     Some(match max {
         Some(max) if new.key.kind == KeyKind::Account => held.with_less_than(max),
@@ -175,7 +177,9 @@ async fn admit(
     let account = opened.account.map(AccountRow::read);
     let callers_own = opened.caller_account.map(AccountRow::read);
     let callers = callers_own.as_ref().or(account.as_ref());
-    authority::judge(change, opened.caller, callers)?;
+    if let Some(caller) = authority::judge(change, opened.caller, callers)? {
+        new.check_caller(&caller)?;
+    }
     if new.key.account_id.is_none() {
         return Ok(());
     }
@@ -388,7 +392,7 @@ pub(crate) async fn revoke(
     };
     #[cfg(feature = "postgres")]
     if let Pools::Postgres(pool) = &pools
-        && let Some((held, _)) = account.and_then(|account| authority::held(&change, account))
+        && let Some((held, _, _)) = account.and_then(|account| authority::held(&change, account))
     {
         let event = audit::event(&change, AuditAction::KeyRevoked, AuditSubject::Key(id));
         let revoked =
@@ -403,7 +407,7 @@ pub(crate) async fn revoke(
         Ok(opened) => {
             let account = opened.caller_account.or(opened.account);
             let account = account.map(AccountRow::read);
-            authority::judge(&change, opened.caller, account.as_ref())
+            authority::judge(&change, opened.caller, account.as_ref()).map(drop)
         }
         Err(error) => Err(error.into()),
     };

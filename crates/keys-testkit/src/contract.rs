@@ -128,6 +128,8 @@ macro_rules! store_contract {
             caller_may_revoke_itself_once
             accepted_caller_that_was_refused_since_changes_nothing
             accepted_caller_acts_on_the_account_as_it_is_now
+            key_is_within_its_caller_as_the_caller_is_now
+            sessions_and_operators_do_not_limit_what_they_create
             forty_concurrent_creates_of_accepted_callers_give_ten
             nothing_happens_once_an_accepted_caller_is_refused
             accepted_callers_revoke_one_another
@@ -282,6 +284,7 @@ mod tests {
     fn every_case_is_in_a_list() {
         let lists = include_str!("contract.rs");
         let cases = [
+            include_str!("contract/accepted.rs"),
             include_str!("contract/accounts.rs"),
             include_str!("contract/audit.rs"),
             include_str!("contract/callers.rs"),

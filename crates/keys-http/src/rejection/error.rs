@@ -66,6 +66,11 @@ impl From<IssueError> for Rejection {
             IssueError::AccountNotFound => Self::AccountNotFound,
             IssueError::AccountDenied(denial) => Self::forbidden(denial),
             IssueError::CapReached { max } => Self::KeyLimitReached { max },
+            // A limit that bodies of the contract cannot set is inherited as well.
+            IssueError::CreatorRestricted | IssueError::ExceedsCreator(_) => {
+                tracing::info!("a key was restricted while it created another one");
+                Self::Unavailable
+            }
             IssueError::Idempotency(error) => error.into(),
             IssueError::Entropy(error) => error.into(),
             IssueError::Store(error) => error.into(),

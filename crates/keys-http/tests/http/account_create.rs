@@ -4,6 +4,8 @@ use keys_core::{AllowedNetworks, Timestamp};
 use keys_testkit::data::noon_plus;
 
 use crate::exchange::{Exchange as _, get, post};
+use crate::faults::ACCOUNT_503;
+use crate::faulty::{Fault, Faulty};
 use crate::rows::ACCOUNT;
 use crate::support::{World, draft};
 
@@ -73,6 +75,25 @@ async fn wider_than_the_creating_key_names_the_field_as_it_was_sent() {
             r#"{"data":{"identifier":"*","description":"CI","allowed_ips":["203.0.113.5"],"last_used_at":null,"created_at":"2026-01-01T12:00:00.000Z"},"meta":{"secret_token":"xyp_*"}}"#,
         )
         .await;
+}
+
+/// As in the case before if the body has the field. Otherwise the body is not at fault, and a
+/// repetition inherits what the key has by then.
+#[actix_web::test]
+async fn wider_than_a_key_that_was_restricted_a_moment_ago_is_refused() {
+    let store = Faulty::default();
+    let world = World::with_store(store.clone());
+    let key = world.pro_key().await;
+    store.fails_with(Fault::CallerRestricted);
+    let message = "must not be later than the expiry of the key that creates it";
+    let explicit = post(ACCOUNT)
+        .bearer(&key)
+        .json(r#"{"expiresAt":"2026-01-01T12:01:00Z"}"#);
+    let body = invalid("expiresAt", message);
+    explicit.expect(&world, 400, &body).await;
+    let inherited = post(ACCOUNT).bearer(&key).json("{}");
+    let answer = inherited.expect(&world, 503, ACCOUNT_503).await;
+    assert_eq!(answer.header("retry-after"), Some("1"));
 }
 
 #[actix_web::test]

@@ -16,7 +16,7 @@ use crate::support::World;
 
 const FLAT_503: &str =
     r#"{"message":"The service is temporarily unavailable","code":"unavailable"}"#;
-const ACCOUNT_503: &str =
+pub(crate) const ACCOUNT_503: &str =
     r#"{"statusCode":503,"message":"The service is temporarily unavailable","errors":[]}"#;
 const PROBLEM_503: &str = r#"{"title":"Service Unavailable","status":503,"code":"unavailable","detail":"The service is temporarily unavailable"}"#;
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use keys_core::Denial;
+use keys_core::{Denial, ExceededLimit};
 use keys_service::MemoryStore;
 use keys_service::ports::{
     ChangeError, ChangeFeed, ChangeLog as _, Changes, Idempotency as _, KeyStore, Reservation,
@@ -24,6 +24,8 @@ pub(crate) enum Fault {
     CallerRevoked,
     /// The caller's account was disabled between authentication and change.
     CallerDisabled,
+    /// The caller's key was given an earlier expiry between authentication and change.
+    CallerRestricted,
     /// Another request with the same idempotency key is under way.
     InFlight,
 }
@@ -105,6 +107,9 @@ impl Overrides for Faults {
         match self.fault() {
             Some(Fault::CallerRevoked) => Err(ChangeError::CallerDenied(Denial::Revoked)),
             Some(Fault::CallerDisabled) => Err(ChangeError::CallerDenied(Denial::AccountDisabled)),
+            Some(Fault::CallerRestricted) => {
+                Err(ChangeError::ExceedsCaller(ExceededLimit::ExpiresAt))
+            }
             _ => Ok(()),
         }
     }

@@ -1,6 +1,6 @@
 //! Errors of the ports.
 
-use keys_core::Denial;
+use keys_core::{Denial, ExceededLimit};
 
 /// Error of a store that could not answer. Says nothing about any key.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +21,9 @@ pub enum ChangeError {
     /// The caller may no longer make it.
     #[error("the caller was refused")]
     CallerDenied(#[source] Denial),
+    /// The new key exceeds the caller's key, as it is now, in this limit.
+    #[error("a key cannot create a key that may do more than itself")]
+    ExceedsCaller(ExceededLimit),
     /// The account does not exist.
     #[error("there is no such account")]
     AccountNotFound,

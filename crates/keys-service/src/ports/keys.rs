@@ -29,7 +29,8 @@ pub trait Keys: Send + Sync + 'static {
     /// Adds a key. Audit action `key.created`. With an account: it is locked, admitted, its usable
     /// keys of kind [`KeyKind::Account`](keys_core::KeyKind::Account) are counted (not revoked, and
     /// not expired at `change.at`) and compared with the cap, all in one transaction. The cap
-    /// applies to keys of that kind only.
+    /// applies to keys of that kind only. With a caller, the key must be within the limits of the
+    /// caller's key as the transaction sees it: see [`NewKey::check_caller`].
     async fn insert_key(&self, key: NewKey, change: Change) -> Result<(), ChangeError>;
 
     /// Revokes a key and returns the transaction. `None` if there was none to revoke. Audit action
@@ -111,6 +112,24 @@ impl NewKey {
             key,
             digest,
             admission,
+        }
+    }
+
+    /// Checks the key against the limits of the caller's key, as the transaction sees it.
+    ///
+    /// The limits of the new key were derived from the caller's key as it was when the caller was
+    /// accepted. If the caller was restricted since, the new key must not keep the former limits.
+    ///
+    /// # Errors
+    /// [`ChangeError::ExceedsCaller`] if `caller` [limits what it
+    /// creates](ApiKey::limits_what_it_creates), and the new key exceeds it.
+    pub fn check_caller(&self, caller: &ApiKey) -> Result<(), ChangeError> {
+        if !caller.limits_what_it_creates() {
+            return Ok(());
+        }
+        match self.key.limits().first_excess(&caller.limits()) {
+            Some(limit) => Err(ChangeError::ExceedsCaller(limit)),
+            None => Ok(()),
         }
     }
 }

@@ -16,9 +16,9 @@
 //! Every change is one transaction in which, in this order: the account is locked, the caller is
 //! checked again with the rows of the transaction, the change is made, its audit event is written,
 //! and a reserved idempotent answer is completed. So a key that was revoked a moment ago cannot
-//! create another one, and no change exists without its audit event. A caller that comes with the
-//! records by which it was accepted may be checked with these, if the transaction locks them and
-//! finds them unchanged.
+//! create another one, one that was restricted a moment ago cannot create a wider one, and no
+//! change exists without its audit event. A caller that comes with the records by which it was
+//! accepted may be checked with these, if the transaction locks them and finds them unchanged.
 
 mod accounts;
 mod change;

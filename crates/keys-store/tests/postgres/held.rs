@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use keys_core::{Account, ApiKey, Denial};
-use keys_service::ports::{ChangeError, KeyOwner, Keys as _, Maintenance as _};
+use keys_core::{Account, ApiKey, Denial, ExceededLimit};
+use keys_service::ports::{ChangeError, KeyOwner, Keys as _, Maintenance as _, NewKey};
 use keys_store::{Store, StoreOptions};
-use keys_testkit::data::{a_change, a_key, an_accepted_caller};
+use keys_testkit::data::{a_change, a_key, an_accepted_caller, noon_plus};
 use keys_testkit::postgres::Database;
 use tokio::time::{Instant, sleep};
+use tokio_postgres::Client;
 
 use super::{add_account, add_key, by_hand, connect, open};
 
@@ -19,6 +20,19 @@ const LAST_HELD: &str = "select count(*) from pg_stat_activity where datname = c
 const WAITING: &str = "select count(*) from pg_stat_activity where datname = current_database() \
                        and application_name = 'keys' and wait_event_type = 'Lock' \
                        and query like 'with held as %'";
+
+/// Waits until this many statements of the store wait for a lock.
+async fn until_waiting(watching: &Client, count: i64, statement: &str) {
+    let begin = Instant::now();
+    let waiting = async || {
+        let row = watching.query_one(WAITING, &[]).await.unwrap();
+        row.get::<_, i64>(0)
+    };
+    while waiting().await < count {
+        assert!(begin.elapsed() < Duration::from_secs(25), "{statement}");
+        sleep(Duration::from_millis(20)).await;
+    }
+}
 
 async fn create(store: &Store, account: &Account, caller: &ApiKey) -> Result<ApiKey, ChangeError> {
     let new = a_key().of(account).build_new();
@@ -108,18 +122,7 @@ async fn what_is_committed_while_the_statement_waits_for_a_lock_counts() {
                 .build();
             tokio::spawn(async move { store.revoke_key(owner, victim.id, change).await })
         };
-        let begin = Instant::now();
-        while watching
-            .query_one(WAITING, &[])
-            .await
-            .unwrap()
-            .get::<_, i64>(0)
-            < 2
-        {
-            assert!(!creating.is_finished(), "{statement}: it did not wait");
-            assert!(begin.elapsed() < Duration::from_secs(25), "{statement}");
-            sleep(Duration::from_millis(20)).await;
-        }
+        until_waiting(&watching, 2, &statement).await;
         client.batch_execute("commit").await.unwrap();
         let (created, revoked) = (creating.await.unwrap(), revoking.await.unwrap());
         if denial.is_none() {
@@ -142,5 +145,63 @@ async fn what_is_committed_while_the_statement_waits_for_a_lock_counts() {
             ];
             assert!(errors.iter().all(&is_expected), "{statement}: {errors:?}");
         }
+    }
+}
+
+/// The limits of the new key were derived from the caller as it was when it was accepted.
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_that_the_caller_loses_while_the_statement_waits_are_not_passed_on() {
+    let database = Database::create().await;
+    let options = StoreOptions::default()
+        .statement_timeout(Duration::from_secs(30))
+        .operation_timeout(Duration::from_secs(40));
+    let store = connect(&database, options).await;
+    store.migrate().await.unwrap();
+    let client = by_hand(&database.url()).await;
+    let watching = by_hand(&database.url()).await;
+    for (restriction, exceeded) in [
+        ("scopes = '{orders:read}'", ExceededLimit::Scopes),
+        (
+            "expires_at = timestamptz '2100-01-01T00:00:00Z'",
+            ExceededLimit::ExpiresAt,
+        ),
+        (
+            "allowed_networks = '{192.0.2.0/25}'",
+            ExceededLimit::AllowedNetworks(0),
+        ),
+    ] {
+        let account = add_account(&store).await;
+        let limited = || {
+            a_key()
+                .of(&account)
+                .allowed(["192.0.2.0/24"])
+                .scopes(["orders:read", "orders:write"])
+        };
+        let key = add_key(&store, limited().build_new()).await;
+        let mut caller = an_accepted_caller(&key, &account);
+        caller.address = Some("192.0.2.9".parse().unwrap());
+        let create = async |store: &Store, new: NewKey| {
+            let change = a_change().by(&caller).build();
+            store.insert_key(new, change).await
+        };
+        create(&store, limited().build_new()).await.unwrap();
+        let id = key.id.as_uuid();
+        let statement = format!("begin; update api_key set {restriction} where id = '{id}'");
+        client.batch_execute(&statement).await.unwrap();
+        let (created, ()) = tokio::join!(create(&store, limited().build_new()), async {
+            until_waiting(&watching, 1, &statement).await;
+            client.batch_execute("commit").await.unwrap();
+        });
+        assert!(
+            matches!(created, Err(ChangeError::ExceedsCaller(limit)) if limit == exceeded),
+            "{restriction}: {created:?}"
+        );
+        // One that is within the caller by now is made, although the record is out of date.
+        let within = a_key()
+            .of(&account)
+            .allowed(["192.0.2.1"])
+            .scopes(["orders:read"])
+            .expires_at(noon_plus(60));
+        create(&store, within.build_new()).await.unwrap();
     }
 }

@@ -3,11 +3,14 @@
 
 use std::sync::Arc;
 
-use keys_core::{ApiKey, Denial, Timestamp};
+use keys_core::{AllowedNetworks, ApiKey, Denial, ExceededLimit, Timestamp};
 use keys_service::ports::{AccountPatch, Caller, ChangeError, KeyOwner, KeyStore};
 
-use super::steps::{add_account, add_key, at_once, keys_of, revoke, update};
-use crate::data::{NOON, a_change, a_key, an_accepted_caller, an_account, noon_plus, plan, plans};
+use super::steps::{add_account, add_key, at_once, find, keys_of, revoke, update};
+use crate::data::{
+    KeyBuilder, NOON, a_caller, a_change, a_key, an_accepted_caller, an_account, noon_plus, plan,
+    plans,
+};
 
 fn disabled() -> AccountPatch {
     AccountPatch::default().disabled(true)
@@ -99,6 +102,98 @@ pub async fn accepted_caller_acts_on_the_account_as_it_is_now(store: Arc<dyn Key
     let change = a_change().by(&caller).build();
     let revoked = store.revoke_key(owner, victim.id, change).await;
     assert!(revoked.unwrap().is_none());
+}
+
+/// The stored key is narrower than the record by which its holder was accepted, and the limits of
+/// the new key were derived from that record.
+pub async fn key_is_within_its_caller_as_the_caller_is_now(store: Arc<dyn KeyStore>) {
+    let account = add_account(&*store, an_account().build()).await;
+    let limited = || {
+        a_key()
+            .of(&account)
+            .without_cap()
+            .allowed(["192.0.2.0/24", "2001:db8::/32"])
+            .scopes(["orders:read", "orders:write"])
+            .expires_at(noon_plus(60))
+    };
+    let key = add_key(&*store, limited().build_new()).await;
+    let mut former = key.clone();
+    former.allowed_networks = AllowedNetworks::default();
+    former.scopes = a_key().scopes(["admin", "orders:read"]).build().scopes;
+    former.expires_at = None;
+    let callers = [
+        a_caller(&key),
+        an_accepted_caller(&key, &account),
+        an_accepted_caller(&former, &account),
+    ];
+    let unlimited = || a_key().of(&account).without_cap();
+    let networks = ExceededLimit::AllowedNetworks;
+    let too_wide: [(KeyBuilder, ExceededLimit); 6] = [
+        (
+            limited().expires_at(noon_plus(61)),
+            ExceededLimit::ExpiresAt,
+        ),
+        (limited().allowed(["192.0.2.1", "192.0.3.1"]), networks(1)),
+        (limited().allowed([]), networks(0)),
+        (limited().scopes(["admin"]), ExceededLimit::Scopes),
+        (
+            limited().scopes(["orders:read", "x"]),
+            ExceededLimit::Scopes,
+        ),
+        // It never expires, and may be used from everywhere.
+        (unlimited(), ExceededLimit::ExpiresAt),
+    ];
+    for mut caller in callers {
+        caller.address = Some("192.0.2.9".parse().unwrap());
+        for (wide, exceeded) in &too_wide {
+            let new = wide.clone().build_new();
+            let change = a_change().by(&caller).build();
+            let refused = store.insert_key(new.clone(), change).await.unwrap_err();
+            assert!(
+                matches!(refused, ChangeError::ExceedsCaller(limit) if limit == *exceeded),
+                "expected {exceeded:?}, got {refused:?}"
+            );
+            assert_eq!(find(&*store, &new).await, None);
+        }
+        let narrower = limited()
+            .allowed(["192.0.2.128/25"])
+            .scopes([])
+            .expires_at(noon_plus(59));
+        for within in [limited(), narrower] {
+            let change = a_change().by(&caller).build();
+            store.insert_key(within.build_new(), change).await.unwrap();
+        }
+    }
+    assert_eq!(keys_of(&*store, &account).await.total, 7);
+
+    // The caller itself comes first: it is no longer authorized.
+    revoke(&*store, &key).await;
+    let change = a_change()
+        .by(&an_accepted_caller(&former, &account))
+        .build();
+    let refused = store.insert_key(unlimited().build_new(), change).await;
+    assert!(matches!(
+        refused,
+        Err(ChangeError::CallerDenied(Denial::Revoked))
+    ));
+}
+
+/// A session stands for a person, and a key that is created in a session outlives it. An operator
+/// issues keys to others.
+pub async fn sessions_and_operators_do_not_limit_what_they_create(store: Arc<dyn KeyStore>) {
+    let account = add_account(&*store, an_account().build()).await;
+    let session = a_key().session_of(&account).expires_at(noon_plus(60));
+    let session = add_key(&*store, session.build_new()).await;
+    let operator = add_key(&*store, a_key().expires_at(noon_plus(60)).build_new()).await;
+    for caller in [
+        a_caller(&session),
+        an_accepted_caller(&session, &account),
+        a_caller(&operator),
+    ] {
+        let new = a_key().of(&account).scopes(["admin"]).build_new();
+        let change = a_change().by(&caller).build();
+        store.insert_key(new, change).await.unwrap();
+    }
 }
 
 /// As without the records: the cap is exact, also for the first keys of an account and with keys

@@ -79,7 +79,10 @@ pub async fn caller_in_good_standing_may_change_things(store: Arc<dyn KeyStore>)
             .update_account(account.id, AccountPatch::default(), change())
             .await
             .unwrap();
-        let created = a_key().of(&account).build_new();
+        // An account's key creates no key that may do more than itself.
+        let created = a_key().of(&account);
+        let created = created.allowed(["192.0.2.0/24"]).expires_at(noon_plus(1));
+        let created = created.build_new();
         store.insert_key(created.clone(), change()).await.unwrap();
         let owner = Some(KeyOwner::Account(account.id));
         let revoked = store.revoke_key(owner, created.key.id, change()).await;
