@@ -66,6 +66,9 @@ impl fmt::Display for ExternalId {
 pub struct InvalidExternalId;
 
 /// An account. It holds keys, and its plan sets their maximum and the rate limits.
+///
+/// Serialized accounts of earlier versions are read, so a field that is added later is an `Option`
+/// or has a serde default.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(::serde::Serialize, ::serde::Deserialize))]
 #[non_exhaustive]

@@ -50,6 +50,9 @@ impl fmt::Display for KeyKind {
 }
 
 /// The stored fields of a key, without its secret and its digest.
+///
+/// Serialized keys of earlier versions are read, so a field that is added later is an `Option` or
+/// has a serde default.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(::serde::Serialize, ::serde::Deserialize))]
 #[non_exhaustive]

@@ -5,9 +5,10 @@ use std::time::Duration;
 use keys_core::{Account, AccountId, Denial, ExternalId, PlanName};
 
 use crate::actor::Actor;
+use crate::answer;
 use crate::entropy::EntropyError;
 use crate::everywhere::Effective;
-use crate::idempotency::{Attempt, IdempotencyError, Idempotent, ReserveError, unreadable};
+use crate::idempotency::{Attempt, IdempotencyError, Idempotent, ReserveError};
 use crate::ports::{AccountEntry, AccountPatch, AccountQuery, ChangeError, StoreError};
 use crate::service::KeyService;
 
@@ -150,11 +151,10 @@ impl KeyService {
         };
         let attempt = Attempt::new(idempotent, by, &self.inner.peppers, self.event_id(at)?);
         if let Some(answer) = self.reserve(&attempt, at).await? {
-            return Ok(serde_json::from_slice(&answer).map_err(|_| unreadable())?);
+            return Ok(answer::read(&answer)?);
         }
         let result = async {
-            let answer = serde_json::to_vec(&account)
-                .map_err(|error| StoreError::Unexpected(error.into()))?;
+            let answer = answer::write(&account)?;
             let peppers = &self.inner.peppers;
             let completion = attempt.seal(peppers, &answer, at, &mut self.entropy())?;
             insert(&account, Some(completion)).await

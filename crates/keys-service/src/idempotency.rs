@@ -99,6 +99,11 @@ pub enum IdempotencyError {
         /// Time until a repetition may take over. Zero if the other request has just taken over.
         retry_after: Duration,
     },
+    /// The first request was answered by an instance of a newer version, in a form that this
+    /// version cannot read. Nothing was created. A repetition succeeds at an instance of that
+    /// version.
+    #[error("the answer was stored by a newer version")]
+    NewerFormat,
 }
 
 /// One attempt at a request that may be a repetition.

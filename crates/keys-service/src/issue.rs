@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::actor::Actor;
+use crate::answer;
 use crate::entropy::{Entropy, EntropyError};
 use crate::idempotency::{Attempt, IdempotencyError, Idempotent, ReserveError, unreadable};
 use crate::ports::{Admission, ChangeError, Completion, NewKey, StoreError};
@@ -413,11 +414,11 @@ impl KeyService {
         };
         let attempt = Attempt::new(idempotent, by, &self.inner.peppers, self.event_id(at)?);
         if let Some(answer) = self.reserve(&attempt, at).await? {
-            return Ok(SealedKey::open(&answer)?);
+            return Ok(SealedKey::read(&answer)?);
         }
         let result = async {
             let issued = template.fill(at, &mut self.entropy())?;
-            let answer = SealedKey::seal(&issued)?;
+            let answer = SealedKey::write(&issued)?;
             let peppers = &self.inner.peppers;
             let completion = attempt.seal(peppers, &answer, at, &mut self.entropy())?;
             self.insert(by, &template, &issued, Some(completion))
@@ -532,7 +533,8 @@ fn narrow(mut draft: KeyDraft, parent: &ApiKey) -> Result<KeyDraft, IssueField> 
     }
 }
 
-/// A new key as it is stored, sealed, for a repetition of the request that created it.
+/// A new key as it is stored, sealed, for a repetition of the request that created it. See
+/// [`answer`] before you change a member, also one of [`ApiKey`].
 #[derive(Serialize, Deserialize)]
 struct SealedKey {
     secret: Zeroizing<String>,
@@ -540,18 +542,15 @@ struct SealedKey {
 }
 
 impl SealedKey {
-    fn seal(issued: &Issued) -> Result<Zeroizing<Vec<u8>>, StoreError> {
-        let sealed = Self {
+    fn write(issued: &Issued) -> Result<Zeroizing<Vec<u8>>, StoreError> {
+        answer::write(&Self {
             secret: Zeroizing::new(issued.secret.expose().to_owned()),
             key: issued.key.clone(),
-        };
-        serde_json::to_vec(&sealed)
-            .map(Zeroizing::new)
-            .map_err(|error| StoreError::Unexpected(error.into()))
+        })
     }
 
-    fn open(answer: &[u8]) -> Result<Issued, StoreError> {
-        let Self { secret, key } = serde_json::from_slice(answer).map_err(|_| unreadable())?;
+    fn read(answer: &[u8]) -> Result<Issued, ReserveError> {
+        let Self { secret, key } = answer::read(answer)?;
         let secret = SecretKey::parse(&secret).map_err(|_| unreadable())?;
         Ok(Issued { key, secret })
     }
@@ -563,5 +562,76 @@ impl From<ReserveError> for IssueError {
             ReserveError::Idempotency(error) => Self::Idempotency(error),
             ReserveError::Store(error) => Self::Store(error),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use keys_core::{EventId, Pepper, PepperRing};
+
+    use super::*;
+
+    /// Look-up digest and sealed answer of an earlier version, which knew of no formats: of the
+    /// request [`attempt`], under the pepper [`ring`].
+    const LOOKUP: &str = "c9f0529efd571fa2c77aa355fac21623b4e8c01eeaa372e52afbb7c7fc2e5c19";
+    const SEALED: &str = "\
+        53723d0d363956c22c7e9f5ce598bbd67a8f6a2a2a2d40d9049a86e490c4fc40c399063e0c7d489c5a7479ab\
+        06bc3fa3b9426b46a014cb3c3786f9a5e4e5e7662c36d041704ba6e529b20c87d595818087197a80a3eee1b3\
+        e5b72ffff984e4141dee94fa8a91deacb10861eb65e84ad2db097407b4554a7019eb7ecf34d5f3e6f657b5aa\
+        6af1905b36f2b250accdcaf52b21aede822f8f034fecaad50edf67bdbdb437cffdcbe1f594cc7ccf5cc54032\
+        a526fb7a21dc5f26928cf09206a0ffd8f80cc82e092c409347ff08ae2dc49270b3c660dced1809d51d2ba344\
+        cec9fe1ad94c057907be97570daf9d58513ea9dd89e1eccee49967c5bbe49bb0e338864c0584af28420f3d74\
+        516847a406c9f216847bf52e91d23ffb2ecce86816578a87138b165089c3d1b185d4c27ab99c3d9346b7156a\
+        f1d471e197d230b1e1f5ca10e525d20c84d46bf24893e9b84647fba4e6c04190b8d99de6de13d038a00cbb93\
+        137ab87149d530bd8e3f3572a535c9a9ec09d805fcfb4f8c848b4505189412a3d541231f69e42644ec81bc25\
+        c70858374073af2808ef3399b6";
+
+    fn bytes(hex: &str) -> Vec<u8> {
+        let digits = hex.as_bytes().chunks(2);
+        let byte = |pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
+        digits.map(byte).collect()
+    }
+
+    fn ring() -> PepperRing {
+        let pepper = Pepper::from_bytes(&[1; 32]).unwrap();
+        PepperRing::new("p1".parse().unwrap(), pepper)
+    }
+
+    fn attempt() -> Attempt {
+        let request = Idempotent::new("request-1".parse().unwrap(), "create", "body");
+        let token = EventId::generate(NOON, &mut Entropy::system()).unwrap();
+        Attempt::new(request, &Actor::system(), &ring(), token)
+    }
+
+    const NOON: Timestamp = Timestamp::from_unix_micros(1_767_268_800_000_000);
+
+    /// A rolling upgrade: the repetition reaches an instance of this version.
+    #[test]
+    fn answer_that_an_earlier_version_sealed_opens() {
+        let lookup = bytes(LOOKUP).try_into().unwrap();
+        let answer = attempt().open(&ring(), lookup, &bytes(SEALED)).unwrap();
+        let issued = SealedKey::read(&answer).unwrap();
+        let secret = issued.secret.expose();
+        assert_eq!(secret, "sk_live_1Pm9JOVo4Mu5bOWZME9vGh1Rw80YI7I6");
+        let id = "AZt5bdYAcxOJeg8vOYR3wQ".parse().unwrap();
+        let mut key = ApiKey::new(id, KeyKind::Account, issued.secret.shown_prefix(), NOON);
+        key.account_id = Some("AZt5bdYAeTCXxo6qyPiW9Q".parse().unwrap());
+        key.name = KeyName::from_memo("Production").unwrap();
+        key.allowed_networks = AllowedNetworks::parse(["192.0.2.0/24"]).unwrap();
+        key.scopes = ScopeSet::parse(["orders:read"]).unwrap();
+        key.expires_at = Some(NOON.saturating_add(Duration::from_hours(24)));
+        assert_eq!(issued.key, key);
+    }
+
+    /// The repetition reaches an instance that was not upgraded yet.
+    #[test]
+    fn earlier_version_reads_what_this_one_seals() {
+        let lookup = bytes(LOOKUP).try_into().unwrap();
+        let answer = attempt().open(&ring(), lookup, &bytes(SEALED)).unwrap();
+        let issued = SealedKey::read(&answer).unwrap();
+        let written = SealedKey::write(&issued).unwrap();
+        let read: SealedKey = serde_json::from_slice(&written).unwrap();
+        assert_eq!(*read.secret, issued.secret.expose());
+        assert_eq!(read.key, issued.key);
     }
 }

@@ -21,6 +21,7 @@
 
 mod account;
 mod actor;
+mod answer;
 mod authenticate;
 mod cache;
 mod clock;

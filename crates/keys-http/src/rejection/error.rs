@@ -54,6 +54,12 @@ impl From<IdempotencyError> for Rejection {
         match error {
             IdempotencyError::BodyDiffers => Self::IdempotencyBodyDiffers,
             IdempotencyError::InFlight { retry_after } => Self::IdempotencyInFlight { retry_after },
+            IdempotencyError::NewerFormat => {
+                tracing::warn!(
+                    "a repeated request was answered by a newer version: upgrade this instance"
+                );
+                Self::Unavailable
+            }
             error => unexpected(&error),
         }
     }
@@ -122,4 +128,20 @@ pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A client repeats a 503, and another instance may know the format.
+    #[test]
+    fn answer_of_a_newer_version_is_unavailable() {
+        for rejection in [
+            Rejection::from(IssueError::from(IdempotencyError::NewerFormat)),
+            Rejection::from(AccountError::from(IdempotencyError::NewerFormat)),
+        ] {
+            assert!(matches!(rejection, Rejection::Unavailable));
+        }
+    }
 }
