@@ -68,7 +68,7 @@ mod wake;
 
 pub use check::RowFault;
 pub use migrate::{MigrateError, SchemaError};
-pub use options::StoreOptions;
+pub use options::{InvalidOptions, StoreOptions};
 #[cfg(feature = "sqlite")]
 pub use sqlite::{FileLost, UnsafeFile};
 #[cfg(feature = "postgres")]

@@ -22,7 +22,7 @@ use crate::connection::{Connection, Pools};
 use crate::health::WriteHealth;
 use crate::life::Life;
 use crate::migrate::{self, MigrateError};
-use crate::options::StoreOptions;
+use crate::options::{InvalidOptions, StoreOptions};
 #[cfg(feature = "postgres")]
 use crate::postgres::{self, Pool, PostgresConnector, PostgresFeed};
 #[cfg(feature = "sqlite")]
@@ -97,6 +97,9 @@ pub enum OpenError {
     /// Called outside a Tokio runtime.
     #[error("a store is opened inside a Tokio runtime")]
     NoRuntime,
+    /// The options do not fit together.
+    #[error("the options of the store cannot be used")]
+    Options(#[source] InvalidOptions),
     /// The SQLite file cannot be created, or its path cannot be used.
     #[cfg(feature = "sqlite")]
     #[error("the SQLite file cannot be created")]
@@ -155,8 +158,17 @@ impl Store {
     /// file is created, with its folder, accessible only to its owner.
     ///
     /// # Errors
-    /// If it cannot be reached, or must not be used.
+    /// If it cannot be reached, or must not be used, or the options [do not fit
+    /// together](StoreOptions::check).
     pub async fn connect(url: &DatabaseUrl, options: StoreOptions) -> Result<Self, OpenError> {
+        options.check().map_err(OpenError::Options)?;
+        Self::connect_unchecked(url, options).await
+    }
+
+    async fn connect_unchecked(
+        url: &DatabaseUrl,
+        options: StoreOptions,
+    ) -> Result<Self, OpenError> {
         let runtime = Handle::try_current().map_err(|_| OpenError::NoRuntime)?;
         let health = WriteHealth::default();
         let (pools, connector) = match &url.0 {
@@ -164,6 +176,7 @@ impl Store {
             Location::Postgres(location) => {
                 let connector =
                     PostgresConnector::new(location, &options).map_err(OpenError::Tls)?;
+                warn_of_connect_timeout(&connector, &options);
                 let connector = Arc::new(match &options.direct_url {
                     None => connector,
                     Some(DatabaseUrl(Location::Postgres(location))) => {
@@ -640,6 +653,20 @@ async fn sweep(inner: &Inner, now: Timestamp) -> Result<u64, StoreError> {
     Ok(deleted)
 }
 
+/// Logs if the URL allows more time to connect than an operation has. That is no error, because a
+/// connection that is ready too late for its operation is kept for the next one.
+#[cfg(feature = "postgres")]
+fn warn_of_connect_timeout(connector: &PostgresConnector, options: &StoreOptions) {
+    let timeout = connector.connect_timeout();
+    if let Some(room) = options.room_to_connect(timeout) {
+        tracing::warn!(
+            "the database URL allows {timeout:?} to connect (`connect_timeout` for each host), and an operation is \
+             given up after {:?} in all: lower it to at most {room:?} for all hosts together",
+            options.operation_timeout,
+        );
+    }
+}
+
 #[cfg(feature = "postgres")]
 async fn capacity(pools: &Pools) -> Result<Option<postgres::Capacity>, StoreError> {
     match &mut pools.read().await? {
@@ -673,3 +700,6 @@ async fn ready(inner: &Inner) -> Result<Readiness, StoreError> {
         takes_writes && inner.health.is_writable() && inner.pools.commits_end(),
     ))
 }
+
+#[cfg(test)]
+mod tests;

@@ -642,57 +642,46 @@ async fn connection_lost_during_a_change_is_unavailable_and_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn slow_statements_and_operations_are_given_up() {
+async fn slow_statements_are_given_up() {
     let database = Database::create().await;
-    open(&database).await;
     let second = Duration::from_secs(1);
-    for (statement_timeout, operation_timeout) in
-        [(second / 5, second * 10), (second * 10, second / 5)]
-    {
-        let store = connect(
-            &database,
-            StoreOptions::default()
-                .statement_timeout(statement_timeout)
-                .operation_timeout(operation_timeout),
-        )
-        .await;
-        let account = add_account(&store).await;
-        let blocker = by_hand(&database.url()).await;
-        blocker
-            .batch_execute("begin; lock table account in access exclusive mode")
-            .await
-            .unwrap();
-        let started = tokio::time::Instant::now();
-        let refused = store.find_account(account.id).await;
-        assert!(
-            matches!(refused, Err(StoreError::Unavailable(_))),
-            "{refused:?}"
-        );
-        assert!(started.elapsed() < second * 3);
-        blocker.batch_execute("rollback").await.unwrap();
-        assert!(store.find_account(account.id).await.unwrap().is_some());
-    }
-}
-
-/// A change that is given up releases its locks at once, not when its connection is needed again.
-#[tokio::test(flavor = "multi_thread")]
-async fn change_given_up_holds_no_lock() {
-    let database = Database::create().await;
-    let patient = open(&database).await;
-    let account = add_account(&patient).await;
-    let options = StoreOptions::default().operation_timeout(Duration::from_millis(200));
-    let hasty = connect(&database, options).await;
+    let options = StoreOptions::default().statement_timeout(second / 5);
+    let store = connect(&database, options).await;
+    store.migrate().await.unwrap();
+    let account = add_account(&store).await;
     let blocker = by_hand(&database.url()).await;
     blocker
-        .batch_execute("begin; lock table audit_event in exclusive mode")
+        .batch_execute("begin; lock table account in access exclusive mode")
         .await
         .unwrap();
-    let refused = hasty
-        .insert_key(a_key().of(&account).build_new(), a_change().build())
-        .await;
-    assert!(refused.is_err());
+    let started = Instant::now();
+    let refused = store.find_account(account.id).await;
+    assert!(
+        matches!(refused, Err(StoreError::Unavailable(_))),
+        "{refused:?}"
+    );
+    assert!(started.elapsed() < second * 3);
     blocker.batch_execute("rollback").await.unwrap();
-    add_key(&patient, a_key().of(&account).build_new()).await;
+    assert!(store.find_account(account.id).await.unwrap().is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn store_is_not_opened_with_time_limits_that_contradict_each_other() {
+    let database = Database::create().await;
+    let options = StoreOptions::default().operation_timeout(Duration::from_secs(8));
+    let url = database.url().parse().unwrap();
+    let Err(error) = Store::connect(&url, options).await else {
+        panic!("it was opened");
+    };
+    let message = chain(&error);
+    for named in [
+        "operation_timeout (8s)",
+        "pool_wait (1s)",
+        "connect_timeout (3s)",
+        "statement_timeout (5s)",
+    ] {
+        assert!(message.contains(named), "{message}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

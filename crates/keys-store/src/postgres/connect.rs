@@ -287,6 +287,11 @@ impl PostgresConnector {
         })
     }
 
+    /// Returns the time limit of establishing a connection of the pool.
+    pub(crate) fn connect_timeout(&self) -> Duration {
+        self.session.timeout
+    }
+
     /// Connects the feed and migrations to `location`, to bypass a pooler.
     pub(crate) fn direct(mut self, location: &PostgresLocation) -> Result<Self, TlsError> {
         self.direct = Some(Route::new(location)?);

@@ -272,7 +272,7 @@ async fn commit_on_a_server_that_is_no_longer_followed_is_not_acknowledged() {
     let options = StoreOptions::default()
         .direct_url(Some(direct_url.parse().unwrap()))
         .statement_timeout(Duration::from_secs(30))
-        .operation_timeout(Duration::from_secs(30));
+        .operation_timeout(Duration::from_secs(40));
     let store = Store::connect(&url.parse().unwrap(), options)
         .await
         .unwrap();

@@ -21,7 +21,7 @@ const AT_ONCE: Duration = Duration::from_millis(700);
 fn hasty() -> StoreOptions {
     StoreOptions::default()
         .statement_timeout(Duration::from_secs(2))
-        .operation_timeout(Duration::from_secs(4))
+        .operation_timeout(Duration::from_secs(6))
 }
 
 async fn connections(client: &tokio_postgres::Client) -> i64 {
@@ -90,7 +90,9 @@ async fn writes_that_hang_leave_look_ups_and_lists_alone_and_are_cancelled_on_th
 #[tokio::test(flavor = "multi_thread")]
 async fn a_look_up_that_is_given_up_is_cancelled_on_the_server() {
     let database = Database::create().await;
-    let options = StoreOptions::default().statement_timeout(Duration::from_mins(5));
+    let options = StoreOptions::default()
+        .statement_timeout(Duration::from_mins(5))
+        .operation_timeout(Duration::from_mins(6));
     let store = connect(&database, options).await;
     store.migrate().await.unwrap();
     let blocker = by_hand(&database.url()).await;
@@ -193,7 +195,9 @@ impl Scarce {
 async fn a_pool_that_is_refused_a_further_connection_waits_for_one_that_it_has() {
     let scarce = Scarce::start(3).await;
     // A loaded machine is slow.
-    let options = StoreOptions::default().pool_wait(Duration::from_secs(5));
+    let options = StoreOptions::default()
+        .pool_wait(Duration::from_secs(5))
+        .operation_timeout(Duration::from_secs(15));
     let store = Store::connect(&scarce.url().parse().unwrap(), options)
         .await
         .unwrap();
@@ -561,7 +565,8 @@ async fn connections_that_are_slow_to_be_made_are_kept_for_the_next_requester_an
     let (proxy, url) = FaultProxy::in_front_of(&database.url()).await;
     let options = StoreOptions::default()
         .connections_max(CONNECTIONS_MAX.try_into().unwrap())
-        .connect_timeout(Duration::from_mins(1));
+        .connect_timeout(Duration::from_mins(1))
+        .operation_timeout(Duration::from_mins(2));
     let url = url.parse().unwrap();
     let store = Store::connect(&url, options).await.unwrap();
     store.migrate().await.unwrap();
