@@ -19,7 +19,7 @@ use keys_service::ports::{
 
 use crate::connection::{Connection, Pools, query};
 use crate::error::{QueryError, optional};
-use crate::opening::{Opened, Opening};
+use crate::opening::{Counted, Opened, Opening};
 #[cfg(feature = "postgres")]
 use crate::postgres::{self, Held};
 use crate::rows::{
@@ -194,33 +194,34 @@ async fn admit(
         .map_err(ChangeError::AccountDenied)?;
     if let Some(max) = max
         && new.key.kind == KeyKind::Account
+        && has_usable(connection, account.id, change.at, max, opened.counted).await?
     {
-        let is_reached = match opened.counted.and_then(|counted| counted.reaches(max)) {
-            Some(is_reached) => is_reached,
-            None => has_usable(connection, account.id, change.at, max).await?,
-        };
-        if is_reached {
-            return Err(ChangeError::CapReached { max });
-        }
+        return Err(ChangeError::CapReached { max });
     }
     Ok(())
 }
 
 /// Returns whether the account has at least `count` usable keys. Those that never expire are
 /// counted already. For the others the index finds those that have not expired, and only as many
-/// are read as needed.
+/// are read as needed. `counted` is their number, if it was read before.
 async fn has_usable(
     connection: &mut Connection,
     account_id: AccountId,
     now: Timestamp,
     count: u32,
+    counted: Option<Counted>,
 ) -> Result<bool, QueryError> {
     let id = DbId(account_id.as_uuid());
-    let unending: Result<i64, QueryError> = query!(&mut *connection, |open| key_count::table
-        .find(id)
-        .select(key_count::unending)
-        .first(open));
-    let missing = i64::from(count) - optional(unending)?.unwrap_or(0);
+    let unending = match counted {
+        Some(counted) => {
+            if let Some(is_reached) = counted.reaches(count) {
+                return Ok(is_reached);
+            }
+            counted.unending
+        }
+        None => unending(connection, id).await?,
+    };
+    let missing = i64::from(count) - unending;
     if missing <= 0 {
         return Ok(true);
     }
@@ -237,6 +238,15 @@ async fn has_usable(
         .limit(1)
         .load(open))?;
     Ok(!last.is_empty())
+}
+
+/// Returns the counted number of keys of the account that never expire.
+async fn unending(connection: &mut Connection, account: DbId) -> Result<i64, QueryError> {
+    let counted: Result<i64, QueryError> = query!(connection, |open| key_count::table
+        .find(account)
+        .select(key_count::unending)
+        .first(open));
+    Ok(optional(counted)?.unwrap_or(0))
 }
 
 pub(crate) async fn list(

@@ -9,6 +9,17 @@ use keys_core::{Account, ApiKey};
 use crate::rows::{NewAccountRow, WrittenKeyRow};
 use crate::types::{Id, Moment, NetworkList, TextList};
 
+/// Condition that the trigger is enabled which counts new keys in `key_count`. Without it, the
+/// counter of an account stays below its keys while keys are created. Enabled in the way that
+/// `pg_restore --disable-triggers` leaves behind does not suffice, because keys that were loaded
+/// are not counted until the next migration, which restores the trigger.
+///
+/// Evaluated once for each statement, in about 0.01 ms.
+pub(super) const NEW_KEYS_ARE_COUNTED: &str = "exists (\
+    select from pg_catalog.pg_trigger as counting \
+    where counting.tgrelid = 'api_key'::regclass and counting.tgname = 'api_key_counted_insert' \
+        and counting.tgenabled = 'A')";
+
 /// The caller's account and key as they were read when it was accepted, and were judged. The common
 /// table expression `held` locks both and has one row if they still are so,
 /// otherwise none.
@@ -33,8 +44,9 @@ impl Held {
         }
     }
 
-    /// And if the account has less than `max` keys that are not revoked. That is a narrower
-    /// condition than less than `max` usable keys, because expired ones count.
+    /// And if the account has less than `max` keys that are not revoked, as far as keys are
+    /// counted. That is a narrower condition than less than `max` usable keys, because expired ones
+    /// count.
     pub(crate) fn with_less_than(mut self, max: u32) -> Self {
         self.listed_below = Some(max.into());
         self
@@ -78,6 +90,8 @@ impl QueryFragment<Pg> for Held {
         if let Some(max) = &self.listed_below {
             out.push_sql(" and counted.listed < ");
             out.push_bind_param::<BigInt, _>(max)?;
+            out.push_sql(" and ");
+            out.push_sql(NEW_KEYS_ARE_COUNTED);
         }
         // In the order in which every change locks: account, keys, counter.
         out.push_sql(" for no key update of account for share of caller");

@@ -13,6 +13,7 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection as _};
 use futures_util::future::{try_join, try_join4};
 use tokio::time::timeout;
 
+use super::held::NEW_KEYS_ARE_COUNTED;
 use crate::opening::{Counted, Opened, Opening};
 use crate::rows::{AccountRow, KeyRow};
 use crate::schema::{account, api_key};
@@ -157,7 +158,8 @@ async fn count_usable(
     Ok(Counted { unending, ending })
 }
 
-/// Counts the usable keys of an account, those that expire up to a maximum.
+/// Counts the usable keys of an account, those that expire up to a maximum. Those that never expire
+/// are counted already, unless new keys are not counted at the moment.
 #[derive(QueryId)]
 struct CountUsable {
     account: DbId,
@@ -171,12 +173,16 @@ impl Query for CountUsable {
 impl QueryFragment<Pg> for CountUsable {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
         const { assert!(Counted::ENDING_MAX == 100, "as the statement says") };
-        out.push_sql("select coalesce((select unending from key_count where account_id = ");
+        out.push_sql("select case when ");
+        out.push_sql(NEW_KEYS_ARE_COUNTED);
+        out.push_sql(" then coalesce((select unending from key_count where account_id = ");
         out.push_bind_param::<Id, _>(&self.account)?;
         // Written as in the index, because a planner that does not know the parameters could not
         // use it otherwise.
         out.push_sql(
-            "), 0), (select count(*) from (\
+            "), 0) else (select count(*) from api_key \
+                 where account_id = $1 and kind = 2 and revoked_at is null and expires_at is null) end, \
+             (select count(*) from (\
                  select from api_key \
                  where account_id = $1 and kind = 2 and revoked_at is null and expires_at > ",
         );

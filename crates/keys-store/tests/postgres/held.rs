@@ -5,7 +5,7 @@ use std::time::Duration;
 use keys_core::{Account, ApiKey, Denial, ExceededLimit};
 use keys_service::ports::{ChangeError, KeyOwner, Keys as _, Maintenance as _, NewKey};
 use keys_store::{Store, StoreOptions};
-use keys_testkit::data::{a_change, a_key, an_accepted_caller, noon_plus};
+use keys_testkit::data::{a_caller, a_change, a_key, an_accepted_caller, noon_plus};
 use keys_testkit::postgres::Database;
 use tokio::time::{Instant, sleep};
 use tokio_postgres::Client;
@@ -204,4 +204,56 @@ async fn limits_that_the_caller_loses_while_the_statement_waits_are_not_passed_o
             .expires_at(noon_plus(60));
         create(&store, within.build_new()).await.unwrap();
     }
+}
+
+/// As `pg_restore --disable-triggers` leaves the table if it is interrupted.
+#[tokio::test(flavor = "multi_thread")]
+async fn cap_is_exact_while_new_keys_are_not_counted() {
+    let database = Database::create().await;
+    let store = open(&database).await;
+    let client = by_hand(&database.url()).await;
+    let [account, other] = [add_account(&store).await, add_account(&store).await];
+    let session = add_key(&store, a_key().session_of(&account).build_new()).await;
+    let operator = add_key(&store, a_key().build_new()).await;
+    // The counters are there from the first key on.
+    create(&store, &account, &session).await.unwrap();
+    add_key(&store, a_key().of(&other).build_new()).await;
+    let disable = "alter table api_key disable trigger api_key_counted_insert";
+    client.batch_execute(disable).await.unwrap();
+
+    let callers = [
+        (&account, an_accepted_caller(&session, &account)),
+        (&other, a_caller(&operator)),
+    ];
+    for (account, caller) in callers {
+        for count in 1..14 {
+            let new = a_key().of(account);
+            let new = if count % 3 == 0 {
+                new.expires_at(noon_plus(60))
+            } else {
+                new
+            };
+            let change = a_change().by(&caller).build();
+            let created = store.insert_key(new.build_new(), change).await;
+            if count < 10 {
+                created.unwrap();
+            } else {
+                assert!(
+                    matches!(created, Err(ChangeError::CapReached { max: 10 })),
+                    "{count}: {created:?}"
+                );
+            }
+        }
+    }
+    // Counted again, keys are made in one statement again.
+    store.migrate().await.unwrap();
+    assert!(store.recount_keys().await.unwrap());
+    let refused = create(&store, &account, &session).await;
+    assert!(matches!(refused, Err(ChangeError::CapReached { max: 10 })));
+    let free = add_account(&store).await;
+    let session = add_key(&store, a_key().session_of(&free).build_new()).await;
+    create(&store, &free, &session).await.unwrap();
+    create(&store, &free, &session).await.unwrap();
+    let row = client.query_one(LAST_HELD, &[]).await.unwrap();
+    assert_eq!(row.get::<_, i64>(0), 1);
 }

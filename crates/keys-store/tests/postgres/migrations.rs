@@ -48,7 +48,7 @@ async fn keys_that_were_loaded_without_triggers_are_counted_again() {
              end $$"
         );
         database.run(&enable).await.unwrap();
-        add_key(&store, a_key().of(&account).build_new()).await;
+        add_key(&store, a_key().of(&account).without_cap().build_new()).await;
     }
     let copied = database.copy("api_key", &format!("'{}'", account.id.as_uuid()));
     let replicated = format!("set session_replication_role = replica; {copied}");
