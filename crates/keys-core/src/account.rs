@@ -1,11 +1,11 @@
 //! Accounts, which hold keys.
 
-use std::fmt;
 use std::str::FromStr;
 
 use crate::id::AccountId;
 use crate::name::check_visible;
 use crate::plan::PlanName;
+use crate::texts::display_as_str;
 use crate::timestamp::Timestamp;
 
 /// The host system's own identifier of an account, such as a user or tenant id.
@@ -51,11 +51,7 @@ impl FromStr for ExternalId {
     }
 }
 
-impl fmt::Display for ExternalId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
+display_as_str!(ExternalId);
 
 /// Error returned when a text is not an external identifier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

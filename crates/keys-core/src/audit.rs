@@ -1,40 +1,27 @@
 //! The audit trail: the changes that leave an event, and the fields of an event.
 
-use std::fmt;
 use std::net::IpAddr;
 
 use uuid::Uuid;
 
 use crate::id::{AccountId, EventId, KeyId};
 use crate::key::KeyKind;
+use crate::texts::{display_as_str, table};
 use crate::timestamp::Timestamp;
 
-macro_rules! actions {
-    ($($(#[$attribute:meta])+ $name:ident = $text:literal,)+) => {
-        /// A change that leaves an event in the audit trail.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-        #[non_exhaustive]
-        pub enum AuditAction {
-            $($(#[$attribute])+ $name,)+
-        }
+table! {
+    /// A change that leaves an event in the audit trail.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+    #[non_exhaustive]
+    pub enum AuditAction;
 
-        impl AuditAction {
-            /// All actions. Complete, because the list and the enum are made from one table.
-            pub const ALL: [Self; [$($text),+].len()] = [$(Self::$name),+];
+    /// All actions. Complete, because the list and the enum are made from one table.
+    ALL;
 
-            /// The stable name of the action, as it is stored: the changed thing and the change, in
-            /// two words.
-            #[must_use]
-            pub const fn as_str(self) -> &'static str {
-                match self {
-                    $(Self::$name => $text,)+
-                }
-            }
-        }
-    };
-}
+    /// The stable name of the action, as it is stored: the changed thing and the change, in two
+    /// words.
+    as_str;
 
-actions! {
     /// An account was added.
     AccountCreated = "account.created",
     /// An account was changed.
@@ -45,11 +32,7 @@ actions! {
     KeyRevoked = "key.revoked",
 }
 
-impl fmt::Display for AuditAction {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
+display_as_str!(AuditAction);
 
 /// An entry of the audit trail: the actor, the change, its time and the client address.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,31 +1,20 @@
 //! The reasons to refuse a credential.
 
-macro_rules! denials {
-    ($($(#[$attribute:meta])+ $name:ident = $code:literal,)+) => {
-        /// Reason to refuse a credential. A refusal by rule, not a fault.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
-        #[non_exhaustive]
-        pub enum Denial {
-            $($(#[$attribute])+ $name,)+
-        }
+use crate::texts::table;
 
-        impl Denial {
-            /// All reasons, in the order in which they are checked. Complete, because the list and
-            /// the enum are made from one table.
-            pub const ALL: [Self; [$($code),+].len()] = [$(Self::$name),+];
+table! {
+    /// Reason to refuse a credential. A refusal by rule, not a fault.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+    #[non_exhaustive]
+    pub enum Denial;
 
-            /// Returns the stable name of this reason in answers, metrics and logs.
-            #[must_use]
-            pub const fn code(self) -> &'static str {
-                match self {
-                    $(Self::$name => $code,)+
-                }
-            }
-        }
-    };
-}
+    /// All reasons, in the order in which they are checked. Complete, because the list and the enum
+    /// are made from one table.
+    ALL;
 
-denials! {
+    /// Returns the stable name of this reason in answers, metrics and logs.
+    code;
+
     /// The text has the wrong shape or the wrong checksum. No database was asked.
     #[error("the key is malformed")]
     Malformed = "malformed",

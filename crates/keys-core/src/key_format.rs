@@ -10,6 +10,7 @@ use rand_core::TryCryptoRng;
 use zeroize::Zeroizing;
 
 use crate::base62;
+use crate::texts::display_as_str;
 
 /// Number of random characters in a key: 26 · log2(62) = 154.8 bits.
 pub const RANDOM_LEN: usize = 26;
@@ -77,11 +78,7 @@ impl FromStr for KeyPrefix {
     }
 }
 
-impl fmt::Display for KeyPrefix {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
+display_as_str!(KeyPrefix);
 
 impl fmt::Debug for KeyPrefix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -339,11 +336,7 @@ impl ShownPrefix {
     }
 }
 
-impl fmt::Display for ShownPrefix {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
+display_as_str!(ShownPrefix);
 
 #[cfg(test)]
 mod tests {

@@ -58,6 +58,7 @@ mod scope;
 #[cfg(feature = "serde")]
 mod serde;
 pub mod suggestion;
+mod texts;
 mod timestamp;
 
 pub use account::{Account, ExternalId, InvalidExternalId};

@@ -1,9 +1,10 @@
 //! Names of keys.
 
 use std::borrow::Cow;
-use std::fmt;
 
 use unicode_properties::{GeneralCategory, GeneralCategoryGroup, UnicodeGeneralCategory as _};
+
+use crate::texts::display_as_str;
 
 /// The name of a key, called its description in the account contract. At least 1 and at most 500
 /// Unicode scalars, at least one of them visible, no control characters and no bidirectional
@@ -91,11 +92,7 @@ impl KeyName {
     }
 }
 
-impl fmt::Display for KeyName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
+display_as_str!(KeyName);
 
 /// Refuses text that is invisible, or is shown in another order than it is read.
 pub(crate) fn check_visible(text: &str) -> Result<(), InvalidName> {

@@ -1,36 +1,22 @@
 //! The scopes of operator keys: what the service's own management asks for.
 
-use std::fmt;
 use std::str::FromStr;
 
 use crate::scope::{Scope, ScopeSet};
+use crate::texts::{display_as_str, table};
 
-macro_rules! operator_scopes {
-    ($($(#[$attribute:meta])+ $name:ident = $text:literal,)+) => {
-        /// A scope that an operator key may have.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-        #[non_exhaustive]
-        pub enum OperatorScope {
-            $($(#[$attribute])+ $name,)+
-        }
+table! {
+    /// A scope that an operator key may have.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+    #[non_exhaustive]
+    pub enum OperatorScope;
 
-        impl OperatorScope {
-            /// All scopes of operators. Complete, because the list and the enum are made from one
-            /// table.
-            pub const ALL: [Self; [$($text),+].len()] = [$(Self::$name),+];
+    /// All scopes of operators. Complete, because the list and the enum are made from one table.
+    ALL;
 
-            /// The scope as text.
-            #[must_use]
-            pub const fn as_str(self) -> &'static str {
-                match self {
-                    $(Self::$name => $text,)+
-                }
-            }
-        }
-    };
-}
+    /// The scope as text.
+    as_str;
 
-operator_scopes! {
     /// Find and list accounts.
     AccountsRead = "accounts:read",
     /// Create and change accounts.
@@ -43,11 +29,7 @@ operator_scopes! {
     KeysVerify = "keys:verify",
 }
 
-impl fmt::Display for OperatorScope {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
+display_as_str!(OperatorScope);
 
 impl FromStr for OperatorScope {
     type Err = UnknownOperatorScope;

@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 
 use crate::key_format::PresentedKey;
 use crate::mac::Mac;
+use crate::texts::display_as_str;
 
 /// The name of a pepper, stored beside each digest so that peppers can be rotated without changing
 /// the keys.
@@ -55,11 +56,7 @@ impl FromStr for PepperId {
     }
 }
 
-impl fmt::Display for PepperId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
+display_as_str!(PepperId);
 
 impl fmt::Debug for PepperId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -3,13 +3,13 @@
 
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
-use std::fmt;
 use std::num::NonZeroU32;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::account::Account;
+use crate::texts::{display_as_str, table};
 
 /// Error returned when a text is not the name of a plan or a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -55,11 +55,7 @@ macro_rules! name {
             }
         }
 
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0)
-            }
-        }
+        display_as_str!($name);
     };
 }
 
@@ -75,11 +71,8 @@ name! {
 /// A number of requests in a period. Unused requests are saved up to that number, then arrive
 /// evenly spaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[cfg_attr(
-    feature = "serde",
-    derive(::serde::Serialize, ::serde::Deserialize),
-    serde(deny_unknown_fields)
-)]
+#[cfg_attr(feature = "serde", derive(::serde::Serialize, ::serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub struct Quota {
     /// Requests in a period.
@@ -123,11 +116,8 @@ impl Quota {
 
 /// The keys that share a bucket of a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-#[cfg_attr(
-    feature = "serde",
-    derive(::serde::Serialize, ::serde::Deserialize),
-    serde(rename_all = "lowercase")
-)]
+#[cfg_attr(feature = "serde", derive(::serde::Serialize, ::serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
 #[expect(
     clippy::exhaustive_enums,
     reason = "complete: a limiter must decide for each"
@@ -142,11 +132,8 @@ pub enum LimitPer {
 
 /// A limit of a plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[cfg_attr(
-    feature = "serde",
-    derive(::serde::Serialize, ::serde::Deserialize),
-    serde(from = "LimitTable", into = "LimitTable")
-)]
+#[cfg_attr(feature = "serde", derive(::serde::Serialize, ::serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(from = "LimitTable", into = "LimitTable"))]
 #[non_exhaustive]
 pub struct Limit {
     /// The quota.
@@ -204,55 +191,44 @@ impl From<Limit> for LimitTable {
     }
 }
 
-/// An operation of an account on its keys through the two contracts. Each has a limit of its own in
-/// every plan.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[cfg_attr(
-    feature = "serde",
-    derive(::serde::Serialize, ::serde::Deserialize),
-    serde(rename_all = "lowercase")
-)]
-#[expect(
-    clippy::exhaustive_enums,
-    reason = "complete: the contracts have three"
-)]
-pub enum Operation {
+table! {
+    /// An operation of an account on its keys through the two contracts. Each has a limit of its
+    /// own in every plan.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+    #[cfg_attr(feature = "serde", derive(::serde::Serialize, ::serde::Deserialize))]
+    #[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
+    #[expect(
+        clippy::exhaustive_enums,
+        reason = "complete: the contracts have three"
+    )]
+    pub enum Operation;
+
+    /// All operations.
+    ALL;
+
+    /// Returns the name of its limit, as text.
+    as_str;
+
     /// Create a key.
-    Create,
+    Create = "create",
     /// List keys.
-    List,
+    List = "list",
     /// Revoke a key.
-    Delete,
+    Delete = "delete",
 }
 
 impl Operation {
-    /// All operations.
-    pub const ALL: [Self; 3] = [Self::Create, Self::List, Self::Delete];
-
     /// Returns the name of its limit.
     #[must_use]
     pub fn limit_name(self) -> LimitName {
         LimitName(self.as_str().into())
     }
-
-    /// Returns the name of its limit, as text.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Create => "create",
-            Self::List => "list",
-            Self::Delete => "delete",
-        }
-    }
 }
 
 /// A plan.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[cfg_attr(
-    feature = "serde",
-    derive(::serde::Serialize, ::serde::Deserialize),
-    serde(deny_unknown_fields)
-)]
+#[cfg_attr(feature = "serde", derive(::serde::Serialize, ::serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub struct Plan {
     /// Whether accounts on this plan may have and use keys.
@@ -285,11 +261,9 @@ impl Plan {
     /// Creates a plan whose accounts may neither have nor use keys, without limits.
     #[must_use]
     pub const fn without_keys() -> Self {
-        Self {
-            keys: false,
-            keys_max: 0,
-            limits: BTreeMap::new(),
-        }
+        let mut plan = Self::with_keys(0);
+        plan.keys = false;
+        plan
     }
 
     /// Adds a limit, or replaces the one of that name.

@@ -1,7 +1,8 @@
 //! Scopes of a key: a set of names whose meaning belongs to the host system.
 
-use std::fmt;
 use std::str::FromStr;
+
+use crate::texts::display_as_str;
 
 /// A permission, such as `orders:read`: 1 to 64 characters, lower-case letters and digits, then
 /// also `:._-`.
@@ -43,11 +44,7 @@ impl AsRef<str> for Scope {
     }
 }
 
-impl fmt::Display for Scope {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
+display_as_str!(Scope);
 
 /// Error returned when scopes are refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
