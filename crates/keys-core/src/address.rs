@@ -85,7 +85,11 @@ impl TrustedProxies {
         }
         let forwarded = hops(forwarded, forwarded::elements);
         let forwarded = self.walk(peer, forwarded, forwarded::client);
-        let x_forwarded_for = hops(x_forwarded_for, split_at_commas);
+        // `X-Forwarded-For` has no quotes, so every line can be split.
+        let x_forwarded_for = hops(x_forwarded_for, |line| {
+            let entries = line.split(|byte| *byte == b',');
+            Some(entries.take(HOPS_MAX + 1).collect())
+        });
         let x_forwarded_for = self.walk(peer, x_forwarded_for, parse_address);
         match (forwarded, x_forwarded_for) {
             (Claim::None, Claim::None) => peer,
@@ -100,16 +104,14 @@ impl TrustedProxies {
     fn walk(
         &self,
         peer: Option<IpAddr>,
-        hops: Hops<'_>,
+        hops: Vec<Option<&[u8]>>,
         parse: fn(&[u8]) -> Option<IpAddr>,
     ) -> Claim {
-        let entries = match hops {
-            Hops::None => return Claim::None,
-            Hops::TooMany => return Claim::Of(None),
-            Hops::Entries(entries) => entries,
-        };
+        if hops.is_empty() {
+            return Claim::None;
+        }
         let mut nearest = peer;
-        for entry in entries.into_iter().rev() {
+        for entry in hops.into_iter().rev() {
             let Some(address) = entry.and_then(parse) else {
                 return Claim::Of(None);
             };
@@ -131,46 +133,26 @@ enum Claim {
     Of(Option<IpAddr>),
 }
 
-enum Hops<'a> {
-    None,
-    TooMany,
-    /// One for each hop, from left to right. A line that cannot be parsed is one entry, `None`.
-    Entries(Vec<Option<&'a [u8]>>),
-}
-
+/// Returns an entry for each hop, from left to right. An entry that cannot be parsed is `None`, and
+/// so are too many hops. Empty only if there is no header.
+///
 /// Parses each line of a header separately, so that the contents of one line do not affect the
-/// next.
+/// next. A line that cannot be parsed is one entry.
 fn hops<'a>(
     lines: impl IntoIterator<Item = &'a [u8]>,
     split: fn(&'a [u8]) -> Option<Vec<&'a [u8]>>,
-) -> Hops<'a> {
+) -> Vec<Option<&'a [u8]>> {
     let mut entries = Vec::new();
-    let mut any = false;
     for line in lines {
-        any = true;
         match split(line) {
             Some(of_line) => entries.extend(of_line.into_iter().map(Some)),
             None => entries.push(None),
         }
         if entries.len() > HOPS_MAX {
-            return Hops::TooMany;
+            return vec![None];
         }
     }
-    if any {
-        Hops::Entries(entries)
-    } else {
-        Hops::None
-    }
-}
-
-/// Splits a line of `X-Forwarded-For`, which has no quotes.
-#[expect(
-    clippy::unnecessary_wraps,
-    reason = "lines of the other header may be unreadable"
-)]
-fn split_at_commas(line: &[u8]) -> Option<Vec<&[u8]>> {
-    let entries = line.split(|byte| *byte == b',');
-    Some(entries.take(HOPS_MAX + 1).collect())
+    entries
 }
 
 /// `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1`, `[2001:db8::1]` or `[2001:db8::1]:80`.
