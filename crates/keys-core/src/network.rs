@@ -54,12 +54,7 @@ impl FromStr for Network {
     fn from_str(text: &str) -> Result<Self, InvalidNetwork> {
         match text.split_once('/') {
             // The parser of lengths would accept `+8` and `08`.
-            Some((_, length)) if length.len() > 1 && length.starts_with('0') => {
-                return Err(InvalidNetwork);
-            }
-            Some((_, length)) if !length.bytes().all(|byte| byte.is_ascii_digit()) => {
-                return Err(InvalidNetwork);
-            }
+            Some((_, length)) if !is_plain_number(length) => None,
             Some(_) => text.parse::<IpNet>().ok(),
             None => text.parse::<IpAddr>().ok().map(IpNet::from),
         }
@@ -190,6 +185,10 @@ impl AllowedNetworks {
     pub fn to_strings(&self) -> Vec<String> {
         self.0.iter().map(ToString::to_string).collect()
     }
+}
+
+fn is_plain_number(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_digit()) && (text.len() == 1 || !text.starts_with('0'))
 }
 
 /// Drops host bits, and turns a network of IPv4-mapped addresses into the IPv4 network.

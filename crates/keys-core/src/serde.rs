@@ -25,7 +25,6 @@
 //! ```
 
 use std::fmt;
-use std::marker::PhantomData;
 use std::str::FromStr;
 
 use serde::de::{Deserialize, Deserializer, Error, SeqAccess, Visitor};
@@ -42,24 +41,6 @@ use crate::scope::{Scope, ScopeSet};
 use crate::timestamp::Timestamp;
 
 /// Reads a string by `parse`. The error quotes the string.
-struct Text<T, F> {
-    parse: F,
-    value: PhantomData<T>,
-}
-
-impl<T, E: fmt::Display, F: FnOnce(&str) -> Result<T, E>> Visitor<'_> for Text<T, F> {
-    type Value = T;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a string")
-    }
-
-    fn visit_str<D: Error>(self, text: &str) -> Result<T, D> {
-        (self.parse)(text).map_err(|error| D::custom(format_args!("{text:?}: {error}")))
-    }
-}
-
-/// Reads a string by `parse`.
 fn text<'de, D, T, E>(
     deserializer: D,
     parse: impl FnOnce(&str) -> Result<T, E>,
@@ -68,10 +49,8 @@ where
     D: Deserializer<'de>,
     E: fmt::Display,
 {
-    deserializer.deserialize_str(Text {
-        parse,
-        value: PhantomData,
-    })
+    let text = String::deserialize(deserializer)?;
+    parse(&text).map_err(|error| Error::custom(format_args!("{text:?}: {error}")))
 }
 
 /// Reads a sequence of strings of at most `max` elements, so that no input can be longer than a

@@ -111,21 +111,15 @@ fn is_on_a_clock(moment: DateTime<Utc>) -> bool {
 /// RFC 3339 in UTC with milliseconds and `Z`, as in both HTTP contracts.
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(
-            &self
-                .to_chrono()
-                .to_rfc3339_opts(SecondsFormat::Millis, true),
-        )
+        let time = self.to_chrono();
+        f.write_str(&time.to_rfc3339_opts(SecondsFormat::Millis, true))
     }
 }
 
 impl fmt::Debug for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(
-            &self
-                .to_chrono()
-                .to_rfc3339_opts(SecondsFormat::Micros, true),
-        )
+        let time = self.to_chrono();
+        f.write_str(&time.to_rfc3339_opts(SecondsFormat::Micros, true))
     }
 }
 
