@@ -11,6 +11,7 @@ use crate::everywhere::Effective;
 use crate::idempotency::{Attempt, IdempotencyError, Idempotent, ReserveError};
 use crate::ports::{AccountEntry, AccountPatch, AccountQuery, ChangeError, StoreError};
 use crate::service::KeyService;
+use crate::setters::setters;
 
 /// An account to be created.
 #[derive(Debug, Clone)]
@@ -35,16 +36,11 @@ impl NewAccount {
         }
     }
 
-    /// Sets the host system's identifier.
-    pub fn external_id(mut self, external_id: Option<ExternalId>) -> Self {
-        self.external_id = external_id;
-        self
-    }
-
-    /// Returns the first answer again if the request is a repetition.
-    pub fn idempotent(mut self, idempotent: Option<Idempotent>) -> Self {
-        self.idempotent = idempotent;
-        self
+    setters! {
+        /// Sets the host system's identifier.
+        external_id: Option<ExternalId>,
+        /// Returns the first answer again if the request is a repetition.
+        idempotent: Option<Idempotent>,
     }
 }
 

@@ -16,6 +16,7 @@ use crate::entropy::{Entropy, EntropyError};
 use crate::idempotency::{Attempt, IdempotencyError, Idempotent, ReserveError, unreadable};
 use crate::ports::{Admission, ChangeError, Completion, NewKey, StoreError};
 use crate::service::KeyService;
+use crate::setters::setters;
 
 /// The prefix of operator keys. Accounts' keys may not have it.
 pub const OPERATOR_PREFIX: &str = "operator";
@@ -73,40 +74,19 @@ impl KeyDraft {
         }
     }
 
-    /// Sets the owner's name of the key.
-    pub fn name(mut self, name: Option<KeyName>) -> Self {
-        self.name = name;
-        self
-    }
-
-    /// Sets the addresses that may use the key.
-    pub fn allowed_networks(mut self, networks: AllowedNetworks) -> Self {
-        self.allowed_networks = networks;
-        self
-    }
-
-    /// Sets the scopes. `None` inherits them.
-    pub fn scopes(mut self, scopes: Option<ScopeSet>) -> Self {
-        self.scopes = scopes;
-        self
-    }
-
-    /// Sets the expiry.
-    pub fn expires_at(mut self, expires_at: Option<Timestamp>) -> Self {
-        self.expires_at = expires_at;
-        self
-    }
-
-    /// Sets the requirements on the account.
-    pub fn policy(mut self, policy: IssuePolicy) -> Self {
-        self.policy = policy;
-        self
-    }
-
-    /// Returns the first answer again if the request is a repetition.
-    pub fn idempotent(mut self, idempotent: Option<Idempotent>) -> Self {
-        self.idempotent = idempotent;
-        self
+    setters! {
+        /// Sets the owner's name of the key.
+        name: Option<KeyName>,
+        /// Sets the addresses that may use the key.
+        allowed_networks: AllowedNetworks,
+        /// Sets the scopes. `None` inherits them.
+        scopes: Option<ScopeSet>,
+        /// Sets the expiry.
+        expires_at: Option<Timestamp>,
+        /// Sets the requirements on the account.
+        policy: IssuePolicy,
+        /// Returns the first answer again if the request is a repetition.
+        idempotent: Option<Idempotent>,
     }
 }
 
@@ -133,10 +113,9 @@ impl SessionDraft {
         }
     }
 
-    /// Returns the first answer again if the request is a repetition.
-    pub fn idempotent(mut self, idempotent: Option<Idempotent>) -> Self {
-        self.idempotent = idempotent;
-        self
+    setters! {
+        /// Returns the first answer again if the request is a repetition.
+        idempotent: Option<Idempotent>,
     }
 }
 
@@ -166,22 +145,13 @@ impl OperatorKeyDraft {
         }
     }
 
-    /// Sets the addresses that may use the key.
-    pub fn allowed_networks(mut self, networks: AllowedNetworks) -> Self {
-        self.allowed_networks = networks;
-        self
-    }
-
-    /// Sets the scopes.
-    pub fn scopes(mut self, scopes: ScopeSet) -> Self {
-        self.scopes = scopes;
-        self
-    }
-
-    /// Sets the expiry.
-    pub fn expires_at(mut self, expires_at: Option<Timestamp>) -> Self {
-        self.expires_at = expires_at;
-        self
+    setters! {
+        /// Sets the addresses that may use the key.
+        allowed_networks: AllowedNetworks,
+        /// Sets the scopes.
+        scopes: ScopeSet,
+        /// Sets the expiry.
+        expires_at: Option<Timestamp>,
     }
 }
 

@@ -36,6 +36,7 @@ mod memory;
 pub mod ports;
 mod replay;
 mod service;
+mod setters;
 mod usage;
 mod verify;
 

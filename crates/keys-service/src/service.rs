@@ -23,6 +23,7 @@ use crate::ports::{
     Readiness, StoreError,
 };
 use crate::replay::Acknowledged;
+use crate::setters::setters;
 use crate::usage::{self, Unwritten, Used};
 
 /// Issues, lists, authenticates and revokes keys. Cheap to clone; all clones are the same service.
@@ -547,22 +548,13 @@ pub struct KeyServiceBuilder {
 }
 
 impl KeyServiceBuilder {
-    /// Sets the plans. Defaults to those of [`Plans::documented`].
-    pub fn plans(mut self, plans: Plans) -> Self {
-        self.plans = plans;
-        self
-    }
-
-    /// Sets the limiter. Defaults to one that counts inside this process.
-    pub fn limiter(mut self, limiter: Arc<dyn RateLimiter>) -> Self {
-        self.limiter = Some(limiter);
-        self
-    }
-
-    /// Sets the maximum size of the cache. Defaults to 1,000,000 keys and 256 MiB beside them.
-    pub fn cache(mut self, options: CacheOptions) -> Self {
-        self.cache = options;
-        self
+    setters! {
+        /// Sets the plans. Defaults to those of [`Plans::documented`].
+        plans: Plans,
+        /// Sets the limiter. Defaults to one that counts inside this process.
+        limiter: Arc<dyn RateLimiter>,
+        /// Sets the maximum size of the cache. Defaults to 1,000,000 keys and 256 MiB beside them.
+        cache: CacheOptions,
     }
 
     /// Sets the time for which verification accepts keys that were valid at the last sync while the

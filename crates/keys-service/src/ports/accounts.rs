@@ -6,6 +6,7 @@ use keys_core::{Account, AccountId, ExternalId, PlanName, Timestamp};
 use super::change::Change;
 use super::changes::Commit;
 use super::errors::{ChangeError, StoreError};
+use crate::setters::setters;
 
 /// Finds, adds and changes accounts.
 #[async_trait]
@@ -96,22 +97,13 @@ pub struct AccountPatch {
 }
 
 impl AccountPatch {
-    /// Changes the plan.
-    pub fn plan(mut self, plan: PlanName) -> Self {
-        self.plan = Some(plan);
-        self
-    }
-
-    /// Disables or enables the account.
-    pub fn disabled(mut self, disabled: bool) -> Self {
-        self.disabled = Some(disabled);
-        self
-    }
-
-    /// Changes the external identifier. `None` removes it.
-    pub fn external_id(mut self, external_id: Option<ExternalId>) -> Self {
-        self.external_id = Some(external_id);
-        self
+    setters! {
+        /// Changes the plan.
+        plan: PlanName,
+        /// Disables or enables the account.
+        disabled: bool,
+        /// Changes the external identifier. `None` removes it.
+        external_id: Option<ExternalId>,
     }
 }
 
@@ -138,15 +130,10 @@ impl AccountQuery {
         }
     }
 
-    /// Selects the account with this external identifier. `None` selects all.
-    pub fn external_id(mut self, external_id: Option<ExternalId>) -> Self {
-        self.external_id = external_id;
-        self
-    }
-
-    /// Selects the accounts after this one. `None` starts with the first.
-    pub fn after(mut self, after: Option<AccountId>) -> Self {
-        self.after = after;
-        self
+    setters! {
+        /// Selects the account with this external identifier. `None` selects all.
+        external_id: Option<ExternalId>,
+        /// Selects the accounts after this one. `None` starts with the first.
+        after: Option<AccountId>,
     }
 }

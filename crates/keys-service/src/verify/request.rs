@@ -6,6 +6,8 @@ use std::sync::LazyLock;
 
 use keys_core::{KeyKind, LimitName, ScopeSet};
 
+use crate::setters::setters;
+
 /// A request to verify one presented key.
 #[derive(Debug, Clone)]
 #[must_use]
@@ -42,39 +44,18 @@ impl<'a> VerifyRequest<'a> {
         }
     }
 
-    /// Sets the address of the client. `None` is an unknown address.
-    pub fn address(mut self, address: Option<IpAddr>) -> Self {
-        self.address = address;
-        self
-    }
-
-    /// Requires all of `scopes`.
-    pub fn scopes(mut self, scopes: &'a ScopeSet) -> Self {
-        self.scopes = scopes;
-        self
-    }
-
-    /// Accepts these kinds of credentials.
-    pub fn kinds(mut self, kinds: &'a [KeyKind]) -> Self {
-        self.kinds = kinds;
-        self
-    }
-
-    /// Counts against this limit of the account's plan. `None` counts against none.
-    pub fn limit(mut self, limit: Option<&'a LimitName>) -> Self {
-        self.limit = limit;
-        self
-    }
-
-    /// Sets the amount to count.
-    pub fn cost(mut self, cost: NonZeroU32) -> Self {
-        self.cost = cost;
-        self
-    }
-
-    /// Reads the key from the database even if it is cached.
-    pub fn fresh(mut self, fresh: bool) -> Self {
-        self.fresh = fresh;
-        self
+    setters! {
+        /// Sets the address of the client. `None` is an unknown address.
+        address: Option<IpAddr>,
+        /// Requires all of `scopes`.
+        scopes: &'a ScopeSet,
+        /// Accepts these kinds of credentials.
+        kinds: &'a [KeyKind],
+        /// Counts against this limit of the account's plan. `None` counts against none.
+        limit: Option<&'a LimitName>,
+        /// Sets the amount to count.
+        cost: NonZeroU32,
+        /// Reads the key from the database even if it is cached.
+        fresh: bool,
     }
 }
