@@ -463,8 +463,8 @@ impl KeyService {
     }
 
     pub(crate) fn record_use(&self, key_id: KeyId) {
-        let used = Used::now(key_id, &*self.inner.clock);
-        self.inner.cache.uses.record(used);
+        let now = lease::nanos(self.inner.clock.elapsed());
+        self.inner.cache.uses.record(Used::once(key_id, now));
     }
 
     /// Logs each plan of accounts that is not configured, once.

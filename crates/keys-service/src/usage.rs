@@ -25,11 +25,6 @@ pub(crate) struct Used {
 }
 
 impl Used {
-    /// Returns one use, now.
-    pub(crate) fn now(key_id: KeyId, clock: &dyn Clock) -> Self {
-        Self::once(key_id, lease::nanos(clock.elapsed()))
-    }
-
     /// Returns one use at this time.
     pub(crate) fn once(key_id: KeyId, last_at: Nanos) -> Self {
         Self {

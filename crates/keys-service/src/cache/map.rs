@@ -303,16 +303,9 @@ impl<V: Weigh, L: Locks> Map<V, L> {
             }
             slot.read_at = read_at.max(OUTDATED + 1);
             slot.is_final = is_final;
-            let added = value.heap_bytes();
-            if let State::Known(old) = std::mem::replace(&mut slot.state, State::Known(value)) {
-                let marked = std::mem::take(&mut slot.marked);
-                shard.heap_bytes -= old.heap_bytes();
-                if marked {
-                    out.push((id, old));
-                }
-            }
+            shard.heap_bytes += value.heap_bytes();
+            out.extend(shard.put(slot_index, State::Known(value)));
             shard.finals += usize::from(is_final);
-            shard.heap_bytes += added;
             self.make_room(shard, shard_index, slot_index, &mut out);
             Stored::Yes(out)
         })
@@ -323,10 +316,11 @@ impl<V: Weigh, L: Locks> Map<V, L> {
         self.generations.bump(id);
     }
 
-    /// Records that a record has changed and forgets it. Returns it if it was marked.
+    /// Records that a record has changed and forgets it. Returns it, with its identifier, if it was
+    /// marked.
     ///
     /// A record that is permanently gone becomes a tombstone, however it is forgotten.
-    pub(crate) fn forget(&self, id: &RecordId, how: Forget) -> Option<V> {
+    pub(crate) fn forget(&self, id: &RecordId, how: Forget) -> Option<(RecordId, V)> {
         self.generations.bump(id);
         let mut handed_back = None;
         for place in self.places(id) {
@@ -337,18 +331,12 @@ impl<V: Weigh, L: Locks> Map<V, L> {
                 if slot.id != *id || !matches!(slot.state, State::Known(_)) {
                     return;
                 }
-                let marked = std::mem::take(&mut slot.marked);
-                let state = if slot.is_final || how == Forget::ForEver {
+                handed_back = if slot.is_final || how == Forget::ForEver {
                     shard.bury(place.slot())
                 } else {
                     self.unregister(id, place);
                     shard.release(place.slot())
                 };
-                if let State::Known(value) = state
-                    && marked
-                {
-                    handed_back = Some(value);
-                }
             });
         }
         self.generations.bump(id);
@@ -479,18 +467,12 @@ impl<V: Weigh, L: Locks> Map<V, L> {
             let Some(victim) = shard.heavy_victim(keep, share) else {
                 return;
             };
-            let slot = &mut shard.slots[victim];
-            if !slot.is_final {
+            if !shard.slots[victim].is_final {
                 self.evict(shard, shard_index, victim, out);
                 continue;
             }
             // A tombstone takes no bytes.
-            let (id, marked) = (slot.id, std::mem::take(&mut slot.marked));
-            if let State::Known(value) = shard.bury(victim)
-                && marked
-            {
-                out.push((id, value));
-            }
+            out.extend(shard.bury(victim));
         }
     }
 
@@ -502,15 +484,10 @@ impl<V: Weigh, L: Locks> Map<V, L> {
         index: u32,
         out: &mut Vec<(RecordId, V)>,
     ) {
-        let slot = &mut shard.slots[index];
-        let (id, marked) = (slot.id, std::mem::take(&mut slot.marked));
+        let id = shard.slots[index].id;
         // `ids` is locked only inside a shard's lock, never the other way round.
         self.unregister(&id, Place::new(&id, shard_index, index));
-        if let State::Known(value) = shard.release(index)
-            && marked
-        {
-            out.push((id, value));
-        }
+        out.extend(shard.release(index));
     }
 
     fn register(&self, id: &RecordId, place: Place) {
@@ -600,31 +577,33 @@ impl<V: Weigh> Shard<V> {
         (index, true)
     }
 
-    /// Frees the slot of a key.
-    fn release(&mut self, index: u32) -> State<V> {
+    /// Frees the slot of a key. Returns its record if it was marked.
+    fn release(&mut self, index: u32) -> Option<(RecordId, V)> {
         let hash = spread(self.slots[index].tag);
         if let Ok(entry) = self.by_hash.find_entry(hash, |slot| *slot == index) {
             entry.remove();
         }
         let slot = &mut self.slots[index];
         self.finals -= usize::from(std::mem::take(&mut slot.is_final));
-        let state = std::mem::replace(&mut slot.state, State::Free);
-        if let State::Known(value) = &state {
-            self.heap_bytes -= value.heap_bytes();
-        }
         self.free.push(index);
-        state
+        self.put(index, State::Free)
     }
 
-    /// Leaves a tombstone in the slot of a key.
-    fn bury(&mut self, index: u32) -> State<V> {
+    /// Leaves a tombstone in the slot of a key. Returns its record if it was marked.
+    fn bury(&mut self, index: u32) -> Option<(RecordId, V)> {
         let slot = &mut self.slots[index];
         self.finals += usize::from(!std::mem::replace(&mut slot.is_final, true));
-        let state = std::mem::replace(&mut slot.state, State::Tombstone);
-        if let State::Known(value) = &state {
-            self.heap_bytes -= value.heap_bytes();
-        }
-        state
+        self.put(index, State::Tombstone)
+    }
+
+    /// Changes the state of a slot. Returns the record that was in it if that was marked.
+    fn put(&mut self, index: u32, state: State<V>) -> Option<(RecordId, V)> {
+        let slot = &mut self.slots[index];
+        let State::Known(old) = std::mem::replace(&mut slot.state, state) else {
+            return None;
+        };
+        self.heap_bytes -= old.heap_bytes();
+        std::mem::take(&mut slot.marked).then_some((slot.id, old))
     }
 
     /// Returns a record to evict: one that was not used since the hand last passed, or any record,

@@ -352,7 +352,7 @@ fn marked_records_are_collected_once_or_handed_back() {
     assert_eq!(collected, [(id(1), 11)]);
 
     mark(1);
-    assert_eq!(map.forget(&id(1), Forget::Reload), Some(12));
+    assert_eq!(map.forget(&id(1), Forget::Reload), Some((id(1), 12)));
     let mut handed_back = 0;
     for number in 0..1_000 {
         if let Stored::Yes(out) = put(&map, number, 0) {

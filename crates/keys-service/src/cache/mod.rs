@@ -184,23 +184,16 @@ impl Cache {
     }
 
     /// Keeps the uses of records that left the cache.
-    pub(crate) fn take_uses(&self, left: Vec<(RecordId, Record)>) {
+    pub(crate) fn take_uses(&self, left: impl IntoIterator<Item = (RecordId, Record)>) {
         for (id, mut record) in left {
-            self.note_uses(id, &mut record);
+            if let Some(used) = take_use(id, &mut record, self.now()) {
+                self.uses.record(used);
+            }
         }
     }
 
     fn forget_key(&self, id: KeyId, how: Forget) {
-        let record_id = *id.as_uuid().as_bytes();
-        if let Some(record) = self.keys.forget(&record_id, how) {
-            self.take_uses(vec![(record_id, record)]);
-        }
-    }
-
-    fn note_uses(&self, id: RecordId, record: &mut Record) {
-        if let Some(used) = take_use(id, record, self.now()) {
-            self.uses.record(used);
-        }
+        self.take_uses(self.keys.forget(id.as_uuid().as_bytes(), how));
     }
 
     fn now(&self) -> Nanos {
