@@ -5,8 +5,8 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use keys_core::{
-    Denial, IssuePolicy, KeyKind, Operation, Question, Quota, ScopeSet, SecretKey, judge,
-    judge_account,
+    Denial, IssuePolicy, KeyKind, LimitName, Operation, Question, Quota, ScopeSet, SecretKey,
+    judge, judge_account,
 };
 
 use crate::actor::{Actor, Identity};
@@ -30,31 +30,27 @@ impl Requirement {
     /// embedding program.
     #[must_use]
     pub fn account_key() -> Self {
-        Self {
-            kinds: vec![KeyKind::Account],
-            scopes: ScopeSet::default(),
-            plan: true,
-        }
+        Self::of(&[KeyKind::Account], true)
     }
 
     /// Returns the requirement of an account's key or session on any plan, because
     /// [`KeyService::manager`] checks the plan later.
     #[must_use]
     pub fn account_holder() -> Self {
-        Self {
-            kinds: vec![KeyKind::Account, KeyKind::Session],
-            scopes: ScopeSet::default(),
-            plan: false,
-        }
+        Self::of(&[KeyKind::Account, KeyKind::Session], false)
     }
 
     /// Returns the requirement of an operator key with all of `scopes`.
     #[must_use]
     pub fn operator(scopes: ScopeSet) -> Self {
+        Self::of(&[KeyKind::Operator], false).scopes(scopes)
+    }
+
+    fn of(kinds: &[KeyKind], plan: bool) -> Self {
         Self {
-            kinds: vec![KeyKind::Operator],
-            scopes,
-            plan: false,
+            kinds: kinds.to_vec(),
+            scopes: ScopeSet::default(),
+            plan,
         }
     }
 
@@ -179,14 +175,8 @@ impl KeyService {
         address: Option<IpAddr>,
         quota: Quota,
     ) -> Result<Decision, LimiterError> {
-        let bucket = Bucket {
-            subject: Subject::of_address(address),
-            limit: self.inner.unauthenticated.clone(),
-        };
-        self.inner
-            .limiter
-            .take(&bucket, quota, NonZeroU32::MIN)
-            .await
+        let limit = self.inner.unauthenticated.clone();
+        self.count(Subject::of_address(address), limit, quota).await
     }
 
     /// Counts `operation` against the limit of the account behind `identity`: one bucket per
@@ -209,15 +199,19 @@ impl KeyService {
             None => Some(MISSING_PLAN_QUOTA),
         };
         let Some(quota) = quota else { return Ok(None) };
-        let bucket = Bucket {
-            subject: Subject::Account(account.id),
-            limit: operation.limit_name(),
-        };
-        self.inner
-            .limiter
-            .take(&bucket, quota, NonZeroU32::MIN)
-            .await
-            .map(Some)
+        let counted = self.count(Subject::Account(account.id), operation.limit_name(), quota);
+        counted.await.map(Some)
+    }
+
+    async fn count(
+        &self,
+        subject: Subject,
+        limit: LimitName,
+        quota: Quota,
+    ) -> Result<Decision, LimiterError> {
+        let bucket = Bucket { subject, limit };
+        let limiter = &self.inner.limiter;
+        limiter.take(&bucket, quota, NonZeroU32::MIN).await
     }
 
     /// Returns the actor if `identity` may do `operation` on its account's keys through a surface

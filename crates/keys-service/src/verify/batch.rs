@@ -218,13 +218,7 @@ impl KeyService {
                 }
                 Ok(())
             }
-            Err(error @ StoreError::Unavailable(_)) => {
-                if missing
-                    .iter()
-                    .any(|item| matches!(item.known, Cached::Miss))
-                {
-                    return Err(error);
-                }
+            Err(StoreError::Unavailable(_)) if all_are_stale => {
                 for item in missing {
                     if let Cached::Stale(judged) = std::mem::replace(&mut item.known, Cached::Miss)
                     {
