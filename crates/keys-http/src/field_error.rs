@@ -1,5 +1,7 @@
 //! An invalid field of a body, or parameter of a query.
 
+use serde::Serialize;
+
 /// An invalid field of a body, or parameter of a query.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -15,6 +17,22 @@ impl FieldError {
         Self {
             field: field.into(),
             message: message.into(),
+        }
+    }
+}
+
+/// An invalid field in the forms of rejections that list them.
+#[derive(Serialize)]
+pub(crate) struct FieldView<'a> {
+    field: &'a str,
+    message: &'a str,
+}
+
+impl<'a> From<&'a FieldError> for FieldView<'a> {
+    fn from(error: &'a FieldError) -> Self {
+        Self {
+            field: &error.field,
+            message: &error.message,
         }
     }
 }

@@ -53,6 +53,8 @@ mod body;
 mod client_address;
 mod connection;
 mod credential;
+#[cfg(feature = "surfaces")]
+mod delete;
 mod endpoint;
 #[cfg(any(feature = "surfaces", feature = "metrics"))]
 mod fallback;

@@ -5,7 +5,7 @@ use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
 use serde::Serialize;
 
-use crate::field_error::FieldError;
+use crate::field_error::FieldView;
 use crate::rejection::Rejection;
 
 const PROBLEM_JSON: &str = "application/problem+json";
@@ -18,21 +18,6 @@ struct Problem<'a> {
     detail: &'a str,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     errors: Vec<FieldView<'a>>,
-}
-
-#[derive(Serialize)]
-struct FieldView<'a> {
-    field: &'a str,
-    message: &'a str,
-}
-
-impl<'a> From<&'a FieldError> for FieldView<'a> {
-    fn from(error: &'a FieldError) -> Self {
-        Self {
-            field: &error.field,
-            message: &error.message,
-        }
-    }
 }
 
 pub(crate) fn render(rejection: &Rejection) -> HttpResponse {

@@ -1,10 +1,14 @@
 //! Code that both contracts share around each operation on an account's keys.
 
-use actix_web::HttpResponse;
+use actix_web::dev::HttpServiceFactory;
+use actix_web::http::header::CACHE_CONTROL;
+use actix_web::middleware::DefaultHeaders;
+use actix_web::{HttpResponse, Route, web};
 use keys_core::{AccountId, Denial, Operation};
 use keys_service::{Actor, KeyService, ManagementPolicy, Requirement};
 
 use crate::api::Api;
+use crate::fallback;
 use crate::guard::{Authenticated, RequireManager};
 use crate::limits;
 use crate::mount::Mount;
@@ -18,6 +22,8 @@ pub(crate) struct Surface {
     pub(crate) service: KeyService,
     pub(crate) mount: Mount,
     pub(crate) policy: ManagementPolicy,
+    /// Name of the parameter with the identifier of a key, in the pattern of the path.
+    pub(crate) key_parameter: &'static str,
     render: Render,
 }
 
@@ -28,21 +34,47 @@ pub(crate) struct Manager {
 }
 
 impl Surface {
-    pub(crate) fn new(api: &Api, mount: &Mount, render: Render) -> Self {
+    pub(crate) fn new(
+        api: &Api,
+        mount: &Mount,
+        render: Render,
+        key_parameter: &'static str,
+    ) -> Self {
         Self {
             service: api.inner.service.clone(),
             policy: ManagementPolicy::new(mount.policy, api.inner.surfaces.key_management),
             mount: mount.clone(),
+            key_parameter,
             render,
         }
     }
 
-    /// Returns the guard of its routes. The plan is checked after the limit, by
-    /// [`manage`](Self::manage).
-    pub(crate) fn guard(&self, api: &Api) -> RequireManager {
-        RequireManager::new(api, Requirement::account_holder())
-            .render(self.render)
-            .without_recording()
+    /// Serves the contract at its path: `list` and `create` there, and `delete` one segment below.
+    /// They are guarded, but the plan is checked after the limit, by [`manage`](Self::manage).
+    pub(crate) fn scope(
+        self,
+        api: &Api,
+        list: Route,
+        create: Route,
+        delete: Route,
+    ) -> impl HttpServiceFactory + use<> {
+        let render = self.render;
+        let guard = || {
+            RequireManager::new(api, Requirement::account_holder())
+                .render(render)
+                .without_recording()
+        };
+        let keys = fallback::resource("", "GET, HEAD, POST", render)
+            .route(list.wrap(guard()))
+            .route(create.wrap(guard()));
+        let key_path = format!("/{{{}}}", self.key_parameter);
+        let key = fallback::resource(&key_path, "DELETE", render).route(delete.wrap(guard()));
+        web::scope(self.mount.path.as_str())
+            .wrap(DefaultHeaders::new().add((CACHE_CONTROL, "no-store")))
+            .service(keys)
+            .service(key)
+            .default_service(web::to(fallback::unknown_path_in(render)))
+            .app_data(web::Data::new(self))
     }
 
     /// Runs `work` if the limit, the plan and the kind of credential permit it. The answer has the

@@ -3,7 +3,7 @@
 use actix_web::HttpResponse;
 use serde::Serialize;
 
-use crate::field_error::FieldError;
+use crate::field_error::FieldView;
 use crate::rejection::Rejection;
 
 #[derive(Serialize)]
@@ -12,21 +12,6 @@ struct ErrorBody<'a> {
     status_code: u16,
     message: &'a str,
     errors: Vec<FieldView<'a>>,
-}
-
-#[derive(Serialize)]
-struct FieldView<'a> {
-    field: &'a str,
-    message: &'a str,
-}
-
-impl<'a> From<&'a FieldError> for FieldView<'a> {
-    fn from(error: &'a FieldError) -> Self {
-        Self {
-            field: &error.field,
-            message: &error.message,
-        }
-    }
 }
 
 pub(super) fn render(rejection: &Rejection) -> HttpResponse {

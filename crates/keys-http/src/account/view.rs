@@ -95,21 +95,3 @@ impl<'a> PageView<'a> {
         }
     }
 }
-
-#[derive(Serialize)]
-pub(super) struct Success {
-    success: bool,
-    /// Not part of the contract, so it is present only for clients that send `?wait=global`, which
-    /// is not part of it either.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    effective_everywhere_by: Option<String>,
-}
-
-impl Success {
-    pub(super) fn new(effective_everywhere_by: Option<String>) -> Self {
-        Self {
-            success: true,
-            effective_everywhere_by,
-        }
-    }
-}
