@@ -41,17 +41,10 @@ impl FromStr for MountPath {
 }
 
 /// Error returned when a text is not a valid path of a contract.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a mount's path is segments of letters, digits and `-._~`, each after a slash")]
 #[non_exhaustive]
 pub struct InvalidMountPath;
-
-impl fmt::Display for InvalidMountPath {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a mount's path is segments of letters, digits and `-._~`, each after a slash")
-    }
-}
-
-impl std::error::Error for InvalidMountPath {}
 
 /// The path of one of the two contracts, and its requirements on accounts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,17 +115,10 @@ impl Mount {
 }
 
 /// Error returned when a mount's key prefix is that of another kind of credential.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a mount's key prefix must not be `operator` or `session`")]
 #[non_exhaustive]
 pub struct ReservedPrefix;
-
-impl fmt::Display for ReservedPrefix {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a mount's key prefix must not be `operator` or `session`")
-    }
-}
-
-impl std::error::Error for ReservedPrefix {}
 
 #[cfg(test)]
 mod tests {

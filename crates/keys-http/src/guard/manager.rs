@@ -1,17 +1,15 @@
 //! The guard of routes that manage keys and accounts.
 
-use std::future::Ready;
 use std::ops::Deref;
 use std::rc::Rc;
 
-use actix_web::body::{EitherBody, MessageBody};
-use actix_web::dev::{Payload, Service, ServiceRequest, ServiceResponse, Transform};
-use actix_web::{Error, FromRequest, HttpMessage as _, HttpRequest};
+use actix_web::HttpMessage as _;
+use actix_web::dev::ServiceRequest;
 use keys_service::ports::Decision;
 use keys_service::{AuthenticateError, Identity, Requirement};
 
-use super::admission::{admit, identity};
-use super::middleware::{Guard, Guarded};
+use super::admission::admit;
+use super::middleware::{Guard, middleware};
 use crate::api::Api;
 use crate::problem;
 use crate::rejection::{Rejection, Render};
@@ -81,21 +79,7 @@ impl Guard for RequireManager {
     }
 }
 
-impl<S, B> Transform<S, ServiceRequest> for RequireManager
-where
-    S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = Error> + 'static,
-    B: MessageBody + 'static,
-{
-    type Response = ServiceResponse<EitherBody<B>>;
-    type Error = Error;
-    type Transform = Guarded<S, Self>;
-    type InitError = ();
-    type Future = Ready<Result<Self::Transform, ()>>;
-
-    fn new_transform(&self, service: S) -> Self::Future {
-        Guarded::new(service, self)
-    }
-}
+middleware!(RequireManager, Authenticated);
 
 /// The operator or account that manages keys or accounts, as the database knows it.
 #[derive(Debug, Clone)]
@@ -106,14 +90,5 @@ impl Deref for Authenticated {
 
     fn deref(&self) -> &Identity {
         &self.0
-    }
-}
-
-impl FromRequest for Authenticated {
-    type Error = Error;
-    type Future = Ready<Result<Self, Error>>;
-
-    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        identity(request)
     }
 }

@@ -25,6 +25,48 @@ pub trait Guard: Clone + 'static {
     fn render(&self) -> Render;
 }
 
+/// Makes a [`Guard`] middleware, and the identity that it stores an extractor.
+macro_rules! middleware {
+    ($guard:ty, $identity:ty) => {
+        const _: () = {
+            use std::future::Ready;
+
+            use actix_web::body::{EitherBody, MessageBody};
+            use actix_web::dev::{Payload, Service, ServiceRequest, ServiceResponse, Transform};
+            use actix_web::{Error, FromRequest, HttpRequest};
+
+            use $crate::guard::admission::identity;
+            use $crate::guard::middleware::Guarded;
+
+            impl<S, B> Transform<S, ServiceRequest> for $guard
+            where
+                S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = Error> + 'static,
+                B: MessageBody + 'static,
+            {
+                type Response = ServiceResponse<EitherBody<B>>;
+                type Error = Error;
+                type Transform = Guarded<S, Self>;
+                type InitError = ();
+                type Future = Ready<Result<Self::Transform, ()>>;
+
+                fn new_transform(&self, service: S) -> Self::Future {
+                    Guarded::new(service, self)
+                }
+            }
+
+            impl FromRequest for $identity {
+                type Error = Error;
+                type Future = Ready<Result<Self, Error>>;
+
+                fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+                    identity(request)
+                }
+            }
+        };
+    };
+}
+pub(super) use middleware;
+
 /// A service behind a guard.
 #[derive(Debug)]
 pub struct Guarded<S, G> {

@@ -1,18 +1,15 @@
 //! The guard for the routes of any application.
 
-use std::fmt;
-use std::future::Ready;
 use std::ops::Deref;
 
-use actix_web::body::{EitherBody, MessageBody};
-use actix_web::dev::{Payload, RequestHead, Service, ServiceRequest, ServiceResponse, Transform};
-use actix_web::{Error, FromRequest, HttpMessage as _, HttpRequest};
+use actix_web::HttpMessage as _;
+use actix_web::dev::{RequestHead, ServiceRequest};
 use keys_core::{KeyKind, LimitName, ScopeSet};
 use keys_service::ports::Decision;
 use keys_service::{Freshness, VerdictCode, VerifiedKey, VerifyRequest};
 
-use super::admission::{admit, identity};
-use super::middleware::{Guard, Guarded};
+use super::admission::admit;
+use super::middleware::{Guard, middleware};
 use crate::api::Api;
 use crate::problem;
 use crate::rejection::{Rejection, Render};
@@ -148,33 +145,12 @@ impl Guard for RequireKey {
     }
 }
 
-impl<S, B> Transform<S, ServiceRequest> for RequireKey
-where
-    S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = Error> + 'static,
-    B: MessageBody + 'static,
-{
-    type Response = ServiceResponse<EitherBody<B>>;
-    type Error = Error;
-    type Transform = Guarded<S, Self>;
-    type InitError = ();
-    type Future = Ready<Result<Self::Transform, ()>>;
-
-    fn new_transform(&self, service: S) -> Self::Future {
-        Guarded::new(service, self)
-    }
-}
+middleware!(RequireKey, KeyIdentity);
 
 /// Error returned when no configured plan has a limit of that name.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("no plan has a limit named {0}")]
 pub struct UnknownLimit(LimitName);
-
-impl fmt::Display for UnknownLimit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "no plan has a limit named {}", self.0)
-    }
-}
-
-impl std::error::Error for UnknownLimit {}
 
 /// The sender of a request, as [`RequireKey`] has verified it.
 ///
@@ -200,14 +176,5 @@ impl Deref for KeyIdentity {
 
     fn deref(&self) -> &VerifiedKey {
         &self.key
-    }
-}
-
-impl FromRequest for KeyIdentity {
-    type Error = Error;
-    type Future = Ready<Result<Self, Error>>;
-
-    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        identity(request)
     }
 }
