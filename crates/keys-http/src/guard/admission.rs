@@ -17,7 +17,7 @@ use crate::rejection::{CredentialFault, Rejection};
 
 /// Lets a request pass if `judge` accepts its credential. A denial counts as a failed
 /// authentication of the client address.
-pub(super) async fn admit<T>(
+pub(crate) async fn admit<T>(
     api: &Api,
     head: &RequestHead,
     judge: impl AsyncFnOnce(&str, Option<IpAddr>) -> Result<Result<T, Denial>, Rejection>,

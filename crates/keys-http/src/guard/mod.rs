@@ -7,5 +7,7 @@ mod middleware;
 mod require_key;
 
 #[cfg(feature = "surfaces")]
+pub(crate) use admission::admit;
+#[cfg(feature = "surfaces")]
 pub(crate) use manager::{Authenticated, RequireManager};
 pub use require_key::{KeyIdentity, RequireKey, UnknownLimit};

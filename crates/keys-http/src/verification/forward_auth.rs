@@ -7,8 +7,7 @@ use actix_web::body::BoxBody;
 use actix_web::dev::{RequestHead, Response};
 use actix_web::http::StatusCode;
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
-use keys_core::header::CredentialError;
-use keys_core::{Denial, LimitName, Scope, ScopeSet};
+use keys_core::{LimitName, Scope, ScopeSet};
 use keys_service::ports::Decision;
 use keys_service::{VerdictCode, VerifiedKey, VerifyRequest};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -18,9 +17,9 @@ use super::view::disclosed;
 use super::wire::add;
 use crate::api::Api;
 use crate::client_address::client_address;
-use crate::credential::credential;
 use crate::field_error::FieldError;
 use crate::fields::Faults;
+use crate::guard::admit;
 use crate::query::Query;
 use crate::rejection::{CredentialFault, Rejection};
 use crate::{limits, problem, unknown};
@@ -150,33 +149,29 @@ async fn judge(
     head: &RequestHead,
     wanted: &Wanted,
 ) -> Result<Response<BoxBody>, Rejection> {
-    let address = client_address(head, &api.inner.trusted_proxies);
-    let rejection = match credential(&head.headers) {
-        Ok(Some(key)) => {
-            let verdict = api.service().verify(&wanted.question(key, address)).await?;
-            let (code, key) = disclosed(&verdict);
-            api.count_verdict(code);
-            match (code, key, &verdict.rate_limit) {
-                (VerdictCode::Valid, Some(key), decision) => {
-                    return granted(key, decision.as_ref());
-                }
-                (VerdictCode::RateLimited, _, Some(decision)) => {
-                    return Err(Rejection::RateLimited(decision.clone()));
-                }
-                (VerdictCode::Denied(denial), ..) => Rejection::denied(denial),
-                // Unreachable today. A new verdict code must fail closed.
-                _ => return Err(Rejection::Unavailable),
+    let judged = admit(api, head, async |key, address| {
+        let verdict = api.service().verify(&wanted.question(key, address)).await?;
+        let (code, key) = disclosed(&verdict);
+        api.count_verdict(code);
+        match (code, key, &verdict.rate_limit) {
+            (VerdictCode::Valid, Some(key), decision) => granted(key, decision.as_ref()).map(Ok),
+            (VerdictCode::RateLimited, _, Some(decision)) => {
+                Err(Rejection::RateLimited(decision.clone()))
             }
+            (VerdictCode::Denied(denial), ..) => Ok(Err(denial)),
+            // Unreachable today. A new verdict code must fail closed.
+            _ => Err(Rejection::Unavailable),
         }
-        Ok(None) => Rejection::unauthenticated(CredentialFault::Missing),
+    });
+    match judged.await {
         // On other routes it is 400, which some gateways treat as a failure of this service.
-        Err(CredentialError::Conflicting) => {
-            Rejection::unauthenticated(CredentialFault::Conflicting)
+        Err(Rejection::ConflictingCredentials) => {
+            let address = client_address(head, &api.inner.trusted_proxies);
+            let rejection = Rejection::unauthenticated(CredentialFault::Conflicting);
+            Err(Box::pin(api.count_failure(address, rejection)).await)
         }
-        Err(_) => Rejection::unauthenticated(CredentialFault::Denied(Denial::Malformed)),
-    };
-    // Boxed, so that requests that may pass do not carry it along.
-    Err(Box::pin(api.count_failure(address, rejection)).await)
+        judged => judged,
+    }
 }
 
 /// Adds the identity headers for the gateway to forward.
