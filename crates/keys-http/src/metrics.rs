@@ -14,17 +14,13 @@ impl Api {
     /// too.
     pub fn configure_metrics(&self, app: &mut web::ServiceConfig) {
         if self.inner.metrics.is_some() {
-            configure(self, app);
+            app.service(
+                fallback::resource("/metrics", "GET, HEAD", problem::render)
+                    .app_data(web::Data::new(self.clone()))
+                    .route(fallback::read().to(metrics)),
+            );
         }
     }
-}
-
-fn configure(api: &Api, app: &mut web::ServiceConfig) {
-    app.service(
-        fallback::resource("/metrics", "GET, HEAD", problem::render)
-            .app_data(web::Data::new(api.clone()))
-            .route(fallback::read().to(metrics)),
-    );
 }
 
 async fn metrics(api: web::Data<Api>) -> HttpResponse {
@@ -53,13 +49,7 @@ impl ApiBuilder {
         description: &'static str,
         value: impl Fn() -> u64 + Send + Sync + 'static,
     ) -> Self {
-        self.extra(Extra {
-            name,
-            label: None,
-            description,
-            kind: ExtraKind::Counter,
-            value: Box::new(value),
-        })
+        self.extra(ExtraKind::Counter, name, None, description, value)
     }
 
     /// Adds a counter with a label, a name and a value. Otherwise like [`counter`](Self::counter).
@@ -70,13 +60,7 @@ impl ApiBuilder {
         description: &'static str,
         value: impl Fn() -> u64 + Send + Sync + 'static,
     ) -> Self {
-        self.extra(Extra {
-            name,
-            label: Some(label),
-            description,
-            kind: ExtraKind::Counter,
-            value: Box::new(value),
-        })
+        self.extra(ExtraKind::Counter, name, Some(label), description, value)
     }
 
     /// Adds a gauge, which may go up and down. Otherwise like [`counter`](Self::counter).
@@ -86,17 +70,24 @@ impl ApiBuilder {
         description: &'static str,
         value: impl Fn() -> u64 + Send + Sync + 'static,
     ) -> Self {
-        self.extra(Extra {
-            name,
-            label: None,
-            description,
-            kind: ExtraKind::Gauge,
-            value: Box::new(value),
-        })
+        self.extra(ExtraKind::Gauge, name, None, description, value)
     }
 
-    fn extra(mut self, metric: Extra) -> Self {
-        self.inner.extra_metrics.push(metric);
+    fn extra(
+        mut self,
+        kind: ExtraKind,
+        name: &'static str,
+        label: Option<(&'static str, &'static str)>,
+        description: &'static str,
+        value: impl Fn() -> u64 + Send + Sync + 'static,
+    ) -> Self {
+        self.inner.extra_metrics.push(Extra {
+            kind,
+            name,
+            label,
+            description,
+            value: Box::new(value),
+        });
         self
     }
 }

@@ -15,73 +15,6 @@ use crate::route_label::Route;
 
 const VERDICTS: &str = "keys_verdicts_total";
 const REQUESTS: &str = "keys_http_requests_total";
-const CACHE_ENTRIES: &str = "keys_cache_entries";
-const CACHE_BYTES: &str = "keys_cache_bytes";
-const CHANGES_BEHIND: &str = "keys_changes_behind_seconds";
-const CHANGES_OLDEST: &str = "keys_changes_oldest_seconds";
-const USES_DROPPED: &str = "keys_uses_dropped_total";
-const CHANGES_LISTENER: &str = "keys_changes_listener";
-const REVOCATIONS_REMEMBERED: &str = "keys_revocations_remembered";
-const REPLICATION_ASYNCHRONOUS: &str = "keys_replication_asynchronous";
-const READS: &str = "keys_store_reads_total";
-const KEYS_READ: &str = "keys_store_keys_read_total";
-const READS_UNDER_WAY: &str = "keys_store_reads_under_way";
-const READS_WAITED_FOR: &str = "keys_store_reads_waited_for";
-const LIMITER: &str = "keys_limiter";
-const LIMITER_UNDECIDED: &str = "keys_limiter_undecided_total";
-
-const DESCRIPTIONS: [(&str, &str); 6] = [
-    (
-        USES_DROPPED,
-        "Uses of keys that were given up, because those of a million keys waited to be written.",
-    ),
-    (VERDICTS, "Verdicts on keys given over HTTP, by code."),
-    (REQUESTS, "Requests answered, by route and status."),
-    (
-        READS,
-        "Reads of keys that the cache did not know, each for as many as waited.",
-    ),
-    (KEYS_READ, "Keys that these reads asked for."),
-    (
-        LIMITER_UNDECIDED,
-        "Requests that the shared counter of limits has not decided.",
-    ),
-];
-
-const GAUGE_DESCRIPTIONS: [(&str, &str); 10] = [
-    (
-        CHANGES_OLDEST,
-        "Age of the oldest row in the log of changes after the last sweep; 0 if the log was empty.",
-    ),
-    (READS_UNDER_WAY, "Reads of keys under way."),
-    (READS_WAITED_FOR, "Requests that wait for the next read."),
-    (
-        LIMITER,
-        "Who counts limits at the moment: 1 for that state, 0 for the others.",
-    ),
-    (CACHE_ENTRIES, "Keys in the cache."),
-    (
-        CACHE_BYTES,
-        "Bytes that keys in the cache take beside their fixed part.",
-    ),
-    (
-        CHANGES_BEHIND,
-        "How long ago this instance knew every change; infinite if it never did. Beyond 2 the cache is of no use.",
-    ),
-    (
-        CHANGES_LISTENER,
-        "Whether the listener for changes is up: 1 if it is, 0 if not.",
-    ),
-    (
-        REVOCATIONS_REMEMBERED,
-        "Acknowledged revocations of the last two minutes, which are applied again after a failover.",
-    ),
-    (
-        REPLICATION_ASYNCHRONOUS,
-        "Whether the database acknowledges changes before a replica has them: 1 if it does, 0 if not.",
-    ),
-];
-
 /// The codes of verdicts that answers show. [`Denial::KindNotAllowed`] is shown as not found.
 fn codes() -> impl Iterator<Item = VerdictCode> {
     let denials = Denial::ALL.into_iter();
@@ -104,11 +37,11 @@ pub(crate) struct Metrics {
 impl Default for Metrics {
     fn default() -> Self {
         let recorder = PrometheusBuilder::new().build_recorder();
-        for (name, description) in DESCRIPTIONS {
+        for (name, description) in [
+            (VERDICTS, "Verdicts on keys given over HTTP, by code."),
+            (REQUESTS, "Requests answered, by route and status."),
+        ] {
             recorder.describe_counter(name.into(), None, description.into());
-        }
-        for (name, description) in GAUGE_DESCRIPTIONS {
-            recorder.describe_gauge(name.into(), None, description.into());
         }
         let counted = |code: VerdictCode| {
             let label = Label::from_static_parts("code", code.as_str());
@@ -191,44 +124,85 @@ impl Metrics {
     pub(super) fn render(&self, service: &KeyService, extra: &[Extra]) -> String {
         let (state, reads) = (service.cache_state(), service.read_state());
         let behind = state.behind.map(|behind| behind.as_secs_f64());
+        let oldest = service.oldest_change().unwrap_or_default();
         #[expect(
             clippy::cast_precision_loss,
             reason = "a cache of more than 2^52 bytes is far off"
         )]
         let gauges = [
-            (CACHE_ENTRIES, state.entries as f64),
-            (CACHE_BYTES, state.bytes as f64),
-            (CHANGES_BEHIND, behind.unwrap_or(f64::INFINITY)),
             (
-                CHANGES_OLDEST,
-                service.oldest_change().unwrap_or_default().as_secs_f64(),
+                "keys_cache_entries",
+                "Keys in the cache.",
+                state.entries as f64,
             ),
-            (CHANGES_LISTENER, f64::from(u8::from(state.is_listening))),
             (
-                REVOCATIONS_REMEMBERED,
+                "keys_cache_bytes",
+                "Bytes that keys in the cache take beside their fixed part.",
+                state.bytes as f64,
+            ),
+            (
+                "keys_changes_behind_seconds",
+                "How long ago this instance knew every change; infinite if it never did. Beyond 2 the cache is of no use.",
+                behind.unwrap_or(f64::INFINITY),
+            ),
+            (
+                "keys_changes_oldest_seconds",
+                "Age of the oldest row in the log of changes after the last sweep; 0 if the log was empty.",
+                oldest.as_secs_f64(),
+            ),
+            (
+                "keys_changes_listener",
+                "Whether the listener for changes is up: 1 if it is, 0 if not.",
+                state.is_listening.into(),
+            ),
+            (
+                "keys_revocations_remembered",
+                "Acknowledged revocations of the last two minutes, which are applied again after a failover.",
                 service.revocations_remembered() as f64,
             ),
             (
-                REPLICATION_ASYNCHRONOUS,
-                f64::from(u8::from(state.is_replicated_asynchronously)),
+                "keys_replication_asynchronous",
+                "Whether the database acknowledges changes before a replica has them: 1 if it does, 0 if not.",
+                state.is_replicated_asynchronously.into(),
             ),
-            (READS_UNDER_WAY, reads.under_way as f64),
-            (READS_WAITED_FOR, reads.waiting as f64),
+            (
+                "keys_store_reads_under_way",
+                "Reads of keys under way.",
+                reads.under_way as f64,
+            ),
+            (
+                "keys_store_reads_waited_for",
+                "Requests that wait for the next read.",
+                reads.waiting as f64,
+            ),
         ];
-        for (name, value) in gauges {
-            let key = Key::from_static_name(name);
-            self.recorder.register_gauge(&key, &METADATA).set(value);
+        for (name, description, value) in gauges {
+            self.set_gauge(Key::from_static_name(name), description, value);
         }
         let counters = [
-            (READS, reads.reads),
-            (KEYS_READ, reads.keys),
-            (LIMITER_UNDECIDED, service.limiter_undecided_total()),
-            (USES_DROPPED, service.uses_dropped_total()),
+            (
+                "keys_store_reads_total",
+                "Reads of keys that the cache did not know, each for as many as waited.",
+                reads.reads,
+            ),
+            (
+                "keys_store_keys_read_total",
+                "Keys that these reads asked for.",
+                reads.keys,
+            ),
+            (
+                "keys_limiter_undecided_total",
+                "Requests that the shared counter of limits has not decided.",
+                service.limiter_undecided_total(),
+            ),
+            (
+                "keys_uses_dropped_total",
+                "Uses of keys that were given up, because those of a million keys waited to be written.",
+                service.uses_dropped_total(),
+            ),
         ];
-        for (name, value) in counters {
-            let key = Key::from_static_name(name);
-            let counter = self.recorder.register_counter(&key, &METADATA);
-            counter.absolute(value);
+        for (name, description, value) in counters {
+            self.set_counter(Key::from_static_name(name), description, value);
         }
         for metric in extra {
             self.set_extra(metric);
@@ -236,37 +210,41 @@ impl Metrics {
         let counted_by = service.limiter_state();
         for state in LimiterState::ALL {
             let label = Label::from_static_parts("state", state.as_str());
-            let key = Key::from_parts(LIMITER, vec![label]);
-            let is_this = f64::from(u8::from(state == counted_by));
-            self.recorder.register_gauge(&key, &METADATA).set(is_this);
+            self.set_gauge(
+                Key::from_parts("keys_limiter", vec![label]),
+                "Who counts limits at the moment: 1 for that state, 0 for the others.",
+                (state == counted_by).into(),
+            );
         }
         self.recorder.handle().render()
     }
-}
 
-impl Metrics {
     fn set_extra(&self, metric: &Extra) {
-        let (name, description) = (metric.name.into(), metric.description.into());
-        let labels: Vec<_> = metric
-            .label
-            .iter()
+        let label = metric.label.iter();
+        let labels: Vec<_> = label
             .map(|(name, value)| Label::from_static_parts(name, value))
             .collect();
         let key = Key::from_parts(metric.name, labels);
         let value = (metric.value)();
         match metric.kind {
-            ExtraKind::Counter => {
-                self.recorder.describe_counter(name, None, description);
-                let counter = self.recorder.register_counter(&key, &METADATA);
-                counter.absolute(value);
-            }
-            ExtraKind::Gauge => {
-                self.recorder.describe_gauge(name, None, description);
-                #[expect(clippy::cast_precision_loss, reason = "2^52 of anything is far off")]
-                let value = value as f64;
-                self.recorder.register_gauge(&key, &METADATA).set(value);
-            }
+            ExtraKind::Counter => self.set_counter(key, metric.description, value),
+            #[expect(clippy::cast_precision_loss, reason = "2^52 of anything is far off")]
+            ExtraKind::Gauge => self.set_gauge(key, metric.description, value as f64),
         }
+    }
+
+    fn set_counter(&self, key: Key, description: &'static str, value: u64) {
+        let counter = self.recorder.register_counter(&key, &METADATA);
+        counter.absolute(value);
+        let (name, _) = key.into_parts();
+        self.recorder
+            .describe_counter(name, None, description.into());
+    }
+
+    fn set_gauge(&self, key: Key, description: &'static str, value: f64) {
+        self.recorder.register_gauge(&key, &METADATA).set(value);
+        let (name, _) = key.into_parts();
+        self.recorder.describe_gauge(name, None, description.into());
     }
 }
 
