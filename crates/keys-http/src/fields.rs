@@ -3,7 +3,7 @@
 use std::str::FromStr;
 
 use keys_core::{
-    AllowedNetworks, ExternalId, InvalidName, InvalidNetworks, KeyName, KeyPrefix, Scope, ScopeSet,
+    AllowedNetworks, ExternalId, InvalidName, KeyName, KeyPrefix, Network, Scope, ScopeSet,
     Timestamp,
 };
 use keys_service::{IssueError, IssueField};
@@ -111,56 +111,63 @@ pub(crate) fn moment(field: &str, value: Option<Value>) -> Result<Option<Timesta
         })
 }
 
-/// An address list, and the position of each of its entries in the request.
+/// Reads a list of strings, each by `parse`, which gets its name. `None` if the field is missing or
+/// `null`.
+fn list<T>(
+    field: &str,
+    value: Option<Value>,
+    len_max: usize,
+    parse: impl Fn(&str, &str) -> Result<T, FieldError>,
+) -> Result<Option<Vec<T>>, Vec<FieldError>> {
+    let entries = match value {
+        None | Some(Value::Null) => return Ok(None),
+        Some(Value::Array(entries)) => entries,
+        Some(_) => return Err(vec![FieldError::new(field, "must be a list of strings")]),
+    };
+    if entries.len() > len_max {
+        let message = format!("must have at most {len_max} entries");
+        return Err(vec![FieldError::new(field, message)]);
+    }
+    let mut faults = Vec::new();
+    let mut parsed = Vec::with_capacity(entries.len());
+    for (index, entry) in entries.iter().enumerate() {
+        let field = format!("{field}.{index}");
+        match entry.as_str().map(|text| parse(&field, text)) {
+            Some(Ok(entry)) => parsed.push(entry),
+            Some(Err(fault)) => faults.push(fault),
+            None => faults.push(FieldError::new(field, "must be a string")),
+        }
+    }
+    if faults.is_empty() {
+        Ok(Some(parsed))
+    } else {
+        Err(faults)
+    }
+}
+
+/// An address list, and the entries of the request in their order.
 #[derive(Default)]
 pub(crate) struct Networks {
     pub(crate) list: AllowedNetworks,
-    entries: Vec<AllowedNetworks>,
+    entries: Vec<Network>,
 }
 
 impl Networks {
     /// Returns the first position in the request of the entry at `index` of the list, which has no
     /// repeated entries.
     pub(crate) fn position(&self, index: usize) -> usize {
-        let wanted = self.list.as_slice().get(index..=index);
-        let position = |wanted| {
-            let mut entries = self.entries.iter();
-            entries.position(|entry| entry.as_slice() == wanted)
-        };
+        let position = |wanted| self.entries.iter().position(|entry| entry == wanted);
+        let wanted = self.list.as_slice().get(index);
         wanted.and_then(position).unwrap_or(index)
     }
 }
 
 /// Reads a list of addresses and networks. `null` and `[]` mean the same as a missing field.
 pub(crate) fn networks(field: &str, value: Option<Value>) -> Result<Networks, Vec<FieldError>> {
-    let entries = match value {
-        None | Some(Value::Null) => Vec::new(),
-        Some(Value::Array(entries)) => entries,
-        Some(_) => return Err(vec![FieldError::new(field, "must be a list of strings")]),
-    };
-    if entries.len() > AllowedNetworks::MAX_LEN {
-        let message = InvalidNetworks::TooMany.to_string();
-        return Err(vec![FieldError::new(field, message)]);
-    }
-    let mut faults = Vec::new();
-    let mut parsed = Vec::with_capacity(entries.len());
-    for (index, entry) in entries.iter().enumerate() {
-        let fault = |message: &str| FieldError::new(format!("{field}.{index}"), message);
-        match entry.as_str().map(|text| AllowedNetworks::parse([text])) {
-            Some(Ok(network)) => parsed.push(network),
-            Some(Err(_)) => faults.push(fault("must be an IPv4 or IPv6 address or CIDR network")),
-            None => faults.push(fault("must be a string")),
-        }
-    }
-    if !faults.is_empty() {
-        return Err(faults);
-    }
-    let texts = entries.iter().filter_map(Value::as_str);
-    match AllowedNetworks::parse(texts) {
-        Ok(list) => Ok(Networks {
-            list,
-            entries: parsed,
-        }),
+    let parse = |field: &str, text: &str| parse(field, text, NETWORK);
+    let entries = list(field, value, AllowedNetworks::MAX_LEN, parse)?.unwrap_or_default();
+    match AllowedNetworks::parse(entries.iter().map(Network::to_string)) {
+        Ok(list) => Ok(Networks { list, entries }),
         Err(error) => Err(vec![FieldError::new(field, error.to_string())]),
     }
 }
@@ -200,6 +207,7 @@ pub(crate) fn prefix(field: &str, value: Option<Value>) -> Result<Option<KeyPref
 }
 
 const EXTERNAL_ID: &str = "must be 1 to 255 characters, none of them a control character";
+const NETWORK: &str = "must be an IPv4 or IPv6 address or CIDR network";
 const PREFIX: &str = "must be 2 to 20 lower-case letters and digits in groups joined by single underscores, starting with a letter";
 const SCOPE: &str =
     "must be 1 to 64 lower-case letters, digits and `:._-`, starting with a letter or digit";
@@ -219,32 +227,11 @@ pub(crate) fn scopes(
     field: &str,
     value: Option<Value>,
 ) -> Result<Option<ScopeSet>, Vec<FieldError>> {
-    let entries = match value {
-        None | Some(Value::Null) => return Ok(None),
-        Some(Value::Array(entries)) => entries,
-        Some(_) => return Err(vec![FieldError::new(field, "must be a list of strings")]),
+    let parse = |field: &str, text: &str| parse::<Scope>(field, text, SCOPE);
+    let Some(scopes) = list(field, value, ScopeSet::MAX_LEN, parse)? else {
+        return Ok(None);
     };
-    if entries.len() > ScopeSet::MAX_LEN {
-        let message = format!("must have at most {} entries", ScopeSet::MAX_LEN);
-        return Err(vec![FieldError::new(field, message)]);
-    }
-    let mut faults = Vec::new();
-    let mut scopes = Vec::with_capacity(entries.len());
-    for (index, entry) in entries.iter().enumerate() {
-        let field = format!("{field}.{index}");
-        match entry
-            .as_str()
-            .map(|text| parse::<Scope>(&field, text, SCOPE))
-        {
-            Some(Ok(scope)) => scopes.push(scope),
-            Some(Err(fault)) => faults.push(fault),
-            None => faults.push(FieldError::new(field, "must be a string")),
-        }
-    }
-    if !faults.is_empty() {
-        return Err(faults);
-    }
-    ScopeSet::parse(scopes.iter().map(Scope::as_str))
+    ScopeSet::parse(scopes)
         .map(Some)
         .map_err(|error| vec![FieldError::new(field, error.to_string())])
 }
