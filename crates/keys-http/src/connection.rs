@@ -478,25 +478,14 @@ impl Phase {
     /// Advances through a body. Returns how many bytes belong to this step, and `None` if they are
     /// invalid.
     fn advance(self, bytes: &[u8]) -> (usize, Option<Self>) {
-        let take = |left: u64| bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX));
         match self {
-            Self::Body(left) => {
-                let count = take(left);
-                let left = left - count as u64;
-                let next = if left == 0 {
-                    Self::Head
-                } else {
-                    Self::Body(left)
-                };
-                (count, Some(next))
-            }
-            Self::Chunk(left) => {
-                let count = take(left);
-                let left = left - count as u64;
-                let next = if left == 0 {
-                    Self::ChunkLine(ChunkLine::default())
-                } else {
-                    Self::Chunk(left)
+            Self::Body(left) | Self::Chunk(left) => {
+                let count = bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+                let next = match (self, left - count as u64) {
+                    (Self::Body(_), 0) => Self::Head,
+                    (Self::Body(_), left) => Self::Body(left),
+                    (_, 0) => Self::ChunkLine(ChunkLine::default()),
+                    (_, left) => Self::Chunk(left),
                 };
                 (count, Some(next))
             }
@@ -544,10 +533,15 @@ impl Trailer {
     }
 }
 
+/// Returns the number of bytes of empty lines at the beginning.
+fn blank_len(bytes: &[u8]) -> usize {
+    let is_line_end = |byte: &&u8| matches!(byte, b'\r' | b'\n');
+    bytes.iter().take_while(is_line_end).count()
+}
+
 /// Returns the length of the head at the beginning, once it is complete.
 fn complete_head(bytes: &[u8]) -> Result<Option<usize>, HeadRefusal> {
-    let is_line_end = |byte: &u8| matches!(byte, b'\r' | b'\n');
-    let blank = bytes.iter().take_while(|byte| is_line_end(byte)).count();
+    let blank = blank_len(bytes);
     if blank > EMPTY_BYTES_MAX {
         return Err(HeadRefusal::Malformed);
     }
@@ -576,10 +570,7 @@ fn complete_head(bytes: &[u8]) -> Result<Option<usize>, HeadRefusal> {
 /// Determines the part after a complete head, and removes offers to upgrade from the head.
 fn inspect(head: &mut [u8]) -> Phase {
     let (mut length, mut is_chunked, mut is_unknown) = (None, false, false);
-    let blank = head
-        .iter()
-        .take_while(|byte| matches!(byte, b'\r' | b'\n'))
-        .count();
+    let blank = blank_len(head);
     let head = &mut head[blank..];
     if head.starts_with(b"CONNECT ") {
         is_unknown = true;

@@ -2,7 +2,7 @@
 
 pub(crate) mod readiness;
 
-use actix_web::http::header::{CACHE_CONTROL, HeaderValue, RETRY_AFTER};
+use actix_web::http::header::{CACHE_CONTROL, HeaderName, HeaderValue, RETRY_AFTER};
 use actix_web::{HttpResponse, web};
 use keys_service::KeyService;
 use keys_service::ports::REVOCATION_BOUND;
@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::api::Api;
 use crate::{fallback, problem};
 
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 struct Health {
     status: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -71,52 +71,42 @@ pub(crate) fn configure(api: &Api, app: &mut web::ServiceConfig) {
 
 /// Answers as long as the process runs, because a process without its database must not be killed.
 async fn live() -> HttpResponse {
-    HttpResponse::Ok()
-        .insert_header((CACHE_CONTROL, "no-store"))
-        .json(Health {
-            status: "ok",
-            database: None,
-            writable: None,
-            following: None,
-        })
-}
-
-/// The process stops soon, in any state of its database.
-fn draining() -> HttpResponse {
-    HttpResponse::ServiceUnavailable()
-        .insert_header((RETRY_AFTER, HeaderValue::from_static("1")))
-        .insert_header((CACHE_CONTROL, HeaderValue::from_static("no-store")))
-        .json(Health {
-            status: "draining",
-            database: None,
-            writable: None,
-            following: None,
-        })
+    let health = Health {
+        status: "ok",
+        ..Health::default()
+    };
+    HttpResponse::Ok().insert_header(NO_STORE).json(health)
 }
 
 async fn ready(api: web::Data<Api>) -> HttpResponse {
     if api.is_draining() {
-        return draining();
+        // The process stops soon, in any state of its database.
+        return unready(Health {
+            status: "draining",
+            ..Health::default()
+        });
     }
     let following = Some(Following::of(api.service()));
-    let database = api.inner.surfaces.prober.ask(api.service()).await;
-    let mut response = match database {
-        Ok(readiness) => HttpResponse::Ok().json(Health {
+    match api.inner.surfaces.prober.ask(api.service()).await {
+        Ok(readiness) => HttpResponse::Ok().insert_header(NO_STORE).json(Health {
             status: "ok",
-            database: None,
             writable: Some(readiness.is_writable),
             following,
+            ..Health::default()
         }),
-        Err(fault) => HttpResponse::ServiceUnavailable()
-            .insert_header((RETRY_AFTER, HeaderValue::from_static("1")))
-            .json(Health {
-                status: "unavailable",
-                database: Some(fault),
-                writable: None,
-                following: None,
-            }),
-    };
-    let no_store = HeaderValue::from_static("no-store");
-    response.headers_mut().insert(CACHE_CONTROL, no_store);
-    response
+        Err(fault) => unready(Health {
+            status: "unavailable",
+            database: Some(fault),
+            ..Health::default()
+        }),
+    }
 }
+
+fn unready(health: Health) -> HttpResponse {
+    HttpResponse::ServiceUnavailable()
+        .insert_header((RETRY_AFTER, HeaderValue::from_static("1")))
+        .insert_header(NO_STORE)
+        .json(health)
+}
+
+const NO_STORE: (HeaderName, HeaderValue) = (CACHE_CONTROL, HeaderValue::from_static("no-store"));

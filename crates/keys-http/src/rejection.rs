@@ -112,55 +112,43 @@ impl Rejection {
     /// Returns the status of the answer.
     #[must_use]
     pub fn status(&self) -> StatusCode {
-        match self {
-            Self::ConflictingCredentials
-            | Self::InvalidIdempotencyKey
-            | Self::MalformedBody(_)
-            | Self::Invalid(_)
-            | Self::UnknownPlan
-            | Self::UnknownLimit { .. } => StatusCode::BAD_REQUEST,
-            Self::Unauthenticated { .. } => StatusCode::UNAUTHORIZED,
-            Self::Denied { .. } | Self::KeyLimitReached { .. } => StatusCode::FORBIDDEN,
-            Self::UnknownPath | Self::KeyNotFound | Self::AccountNotFound => StatusCode::NOT_FOUND,
-            Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
-            Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
-            Self::AccountUnreadable { .. }
-            | Self::ExternalIdTaken
-            | Self::IdempotencyInFlight { .. } => StatusCode::CONFLICT,
-            Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::IdempotencyBodyDiffers => StatusCode::UNPROCESSABLE_ENTITY,
-            Self::RateLimited(_) => StatusCode::TOO_MANY_REQUESTS,
-            Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
-        }
+        self.status_and_code().0
     }
 
     /// Returns the stable code; `docs/api/errors.md` lists all codes.
     #[must_use]
     pub fn code(&self) -> &'static str {
+        self.status_and_code().1
+    }
+
+    fn status_and_code(&self) -> (StatusCode, &'static str) {
         match self {
-            Self::UnknownPath => "not_found",
-            Self::MethodNotAllowed { .. } => "method_not_allowed",
-            Self::ConflictingCredentials => "conflicting_credentials",
-            Self::Unauthenticated { .. } => "unauthorized",
-            Self::Denied { denial, .. } => denial.code(),
-            Self::RateLimited(_) => "rate_limited",
-            Self::InvalidIdempotencyKey => "invalid_idempotency_key",
-            Self::UnsupportedMediaType => "unsupported_media_type",
-            Self::BodyTooLarge { .. } => "body_too_large",
-            Self::BodyTimeout => "body_timeout",
-            Self::MalformedBody(_) => "malformed_body",
-            Self::Invalid(_) => "invalid_request",
-            Self::UnknownPlan => "unknown_plan",
-            Self::UnknownLimit { .. } => "unknown_limit",
-            Self::KeyNotFound => "key_not_found",
-            Self::AccountNotFound => "account_not_found",
-            Self::AccountUnreadable { .. } => "account_unreadable",
-            Self::ExternalIdTaken => "external_id_taken",
-            Self::KeyLimitReached { .. } => "key_limit_reached",
-            Self::IdempotencyBodyDiffers => "idempotency_body_differs",
-            Self::IdempotencyInFlight { .. } => "idempotency_in_flight",
-            Self::Unavailable => "unavailable",
+            Self::UnknownPath => (StatusCode::NOT_FOUND, "not_found"),
+            Self::MethodNotAllowed { .. } => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
+            Self::ConflictingCredentials => (StatusCode::BAD_REQUEST, "conflicting_credentials"),
+            Self::Unauthenticated { .. } => (StatusCode::UNAUTHORIZED, "unauthorized"),
+            Self::Denied { denial, .. } => (StatusCode::FORBIDDEN, denial.code()),
+            Self::RateLimited(_) => (StatusCode::TOO_MANY_REQUESTS, "rate_limited"),
+            Self::InvalidIdempotencyKey => (StatusCode::BAD_REQUEST, "invalid_idempotency_key"),
+            Self::UnsupportedMediaType => {
+                (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type")
+            }
+            Self::BodyTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large"),
+            Self::BodyTimeout => (StatusCode::REQUEST_TIMEOUT, "body_timeout"),
+            Self::MalformedBody(_) => (StatusCode::BAD_REQUEST, "malformed_body"),
+            Self::Invalid(_) => (StatusCode::BAD_REQUEST, "invalid_request"),
+            Self::UnknownPlan => (StatusCode::BAD_REQUEST, "unknown_plan"),
+            Self::UnknownLimit { .. } => (StatusCode::BAD_REQUEST, "unknown_limit"),
+            Self::KeyNotFound => (StatusCode::NOT_FOUND, "key_not_found"),
+            Self::AccountNotFound => (StatusCode::NOT_FOUND, "account_not_found"),
+            Self::AccountUnreadable { .. } => (StatusCode::CONFLICT, "account_unreadable"),
+            Self::ExternalIdTaken => (StatusCode::CONFLICT, "external_id_taken"),
+            Self::KeyLimitReached { .. } => (StatusCode::FORBIDDEN, "key_limit_reached"),
+            Self::IdempotencyBodyDiffers => {
+                (StatusCode::UNPROCESSABLE_ENTITY, "idempotency_body_differs")
+            }
+            Self::IdempotencyInFlight { .. } => (StatusCode::CONFLICT, "idempotency_in_flight"),
+            Self::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
         }
     }
 

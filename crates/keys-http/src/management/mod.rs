@@ -16,6 +16,12 @@ use actix_web::web;
 use keys_core::OperatorScope::{self, AccountsRead, AccountsWrite, KeysRead, KeysWrite};
 use keys_service::Requirement;
 
+use self::create_account::create_account;
+use self::issue_key::issue_key;
+use self::list_accounts::list_accounts;
+use self::open_session::open_session;
+use self::read_account::read_account;
+use self::update_account::update_account;
 use crate::api::Api;
 use crate::guard::RequireManager;
 use crate::{fallback, problem};
@@ -29,37 +35,18 @@ pub(crate) fn scope(api: &Api) -> impl HttpServiceFactory + use<> {
     let reads = || requires(&[AccountsRead]);
     let writes = || requires(&[AccountsWrite]);
     let accounts = resource("/accounts", "GET, HEAD, POST")
-        .route(
-            fallback::read()
-                .to(list_accounts::list_accounts)
-                .wrap(reads()),
-        )
-        .route(
-            web::post()
-                .to(create_account::create_account)
-                .wrap(writes()),
-        );
+        .route(fallback::read().to(list_accounts).wrap(reads()))
+        .route(web::post().to(create_account).wrap(writes()));
     let account = resource("/accounts/{account_id}", "GET, HEAD, PATCH")
-        .route(
-            fallback::read()
-                .to(read_account::read_account)
-                .wrap(reads()),
-        )
-        .route(
-            web::patch()
-                .to(update_account::update_account)
-                .wrap(writes()),
-        );
+        .route(fallback::read().to(read_account).wrap(reads()))
+        .route(web::patch().to(update_account).wrap(writes()));
     // A session lists, creates and deletes keys, so opening one requires the scopes for all of
     // that.
     let opens = requires(&[KeysRead, KeysWrite]);
     let sessions = resource("/accounts/{account_id}/sessions", "POST")
-        .route(web::post().to(open_session::open_session).wrap(opens));
-    let keys = resource("/accounts/{account_id}/keys", "POST").route(
-        web::post()
-            .to(issue_key::issue_key)
-            .wrap(requires(&[KeysWrite])),
-    );
+        .route(web::post().to(open_session).wrap(opens));
+    let keys = resource("/accounts/{account_id}/keys", "POST")
+        .route(web::post().to(issue_key).wrap(requires(&[KeysWrite])));
     web::scope("/v1")
         .wrap(DefaultHeaders::new().add((CACHE_CONTROL, "no-store")))
         .app_data(web::Data::new(api.clone()))

@@ -8,14 +8,12 @@ use serde_json::Value;
 use super::shared::{account_id, answer, operator};
 use super::view::UpdatedView;
 use crate::api::Api;
-use crate::body;
-
 use crate::field_error::FieldError;
 use crate::fields::{self, Faults};
 use crate::guard::Authenticated;
 use crate::propagation::{self, Wait};
 use crate::rejection::Rejection;
-use crate::unknown;
+use crate::{body, unknown};
 
 /// The fields that are read. Here `null` differs from a missing field.
 #[derive(Deserialize)]
