@@ -40,6 +40,7 @@ mod account;
 pub mod address;
 mod audit;
 mod base62;
+mod chain;
 mod denial;
 mod forwarded;
 pub mod header;
@@ -63,6 +64,7 @@ mod timestamp;
 
 pub use account::{Account, ExternalId, InvalidExternalId};
 pub use audit::{AuditAction, AuditActor, AuditEvent, AuditSubject};
+pub use chain::chain;
 pub use denial::Denial;
 pub use id::{AccountId, EventId, ID_LEN, InvalidId, KeyId};
 pub use issue_policy::IssuePolicy;

@@ -388,7 +388,7 @@ impl KeyService {
             return false;
         }
         inner.cache.lease.distrust();
-        let said = chain(error);
+        let said = keys_core::chain(error);
         let is_new = fault.as_ref() != Some(&said);
         *fault = Some(said);
         is_new
@@ -479,17 +479,6 @@ impl KeyService {
             );
         }
     }
-}
-
-/// Returns an error with its causes, on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 impl fmt::Debug for KeyService {

@@ -5,11 +5,10 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
 use futures_util::future::Shared;
+use keys_core::chain;
 use keys_service::KeyService;
 use keys_service::ports::{Readiness, StoreError};
 use parking_lot::Mutex;
-
-use crate::rejection::error::chain;
 
 /// Maximum age of an answer. Requests that arrive within this time after the database was asked
 /// share its answer.

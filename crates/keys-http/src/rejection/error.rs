@@ -2,6 +2,7 @@
 
 use std::error::Error;
 
+use keys_core::chain;
 use keys_service::ports::{LimiterError, StoreError};
 use keys_service::{
     AccountError, EntropyError, IdempotencyError, IssueError, RevokeError, VerifyError,
@@ -116,18 +117,6 @@ impl From<AccountError> for Rejection {
 fn unexpected(error: &(dyn Error + 'static)) -> Rejection {
     tracing::error!(error = chain(error), "a request failed unexpectedly");
     Rejection::Unavailable
-}
-
-/// Returns an error with its causes in one line.
-pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -11,10 +11,11 @@ use diesel_async::pooled_connection::{
 };
 use diesel_async::{AsyncConnection, TransactionManager as _};
 use futures_util::FutureExt as _;
+use keys_core::chain;
 use keys_service::ports::StoreError;
 
 use super::{Access, DatabaseFile, SqliteConnection, SqliteConnector};
-use crate::error::QueryError;
+use crate::error::{ConnectError, QueryError};
 use crate::health::WriteHealth;
 use crate::options::StoreOptions;
 
@@ -44,10 +45,9 @@ impl Pool {
             Box::new(move |_| {
                 let connector = Arc::clone(&connector);
                 async move {
-                    connector
-                        .connect(access)
-                        .await
-                        .map_err(|error| bad_connection(&*error))
+                    // The pool's own error for "no connection" contains text only.
+                    let bad = |error: ConnectError| ConnectionError::BadConnection(chain(&*error));
+                    connector.connect(access).await.map_err(bad)
                 }
                 .boxed()
             })
@@ -165,15 +165,4 @@ fn pool(
         .create_timeout(Some(options.connect_timeout))
         .build()
         .expect("a runtime is given for the time limits")
-}
-
-/// The pool's own error for "no connection" contains text only.
-fn bad_connection(error: &dyn std::error::Error) -> ConnectionError {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    ConnectionError::BadConnection(text)
 }
