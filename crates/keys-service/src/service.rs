@@ -187,7 +187,7 @@ impl KeyService {
         let inner = &*self.inner;
         // One at a time: at a stop, the last waits for the one under way.
         let _turn = inner.flushing.lock().await;
-        let mut unwritten = Unwritten::new(&inner.cache.uses);
+        let mut unwritten = Unwritten::new(Vec::new(), &inner.cache.uses);
         for uses in inner.cache.collect_uses() {
             unwritten.extend(uses);
             while unwritten.batch(USES_PER_BATCH).len() == USES_PER_BATCH {
@@ -222,12 +222,10 @@ impl KeyService {
         let mut told_at = None;
         loop {
             let uses: Vec<_> = inner.cache.collect_uses().flatten().collect();
-            let mut batches = Vec::new();
-            for batch in uses.chunks(LAST_USES_PER_BATCH) {
-                let mut unwritten = Unwritten::new(&inner.cache.uses);
-                unwritten.extend(batch.to_vec());
-                batches.push(unwritten);
-            }
+            let batches: Vec<_> = uses
+                .chunks(LAST_USES_PER_BATCH)
+                .map(|batch| Unwritten::new(batch.to_vec(), &inner.cache.uses))
+                .collect();
             let writes = batches
                 .into_iter()
                 .map(|mut unwritten| async move { self.write_batch(&mut unwritten).await.err() });

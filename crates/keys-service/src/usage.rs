@@ -99,11 +99,8 @@ pub(crate) struct Unwritten<'a> {
 }
 
 impl<'a> Unwritten<'a> {
-    pub(crate) fn new(kept_in: &'a Uses) -> Self {
-        Self {
-            uses: Vec::new(),
-            kept_in,
-        }
+    pub(crate) fn new(uses: Vec<Used>, kept_in: &'a Uses) -> Self {
+        Self { uses, kept_in }
     }
 
     pub(crate) fn extend(&mut self, more: Vec<Used>) {
@@ -174,7 +171,7 @@ mod tests {
         assert_eq!(uses.take(), [expected]);
         assert_eq!(uses.take(), []);
 
-        let mut unwritten = Unwritten::new(&uses);
+        let mut unwritten = Unwritten::new(Vec::new(), &uses);
         unwritten.extend(vec![expected, expected, expected]);
         assert_eq!(unwritten.batch(2).len(), 2);
         unwritten.written(2, &[]);
@@ -182,7 +179,7 @@ mod tests {
         assert_eq!(uses.take(), [expected]);
 
         // Skipped ones are kept too.
-        let mut unwritten = Unwritten::new(&uses);
+        let mut unwritten = Unwritten::new(Vec::new(), &uses);
         unwritten.extend(vec![expected]);
         unwritten.written(1, &[key_id]);
         drop(unwritten);

@@ -25,7 +25,7 @@ use super::map::{Digest, Found, MapKey, OUTDATED, SHARDS, Stored};
 use super::outage::Outage;
 use super::record::{PlanNames, Record, account_record_id, key_record_id};
 use crate::clock::Clock;
-use crate::ports::{KeyStore, StoreError, UnreadableKey};
+use crate::ports::{FoundKey, KeyStore, StoreError};
 
 /// Maximum concurrent reads. Few, so that they are large under load, because a statement for many
 /// keys costs little more than one for one.
@@ -86,9 +86,6 @@ pub(crate) struct Wanted {
 }
 
 type Outcome = Result<Loaded, Arc<StoreError>>;
-
-/// A key, and the digest that found it.
-type Row = (PepperedDigest, Result<StoredKey, UnreadableKey>);
 
 /// The loader, see the module.
 pub(crate) struct Loader {
@@ -448,30 +445,23 @@ impl Loader {
                 return false;
             }
         };
-        let rows: HashMap<[u8; 32], Row> = rows
-            .into_iter()
-            .map(|found| {
-                (
-                    *found.digest.digest.as_bytes(),
-                    (found.digest, found.stored),
-                )
-            })
-            .collect();
+        let by_digest = |found: FoundKey| (*found.digest.digest.as_bytes(), found);
+        let rows: HashMap<Digest, FoundKey> = rows.into_iter().map(by_digest).collect();
         let mut again = Vec::new();
         for waiting in batch {
             let row = waiting.wanted.digests.iter().find_map(|digest| {
-                let (kept_as, stored) = rows.get(digest.digest.as_bytes())?;
-                (kept_as == digest).then_some((kept_as, stored))
+                let found = rows.get(digest.digest.as_bytes())?;
+                (found.digest == *digest).then_some(found)
             });
             let MapKey { digest, .. } = &waiting.wanted.cached_as;
-            let Some((kept_as, stored)) = row else {
+            let Some(found) = row else {
                 self.cache.unknown.remember(digest, read_at, made[digest]);
                 let removed = self.cache.keys.remove(&waiting.wanted.cached_as);
                 self.cache.take_uses(removed);
                 let _ = waiting.answer.send(Ok(Loaded::Unknown));
                 continue;
             };
-            let stored = match stored {
+            let stored = match &found.stored {
                 Ok(stored) => stored,
                 Err(unreadable) => {
                     let denial = unreadable.denial();
@@ -479,8 +469,8 @@ impl Loader {
                     continue;
                 }
             };
-            let (loaded, kept) =
-                self.keep(&waiting.wanted.cached_as, kept_as, stored, read_at, since);
+            let key = &waiting.wanted.cached_as;
+            let (loaded, kept) = self.keep(key, &found.digest, stored, read_at, since);
             if kept || waiting.retries >= RETRIES {
                 let _ = waiting.answer.send(Ok(Loaded::Known(Box::new(loaded))));
             } else {

@@ -198,16 +198,11 @@ struct Inner<S> {
 impl<S: SharedLimiter> Inner<S> {
     fn away(self: &Arc<Self>, error: &LimiterError) {
         let (name, error) = (S::NAME, cause(error));
-        match self.on_unavailable {
-            OnUnavailable::Local => tracing::warn!(
-                error,
-                "{name} is away: until it is back this instance counts limits by itself"
-            ),
-            OnUnavailable::Deny => tracing::warn!(
-                error,
-                "{name} is away: until it is back whatever has a limit is refused"
-            ),
-        }
+        let meanwhile = match self.on_unavailable {
+            OnUnavailable::Local => "this instance counts limits by itself",
+            OnUnavailable::Deny => "whatever has a limit is refused",
+        };
+        tracing::warn!(error, "{name} is away: until it is back {meanwhile}");
         let weak = Arc::downgrade(self);
         self.runtime.spawn(until_back(weak));
     }
