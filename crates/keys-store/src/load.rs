@@ -10,6 +10,7 @@ use crate::error::{QueryError, optional};
 use crate::opening::{Opened, Opening};
 #[cfg(feature = "postgres")]
 use crate::postgres;
+use crate::purpose::Purpose;
 use crate::rows::{AccountRow, KeyRow};
 use crate::schema::{account, api_key};
 use crate::types::DbId;
@@ -21,7 +22,7 @@ pub(crate) async fn open(
 ) -> Result<(Connection, Result<Opened, StoreError>), StoreError> {
     #[cfg(feature = "postgres")]
     if let Pools::Postgres(pool) = pools {
-        let (lease, opened) = pool.begin_change(opening).await?;
+        let (lease, opened) = pool.begin_with(Purpose::Write, opening).await?;
         return Ok((Connection::Postgres(lease), opened.map_err(Into::into)));
     }
     let mut connection = pools.begin().await?;

@@ -4,6 +4,7 @@ use std::marker::PhantomData;
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use diesel::dsl::sql;
 use diesel::insertable::InsertValues;
 use diesel::pg::{Pg, PgQueryBuilder};
 use diesel::prelude::*;
@@ -369,31 +370,17 @@ pub(crate) async fn try_sweep_lock(connection: &mut AsyncPgConnection) -> QueryR
     /// An arbitrary number ("keyssweep", in ASCII as far as it fits) that no other program should
     /// use.
     const SWEEP_LOCK: i64 = 0x6b65_7973_7377_6570;
-    #[derive(QueryableByName)]
-    struct Row {
-        #[diesel(sql_type = Bool)]
-        locked: bool,
-    }
-    let row: Row = sql_query("select pg_try_advisory_xact_lock($1) as locked")
-        .bind::<BigInt, _>(SWEEP_LOCK)
-        .get_result(connection)
-        .await?;
-    Ok(row.locked)
+    let query = format!("select pg_try_advisory_xact_lock({SWEEP_LOCK})");
+    sql::<Bool>(&query).get_result(connection).await
 }
 
 /// Returns the age of the oldest change in microseconds.
 pub(crate) async fn oldest_change(connection: &mut AsyncPgConnection) -> QueryResult<Option<i64>> {
-    #[derive(QueryableByName)]
-    struct Row {
-        #[diesel(sql_type = Nullable<BigInt>)]
-        age: Option<i64>,
-    }
-    let row: Row = sql_query(
-        "select (extract(epoch from now() - (select at from key_change order by at limit 1)) * 1000000)::bigint as age",
+    sql::<Nullable<BigInt>>(
+        "select (extract(epoch from now() - (select at from key_change order by at limit 1)) * 1000000)::bigint",
     )
     .get_result(connection)
-    .await?;
-    Ok(row.age)
+    .await
 }
 
 /// Plans the statements of this transaction for their parameters. Otherwise the planner does not
@@ -416,23 +403,19 @@ pub(crate) async fn prune_changes(
     kept: Duration,
     limit: i64,
 ) -> QueryResult<usize> {
-    #[derive(QueryableByName)]
-    struct Row {
-        #[diesel(sql_type = BigInt)]
-        count: i64,
-    }
     // Allows the deletion to the triggers that protect the log.
     connection
         .batch_execute("set local keys.pruning = 'on'")
         .await?;
+    let kept = kept.as_secs();
     // `min` of these numbers exists since PostgreSQL 14 only.
-    let row: Row = sql_query(
+    let count: i64 = sql::<BigInt>(&format!(
         "with slowest as ( \
              select pg_snapshot_xmin(seen) as xmin from instance \
-             where seen_at > now() - $1 * interval '1 second' order by 1 limit 1 \
+             where seen_at > now() - interval '{kept} seconds' order by 1 limit 1 \
          ), old as materialized ( \
              select ctid as place, xid from key_change \
-             where at < now() - $1 * interval '1 second' order by at limit $2 \
+             where at < now() - interval '{kept} seconds' order by at limit {limit} \
          ), gone as ( \
              delete from key_change where ctid = any(array( \
                  select place from old \
@@ -444,13 +427,11 @@ pub(crate) async fn prune_changes(
              on conflict (one) do update set mark = excluded.mark \
              where pruned.mark < excluded.mark or pruned.mark >= pg_snapshot_xmax(pg_current_snapshot()) \
          ) \
-         select count(*) as count from gone",
-    )
-    .bind::<BigInt, _>(i64::try_from(kept.as_secs()).unwrap_or(i64::MAX))
-    .bind::<BigInt, _>(limit)
+         select count(*) from gone",
+    ))
     .get_result(connection)
     .await?;
-    Ok(usize::try_from(row.count).unwrap_or(0))
+    Ok(usize::try_from(count).unwrap_or(0))
 }
 
 /// Deletes at most `limit` changes of transactions in the future, which come from another server
@@ -508,15 +489,8 @@ const MISCOUNTED: &str = "\
 /// Returns whether the triggers have miscounted the keys of some account. They do not count while
 /// they are disabled.
 pub(crate) async fn are_keys_miscounted(connection: &mut AsyncPgConnection) -> QueryResult<bool> {
-    #[derive(QueryableByName)]
-    struct Row {
-        #[diesel(sql_type = Bool)]
-        is_wrong: bool,
-    }
-    let row: Row = sql_query(format!("select exists ({MISCOUNTED}) as is_wrong"))
-        .get_result(connection)
-        .await?;
-    Ok(row.is_wrong)
+    let query = format!("select exists ({MISCOUNTED})");
+    sql::<Bool>(&query).get_result(connection).await
 }
 
 /// Counts the keys of the miscounted accounts again. No key can be changed meanwhile.
@@ -540,36 +514,25 @@ pub(crate) async fn is_seen_everywhere(
     commit: Commit,
     silence: Duration,
 ) -> QueryResult<bool> {
-    #[derive(QueryableByName)]
-    struct Row {
-        #[diesel(sql_type = Text)]
-        log: String,
-        #[diesel(sql_type = Bool)]
-        has_epoch: bool,
-        #[diesel(sql_type = Bool)]
-        is_complete: bool,
-        #[diesel(sql_type = Bool)]
-        is_seen: bool,
-    }
+    type Columns = (Text, Bool, Bool, Bool);
+    let (number, silence) = (commit.number(), silence.as_millis());
     // An epoch without a log is that of a new database that no instance has followed yet.
-    let row: Row = sql_query(format!(
-        "with heard as (select now() - $2 * interval '1 millisecond' as since, current_setting('{SETTING}') as log), \
+    let query = format!(
+        "with heard as (select now() - interval '{silence} milliseconds' as since, current_setting('{SETTING}') as log), \
          epoch as (select epoch.since from instance_epoch as epoch, heard \
                    where epoch.log = heard.log or (epoch.log = '' and epoch.since = '-infinity')) \
          select (select log from heard) as log, \
                 exists (select from epoch) as has_epoch, \
                 exists (select from epoch, heard where epoch.since <= heard.since) as is_complete, \
-                $1::text::xid8 < pg_snapshot_xmax(pg_current_snapshot()) \
+                '{number}'::xid8 < pg_snapshot_xmax(pg_current_snapshot()) \
                 and not exists (select from instance, heard where seen_at >= heard.since \
                                 and not (instance.log = heard.log \
                                          and pg_snapshot_xmax(seen) <= pg_snapshot_xmax(pg_current_snapshot()) \
-                                         and pg_visible_in_snapshot($1::text::xid8, seen))) as is_seen",
-    ))
-    .bind::<Text, _>(commit.number().to_string())
-    .bind::<BigInt, _>(i64::try_from(silence.as_millis()).unwrap_or(i64::MAX))
-    .get_result(connection)
-    .await?;
-    if !row.has_epoch {
+                                         and pg_visible_in_snapshot('{number}'::xid8, seen))) as is_seen",
+    );
+    let (log, has_epoch, is_complete, is_seen): (String, bool, bool, bool) =
+        sql::<Columns>(&query).get_result(connection).await?;
+    if !has_epoch {
         // The server crashed or was replaced. From now on, its followers are known again.
         sql_query(format!(
             "insert into instance_epoch (since, log) values (now(), current_setting('{SETTING}')) \
@@ -579,7 +542,7 @@ pub(crate) async fn is_seen_everywhere(
         .execute(connection)
         .await?;
     }
-    Ok(commit.log() == log_number(&row.log) && row.is_complete && row.is_seen)
+    Ok(commit.log() == log_number(&log) && is_complete && is_seen)
 }
 
 fn count(count: u64) -> i64 {

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use diesel::connection::SimpleConnection as _;
+use diesel::dsl::sql;
 use diesel::expression::{AppearsOnTable, Expression, ValidGrouping};
 use diesel::prelude::*;
 use diesel::query_builder::{AstPass, QueryFragment, QueryId};
@@ -248,16 +249,10 @@ impl<E: QueryFragment<Sqlite>> QueryFragment<Sqlite> for Opaque<E> {
 
 /// Returns the number of the latest change, of this transaction or an earlier one.
 pub(crate) async fn last_change(connection: &mut SqliteConnection) -> QueryResult<u64> {
-    #[derive(QueryableByName)]
-    struct Row {
-        #[diesel(sql_type = BigInt)]
-        number: i64,
-    }
     // Rows that were pruned keep their numbers, so the table itself may have a lower maximum.
-    let query =
-        "select coalesce(max(seq), 0) as number from sqlite_sequence where name = 'key_change'";
-    let last = connection.spawn_blocking(move |open| sql_query(query).get_result::<Row>(open));
-    Ok(u64::try_from(last.await?.number).unwrap_or(0))
+    let query = "select coalesce(max(seq), 0) from sqlite_sequence where name = 'key_change'";
+    let last = connection.spawn_blocking(|open| sql::<BigInt>(query).get_result::<i64>(open));
+    Ok(u64::try_from(last.await?).unwrap_or(0))
 }
 
 /// Records uses, all in one call on the blocking thread.
@@ -290,43 +285,33 @@ pub(crate) async fn prune_changes(
     up_to: Option<u64>,
     limit: i64,
 ) -> QueryResult<usize> {
-    let kept = i64::try_from(kept.as_secs()).unwrap_or(i64::MAX);
+    let kept = kept.as_secs();
     let up_to = up_to.map_or(i64::MAX, |up_to| i64::try_from(up_to).unwrap_or(i64::MAX));
     connection
         .spawn_blocking(move |open| {
             // Of the rows with the lowest numbers. Times follow numbers except for changes of the
             // clock.
-            let old = "select seq from ( \
-                           select seq, at from key_change where seq <= ?2 order by seq limit ?3 \
-                       ) where at < (cast(strftime('%s', 'now') as integer) - ?1) * 1000000";
+            let old = format!(
+                "select seq from ( \
+                     select seq, at from key_change where seq <= {up_to} order by seq limit {limit} \
+                 ) where at < (cast(strftime('%s', 'now') as integer) - {kept}) * 1000000"
+            );
             sql_query(format!(
                 "insert into key_change_pruned (one, mark) select 1, coalesce(max(seq), 0) from ({old}) where true \
                  on conflict (one) do update set mark = max(mark, excluded.mark)"
             ))
-            .bind::<BigInt, _>(kept)
-            .bind::<BigInt, _>(up_to)
-            .bind::<BigInt, _>(limit)
             .execute(open)?;
-            sql_query(format!("delete from key_change where seq in ({old})"))
-                .bind::<BigInt, _>(kept)
-                .bind::<BigInt, _>(up_to)
-                .bind::<BigInt, _>(limit)
-                .execute(open)
+            sql_query(format!("delete from key_change where seq in ({old})")).execute(open)
         })
         .await
 }
 
 /// Returns the age of the oldest change in microseconds.
 pub(crate) async fn oldest_change(connection: &mut SqliteConnection) -> QueryResult<Option<i64>> {
-    #[derive(QueryableByName)]
-    struct Row {
-        #[diesel(sql_type = Nullable<BigInt>)]
-        age: Option<i64>,
-    }
-    let query =
-        "select cast(strftime('%s', 'now') as integer) * 1000000 - min(at) as age from key_change";
-    let row = connection.spawn_blocking(move |open| sql_query(query).get_result::<Row>(open));
-    Ok(row.await?.age)
+    let query = "select cast(strftime('%s', 'now') as integer) * 1000000 - min(at) from key_change";
+    connection
+        .spawn_blocking(|open| sql::<Nullable<BigInt>>(query).get_result(open))
+        .await
 }
 
 #[cfg(test)]

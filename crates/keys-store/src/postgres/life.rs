@@ -3,8 +3,9 @@
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::LazyLock;
 
+use diesel::dsl::sql;
 use diesel::sql_types::{Binary, Bool, Integer, Text};
-use diesel::{QueryResult, QueryableByName, sql_query};
+use diesel::{QueryResult, sql_query};
 use diesel_async::{AsyncPgConnection, RunQueryDsl as _};
 
 use crate::rows::ReservationRow;
@@ -77,25 +78,16 @@ pub(crate) async fn is_lock_free(
     number: i32,
     started: &str,
 ) -> QueryResult<bool> {
-    #[derive(QueryableByName)]
-    struct Row {
-        #[diesel(sql_type = Bool)]
-        is_free: bool,
-    }
     // The second number of the lock, with its sign as a bit, and the marker of a lock of two
     // numbers.
     let query = format!(
-        "select {SERVER_STARTED} = $2 and not exists ( \
+        "select not exists ( \
              select from pg_catalog.pg_locks \
              where locktype = 'advisory' and mode = 'ShareLock' \
                and database = (select oid from pg_catalog.pg_database where datname = current_database()) \
-               and classid = {LIFE_LOCKS}::oid and objid = ($1::bigint & 4294967295)::oid and objsubid = 2 \
-         ) as is_free"
+               and classid = {LIFE_LOCKS}::oid and objid = ({number}::bigint & 4294967295)::oid and objsubid = 2 \
+         ) and {SERVER_STARTED} = "
     );
-    let row: Row = sql_query(query)
-        .bind::<Integer, _>(number)
-        .bind::<Text, _>(started)
-        .get_result(connection)
-        .await?;
-    Ok(row.is_free)
+    let query = sql::<Bool>(&query).bind::<Text, _>(started);
+    query.get_result(connection).await
 }

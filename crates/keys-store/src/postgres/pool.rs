@@ -23,10 +23,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use diesel::QueryResult;
+use diesel::dsl::sql;
 use diesel::pg::Pg;
 use diesel::query_builder::{AstPass, QueryFragment, QueryId};
 use diesel::sql_types::{Array, Integer};
-use diesel::{QueryResult, QueryableByName, sql_query};
 use diesel_async::pooled_connection::PoolableConnection as _;
 use diesel_async::{AsyncPgConnection, RunQueryDsl as _, SimpleAsyncConnection as _};
 use futures_util::FutureExt as _;
@@ -312,17 +313,11 @@ impl Pool {
 
     /// Returns a connection with a transaction open for writing.
     pub(crate) async fn begin(&self, purpose: Purpose) -> Result<Lease, StoreError> {
-        let (lease, opened) = self.open_for(purpose, &opening::Opening::default()).await?;
+        let (lease, opened) = self
+            .begin_with(purpose, &opening::Opening::default())
+            .await?;
         opened?;
         Ok(lease)
-    }
-
-    /// Returns a connection with a transaction open for a change, which has locked and read.
-    pub(crate) async fn begin_change(
-        &self,
-        opening: &opening::Opening,
-    ) -> Result<(Lease, Result<Opened, QueryError>), StoreError> {
-        self.open_for(Purpose::Write, opening).await
     }
 
     /// Runs `statement`, which is a transaction by itself. It is not known whether one that is
@@ -335,7 +330,7 @@ impl Pool {
         T: Send + 'static,
         S: Send + 'static + for<'a> FnOnce(&'a AsyncPgConnection) -> BoxFuture<'a, QueryResult<T>>,
     {
-        if self.0.commits.are_pending() {
+        if self.has_pending_commits() {
             return Err(PoolError::CommitsHang.into());
         }
         let began = Instant::now();
@@ -359,14 +354,15 @@ impl Pool {
         done.map(Some)
     }
 
-    async fn open_for(
+    /// Returns a connection with a transaction open for writing, which has locked and read.
+    pub(crate) async fn begin_with(
         &self,
         purpose: Purpose,
         opening: &opening::Opening,
     ) -> Result<(Lease, Result<Opened, QueryError>), StoreError> {
         const ATTEMPTS: usize = 2;
         for _ in 0..ATTEMPTS {
-            if self.0.commits.are_pending() {
+            if self.has_pending_commits() {
                 return Err(PoolError::CommitsHang.into());
             }
             let began = Instant::now();
@@ -492,31 +488,19 @@ impl Pool {
 
     /// Returns which of these processes of the server are still active.
     async fn active(&self, backends: Vec<i32>) -> Result<Vec<i32>, StoreError> {
-        #[derive(QueryableByName)]
-        struct Row {
-            #[diesel(sql_type = Integer)]
-            pid: i32,
-        }
         let mut lease = self.take(Purpose::LookUp).await?;
-        let outcome = sql_query(
-            "select pid from pg_catalog.pg_stat_activity where pid = any($1) and state = 'active'",
+        let active = sql::<Integer>(
+            "select pid from pg_catalog.pg_stat_activity where state = 'active' and pid = any(",
         )
         .bind::<Array<Integer>, _>(backends)
-        .load::<Row>(lease.enter())
-        .await;
-        let rows = lease.leave(outcome)?;
-        Ok(rows.into_iter().map(|row| row.pid).collect())
+        .sql(")");
+        let outcome = active.load(lease.enter()).await;
+        Ok(lease.leave(outcome)?)
     }
 
     /// Returns whether commits that were given up have not ended.
     pub(crate) fn has_pending_commits(&self) -> bool {
-        self.0.commits.are_pending()
-    }
-}
-
-impl Commits {
-    fn are_pending(&self) -> bool {
-        !self.pending.lock().commits.is_empty()
+        !self.0.commits.pending.lock().commits.is_empty()
     }
 }
 
