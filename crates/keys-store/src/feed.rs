@@ -5,8 +5,11 @@ use std::time::Duration;
 
 use keys_core::{AccountId, KeyId};
 use keys_service::ports::{CHANGES_MAX, Changed, StoreError};
-use tokio::time::Instant;
+use tokio::runtime::Handle;
+use tokio::time::{Instant, timeout};
 use uuid::Uuid;
+
+use crate::error::ConnectError;
 
 /// Number of rows that a poll reads. One more than it returns shows that there are more.
 pub(crate) const ROWS_MAX: usize = CHANGES_MAX + 1;
@@ -74,6 +77,31 @@ pub(crate) fn unavailable(
     error: impl Into<Box<dyn std::error::Error + Send + Sync>>,
 ) -> StoreError {
     StoreError::Unavailable(error.into())
+}
+
+/// Returns the error of a feed without a connection.
+pub(crate) fn not_connected() -> StoreError {
+    unavailable("not connected")
+}
+
+/// Does a part of a poll within its time limit.
+pub(crate) async fn in_time<T>(
+    work: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    timeout(POLL_TIMEOUT, work).await.map_err(unavailable)?
+}
+
+/// Connects on the runtime of the store, whichever runtime calls, within the time limit for that.
+pub(crate) async fn connect<T: Send + 'static>(
+    runtime: &Handle,
+    opening: impl Future<Output = Result<T, ConnectError>> + Send + 'static,
+) -> Result<T, StoreError> {
+    let opening = runtime.spawn(timeout(CONNECT_TIMEOUT, opening));
+    opening
+        .await
+        .map_err(unavailable)?
+        .map_err(unavailable)?
+        .map_err(StoreError::Unavailable)
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use keys_service::ports::{
 };
 use keys_service::{Clock as _, SystemClock};
 use tokio::runtime::Handle;
-use tokio::task::AbortHandle;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{AsyncMessage, Client, SimpleQueryMessage, Statement};
@@ -19,7 +19,7 @@ use tokio_postgres::{AsyncMessage, Client, SimpleQueryMessage, Statement};
 use super::connect::{PostgresConnector, Wire};
 use super::identity::{Bond, SETTING, ServerIdentity};
 use crate::error::ConnectError;
-use crate::feed::{self, CONNECT_TIMEOUT, POLL_TIMEOUT, ROWS_MAX, Retry, unavailable};
+use crate::feed::{self, POLL_TIMEOUT, ROWS_MAX, Retry, in_time, not_connected, unavailable};
 
 /// The channel of the notifications. They have no payload: an instance that receives one reads the
 /// log.
@@ -355,9 +355,7 @@ impl PostgresFeed {
 
     async fn try_poll(&mut self) -> Result<Changes, StoreError> {
         if self.paged.is_some() {
-            return timeout(POLL_TIMEOUT, self.next_page())
-                .await
-                .map_err(unavailable)?;
+            return in_time(self.next_page()).await;
         }
         if self.link.as_ref().is_none_or(Link::is_closed) {
             self.link = None;
@@ -368,44 +366,24 @@ impl PostgresFeed {
             .checked_at
             .is_none_or(|at| at.elapsed() >= CHECK_INTERVAL)
         {
-            timeout(POLL_TIMEOUT, self.check())
-                .await
-                .map_err(unavailable)??;
+            in_time(self.check()).await?;
         }
-        timeout(POLL_TIMEOUT, self.update_listening())
-            .await
-            .map_err(unavailable)??;
+        in_time(self.update_listening()).await?;
         self.polled_at = Instant::now();
         self.pace.polled();
-        if let Some(changes) = timeout(POLL_TIMEOUT, self.read())
-            .await
-            .map_err(unavailable)??
-        {
+        if let Some(changes) = in_time(self.read()).await? {
             return Ok(changes);
         }
-        timeout(POLL_TIMEOUT, self.open_pages())
-            .await
-            .map_err(unavailable)??;
-        timeout(POLL_TIMEOUT, self.next_page())
-            .await
-            .map_err(unavailable)?
+        in_time(self.open_pages()).await?;
+        in_time(self.next_page()).await
     }
 
     /// Connects and starts to listen. Only a poll after that misses nothing.
     async fn connect(&mut self) -> Result<(), StoreError> {
         let connector = Arc::clone(&self.connector);
-        // The store's runtime drives the connection, on any calling runtime.
-        let opening = self
-            .runtime
-            .spawn(async move { timeout(CONNECT_TIMEOUT, Link::open(&connector)).await });
-        let link = opening
-            .await
-            .map_err(unavailable)?
-            .map_err(unavailable)?
-            .map_err(StoreError::Unavailable)?;
-        timeout(POLL_TIMEOUT, self.register(&link))
-            .await
-            .map_err(unavailable)??;
+        let opening = async move { Link::open(&connector).await };
+        let link = feed::connect(&self.runtime, opening).await?;
+        in_time(self.register(&link)).await?;
         self.link = Some(link);
         self.checked_at = None;
         self.is_crowded = false;
@@ -416,9 +394,7 @@ impl PostgresFeed {
     /// Stops listening while wake-ups come faster than polls may, and listens again once there are
     /// no changes. Commits before it listens again are found by the next poll.
     async fn update_listening(&mut self) -> Result<(), StoreError> {
-        let Some(link) = &self.link else {
-            return Err(unavailable("not connected"));
-        };
+        let link = self.link.as_ref().ok_or_else(not_connected)?;
         let (command, listening) = match self.listening {
             Listening::On if self.is_crowded => ("unlisten", Listening::Off { quiet_polls: 0 }),
             Listening::Off {
@@ -427,10 +403,7 @@ impl PostgresFeed {
             Listening::On | Listening::Off { .. } => return Ok(()),
         };
         let statement = format!("{command} {CHANNEL}");
-        link.client
-            .batch_execute(&statement)
-            .await
-            .map_err(classify)?;
+        link.execute(&statement).await?;
         self.is_crowded = false;
         self.listening = listening;
         Ok(())
@@ -440,9 +413,7 @@ impl PostgresFeed {
     /// `pg_restore --disable-triggers` leaves them so that they do not fire in every replication
     /// role.
     async fn check(&mut self) -> Result<(), StoreError> {
-        let Some(link) = &self.link else {
-            return Err(unavailable("not connected"));
-        };
+        let link = self.link.as_ref().ok_or_else(not_connected)?;
         let row = link
             .client
             .query_one(&check_statement(), &[])
@@ -527,9 +498,7 @@ impl PostgresFeed {
 
     /// Reads the changes. `None` if there are more than one page.
     async fn read(&mut self) -> Result<Option<Changes>, StoreError> {
-        let Some(link) = &self.link else {
-            return Err(unavailable("not connected"));
-        };
+        let link = self.link.as_ref().ok_or_else(not_connected)?;
         // Wake-ups from now on may be too late for this poll.
         let _ = link.bond.wake.notified().now_or_never();
         self.is_woken = false;
@@ -587,7 +556,7 @@ impl PostgresFeed {
 
     async fn open_pages(&mut self) -> Result<(), StoreError> {
         let (Some(link), Some(applied)) = (&self.link, &self.applied) else {
-            return Err(unavailable("not connected"));
+            return Err(not_connected());
         };
         // It becomes part of a statement, so it must have the form of a snapshot.
         if !applied
@@ -597,10 +566,7 @@ impl PostgresFeed {
             return Err(StoreError::Unexpected("a snapshot that is none".into()));
         }
         let statement = open_pages_statement(applied);
-        link.client
-            .batch_execute(&statement)
-            .await
-            .map_err(classify)?;
+        link.execute(&statement).await?;
         self.paged = Some(0);
         self.found_news = true;
         Ok(())
@@ -611,7 +577,7 @@ impl PostgresFeed {
         // Taken, so that neither an error nor a caller that gives up leaves the transaction half
         // read.
         let (Some(link), Some(paged)) = (self.link.take(), self.paged.take()) else {
-            return Err(unavailable("not connected"));
+            return Err(not_connected());
         };
         let fetch = format!("fetch forward {CHANGES_MAX} from news");
         let messages = link.client.simple_query(&fetch).await.map_err(classify)?;
@@ -637,10 +603,7 @@ impl PostgresFeed {
         if more {
             self.paged = Some(paged);
         } else {
-            link.client
-                .batch_execute("commit")
-                .await
-                .map_err(classify)?;
+            link.execute("commit").await?;
         }
         self.link = Some(link);
         if is_reset {
@@ -654,7 +617,7 @@ impl PostgresFeed {
 
     async fn send_report(&mut self) -> Result<(), StoreError> {
         let (Some(link), Some(id)) = (&self.link, &self.id) else {
-            return Err(unavailable("not connected"));
+            return Err(not_connected());
         };
         let sent_at = SystemClock.elapsed();
         self.report.attempted.clone_from(&self.applied);
@@ -773,7 +736,9 @@ struct Link {
     /// Wakes the feed when changes are announced.
     bond: Arc<Bond>,
     strays: u64,
-    _driver: Driver,
+    /// Reads and writes the connection. Aborted when dropped, without waiting for a termination
+    /// message that may never arrive.
+    _driver: JoinSet<()>,
 }
 
 impl Link {
@@ -781,8 +746,8 @@ impl Link {
         let bond = Arc::new(Bond::default());
         let opened = connector.connect_direct().await?;
         let client = opened.client;
-        let driver = tokio::spawn(drive(opened.wire, Arc::clone(&bond)));
-        let driver = Driver(driver.abort_handle());
+        let mut driver = JoinSet::new();
+        driver.spawn(drive(opened.wire, Arc::clone(&bond)));
         let server = opened.server;
         let register = register_statement();
         let poll = poll_statement();
@@ -812,6 +777,11 @@ impl Link {
         })
     }
 
+    async fn execute(&self, statement: &str) -> Result<(), StoreError> {
+        let executed = self.client.batch_execute(statement).await;
+        executed.map_err(classify)
+    }
+
     fn is_closed(&self) -> bool {
         self.bond.is_over()
     }
@@ -820,16 +790,6 @@ impl Link {
 impl Drop for Link {
     fn drop(&mut self) {
         self.bond.end();
-    }
-}
-
-/// Ends the task that reads and writes a connection when dropped, without waiting for a termination
-/// message that may never arrive.
-struct Driver(AbortHandle);
-
-impl Drop for Driver {
-    fn drop(&mut self) {
-        self.0.abort();
     }
 }
 

@@ -1,11 +1,14 @@
 //! Checks that are made once, when a store is opened.
 
+use std::future::poll_fn;
 use std::hash::{BuildHasher as _, RandomState};
 use std::time::Duration;
 
+use diesel::dsl::sql;
 use diesel::sql_types::BigInt;
-use diesel::{QueryableByName, sql_query};
+use diesel::{QueryResult, Queryable};
 use diesel_async::{AsyncPgConnection, RunQueryDsl as _};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::{Client, SimpleQueryMessage};
 
@@ -52,80 +55,47 @@ impl PostgresConnector {
     /// Checks that the database is usable, and that sessions belong to one client.
     pub(crate) async fn start(&self) -> Result<(), StartFailure> {
         let began = Instant::now();
-        let one = self.connect_patiently(began).await?;
-        let other = self.connect_patiently(began).await?;
+        let one = patiently(began, || self.connect_raw()).await?;
+        let other = patiently(began, || self.connect_raw()).await?;
         if self.has_direct_route() {
-            self.check_direct(began).await?;
+            patiently(began, || self.connect_direct()).await?;
         }
-        let clients = [Driven::new(one), Driven::new(other)];
+        // Aborts the tasks that drive the connections when dropped.
+        let mut drivers = JoinSet::new();
+        let [one, other] = [one, other].map(|opened| {
+            let mut wire = opened.wire;
+            drivers.spawn(async move {
+                while let Some(Ok(_)) = poll_fn(|context| wire.poll_message(context)).await {}
+            });
+            opened.client
+        });
         for _ in 0..ROUNDS {
-            if shares_a_session(&clients[0].client, &clients[1].client).await? {
+            if shares_a_session(&one, &other).await? {
                 return Err(StartFailure::TransactionPooling);
             }
         }
         Ok(())
     }
+}
 
-    async fn connect_patiently(&self, began: Instant) -> Result<Opened, StartFailure> {
-        loop {
-            match self.connect_raw().await {
-                Ok(opened) => return Ok(opened),
-                Err(failure) => wait_for_a_slot(failure, began).await?,
+/// Connects, and waits until the server has a connection left.
+async fn patiently<F>(began: Instant, connect: impl Fn() -> F) -> Result<Opened, StartFailure>
+where
+    F: Future<Output = Result<Opened, ConnectFailure>>,
+{
+    loop {
+        match connect().await {
+            Ok(opened) => return Ok(opened),
+            Err(failure) if !failure.is_full() => return Err(StartFailure::Connect(failure)),
+            Err(failure) if began.elapsed() >= FULL_PATIENCE => {
+                return Err(StartFailure::Full(failure));
             }
+            Err(failure) => tracing::warn!(
+                error = &failure as &dyn std::error::Error,
+                "the server has no connection left; trying again"
+            ),
         }
-    }
-
-    async fn check_direct(&self, began: Instant) -> Result<(), StartFailure> {
-        loop {
-            match self.connect_direct().await {
-                Ok(_) => return Ok(()),
-                Err(failure) => wait_for_a_slot(failure, began).await?,
-            }
-        }
-    }
-}
-
-async fn wait_for_a_slot(failure: ConnectFailure, began: Instant) -> Result<(), StartFailure> {
-    if !failure.is_full() {
-        return Err(StartFailure::Connect(failure));
-    }
-    if began.elapsed() >= FULL_PATIENCE {
-        return Err(StartFailure::Full(failure));
-    }
-    tracing::warn!(
-        error = &failure as &dyn std::error::Error,
-        "the server has no connection left; trying again"
-    );
-    sleep(FULL_PAUSE).await;
-    Ok(())
-}
-
-/// A connection that a task drives for as long as this lives.
-struct Driven {
-    client: Client,
-    driver: tokio::task::AbortHandle,
-}
-
-impl Driven {
-    fn new(opened: Opened) -> Self {
-        let Opened {
-            client, mut wire, ..
-        } = opened;
-        let driver = tokio::spawn(async move {
-            while let Some(Ok(_)) = std::future::poll_fn(|context| wire.poll_message(context)).await
-            {
-            }
-        });
-        Self {
-            client,
-            driver: driver.abort_handle(),
-        }
-    }
-}
-
-impl Drop for Driven {
-    fn drop(&mut self) {
-        self.driver.abort();
+        sleep(FULL_PAUSE).await;
     }
 }
 
@@ -173,19 +143,17 @@ async fn ask(client: &Client, sql: &str) -> Result<Option<String>, StartFailure>
 }
 
 /// Connections that the server has for this program, and instances that share them.
-#[derive(QueryableByName)]
+#[derive(Queryable)]
 pub(crate) struct Capacity {
     /// The limits of the server, the database and the role.
-    #[diesel(sql_type = BigInt)]
     pub(crate) connections: i64,
     /// Instances with a recent sign of life.
-    #[diesel(sql_type = BigInt)]
     pub(crate) instances: i64,
 }
 
-pub(crate) async fn capacity(connection: &mut AsyncPgConnection) -> diesel::QueryResult<Capacity> {
+pub(crate) async fn capacity(connection: &mut AsyncPgConnection) -> QueryResult<Capacity> {
     // `reserved_connections` exists since PostgreSQL 16.
-    sql_query(format!(
+    let query = format!(
         "select least( \
              current_setting('max_connections')::bigint - case when rolsuper then 0 else \
                  current_setting('superuser_reserved_connections')::bigint \
@@ -195,7 +163,6 @@ pub(crate) async fn capacity(connection: &mut AsyncPgConnection) -> diesel::Quer
              (select count(*) from instance where seen_at > now() - interval '{INSTANCE_HEARD}') as instances \
          from pg_catalog.pg_roles, pg_catalog.pg_database \
          where rolname = current_user and datname = current_database()"
-    ))
-    .get_result(connection)
-    .await
+    );
+    sql::<(BigInt, BigInt)>(&query).get_result(connection).await
 }

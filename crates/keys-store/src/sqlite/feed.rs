@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use diesel::dsl::sql;
 use diesel::prelude::*;
 use diesel::sql_query;
 use diesel::sql_types::{BigInt, Bool, Nullable};
@@ -15,7 +16,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::presence::Presence;
 use super::{Access, SqliteConnection, SqliteConnector};
 use crate::error::QueryError;
-use crate::feed::{self, CONNECT_TIMEOUT, POLL_TIMEOUT, ROWS_MAX, Retry, unavailable};
+use crate::feed::{self, POLL_TIMEOUT, ROWS_MAX, Retry, in_time, not_connected};
 use crate::types::{DbId, Id};
 
 /// Interval of checking whether another connection, of this process or another, has committed
@@ -102,32 +103,22 @@ impl SqliteFeed {
         self.place.heard();
         // Before the log is read, because later commits must wake.
         self.woken.mark_unchanged();
-        timeout(POLL_TIMEOUT, self.read())
-            .await
-            .map_err(unavailable)?
+        in_time(self.read()).await
     }
 
     async fn connect(&mut self) -> Result<(), StoreError> {
         let connector = Arc::clone(&self.connector);
         let followers = Arc::clone(&self.followers);
-        // The store's runtime has the blocking threads, on any calling runtime.
-        let opening = self.runtime.spawn(async move {
+        let opening = async move {
             tokio::task::spawn_blocking(move || followers.presence.announce()).await??;
             connector.connect(Access::Read).await
-        });
-        let connection = timeout(CONNECT_TIMEOUT, opening)
-            .await
-            .map_err(unavailable)?
-            .map_err(unavailable)?
-            .map_err(StoreError::Unavailable)?;
-        self.connection = Some(connection);
+        };
+        self.connection = Some(feed::connect(&self.runtime, opening).await?);
         Ok(())
     }
 
     async fn read(&mut self) -> Result<Changes, StoreError> {
-        let Some(connection) = &mut self.connection else {
-            return Err(unavailable("not connected"));
-        };
+        let connection = self.connection.as_mut().ok_or_else(not_connected)?;
         let page = self.page.take();
         let after = page.and_then(|page| i64::try_from(page.after).ok());
         let applied = after.or(self.applied);
@@ -250,11 +241,5 @@ fn poll(open: &mut diesel::SqliteConnection, applied: Option<i64>) -> QueryResul
 }
 
 fn version(open: &mut diesel::SqliteConnection) -> QueryResult<i64> {
-    #[derive(QueryableByName)]
-    struct Row {
-        #[diesel(sql_type = BigInt)]
-        data_version: i64,
-    }
-    let row: Row = sql_query("pragma data_version").get_result(open)?;
-    Ok(row.data_version)
+    sql::<BigInt>("pragma data_version").get_result(open)
 }
