@@ -173,7 +173,7 @@ async fn events(pools: Pools, from: Position) -> Result<Vec<Row>, StoreError> {
 
 fn read_event((id, actor_kind, actor_id, action, subject_id): EventRow) -> Row {
     let mut faults = Vec::new();
-    let mut readable = |column, value: Result<(), Box<dyn std::error::Error + Send + Sync>>| {
+    let mut readable = |column, value: Result<(), BoxedError>| {
         faults.extend(value.err().map(|error| fault(column, &*error)));
     };
     let is_system = actor_kind
@@ -184,36 +184,30 @@ fn read_event((id, actor_kind, actor_id, action, subject_id): EventRow) -> Row {
     let id = id.0.map(|id| id.0);
     let known_id = id.as_ref().ok().copied();
     readable("id", id.map(|_| ()));
-    readable(
-        "actor_kind",
-        actor_kind.0.and_then(|kind| {
-            let known = AuditActor::KINDS.contains(&kind.as_str());
-            known
-                .then_some(())
-                .ok_or("is not the kind of an actor".into())
-        }),
-    );
-    readable(
-        "actor_id",
-        actor_id
-            .map_or(Ok(()), |actor| actor.0.map(|_| ()))
-            .and_then(|()| {
-                let agrees = is_system != has_actor;
-                agrees
-                    .then_some(())
-                    .ok_or("is present exactly if the actor is not the system".into())
-            }),
-    );
-    readable(
-        "action",
-        action.0.and_then(|action| {
-            is_action(&action)
-                .then_some(())
-                .ok_or("is not two words of lower-case letters with a dot between them".into())
-        }),
-    );
+    let actor_kind = actor_kind.0.and_then(|kind| {
+        let known = AuditActor::KINDS.contains(&kind.as_str());
+        must(known, "is not the kind of an actor")
+    });
+    readable("actor_kind", actor_kind);
+    let actor_id = actor_id.map_or(Ok(()), |actor| actor.0.map(|_| ()));
+    let actor_id = actor_id.and_then(|()| {
+        let agrees = is_system != has_actor;
+        must(agrees, "is present exactly if the actor is not the system")
+    });
+    readable("actor_id", actor_id);
+    let action = action.0.and_then(|action| {
+        const RULE: &str = "is not two words of lower-case letters with a dot between them";
+        must(is_action(&action), RULE)
+    });
+    readable("action", action);
     readable("subject_id", subject_id.0.map(|_| ()));
     (known_id, corrupt("audit_event", known_id, faults))
+}
+
+type BoxedError = Box<dyn std::error::Error + Send + Sync>;
+
+fn must(holds: bool, otherwise: &'static str) -> Result<(), BoxedError> {
+    holds.then_some(()).ok_or(otherwise.into())
 }
 
 fn is_action(action: &str) -> bool {

@@ -1,6 +1,6 @@
 //! Failed queries, and whether they may succeed later.
 
-use diesel::result::{DatabaseErrorKind, Error};
+use diesel::result::{DatabaseErrorInformation, DatabaseErrorKind, Error};
 use keys_service::ports::{ChangeError, StoreError};
 
 /// Reason why there is no connection.
@@ -21,9 +21,7 @@ impl QueryError {
     pub(crate) fn is_unwritable(&self) -> bool {
         match &self.0 {
             Error::DatabaseError(DatabaseErrorKind::ReadOnlyTransaction, _) => true,
-            Error::DatabaseError(_, information) => UNWRITABLE_MESSAGES
-                .iter()
-                .any(|message| information.message().contains(message)),
+            Error::DatabaseError(_, information) => says(&**information, &UNWRITABLE_MESSAGES),
             _ => false,
         }
     }
@@ -61,11 +59,10 @@ pub(crate) fn optional<T>(outcome: Result<T, QueryError>) -> Result<Option<T>, Q
     }
 }
 
-/// Messages of PostgreSQL and SQLite when they are overloaded, shutting down or full. Neither
-/// driver passes on the codes of these errors. If PostgreSQL is set to another language, its
-/// messages about its own state count as unexpected errors. A lost connection is detected in any
-/// case.
-const TRANSIENT_MESSAGES: [&str; 17] = [
+/// Messages of PostgreSQL and SQLite when they are overloaded or shutting down. Neither driver
+/// passes on the codes of these errors. If PostgreSQL is set to another language, its messages
+/// about its own state count as unexpected errors. A lost connection is detected in any case.
+const TRANSIENT_MESSAGES: [&str; 11] = [
     "canceling statement due to",
     "terminating connection",
     "deadlock detected",
@@ -73,19 +70,13 @@ const TRANSIENT_MESSAGES: [&str; 17] = [
     "sorry, too many clients",
     "remaining connection slots",
     "too many connections",
-    "could not extend file",
-    "could not write to file",
-    "No space left on device",
     "Input/output error",
     "database is locked",
     "database table is locked",
-    "database or disk is full",
-    "disk I/O error",
-    "attempt to write a readonly database",
     "unable to open database file",
 ];
 
-/// The subset of messages that say that nothing can be written, while reading may still work.
+/// Transient messages that say that nothing can be written, while reading may still work.
 const UNWRITABLE_MESSAGES: [&str; 6] = [
     "could not extend file",
     "could not write to file",
@@ -95,6 +86,11 @@ const UNWRITABLE_MESSAGES: [&str; 6] = [
     "attempt to write a readonly database",
 ];
 
+fn says(information: &dyn DatabaseErrorInformation, messages: &[&str]) -> bool {
+    let said = information.message();
+    messages.iter().any(|message| said.contains(message))
+}
+
 fn is_transient(error: &Error) -> bool {
     match error {
         Error::DatabaseError(kind, information) => match kind {
@@ -103,9 +99,10 @@ fn is_transient(error: &Error) -> bool {
             | DatabaseErrorKind::SerializationFailure
             // The server was demoted to a replica. Connecting again finds its successor.
             | DatabaseErrorKind::ReadOnlyTransaction => true,
-            DatabaseErrorKind::Unknown => TRANSIENT_MESSAGES
-                .iter()
-                .any(|message| information.message().contains(message)),
+            DatabaseErrorKind::Unknown => {
+                let information = &**information;
+                says(information, &TRANSIENT_MESSAGES) || says(information, &UNWRITABLE_MESSAGES)
+            }
             _ => false,
         },
         Error::RollbackErrorOnCommit { commit_error, .. } => is_transient(commit_error),

@@ -474,15 +474,21 @@ fn is_mount_point(_: &Path) -> bool {
 /// Opens a file that only its owner can access, without changing its contents. Also returns whether
 /// it was missing.
 pub(crate) fn open_or_create(path: &Path) -> io::Result<(File, bool)> {
+    match create_new(path)? {
+        Some(created) => Ok((created, true)),
+        None => Ok((OpenOptions::new().write(true).open(path)?, false)),
+    }
+}
+
+/// Creates a file that only its owner can access. `None` if it exists already.
+fn create_new(path: &Path) -> io::Result<Option<File>> {
     let mut options = OpenOptions::new();
-    options.write(true);
-    let mut create = options.clone();
-    create.create_new(true);
+    options.write(true).create_new(true);
     #[cfg(unix)]
-    create.mode(0o600);
-    match create.open(path) {
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok((options.open(path)?, false)),
-        created => Ok((created?, true)),
+    options.mode(0o600);
+    match options.open(path) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(None),
+        created => created.map(Some),
     }
 }
 
@@ -495,16 +501,8 @@ fn create_file(path: &Path) -> io::Result<bool> {
         builder.mode(0o700);
         builder.create(folder)?;
     }
-    let mut options = OpenOptions::new();
-    options.write(true).create_new(true);
     // SQLite gives its -wal and -shm files the mode of the database.
-    #[cfg(unix)]
-    options.mode(0o600);
-    match options.open(path) {
-        Ok(_) => Ok(true),
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(false),
-        Err(error) => Err(error),
-    }
+    Ok(create_new(path)?.is_some())
 }
 
 #[cfg(all(test, target_os = "linux"))]

@@ -86,42 +86,29 @@ fn password_of(line: &[u8], wanted: [&str; 4]) -> Option<Zeroizing<Vec<u8>>> {
         return None;
     }
     for wanted in wanted {
-        let (field, after) = next_field(rest)?;
-        if !(rest.starts_with(b"*:") || field == wanted.as_bytes()) {
+        let (value, after) = field(rest);
+        if !(rest.starts_with(b"*:") || *value == wanted.as_bytes()) {
             return None;
         }
-        rest = after;
+        rest = after?;
     }
     // As in libpq a colon ends the password, too, unless it is escaped.
-    let mut password = Zeroizing::new(Vec::with_capacity(rest.len()));
-    let mut bytes = rest.iter();
+    Some(field(rest).0)
+}
+
+/// Returns the text up to the first colon that is not escaped, and the text after that colon.
+fn field(text: &[u8]) -> (Zeroizing<Vec<u8>>, Option<&[u8]>) {
+    let mut field = Zeroizing::new(Vec::with_capacity(text.len()));
+    let mut bytes = text.iter();
     while let Some(byte) = bytes.next() {
         let byte = match byte {
-            b':' => break,
+            b':' => return (field, Some(bytes.as_slice())),
             b'\\' => bytes.next().unwrap_or(byte),
             _ => byte,
         };
-        password.push(*byte);
+        field.push(*byte);
     }
-    Some(password)
-}
-
-/// Splits at the first colon that is not escaped.
-fn next_field(text: &[u8]) -> Option<(Vec<u8>, &[u8])> {
-    let mut field = Vec::new();
-    let mut index = 0;
-    while let Some(byte) = text.get(index) {
-        match byte {
-            b':' => return Some((field, &text[index + 1..])),
-            b'\\' if index + 1 < text.len() => {
-                index += 1;
-                field.push(text[index]);
-            }
-            other => field.push(*other),
-        }
-        index += 1;
-    }
-    None
+    (field, None)
 }
 
 #[cfg(test)]

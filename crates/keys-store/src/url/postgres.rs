@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
@@ -213,7 +214,6 @@ struct Parameters {
     passfile: Option<PathBuf>,
     ssl_mode: Option<SslMode>,
     ssl_negotiation: SslNegotiation,
-    channel_binding: Option<ChannelBinding>,
     roots: TlsRoots,
     /// Whether `sslrootcert=system` was written, which requires a verified certificate.
     are_roots_of_system: bool,
@@ -222,11 +222,12 @@ struct Parameters {
     is_1_3_only: bool,
     random_order: bool,
     connect_timeout: Option<Duration>,
-    keepalives: Option<bool>,
     keepalives_idle: Option<Duration>,
     keepalives_interval: Option<Duration>,
     keepalives_count: Option<u32>,
     tcp_user_timeout: Option<Duration>,
+    /// Parameters that are passed on as they are.
+    config: tokio_postgres::Config,
 }
 
 impl Parameters {
@@ -312,7 +313,7 @@ impl Parameters {
                 };
             }
             "channel_binding" => {
-                self.channel_binding = Some(match &*value {
+                self.config.channel_binding(match &*value {
                     "disable" => ChannelBinding::Disable,
                     "prefer" => ChannelBinding::Prefer,
                     "require" => ChannelBinding::Require,
@@ -352,32 +353,27 @@ impl Parameters {
                 };
             }
             "keepalives" => {
-                self.keepalives = Some(match &*value {
+                self.config.keepalives(match &*value {
                     "0" => false,
                     "1" => true,
                     _ => return wrong("keepalives", "0 or 1"),
                 });
             }
-            "keepalives_idle" => match value.parse() {
-                Ok(0) => self.keepalives_idle = None,
-                Ok(seconds) => self.keepalives_idle = Some(Duration::from_secs(seconds)),
-                Err(_) => return wrong("keepalives_idle", "a number of seconds"),
-            },
-            "keepalives_interval" => match value.parse() {
-                Ok(0) => self.keepalives_interval = None,
-                Ok(seconds) => self.keepalives_interval = Some(Duration::from_secs(seconds)),
-                Err(_) => return wrong("keepalives_interval", "a number of seconds"),
-            },
-            "keepalives_count" | "keepalives_retries" => match value.parse() {
-                Ok(0) => self.keepalives_count = None,
-                Ok(count) => self.keepalives_count = Some(count),
-                Err(_) => return wrong("keepalives_count", "a number"),
-            },
-            "tcp_user_timeout" => match value.parse() {
-                Ok(0) => self.tcp_user_timeout = None,
-                Ok(millis) => self.tcp_user_timeout = Some(Duration::from_millis(millis)),
-                Err(_) => return wrong("tcp_user_timeout", "a number of milliseconds"),
-            },
+            "keepalives_idle" => {
+                let seconds = number("keepalives_idle", &value, "a number of seconds")?;
+                self.keepalives_idle = seconds.map(Duration::from_secs);
+            }
+            "keepalives_interval" => {
+                let seconds = number("keepalives_interval", &value, "a number of seconds")?;
+                self.keepalives_interval = seconds.map(Duration::from_secs);
+            }
+            "keepalives_count" | "keepalives_retries" => {
+                self.keepalives_count = number("keepalives_count", &value, "a number")?;
+            }
+            "tcp_user_timeout" => {
+                let millis = number("tcp_user_timeout", &value, "a number of milliseconds")?;
+                self.tcp_user_timeout = millis.map(Duration::from_millis);
+            }
             _ => return Err(InvalidUrl::UnknownParameter(name.to_owned())),
         }
         Ok(())
@@ -385,7 +381,7 @@ impl Parameters {
 
     fn build(self) -> Result<PostgresLocation, InvalidUrl> {
         let hosts = hosts(&self.hosts, &self.addresses, &self.ports)?;
-        let mut config = tokio_postgres::Config::new();
+        let mut config = self.config;
         // As in libpq, and as the driver does. It must be known before, because a password file is
         // searched for it. If the system has no name for the user, the driver reports it.
         if let Some(user) = self.user.or_else(|| whoami::username().ok()) {
@@ -419,12 +415,6 @@ impl Parameters {
         }
         config.ssl_mode(mode);
         config.ssl_negotiation(self.ssl_negotiation);
-        if let Some(binding) = self.channel_binding {
-            config.channel_binding(binding);
-        }
-        if let Some(keepalives) = self.keepalives {
-            config.keepalives(keepalives);
-        }
         if let Some(idle) = self.keepalives_idle {
             config.keepalives_idle(idle);
         }
@@ -568,6 +558,17 @@ fn text_of(encoded: &str) -> Result<Cow<'_, str>, InvalidUrl> {
         return Err(InvalidUrl::Postgres);
     }
     Ok(text)
+}
+
+/// Reads a number. `None` for 0, the default.
+fn number<T: FromStr + PartialEq + From<u8>>(
+    name: &'static str,
+    value: &str,
+    expected: &'static str,
+) -> Result<Option<T>, InvalidUrl> {
+    let wrong = |_| InvalidUrl::Parameter { name, expected };
+    let number: T = value.parse().map_err(wrong)?;
+    Ok((number != T::from(0)).then_some(number))
 }
 
 fn some(value: &str) -> Option<String> {
