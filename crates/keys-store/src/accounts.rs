@@ -86,13 +86,9 @@ async fn insert_in(
     if inserted == 0 {
         return Err(ChangeError::ExternalIdTaken);
     }
-    audit::record(
-        connection,
-        change,
-        AuditAction::AccountCreated,
-        AuditSubject::Account(account.id),
-    )
-    .await?;
+    let subject = AuditSubject::Account(account.id);
+    let event = audit::event(change, AuditAction::AccountCreated, subject);
+    audit::write(connection, event).await?;
     idempotency::complete(connection, change).await
 }
 
@@ -138,13 +134,9 @@ async fn update_in(
         Err(error) if error.is_unique_violation() => return Err(ChangeError::ExternalIdTaken),
         Err(error) => return Err(error.into()),
     }
-    audit::record(
-        connection,
-        change,
-        AuditAction::AccountUpdated,
-        AuditSubject::Account(id),
-    )
-    .await?;
+    let subject = AuditSubject::Account(id);
+    let event = audit::event(change, AuditAction::AccountUpdated, subject);
+    audit::write(connection, event).await?;
     idempotency::complete(connection, change).await?;
     Ok((account, changes::commit(connection).await?))
 }

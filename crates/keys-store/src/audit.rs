@@ -14,16 +14,7 @@ pub(crate) fn event(change: &Change, action: AuditAction, subject: AuditSubject)
     EventRow::from(change.event(action, subject))
 }
 
-/// Writes the event for `action` on `subject`, in the transaction of the change.
-pub(crate) async fn record(
-    connection: &mut Connection,
-    change: &Change,
-    action: AuditAction,
-    subject: AuditSubject,
-) -> Result<(), QueryError> {
-    write(connection, event(change, action, subject)).await
-}
-
+/// Writes an event, in the transaction of the change.
 pub(crate) async fn write(connection: &mut Connection, event: EventRow) -> Result<(), QueryError> {
     query!(connection, |open| diesel::insert_into(audit_event::table)
         .values(event)

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use keys_service::ports::StoreError;
 
+use crate::databases::by_database;
 #[cfg(feature = "postgres")]
 use crate::postgres;
 use crate::purpose::Purpose;
@@ -22,23 +23,19 @@ pub(crate) enum Pools {
 impl Pools {
     /// Checks that a SQLite file is still the one that was opened.
     pub(crate) fn check_file(&self) -> Result<(), StoreError> {
-        match self {
-            #[cfg(feature = "postgres")]
-            Self::Postgres(_) => Ok(()),
-            #[cfg(feature = "sqlite")]
-            Self::Sqlite(pool) => pool.file.check(),
-        }
+        by_database!(self, Self {
+            Postgres(_) => Ok(()),
+            Sqlite(pool) => pool.file.check(),
+        })
     }
 
     /// Like [`check_file`](Self::check_file), unless that was done a moment ago. For operations
     /// that only read.
     pub(crate) fn check_file_now_and_then(&self) -> Result<(), StoreError> {
-        match self {
-            #[cfg(feature = "postgres")]
-            Self::Postgres(_) => Ok(()),
-            #[cfg(feature = "sqlite")]
-            Self::Sqlite(pool) => pool.file.check_now_and_then(),
-        }
+        by_database!(self, Self {
+            Postgres(_) => Ok(()),
+            Sqlite(pool) => pool.file.check_now_and_then(),
+        })
     }
 
     /// Closes the connections to PostgreSQL that were made before `began`.
@@ -51,12 +48,10 @@ impl Pools {
 
     /// Returns `false` while commits that were given up have not ended.
     pub(crate) fn commits_end(&self) -> bool {
-        match self {
-            #[cfg(feature = "postgres")]
-            Self::Postgres(pool) => !pool.has_pending_commits(),
-            #[cfg(feature = "sqlite")]
-            Self::Sqlite(_) => true,
-        }
+        by_database!(self, Self {
+            Postgres(pool) => !pool.has_pending_commits(),
+            Sqlite(_) => true,
+        })
     }
 
     /// Returns a connection for verification, which is available even if other work hangs.
@@ -70,12 +65,10 @@ impl Pools {
     }
 
     async fn reader(&self, purpose: Purpose) -> Result<Connection, StoreError> {
-        Ok(match self {
-            #[cfg(feature = "postgres")]
-            Self::Postgres(pool) => Connection::Postgres(pool.take(purpose).await?),
-            #[cfg(feature = "sqlite")]
-            Self::Sqlite(pool) => Connection::Sqlite(pool.read().await?),
-        })
+        Ok(by_database!(self, Self {
+            Postgres(pool) => Connection::Postgres(pool.take(purpose).await?),
+            Sqlite(pool) => Connection::Sqlite(pool.read().await?),
+        }))
     }
 
     /// Returns a connection with a transaction open for writing. End it with
@@ -90,12 +83,10 @@ impl Pools {
     }
 
     async fn begin_for(&self, purpose: Purpose) -> Result<Connection, StoreError> {
-        Ok(match self {
-            #[cfg(feature = "postgres")]
-            Self::Postgres(pool) => Connection::Postgres(pool.begin(purpose).await?),
-            #[cfg(feature = "sqlite")]
-            Self::Sqlite(pool) => Connection::Sqlite(pool.begin().await?),
-        })
+        Ok(by_database!(self, Self {
+            Postgres(pool) => Connection::Postgres(pool.begin(purpose).await?),
+            Sqlite(pool) => Connection::Sqlite(pool.begin().await?),
+        }))
     }
 }
 

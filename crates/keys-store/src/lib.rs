@@ -40,6 +40,7 @@ mod authority;
 mod changes;
 mod check;
 mod connection;
+mod databases;
 mod error;
 mod feed;
 mod health;

@@ -30,12 +30,6 @@ pub(crate) enum Life {
 }
 
 impl Life {
-    /// The lock of this process in PostgreSQL.
-    #[cfg(feature = "postgres")]
-    pub(crate) fn postgres() -> Self {
-        Self::Postgres(postgres::own_number())
-    }
-
     /// Returns whether the process that wrote `holder` is known to have ended. `false` if in doubt.
     pub(crate) async fn has_ended(
         &self,

@@ -23,6 +23,7 @@ use keys_service::ports::StoreError;
 use tokio::sync::oneshot;
 
 use crate::connection::{Connection, query};
+use crate::databases::by_database;
 use crate::error::QueryError;
 #[cfg(feature = "postgres")]
 use crate::postgres::PostgresConnector;
@@ -39,21 +40,11 @@ const POSTGRES: EmbeddedMigrations = embed_migrations!("migrations/postgres");
 const SQLITE: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
 
 /// Tables other than those of keys and accounts.
-#[cfg(feature = "sqlite")]
-const SQLITE_TABLES: [&str; 4] = [
+const TABLES: [&str; 4] = [
     "audit_event",
     "idempotency",
     "key_change",
     "key_change_pruned",
-];
-#[cfg(feature = "postgres")]
-const POSTGRES_TABLES: [&str; 6] = [
-    "audit_event",
-    "idempotency",
-    "key_change",
-    "key_change_pruned",
-    "instance",
-    "instance_epoch",
 ];
 
 /// Error returned when a database could not be migrated. Migrations that were finished before stay.
@@ -267,17 +258,15 @@ pub(crate) async fn probe(connection: &mut Connection) -> Result<bool, QueryErro
         ))
         .limit(0)
         .load(open))?;
-    let (tables, takes_writes): (&[&str], &str) = match connection {
-        #[cfg(feature = "postgres")]
-        Connection::Postgres(_) => (
-            &POSTGRES_TABLES,
+    let (further, takes_writes): (&[&str], &str) = by_database!(connection, Connection {
+        Postgres(_) => (
+            &["instance", "instance_epoch"],
             "pg_catalog.current_setting('transaction_read_only') = 'off'",
         ),
-        #[cfg(feature = "sqlite")]
-        Connection::Sqlite(_) => (&SQLITE_TABLES, "true"),
-    };
+        Sqlite(_) => (&[], "true"),
+    });
     let mut sql = format!("select {takes_writes} as takes_writes");
-    for table in tables {
+    for table in TABLES.iter().chain(further) {
         let _ = write!(sql, ", exists (select 1 from {table} limit 0) as {table}");
     }
     let row: Row = query!(connection, |open| sql_query(sql).get_result(open))?;
@@ -299,11 +288,11 @@ pub(crate) async fn check(
         // The table cannot be read, most likely because it does not exist.
         Err(error) => return Ok(Err(SchemaError::Missing(Some(Box::new(error))))),
     };
-    let compare = |connection: &Connection, compatibility: &Compatibility| match connection {
-        #[cfg(feature = "postgres")]
-        Connection::Postgres(_) => compare::<Pg>(&POSTGRES, &applied, compatibility),
-        #[cfg(feature = "sqlite")]
-        Connection::Sqlite(_) => compare::<Sqlite>(&SQLITE, &applied, compatibility),
+    let compare = |connection: &Connection, compatibility: &Compatibility| {
+        by_database!(connection, Connection {
+            Postgres(_) => compare::<Pg>(&POSTGRES, &applied, compatibility),
+            Sqlite(_) => compare::<Sqlite>(&SQLITE, &applied, compatibility),
+        })
     };
     let unknown = match compare(connection, &Compatibility::new()) {
         Err(SchemaError::Unknown(unknown)) => unknown,

@@ -16,9 +16,9 @@ use keys_service::ports::{
 };
 use tokio::runtime::Handle;
 
-use crate::changes;
 use crate::check::{self, Position, RowFault, Table};
 use crate::connection::{Connection, Pools};
+use crate::databases::by_database;
 use crate::health::WriteHealth;
 use crate::life::Life;
 use crate::migrate::{self, MigrateError};
@@ -171,7 +171,7 @@ impl Store {
     ) -> Result<Self, OpenError> {
         let runtime = Handle::try_current().map_err(|_| OpenError::NoRuntime)?;
         let health = WriteHealth::default();
-        let (pools, connector) = match &url.0 {
+        let (pools, connector, life) = match &url.0 {
             #[cfg(feature = "postgres")]
             Location::Postgres(location) => {
                 let connector =
@@ -190,7 +190,11 @@ impl Store {
                 let pool = Pool::new(Arc::clone(&connector), &options, health.clone());
                 let pools = Pools::Postgres(pool);
                 let waker = Waker::new(pools.clone());
-                (pools, Connector::Postgres { connector, waker })
+                let life = match options.direct_url {
+                    Some(_) => Life::Unknown,
+                    None => Life::Postgres(postgres::own_number()),
+                };
+                (pools, Connector::Postgres { connector, waker }, life)
             }
             #[cfg(feature = "sqlite")]
             Location::Sqlite(path) => {
@@ -202,27 +206,19 @@ impl Store {
                 let pool = sqlite::pool::Pool::new(&connector, &options, health.clone());
                 let pools = Pools::Sqlite(pool);
                 let followers = Arc::new(Followers::new(&connector));
+                let life = Life::Sqlite(LifeFile::new(connector.file()));
                 let connector = Connector::Sqlite {
                     connector,
                     followers,
                 };
-                (pools, connector)
+                (pools, connector, life)
             }
         };
         Ok(Self(Arc::new(Inner {
-            life: match &connector {
-                #[cfg(feature = "postgres")]
-                Connector::Postgres { .. } if options.direct_url.is_some() => Life::Unknown,
-                #[cfg(feature = "postgres")]
-                Connector::Postgres { .. } => Life::postgres(),
-                #[cfg(feature = "sqlite")]
-                Connector::Sqlite { connector, .. } => {
-                    Life::Sqlite(LifeFile::new(connector.file()))
-                }
-            },
             pools,
             connector,
             runtime,
+            life,
             operation_timeout: options.operation_timeout,
             connections_max: options.connections_max.get(),
             health,
@@ -236,14 +232,12 @@ impl Store {
     /// # Errors
     /// If a migration fails, or the database is newer than this program.
     pub async fn migrate(&self) -> Result<(), MigrateError> {
-        let migrated = match &self.0.connector {
-            #[cfg(feature = "postgres")]
-            Connector::Postgres { connector, .. } => {
+        let migrated = by_database!(&self.0.connector, Connector {
+            Postgres { connector, .. } => {
                 migrate::postgres(&self.0.runtime, Arc::clone(connector)).await
-            }
-            #[cfg(feature = "sqlite")]
-            Connector::Sqlite { connector, .. } => migrate::sqlite(Arc::clone(connector)).await,
-        };
+            },
+            Sqlite { connector, .. } => migrate::sqlite(Arc::clone(connector)).await,
+        });
         if migrated.is_err() {
             // A database that is read-only at the moment must not prevent a start.
             let pools = self.pools();
@@ -264,14 +258,12 @@ impl Store {
     /// If the database cannot be reached, or a table stays locked for a minute.
     #[cfg(feature = "postgres")]
     pub async fn recount_keys(&self) -> Result<bool, MigrateError> {
-        match &self.0.connector {
-            #[cfg(feature = "postgres")]
-            Connector::Postgres { connector, .. } => {
+        by_database!(&self.0.connector, Connector {
+            Postgres { connector, .. } => {
                 migrate::recount_keys(&self.0.runtime, Arc::clone(connector)).await
-            }
-            #[cfg(feature = "sqlite")]
-            Connector::Sqlite { .. } => Ok(false),
-        }
+            },
+            Sqlite { .. } => Ok(false),
+        })
     }
 
     /// Resolves when the SQLite file of this store was replaced or removed. From then on every
@@ -280,12 +272,10 @@ impl Store {
     /// while the feed is followed, and otherwise by operations. Never resolves for PostgreSQL.
     #[cfg(feature = "sqlite")]
     pub async fn lost(&self) -> FileLost {
-        match &self.0.connector {
-            #[cfg(feature = "postgres")]
-            Connector::Postgres { .. } => std::future::pending().await,
-            #[cfg(feature = "sqlite")]
-            Connector::Sqlite { connector, .. } => connector.file().lost().await,
-        }
+        by_database!(&self.0.connector, Connector {
+            Postgres { .. } => std::future::pending().await,
+            Sqlite { connector, .. } => connector.file().lost().await,
+        })
     }
 
     /// Reads every account, key and audit event, and reports each column that breaks a rule of this
@@ -354,12 +344,10 @@ impl Store {
             let outcome = work.await;
             // A change whose result got lost on the way may have been made.
             if matches!(outcome, Ok(_) | Err(ChangeError::Store(_))) {
-                match &inner.connector {
-                    #[cfg(feature = "postgres")]
-                    Connector::Postgres { waker, .. } => waker.wake(),
-                    #[cfg(feature = "sqlite")]
-                    Connector::Sqlite { followers, .. } => followers.wake(),
-                }
+                by_database!(&inner.connector, Connector {
+                    Postgres { waker, .. } => waker.wake(),
+                    Sqlite { followers, .. } => followers.wake(),
+                });
             }
             outcome
         })
@@ -440,12 +428,10 @@ async fn within<T, E: From<StoreError>>(
 /// Shows the kind of database, and nothing about its address.
 impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.0.connector {
-            #[cfg(feature = "postgres")]
-            Connector::Postgres { .. } => "Store(postgres)",
-            #[cfg(feature = "sqlite")]
-            Connector::Sqlite { .. } => "Store(sqlite)",
-        })
+        f.write_str(by_database!(self.0.connector, Connector {
+            Postgres { .. } => "Store(postgres)",
+            Sqlite { .. } => "Store(sqlite)",
+        }))
     }
 }
 
@@ -455,12 +441,10 @@ impl Keys for Store {
         &self,
         digests: Vec<PepperedDigest>,
     ) -> Result<Vec<FoundKey>, StoreError> {
-        let timeout = match &self.0.connector {
-            #[cfg(feature = "postgres")]
-            Connector::Postgres { .. } => LOOK_UP_TIMEOUT.min(self.0.operation_timeout),
-            #[cfg(feature = "sqlite")]
-            Connector::Sqlite { .. } => self.0.operation_timeout,
-        };
+        let timeout = by_database!(&self.0.connector, Connector {
+            Postgres { .. } => LOOK_UP_TIMEOUT.min(self.0.operation_timeout),
+            Sqlite { .. } => self.0.operation_timeout,
+        });
         let found = keys::find_by_digests(self.pools(), digests);
         // The loader runs on this runtime already, and needs no task for each look-up.
         if Handle::try_current().is_ok_and(|current| current.id() == self.0.runtime.id()) {
@@ -553,21 +537,14 @@ impl Idempotency for Store {
 impl ChangeLog for Store {
     fn feed(&self) -> Box<dyn ChangeFeed> {
         let runtime = self.0.runtime.clone();
-        match &self.0.connector {
-            #[cfg(feature = "postgres")]
-            Connector::Postgres { connector, .. } => {
+        by_database!(&self.0.connector, Connector {
+            Postgres { connector, .. } => {
                 Box::new(PostgresFeed::new(Arc::clone(connector), runtime))
-            }
-            #[cfg(feature = "sqlite")]
-            Connector::Sqlite {
-                connector,
-                followers,
-            } => Box::new(SqliteFeed::new(
-                Arc::clone(connector),
-                runtime,
-                Arc::clone(followers),
-            )),
-        }
+            },
+            Sqlite { connector, followers } => {
+                Box::new(SqliteFeed::new(Arc::clone(connector), runtime, Arc::clone(followers)))
+            },
+        })
     }
 
     async fn is_seen_everywhere(
@@ -621,7 +598,11 @@ async fn is_seen_everywhere(
     match &inner.connector {
         #[cfg(feature = "postgres")]
         Connector::Postgres { .. } => {
-            changes::is_seen_everywhere(&mut inner.pools.read().await?, commit, silence).await
+            let Connection::Postgres(mut lease) = inner.pools.read().await? else {
+                return Ok(false);
+            };
+            let outcome = postgres::is_seen_everywhere(lease.enter(), commit, silence).await;
+            Ok(lease.leave(outcome)?)
         }
         #[cfg(feature = "sqlite")]
         Connector::Sqlite { followers, .. } => {
@@ -637,13 +618,11 @@ async fn is_seen_everywhere(
 }
 
 async fn sweep(inner: &Inner, now: Timestamp) -> Result<u64, StoreError> {
-    let slowest = match &inner.connector {
+    let slowest = by_database!(&inner.connector, Connector {
         // The database knows all of them.
-        #[cfg(feature = "postgres")]
-        Connector::Postgres { .. } => None,
-        #[cfg(feature = "sqlite")]
-        Connector::Sqlite { followers, .. } => followers.readers.slowest(),
-    };
+        Postgres { .. } => None,
+        Sqlite { followers, .. } => followers.readers.slowest(),
+    });
     let deleted = sweep::sweep(&inner.pools, slowest, now, inner.operation_timeout).await?;
     #[cfg(feature = "sqlite")]
     if let Life::Sqlite(files) = &inner.life {

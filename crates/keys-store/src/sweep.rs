@@ -7,6 +7,7 @@ use keys_core::Timestamp;
 use keys_service::ports::{ENDED_SESSIONS_KEPT, StoreError};
 
 use crate::connection::{Connection, Pools};
+use crate::databases::by_database;
 use crate::error::QueryError;
 #[cfg(feature = "postgres")]
 use crate::postgres;
@@ -169,17 +170,15 @@ async fn batch(connection: &mut Connection, kind: Kind) -> Result<usize, QueryEr
 
 /// Returns the age of the oldest row in the log of changes.
 pub(crate) async fn oldest_change(pools: Pools) -> Result<Option<Duration>, StoreError> {
-    let micros = match &mut pools.read().await? {
-        #[cfg(feature = "postgres")]
-        Connection::Postgres(lease) => {
+    let micros = by_database!(&mut pools.read().await?, Connection {
+        Postgres(lease) => {
             let outcome = postgres::oldest_change(lease.enter()).await;
             lease.leave(outcome)
-        }
-        #[cfg(feature = "sqlite")]
-        Connection::Sqlite(lease) => {
+        },
+        Sqlite(lease) => {
             let outcome = sqlite::oldest_change(lease.enter()).await;
             lease.leave(outcome)
-        }
-    }?;
+        },
+    })?;
     Ok(micros.map(|micros| Duration::from_micros(u64::try_from(micros).unwrap_or(0))))
 }

@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use crate::databases::by_database;
 #[cfg(feature = "sqlite")]
 use crate::sqlite::file;
 
@@ -167,12 +168,10 @@ impl DatabaseUrl {
     /// Returns the path of the SQLite file as it was written; `None` for PostgreSQL.
     #[must_use]
     pub fn sqlite_path(&self) -> Option<&Path> {
-        match &self.0 {
-            #[cfg(feature = "sqlite")]
-            Location::Sqlite(path) => Some(path),
-            #[cfg(feature = "postgres")]
-            Location::Postgres(_) => None,
-        }
+        by_database!(&self.0, Location {
+            Postgres(_) => None,
+            Sqlite(path) => Some(path),
+        })
     }
 }
 
@@ -202,12 +201,10 @@ impl FromStr for DatabaseUrl {
 
 impl fmt::Debug for DatabaseUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.0 {
-            #[cfg(feature = "postgres")]
-            Location::Postgres(_) => "DatabaseUrl(postgres)",
-            #[cfg(feature = "sqlite")]
-            Location::Sqlite(_) => "DatabaseUrl(sqlite)",
-        })
+        f.write_str(by_database!(self.0, Location {
+            Postgres(_) => "DatabaseUrl(postgres)",
+            Sqlite(_) => "DatabaseUrl(sqlite)",
+        }))
     }
 }
 
