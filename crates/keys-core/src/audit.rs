@@ -30,6 +30,14 @@ table! {
     KeyCreated = "key.created",
     /// A key of any kind was revoked.
     KeyRevoked = "key.revoked",
+    /// Fields of a key were changed.
+    KeyUpdated = "key.updated",
+    /// A key was disabled.
+    KeyDisabled = "key.disabled",
+    /// A disabled key was enabled.
+    KeyEnabled = "key.enabled",
+    /// A key was replaced by a new one.
+    KeyRotated = "key.rotated",
 }
 
 display_as_str!(AuditAction);
@@ -105,6 +113,20 @@ impl AuditActor {
     ];
 
     const SYSTEM: &'static str = "system";
+
+    /// Returns the actor of this kind. `None` for an unknown kind, or if exactly one of kind and
+    /// credential is that of the service itself.
+    #[must_use]
+    pub fn from_stored(kind: &str, credential: Option<KeyId>) -> Option<Self> {
+        match (kind, credential) {
+            (Self::SYSTEM, None) => Some(Self::System),
+            (kind, Some(id)) => {
+                let kind = KeyKind::ALL.into_iter().find(|one| one.as_str() == kind)?;
+                Some(Self::Credential { kind, id })
+            }
+            _ => None,
+        }
+    }
 
     /// The kind of the actor, as it is stored.
     #[must_use]

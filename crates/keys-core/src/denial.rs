@@ -30,6 +30,9 @@ table! {
     /// The expiry of the key is not in the future.
     #[error("the key has expired")]
     Expired = "expired",
+    /// The key is disabled, which can be undone.
+    #[error("the key is disabled")]
+    Disabled = "disabled",
     /// The kind of the credential is not accepted here, for example an account's key where an
     /// operator's key is required.
     #[error("this kind of credential may not be used here")]
@@ -55,7 +58,7 @@ impl Denial {
     pub const fn is_unauthenticated(self) -> bool {
         matches!(
             self,
-            Self::Malformed | Self::NotFound | Self::Revoked | Self::Expired
+            Self::Malformed | Self::NotFound | Self::Revoked | Self::Expired | Self::Disabled
         )
     }
 }

@@ -21,6 +21,9 @@ pub trait Evidence {
     /// The first moment at which the key is no longer valid. `None` if it never expires.
     fn expires_at(&self) -> Option<Timestamp>;
 
+    /// Whether the key is disabled.
+    fn disabled(&self) -> bool;
+
     /// The kind of the key.
     fn kind(&self) -> KeyKind;
 
@@ -55,8 +58,8 @@ pub struct Question<'a> {
     pub scopes: &'a ScopeSet,
 }
 
-/// Judges a stored key in the documented order: revoked, expired, kind, account, plan, address,
-/// scopes.
+/// Judges a stored key in the documented order: revoked, expired, disabled, kind, account, plan,
+/// address, scopes.
 ///
 /// Calls `now` only if the key expires, because reading a clock costs as much as finding the key in
 /// the cache. A key is expired from the moment `expires_at` on.
@@ -101,6 +104,9 @@ pub fn judge<E: Evidence + ?Sized>(
     if evidence.expires_at().is_some_and(|end| now() >= end) {
         return Err(Denial::Expired);
     }
+    if evidence.disabled() {
+        return Err(Denial::Disabled);
+    }
     if !question.kinds.contains(&evidence.kind()) {
         return Err(Denial::KindNotAllowed);
     }
@@ -139,6 +145,10 @@ impl Evidence for StoredKey {
         self.key.expires_at
     }
 
+    fn disabled(&self) -> bool {
+        self.key.disabled_at.is_some()
+    }
+
     fn kind(&self) -> KeyKind {
         self.key.kind
     }
@@ -164,7 +174,7 @@ impl Evidence for StoredKey {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{AccountId, AllowedNetworks, ApiKey, KeyId, Plan, SecretKey};
+    use crate::{AccountId, AllowedNetworks, ApiKey, KeyId, KeyLimits, Plan, SecretKey};
     use rand_chacha::{ChaCha20Rng, rand_core::SeedableRng};
 
     const NOON: Timestamp = Timestamp::from_unix_micros(1_767_268_800_000_000);
@@ -206,6 +216,9 @@ mod tests {
             revoked_at: Some(NOON),
             last_used_at: None,
             created_at: JUST_BEFORE_NOON,
+            disabled_at: Some(JUST_BEFORE_NOON),
+            limits: KeyLimits::default(),
+            subject: None,
         };
         StoredKey {
             key,
@@ -230,6 +243,8 @@ mod tests {
         stored.key.revoked_at = None;
         assert_eq!(verdict(&stored, &question), Err(Denial::Expired));
         stored.key.expires_at = None;
+        assert_eq!(verdict(&stored, &question), Err(Denial::Disabled));
+        stored.key.disabled_at = None;
         assert_eq!(verdict(&stored, &question), Err(Denial::KindNotAllowed));
         question.kinds = &[KeyKind::Operator, KeyKind::Account];
         assert_eq!(verdict(&stored, &question), Err(Denial::AccountDisabled));
@@ -250,6 +265,7 @@ mod tests {
     fn an_expired_key_is_refused_at_the_exact_microsecond_and_no_clock_is_read_for_others() {
         let mut stored = a_key();
         stored.key.revoked_at = None;
+        stored.key.disabled_at = None;
         stored.account = Some(account("pro", false));
         let scopes = ScopeSet::default();
         let question = Question {

@@ -2,9 +2,10 @@
 
 use std::fmt;
 
-use crate::account::Account;
+use crate::account::{Account, ExternalId};
 use crate::id::{AccountId, KeyId};
 use crate::key_format::ShownPrefix;
+use crate::key_limits::KeyLimits;
 use crate::name::KeyName;
 use crate::network::AllowedNetworks;
 use crate::scope::ScopeSet;
@@ -32,6 +33,9 @@ pub enum KeyKind {
 }
 
 impl KeyKind {
+    /// All kinds.
+    pub const ALL: [Self; 3] = [Self::Operator, Self::Account, Self::Session];
+
     /// Returns the name used in logs and in the audit trail.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -79,6 +83,16 @@ pub struct ApiKey {
     pub last_used_at: Option<Timestamp>,
     /// When it was created.
     pub created_at: Timestamp,
+    /// Time since when it is disabled. `None` while it is enabled.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub disabled_at: Option<Timestamp>,
+    /// Its own limits, on top of those of the plan.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub limits: KeyLimits,
+    /// The host system's identifier of the person that a session is for, or in whose session the
+    /// key was made.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub subject: Option<ExternalId>,
 }
 
 impl ApiKey {
@@ -98,6 +112,9 @@ impl ApiKey {
             revoked_at: None,
             last_used_at: None,
             created_at,
+            disabled_at: None,
+            limits: KeyLimits::default(),
+            subject: None,
         }
     }
 
@@ -108,76 +125,78 @@ impl ApiKey {
         self.revoked_at.is_none() && self.expires_at.is_none_or(|end| now < end)
     }
 
-    /// Returns whether the keys that this one creates are limited to its own expiry, addresses and
-    /// scopes.
-    ///
-    /// Those of an account's key are. A session stands for a person, and a key that is created in a
-    /// session outlives it. An operator key issues keys to others.
+    /// Returns the bounds of this key.
     #[must_use]
-    pub const fn limits_what_it_creates(&self) -> bool {
-        matches!(self.kind, KeyKind::Account)
-    }
-
-    /// Returns the limits of this key, for keys that it creates.
-    #[must_use]
-    pub const fn limits(&self) -> KeyLimits<'_> {
-        KeyLimits {
+    pub const fn bounds(&self) -> KeyBounds<'_> {
+        KeyBounds {
             expires_at: self.expires_at,
             allowed_networks: &self.allowed_networks,
             scopes: &self.scopes,
+            limits: &self.limits,
+        }
+    }
+
+    /// Returns the first bound in which a new key exceeds this one, if this one creates it: the
+    /// expiry, then the addresses, the scopes and the limits. `None` if it may create the key.
+    ///
+    /// What an account's key creates is within its own bounds. A session stands for a person, and a
+    /// key that is created in a session outlives it, so only the scopes of a session bound it, if
+    /// the session has any. An operator key issues keys to others.
+    #[must_use]
+    pub fn exceeded_by(&self, new: &KeyBounds<'_>) -> Option<ExceededBound> {
+        let lacks_scopes = !self.scopes.covers(new.scopes);
+        match self.kind {
+            KeyKind::Operator => None,
+            KeyKind::Session => {
+                (lacks_scopes && !self.scopes.is_empty()).then_some(ExceededBound::Scopes)
+            }
+            KeyKind::Account => {
+                let is_later = self
+                    .expires_at
+                    .is_some_and(|limit| new.expires_at.is_none_or(|wanted| wanted > limit));
+                let outside = if new.allowed_networks.is_unrestricted() {
+                    (!self.allowed_networks.is_unrestricted()).then_some(0)
+                } else {
+                    new.allowed_networks.first_outside(&self.allowed_networks)
+                };
+                if is_later {
+                    Some(ExceededBound::ExpiresAt)
+                } else if let Some(index) = outside {
+                    Some(ExceededBound::AllowedNetworks(index))
+                } else if lacks_scopes {
+                    Some(ExceededBound::Scopes)
+                } else {
+                    (!self.limits.covers(new.limits)).then_some(ExceededBound::Limits)
+                }
+            }
         }
     }
 }
 
-/// The limits of a key: how long, from where and for what it may be used.
+/// The bounds of a key: how long, from where, for what and how often it may be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(
     clippy::exhaustive_structs,
-    reason = "a new limit must be compared wherever a key creates a key"
+    reason = "a new bound must be compared wherever a key creates a key"
 )]
-pub struct KeyLimits<'a> {
+pub struct KeyBounds<'a> {
     /// The first time at which it is no longer valid.
     pub expires_at: Option<Timestamp>,
     /// Addresses that may use it.
     pub allowed_networks: &'a AllowedNetworks,
     /// Its scopes.
     pub scopes: &'a ScopeSet,
+    /// Its own limits.
+    pub limits: &'a KeyLimits,
 }
 
-impl KeyLimits<'_> {
-    /// Returns the first limit that is wider than that of `creator`: the expiry, then the
-    /// addresses, then the scopes. `None` if a key with `creator`'s limits may create a key with
-    /// these.
-    #[must_use]
-    pub fn first_excess(&self, creator: &KeyLimits<'_>) -> Option<ExceededLimit> {
-        let is_later = match (self.expires_at, creator.expires_at) {
-            (_, None) => false,
-            (None, Some(_)) => true,
-            (Some(own), Some(limit)) => own > limit,
-        };
-        if is_later {
-            return Some(ExceededLimit::ExpiresAt);
-        }
-        let outside = if self.allowed_networks.is_unrestricted() {
-            (!creator.allowed_networks.is_unrestricted()).then_some(0)
-        } else {
-            self.allowed_networks
-                .first_outside(creator.allowed_networks)
-        };
-        if let Some(index) = outside {
-            return Some(ExceededLimit::AllowedNetworks(index));
-        }
-        (!creator.scopes.covers(self.scopes)).then_some(ExceededLimit::Scopes)
-    }
-}
-
-/// A limit in which a new key exceeds the key that creates it.
+/// A bound in which a new key exceeds the key that creates it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(
     clippy::exhaustive_enums,
     reason = "complete: every surface names each field"
 )]
-pub enum ExceededLimit {
+pub enum ExceededBound {
     /// It expires later, or never.
     ExpiresAt,
     /// The entry at this index of its address list, counted from 0, is outside the creator's list.
@@ -185,6 +204,8 @@ pub enum ExceededLimit {
     AllowedNetworks(usize),
     /// It has a scope that the creator lacks.
     Scopes,
+    /// It has a higher limit, or lacks a limit that the creator has.
+    Limits,
 }
 
 /// A key with the account that holds it, read together.

@@ -48,13 +48,17 @@ mod id;
 mod issue_policy;
 mod judge;
 mod key;
+mod key_details;
 mod key_format;
+mod key_limits;
 mod mac;
+mod metadata;
 mod name;
 mod network;
 mod operator_scope;
 mod pepper;
 mod plan;
+mod revocation;
 mod scope;
 #[cfg(feature = "serde")]
 mod serde;
@@ -69,11 +73,14 @@ pub use denial::Denial;
 pub use id::{AccountId, EventId, ID_LEN, InvalidId, KeyId};
 pub use issue_policy::IssuePolicy;
 pub use judge::{Evidence, Question, judge, judge_account};
-pub use key::{ApiKey, ExceededLimit, KeyKind, KeyLimits, StoredKey};
+pub use key::{ApiKey, ExceededBound, KeyBounds, KeyKind, StoredKey};
+pub use key_details::{InvalidKeyVersion, KeyDetails, KeyStatus, KeyVersion, UnknownKeyStatus};
 pub use key_format::{
     BODY_LEN, InvalidPrefix, KeyPrefix, Malformed, PresentedKey, RANDOM_LEN, SECRET_MAX_LEN,
     SecretKey, ShownPrefix, check_form,
 };
+pub use key_limits::{KeyLimits, TooManyLimits};
+pub use metadata::{InvalidMetadata, Metadata};
 pub use name::{InvalidName, KeyName, escaped};
 pub use network::{AllowedNetworks, InvalidNetwork, InvalidNetworks, Network};
 pub use operator_scope::{OperatorScope, UnknownOperatorScope};
@@ -83,5 +90,6 @@ pub use pepper::{
 pub use plan::{
     InvalidPlanName, Limit, LimitName, LimitPer, Operation, Plan, PlanName, Plans, Quota,
 };
+pub use revocation::{Revocation, RevocationNote, RevocationReason, UnknownReason};
 pub use scope::{InvalidScope, Scope, ScopeSet};
 pub use timestamp::{InvalidTimestamp, Timestamp};

@@ -21,12 +21,23 @@ table! {
     AccountsRead = "accounts:read",
     /// Create and change accounts.
     AccountsWrite = "accounts:write",
-    /// With [`KeysWrite`](Self::KeysWrite), open sessions, which list, create and delete keys.
+    /// Read, list and explain keys of accounts. With [`KeysWrite`](Self::KeysWrite), open sessions,
+    /// which list, create and delete keys.
     KeysRead = "keys:read",
-    /// Create keys for accounts.
+    /// Create, change, rotate and revoke keys of accounts.
     KeysWrite = "keys:write",
     /// Verify keys.
     KeysVerify = "keys:verify",
+    /// List sessions.
+    SessionsRead = "sessions:read",
+    /// End sessions.
+    SessionsWrite = "sessions:write",
+    /// Read and list operator keys.
+    OperatorsRead = "operators:read",
+    /// Create, rotate and revoke operator keys, and grant scopes to them.
+    OperatorsWrite = "operators:write",
+    /// Read the audit trail.
+    EventsRead = "events:read",
 }
 
 display_as_str!(OperatorScope);

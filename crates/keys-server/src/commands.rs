@@ -249,7 +249,7 @@ fn not_made(error: IssueError) -> anyhow::Error {
         Some(IssueField::AllowedNetworks(_)) => Some("--ip"),
         Some(IssueField::Scopes) => Some("--scope"),
         Some(IssueField::Prefix) => Some("--prefix"),
-        Some(IssueField::Ttl) => None,
+        Some(IssueField::Limits | IssueField::Ttl) => None,
         None => match error {
             IssueError::AccountNotFound
             | IssueError::AccountDenied(_)

@@ -3,7 +3,9 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use keys_core::{Account, AccountId, ApiKey, Denial, KeyId, KeyKind, Plans, ScopeSet, StoredKey};
+use keys_core::{
+    Account, AccountId, ApiKey, Denial, ExternalId, KeyId, KeyKind, Plans, ScopeSet, StoredKey,
+};
 
 use crate::ports::{Authority, Caller};
 
@@ -25,8 +27,8 @@ pub struct Identity {
 #[derive(Debug, Clone)]
 pub struct Actor {
     pub(crate) authority: Authority,
-    /// The account's key that acts. The keys that it creates are limited to its own expiry,
-    /// addresses and scopes.
+    /// The account's key or session that acts. The keys that a key creates are limited to its own
+    /// expiry, addresses, scopes and limits; those that a session creates, to its scopes.
     pub(crate) parent: Option<ApiKey>,
 }
 
@@ -66,7 +68,7 @@ impl Actor {
                     identity.account.clone(),
                 ))),
             }),
-            parent: key.limits_what_it_creates().then(|| key.clone()),
+            parent: (key.kind != KeyKind::Operator).then(|| key.clone()),
         }
     }
 
@@ -81,6 +83,12 @@ impl Actor {
         } else {
             Err(Denial::KindNotAllowed)
         }
+    }
+
+    /// Returns the host system's identifier of the person that acts, if a credential of an account
+    /// acts and it is known.
+    pub(crate) fn subject(&self) -> Option<&ExternalId> {
+        self.parent.as_ref()?.subject.as_ref()
     }
 
     /// Returns whether the actor may act for the account: an account's key or session acts for no

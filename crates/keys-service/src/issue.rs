@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keys_core::{
-    AccountId, AllowedNetworks, ApiKey, Denial, ExceededLimit, IssuePolicy, KeyId, KeyKind,
-    KeyLimits, KeyName, KeyPrefix, ScopeSet, SecretKey, Timestamp,
+    AccountId, AllowedNetworks, ApiKey, Denial, ExceededBound, ExternalId, IssuePolicy, KeyBounds,
+    KeyId, KeyKind, KeyLimits, KeyName, KeyPrefix, Metadata, ScopeSet, SecretKey, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -52,6 +52,10 @@ pub struct KeyDraft {
     pub scopes: Option<ScopeSet>,
     /// Expiry of the key.
     pub expires_at: Option<Timestamp>,
+    /// Names and values of the host system.
+    pub metadata: Metadata,
+    /// Limits of the key on top of those of the plan.
+    pub limits: KeyLimits,
     /// Requirements on the account.
     pub policy: IssuePolicy,
     /// Identifies a repetition of the request. `None` issues a key in any case.
@@ -69,6 +73,8 @@ impl KeyDraft {
             allowed_networks: AllowedNetworks::default(),
             scopes: None,
             expires_at: None,
+            metadata: Metadata::default(),
+            limits: KeyLimits::default(),
             policy: IssuePolicy::default(),
             idempotent: None,
         }
@@ -83,6 +89,10 @@ impl KeyDraft {
         scopes: Option<ScopeSet>,
         /// Sets the expiry.
         expires_at: Option<Timestamp>,
+        /// Sets names and values of the host system.
+        metadata: Metadata,
+        /// Sets limits of the key on top of those of the plan.
+        limits: KeyLimits,
         /// Sets the requirements on the account.
         policy: IssuePolicy,
         /// Returns the first answer again if the request is a repetition.
@@ -99,21 +109,31 @@ pub struct SessionDraft {
     pub account_id: AccountId,
     /// Life of the session: 1 second to [`SESSION_TTL_MAX`].
     pub ttl: Duration,
+    /// The host system's identifier of the person. Keys made in the session inherit it.
+    pub subject: Option<ExternalId>,
+    /// Scopes that keys made in the session may have. An empty set does not limit them.
+    pub scopes: ScopeSet,
     /// Identifies a repetition of the request. `None` opens a session in any case.
     pub idempotent: Option<Idempotent>,
 }
 
 impl SessionDraft {
     /// Returns a draft of a session of this life.
-    pub const fn new(account_id: AccountId, ttl: Duration) -> Self {
+    pub fn new(account_id: AccountId, ttl: Duration) -> Self {
         Self {
             account_id,
             ttl,
+            subject: None,
+            scopes: ScopeSet::default(),
             idempotent: None,
         }
     }
 
     setters! {
+        /// Sets the host system's identifier of the person.
+        subject: Option<ExternalId>,
+        /// Limits the scopes of keys made in the session. An empty set does not limit them.
+        scopes: ScopeSet,
         /// Returns the first answer again if the request is a repetition.
         idempotent: Option<Idempotent>,
     }
@@ -178,18 +198,21 @@ pub enum IssueField {
     AllowedNetworks(usize),
     /// The scopes.
     Scopes,
+    /// The key's own limits.
+    Limits,
     /// The prefix.
     Prefix,
     /// The life of a session.
     Ttl,
 }
 
-impl From<ExceededLimit> for IssueField {
-    fn from(limit: ExceededLimit) -> Self {
-        match limit {
-            ExceededLimit::ExpiresAt => Self::ExpiresAt,
-            ExceededLimit::AllowedNetworks(index) => Self::AllowedNetworks(index),
-            ExceededLimit::Scopes => Self::Scopes,
+impl From<ExceededBound> for IssueField {
+    fn from(bound: ExceededBound) -> Self {
+        match bound {
+            ExceededBound::ExpiresAt => Self::ExpiresAt,
+            ExceededBound::AllowedNetworks(index) => Self::AllowedNetworks(index),
+            ExceededBound::Scopes => Self::Scopes,
+            ExceededBound::Limits => Self::Limits,
         }
     }
 }
@@ -207,8 +230,8 @@ pub enum IssueError {
     /// Its prefix is that of another kind of credential.
     #[error("the prefix is reserved for another kind of credential")]
     ReservedPrefix,
-    /// This field exceeds the key that creates it: a later expiry, an address outside its list, or
-    /// a scope that it lacks.
+    /// This field exceeds the key that creates it: a later expiry, an address outside its list, a
+    /// scope that it lacks, or a higher limit.
     #[error("a key cannot create a key that may do more than itself")]
     ExceedsCreator(IssueField),
     /// The key that creates it was restricted after it was authenticated. The draft inherits a
@@ -302,6 +325,9 @@ impl KeyService {
             allowed_networks: draft.allowed_networks,
             scopes: draft.scopes.unwrap_or_default(),
             expires_at: draft.expires_at,
+            metadata: draft.metadata,
+            limits: draft.limits,
+            subject: by.subject().cloned(),
             policy: draft.policy,
         };
         let issued = self.issue(by, template, draft.idempotent).await;
@@ -338,8 +364,11 @@ impl KeyService {
             prefix: prefix(SESSION_PREFIX),
             name: None,
             allowed_networks: AllowedNetworks::default(),
-            scopes: ScopeSet::default(),
+            scopes: draft.scopes,
             expires_at: Some(self.now().saturating_add(draft.ttl)),
+            metadata: Metadata::default(),
+            limits: KeyLimits::default(),
+            subject: draft.subject,
             policy: IssuePolicy::NONE,
         };
         self.issue(by, template, draft.idempotent).await
@@ -365,6 +394,9 @@ impl KeyService {
             allowed_networks: draft.allowed_networks,
             scopes: draft.scopes,
             expires_at: draft.expires_at,
+            metadata: Metadata::default(),
+            limits: KeyLimits::default(),
+            subject: None,
             policy: IssuePolicy::NONE,
         };
         self.issue(by, template, None).await
@@ -409,14 +441,10 @@ impl KeyService {
         issued: &Issued,
         completion: Option<Completion>,
     ) -> Result<(), IssueError> {
-        let new_key = NewKey {
-            key: issued.key.clone(),
-            digest: self.inner.peppers.digest(&issued.secret),
-            admission: Admission {
-                plans: Arc::clone(&self.inner.plans),
-                policy: template.policy,
-            },
-        };
+        let admission = Admission::new(Arc::clone(&self.inner.plans), template.policy);
+        let digest = self.inner.peppers.digest(&issued.secret);
+        let new_key =
+            NewKey::new(issued.key.clone(), digest, admission).metadata(template.metadata.clone());
         let digest = *new_key.digest.digest.as_bytes();
         let change = self.change(by, issued.key.created_at, completion)?;
         self.inner.store.insert_key(new_key, change).await?;
@@ -435,6 +463,9 @@ struct Template {
     allowed_networks: AllowedNetworks,
     scopes: ScopeSet,
     expires_at: Option<Timestamp>,
+    metadata: Metadata,
+    limits: KeyLimits,
+    subject: Option<ExternalId>,
     policy: IssuePolicy,
 }
 
@@ -451,6 +482,8 @@ impl Template {
         key.allowed_networks.clone_from(&self.allowed_networks);
         key.scopes.clone_from(&self.scopes);
         key.expires_at = self.expires_at;
+        key.limits.clone_from(&self.limits);
+        key.subject.clone_from(&self.subject);
         Ok(Issued { key, secret })
     }
 }
@@ -459,11 +492,12 @@ fn prefix(reserved: &str) -> KeyPrefix {
     reserved.parse().expect("reserved prefixes are legal")
 }
 
-/// Fields that a draft leaves open, which are inherited from the key that creates it.
+/// Fields that a draft leaves open, which are inherited from the credential that creates it.
 struct Inherited {
     expires_at: bool,
     allowed_networks: bool,
     scopes: bool,
+    limits: bool,
 }
 
 impl Inherited {
@@ -472,6 +506,7 @@ impl Inherited {
             expires_at: draft.expires_at.is_none(),
             allowed_networks: draft.allowed_networks.is_unrestricted(),
             scopes: draft.scopes.is_none(),
+            limits: draft.limits.is_empty(),
         }
     }
 
@@ -480,25 +515,37 @@ impl Inherited {
             IssueField::ExpiresAt => self.expires_at,
             IssueField::AllowedNetworks(_) => self.allowed_networks,
             IssueField::Scopes => self.scopes,
+            IssueField::Limits => self.limits,
             IssueField::Prefix | IssueField::Ttl => false,
         }
     }
 }
 
-/// Applies the limits of the key that creates it to a draft. Open fields are inherited from the
-/// parent.
+/// Applies the bounds of the credential that creates it to a draft. Open fields are inherited from
+/// the parent.
 fn narrow(mut draft: KeyDraft, parent: &ApiKey) -> Result<KeyDraft, IssueField> {
-    draft.expires_at = draft.expires_at.or(parent.expires_at);
-    if draft.allowed_networks.is_unrestricted() {
-        draft.allowed_networks = parent.allowed_networks.clone();
+    if parent.kind == KeyKind::Session {
+        // Keys outlive the session that makes them. Only its scopes bound them, if it has any.
+        draft.scopes.get_or_insert_with(|| parent.scopes.clone());
+    } else {
+        draft.expires_at = draft.expires_at.or(parent.expires_at);
+        if draft.allowed_networks.is_unrestricted() {
+            draft.allowed_networks = parent.allowed_networks.clone();
+        }
+        draft.scopes.get_or_insert_with(|| parent.scopes.clone());
+        draft.limits = draft
+            .limits
+            .with_missing_of(&parent.limits)
+            .map_err(|_| IssueField::Limits)?;
     }
-    let limits = KeyLimits {
+    let bounds = KeyBounds {
         expires_at: draft.expires_at,
         allowed_networks: &draft.allowed_networks,
-        scopes: draft.scopes.get_or_insert_with(|| parent.scopes.clone()),
+        scopes: draft.scopes.get_or_insert_default(),
+        limits: &draft.limits,
     };
-    match limits.first_excess(&parent.limits()) {
-        Some(limit) => Err(limit.into()),
+    match parent.exceeded_by(&bounds) {
+        Some(bound) => Err(bound.into()),
         None => Ok(draft),
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use keys_core::{
     Account, AccountId, ApiKey, AuditAction, AuditEvent, AuditSubject, EventId, ExternalId,
-    KeyDigest, KeyId, KeyKind, PepperId, PepperedDigest, StoredKey, Timestamp,
+    KeyDetails, KeyDigest, KeyId, KeyKind, PepperId, PepperedDigest, StoredKey, Timestamp,
 };
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -18,8 +18,8 @@ use tokio::time::{Instant, sleep_until};
 use crate::ports::{
     AccountPatch, AccountQuery, Accounts, Authority, CHANGES_MAX, Change, ChangeError, ChangeFeed,
     ChangeLog, Changed, Changes, Commit, Completion, ENDED_SESSIONS_KEPT, FoundKey, Idempotency,
-    KeyOwner, KeyPage, KeyUse, KeyUses, Keys, Maintenance, NewKey, POLL_INTERVAL, Page, Place,
-    Readers, Readiness, Reservation, Reserved, StoreError,
+    KeyManagement, KeyOwner, KeyPage, KeyUse, KeyUses, Keys, Maintenance, NewKey, POLL_INTERVAL,
+    Page, Place, Readers, Readiness, Reservation, Reserved, StoreError, UnreadableKey,
 };
 
 /// Time for which changes are kept for feeds.
@@ -126,9 +126,8 @@ impl Log {
 
 #[derive(Debug)]
 struct KeyRow {
-    key: ApiKey,
+    details: KeyDetails,
     pepper: PepperId,
-    uses: u64,
 }
 
 #[derive(Debug)]
@@ -146,10 +145,11 @@ struct Answer {
 impl State {
     fn stored(&self, row: &KeyRow) -> StoredKey {
         let account = row
+            .details
             .key
             .account_id
             .and_then(|id| self.accounts.get(&id).cloned());
-        StoredKey::new(row.key.clone(), account)
+        StoredKey::new(row.details.key.clone(), account)
     }
 
     fn check_caller(&self, change: &Change) -> Result<(), ChangeError> {
@@ -165,7 +165,7 @@ impl State {
         caller
             .check(row.map(|row| self.stored(row)).as_ref(), change.at)
             .map_err(ChangeError::CallerDenied)?;
-        Ok(row.map(|row| &row.key))
+        Ok(row.map(|row| &row.details.key))
     }
 
     fn check_completion(&self, change: &Change) -> Result<(), ChangeError> {
@@ -222,7 +222,7 @@ impl State {
         let owned = self.owned.get(&account_id).into_iter().flatten();
         owned
             .filter_map(|id| self.keys.get(id))
-            .map(|row| &row.key)
+            .map(|row| &row.details.key)
             .filter(move |key| is_listed(key, owner))
     }
 
@@ -302,9 +302,8 @@ impl Keys for MemoryStore {
         state.digests.insert(digest, id);
         state.owned.entry(key.key.account_id).or_default().push(id);
         let row = KeyRow {
-            key: key.key,
+            details: key.details(&change),
             pepper: key.digest.pepper,
-            uses: 0,
         };
         state.keys.insert(id, row);
         state.record(change, AuditAction::KeyCreated, AuditSubject::Key(id));
@@ -320,7 +319,8 @@ impl Keys for MemoryStore {
         let mut state = self.state.lock();
         state.check_caller(&change)?;
         let there = state.keys.get(&id).is_some_and(|row| {
-            row.key.revoked_at.is_none() && owner.is_none_or(|owner| is_listed(&row.key, owner))
+            row.details.key.revoked_at.is_none()
+                && owner.is_none_or(|owner| is_listed(&row.details.key, owner))
         });
         if !there {
             return Ok(None);
@@ -328,7 +328,7 @@ impl Keys for MemoryStore {
         state.check_completion(&change)?;
 
         if let Some(row) = state.keys.get_mut(&id) {
-            row.key.revoked_at = Some(change.at);
+            row.details.key.revoked_at = Some(change.at);
         }
         let commit = state.log.note(change.at, Changed::Key(id));
         state.record(change, AuditAction::KeyRevoked, AuditSubject::Key(id));
@@ -338,13 +338,25 @@ impl Keys for MemoryStore {
 }
 
 #[async_trait]
+impl KeyManagement for MemoryStore {
+    async fn find_key(
+        &self,
+        id: KeyId,
+    ) -> Result<Option<Result<KeyDetails, UnreadableKey>>, StoreError> {
+        let state = self.state.lock();
+        Ok(state.keys.get(&id).map(|row| Ok(row.details.clone())))
+    }
+}
+
+#[async_trait]
 impl KeyUses for MemoryStore {
     async fn record_uses(&self, uses: Vec<KeyUse>) -> Result<Vec<KeyId>, StoreError> {
         let mut state = self.state.lock();
         for used in uses {
             if let Some(row) = state.keys.get_mut(&used.key_id) {
-                row.uses = row.uses.saturating_add(used.count);
-                row.key.last_used_at = row.key.last_used_at.max(Some(used.last_used_at));
+                let details = &mut row.details;
+                details.use_count = details.use_count.saturating_add(used.count);
+                details.key.last_used_at = details.key.last_used_at.max(Some(used.last_used_at));
             }
         }
         Ok(Vec::new())
@@ -518,7 +530,10 @@ impl Maintenance for MemoryStore {
 
     async fn pepper_ids(&self, now: Timestamp) -> Result<Vec<PepperId>, StoreError> {
         let state = self.state.lock();
-        let living = state.keys.values().filter(|row| row.key.is_usable(now));
+        let living = state
+            .keys
+            .values()
+            .filter(|row| row.details.key.is_usable(now));
         let ids: HashSet<&PepperId> = living.map(|row| &row.pepper).collect();
         Ok(ids.into_iter().copied().collect())
     }
@@ -536,13 +551,15 @@ impl Maintenance for MemoryStore {
         let ended: Vec<KeyId> = state
             .keys
             .values()
-            .filter(|row| row.key.kind == KeyKind::Session)
-            .filter(|row| row.key.expires_at.is_some_and(|end| end < before))
-            .map(|row| row.key.id)
+            .filter(|row| row.details.key.kind == KeyKind::Session)
+            .filter(|row| row.details.key.expires_at.is_some_and(|end| end < before))
+            .map(|row| row.details.key.id)
             .collect();
         for id in ended {
             let row = state.keys.remove(&id);
-            if let Some(owned) = row.and_then(|row| state.owned.get_mut(&row.key.account_id)) {
+            if let Some(owned) =
+                row.and_then(|row| state.owned.get_mut(&row.details.key.account_id))
+            {
                 owned.retain(|kept| *kept != id);
             }
             state.digests.retain(|_, kept| *kept != id);

@@ -43,6 +43,7 @@ const ADDRESSES: [&str; 4] = ["10.1.2.3", "192.0.2.1", "::ffff:10.1.2.3", "2001:
 struct Case {
     kind: KeyKind,
     is_revoked: bool,
+    is_key_disabled: bool,
     /// Microseconds from now.
     expires_in: Option<i64>,
     networks: Vec<&'static str>,
@@ -76,6 +77,7 @@ fn cases() -> impl Strategy<Value = Case> {
     let key = (
         select(&KINDS[..]),
         prop::bool::weighted(0.1),
+        prop::bool::weighted(0.1),
         expires_in,
         networks,
         subsequence(&SCOPES[..], 0..=SCOPES.len()),
@@ -86,12 +88,13 @@ fn cases() -> impl Strategy<Value = Case> {
     );
     let question = (kinds, prop::option::of(select(&ADDRESSES[..])), wanted);
     (key, account, question).prop_map(|(key, account, question)| {
-        let (kind, is_revoked, expires_in, networks, scopes) = key;
+        let (kind, is_revoked, is_key_disabled, expires_in, networks, scopes) = key;
         let (plan, is_disabled) = account;
         let (kinds, address, wanted) = question;
         Case {
             kind,
             is_revoked,
+            is_key_disabled,
             expires_in,
             networks,
             scopes,
@@ -165,6 +168,7 @@ impl World {
         key.allowed_networks = AllowedNetworks::parse(&case.networks).unwrap();
         key.scopes = ScopeSet::parse(&case.scopes).unwrap();
         key.expires_at = expires_at;
+        key.disabled_at = case.is_key_disabled.then_some(NOON);
         let admission = Admission::new(Arc::clone(&self.plans), IssuePolicy::NONE);
         let digest = self.peppers.digest(&secret);
         let new = NewKey::new(key.clone(), digest, admission);

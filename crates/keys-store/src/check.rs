@@ -2,12 +2,12 @@
 
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
-use keys_core::{AccountId, AuditActor, PepperId};
+use keys_core::{AccountId, AuditActor, KeyDetails, PepperId};
 use keys_service::ports::StoreError;
 use uuid::Uuid;
 
 use crate::connection::{Pools, query};
-use crate::rows::{AccountRow, CorruptRow, Fault, KeyRow};
+use crate::rows::{AccountRow, CorruptRow, Fault, KeyDetailsRow};
 use crate::schema::{account, api_key, audit_event};
 use crate::types::{DbId, Tolerant};
 
@@ -108,17 +108,21 @@ async fn accounts(pools: Pools, from: Position) -> Result<Vec<Row>, StoreError> 
 }
 
 async fn keys(pools: Pools, from: Position) -> Result<Vec<Row>, StoreError> {
-    type FullRow = (KeyRow, Tolerant<Vec<u8>>, Tolerant<String>);
+    type FullRow = (KeyDetailsRow, Tolerant<Vec<u8>>, Tolerant<String>);
     let rows: Vec<FullRow> = query!(&mut pools.read().await?, |open| api_key::table
         .filter(api_key::id.gt(from.last))
         .order(api_key::id)
         .offset(from.skipped)
         .limit(PAGE)
-        .select((KeyRow::as_select(), api_key::digest, api_key::pepper_id))
+        .select((
+            KeyDetailsRow::as_select(),
+            api_key::digest,
+            api_key::pepper_id
+        ))
         .load(open))?;
     let read = |(row, digest, pepper_id): FullRow| {
         let (id, mut faults) = match row.read() {
-            Ok(key) => {
+            Ok(KeyDetails { key, .. }) => {
                 let is_visible = |byte: u8| byte == b' ' || byte.is_ascii_graphic();
                 let legal = key.shown_prefix.as_str().bytes().all(is_visible);
                 let fault = (!legal).then(|| Fault {

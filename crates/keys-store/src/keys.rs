@@ -121,7 +121,7 @@ pub(crate) async fn insert(pools: Pools, new: NewKey, change: Change) -> Result<
 }
 
 fn rows_of(new: &NewKey, change: &Change) -> (NewKeyRow, EventRow) {
-    let row = NewKeyRow::new(&new.key, &new.digest);
+    let row = NewKeyRow::new(new, change);
     let event = audit::event(
         change,
         AuditAction::KeyCreated,

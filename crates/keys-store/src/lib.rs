@@ -48,6 +48,7 @@ mod idempotency;
 mod keys;
 mod life;
 mod load;
+mod management;
 mod migrate;
 mod opening;
 mod options;

@@ -8,10 +8,14 @@ use std::time::{Duration, Instant};
 
 use diesel::prelude::*;
 use keys_core::{
-    Account, AccountId, AllowedNetworks, ApiKey, AuditEvent, ExternalId, KeyId, KeyKind, KeyName,
-    PepperedDigest, PlanName, ScopeSet, ShownPrefix, StoredKey, Timestamp,
+    Account, AccountId, AllowedNetworks, ApiKey, AuditActor, AuditEvent, ExternalId, KeyDetails,
+    KeyId, KeyKind, KeyLimits, KeyName, Metadata, PlanName, Revocation, RevocationNote,
+    RevocationReason, ScopeSet, ShownPrefix, StoredKey, Timestamp,
 };
-use keys_service::ports::{AccountPatch, StoreError, UnreadableAccount, UnreadableKey};
+use keys_service::ports::{
+    AccountPatch, Change, NewKey, StoreError, UnreadableAccount, UnreadableKey,
+};
+use serde::Serialize;
 use uuid::Uuid;
 
 use crate::schema::{account, api_key, audit_event, idempotency};
@@ -221,6 +225,9 @@ pub(crate) struct WrittenKeyRow {
     pub(crate) revoked_at: Option<DbTimestamp>,
     last_used_at: Option<DbTimestamp>,
     created_at: DbTimestamp,
+    pub(crate) disabled_at: Option<DbTimestamp>,
+    subject: Option<String>,
+    limits: String,
 }
 
 impl From<&ApiKey> for WrittenKeyRow {
@@ -243,6 +250,9 @@ impl From<&ApiKey> for WrittenKeyRow {
             revoked_at: key.revoked_at.map(DbTimestamp),
             last_used_at: key.last_used_at.map(DbTimestamp),
             created_at: DbTimestamp(key.created_at),
+            disabled_at: key.disabled_at.map(DbTimestamp),
+            subject: key.subject.as_ref().map(ToString::to_string),
+            limits: json(&key.limits),
         }
     }
 }
@@ -262,6 +272,9 @@ pub(crate) struct KeyRow {
     revoked_at: Option<Tolerant<DbTimestamp>>,
     last_used_at: Option<Tolerant<DbTimestamp>>,
     created_at: Tolerant<DbTimestamp>,
+    disabled_at: Option<Tolerant<DbTimestamp>>,
+    subject: Option<Tolerant<String>>,
+    limits: Tolerant<String>,
 }
 
 /// A key that cannot be read.
@@ -299,6 +312,13 @@ impl KeyRow {
         let revoked_at = faults.read_option("revoked_at", self.revoked_at, as_it_is);
         let last_used_at = faults.read_option("last_used_at", self.last_used_at, as_it_is);
         let created_at = faults.read("created_at", self.created_at, as_it_is);
+        let disabled_at = faults.read_option("disabled_at", self.disabled_at, as_it_is);
+        let subject = faults.read_option("subject", self.subject, |text| {
+            ExternalId::from_stored(&text)
+        });
+        let limits = faults.read("limits", self.limits, |text| {
+            serde_json::from_str::<KeyLimits>(&text)
+        });
         // Only operator keys have no account, but a table whose checks were disabled may contain
         // others.
         if let Some(kind) = kind
@@ -325,6 +345,9 @@ impl KeyRow {
             key.expires_at = expires_at.map(|at| at.0);
             key.revoked_at = revoked_at.map(|at| at.0);
             key.last_used_at = last_used_at.map(|at| at.0);
+            key.disabled_at = disabled_at.map(|at| at.0);
+            key.subject = subject;
+            key.limits = limits.unwrap_or_default();
             key
         });
         match key {
@@ -340,6 +363,89 @@ impl KeyRow {
             })),
         }
     }
+}
+
+/// A key with everything that is stored about it.
+#[derive(Debug, Queryable, Selectable)]
+#[diesel(table_name = api_key)]
+pub(crate) struct KeyDetailsRow {
+    #[diesel(embed)]
+    key: KeyRow,
+    created_by_kind: Option<Tolerant<String>>,
+    created_by_id: Option<Tolerant<DbId>>,
+    metadata: Tolerant<String>,
+    predecessor_id: Option<Tolerant<DbId>>,
+    successor_id: Option<Tolerant<DbId>>,
+    revoked_reason: Option<Tolerant<String>>,
+    revoked_note: Option<Tolerant<String>>,
+    last_used_ip: Option<Tolerant<DbAddress>>,
+    use_count: Tolerant<i64>,
+}
+
+impl KeyDetailsRow {
+    pub(crate) fn read(self) -> Result<KeyDetails, Box<CorruptKey>> {
+        let mut faults = Faults::default();
+        let key_id = |id: Tolerant<DbId>| id.0.map(|id| KeyId::from_uuid(id.0));
+        let created_by_id = self.created_by_id.map(key_id).transpose();
+        let created_by = faults.read_option("created_by_kind", self.created_by_kind, |kind| {
+            AuditActor::from_stored(&kind, created_by_id?).ok_or_else(|| "is not a creator".into())
+                as Result<_, Box<dyn Error + Send + Sync>>
+        });
+        let metadata = faults.read("metadata", self.metadata, |text| {
+            serde_json::from_str::<Metadata>(&text)
+        });
+        let predecessor = faults.read_option("predecessor_id", self.predecessor_id, as_it_is);
+        let successor = faults.read_option("successor_id", self.successor_id, as_it_is);
+        let reason = faults.read_option("revoked_reason", self.revoked_reason, |text| {
+            text.parse::<RevocationReason>()
+        });
+        let note = faults.read_option("revoked_note", self.revoked_note, |text| {
+            RevocationNote::from_stored(&text)
+        });
+        let last_used_ip = faults.read_option("last_used_ip", self.last_used_ip, as_it_is);
+        let use_count = faults.read("use_count", self.use_count, u64::try_from);
+        let is_revoked = self.key.revoked_at.is_some();
+        let key = match self.key.read() {
+            Ok(key) if faults.0.is_empty() => key,
+            Ok(key) => {
+                return Err(Box::new(CorruptKey {
+                    is_revoked,
+                    row: CorruptRow {
+                        table: "api_key",
+                        id: Some(key.id.as_uuid()),
+                        faults: faults.0,
+                    },
+                    shown: Some(key),
+                }));
+            }
+            Err(mut corrupt) => {
+                corrupt.row.faults.append(&mut faults.0);
+                return Err(corrupt);
+            }
+        };
+        let mut details = KeyDetails::new(key);
+        details.created_by = created_by;
+        details.metadata = metadata.unwrap_or_default();
+        details.predecessor = predecessor.map(|id| KeyId::from_uuid(id.0));
+        details.successor = successor.map(|id| KeyId::from_uuid(id.0));
+        details.revocation = Revocation::new(reason).note(note);
+        details.last_used_ip = last_used_ip.map(|address| address.0);
+        details.use_count = use_count.unwrap_or(0);
+        Ok(details)
+    }
+
+    /// Reads the key. A row that cannot be read is logged.
+    pub(crate) fn read_or_log(self) -> Result<KeyDetails, UnreadableKey> {
+        self.read().map_err(|corrupt| {
+            log(&corrupt.row);
+            corrupt.refused()
+        })
+    }
+}
+
+/// Returns a value of the domain as JSON.
+fn json<T: Serialize>(value: &T) -> String {
+    serde_json::to_string(value).expect("maps of texts and numbers are JSON")
 }
 
 /// Digest, pepper, key, account: the row of a look-up. A digest or pepper that cannot be read
@@ -359,14 +465,23 @@ pub(crate) struct NewKeyRow {
     key: WrittenKeyRow,
     digest: Vec<u8>,
     pepper_id: String,
+    created_by_kind: &'static str,
+    created_by_id: Option<DbId>,
+    metadata: String,
+    predecessor_id: Option<DbId>,
 }
 
 impl NewKeyRow {
-    pub(crate) fn new(key: &ApiKey, digest: &PepperedDigest) -> Self {
+    pub(crate) fn new(new: &NewKey, change: &Change) -> Self {
+        let creator = change.actor();
         Self {
-            key: key.into(),
-            digest: digest.digest.as_bytes().to_vec(),
-            pepper_id: digest.pepper.to_string(),
+            key: (&new.key).into(),
+            digest: new.digest.digest.as_bytes().to_vec(),
+            pepper_id: new.digest.pepper.to_string(),
+            created_by_kind: creator.kind(),
+            created_by_id: creator.credential_id().map(|id| DbId(id.as_uuid())),
+            metadata: json(&new.metadata),
+            predecessor_id: new.predecessor.map(|id| DbId(id.as_uuid())),
         }
     }
 }

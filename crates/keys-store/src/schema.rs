@@ -14,8 +14,8 @@ diesel::table! {
 }
 
 diesel::table! {
-    use diesel::sql_types::{BigInt, Binary, Nullable, SmallInt, Text};
-    use crate::types::{Id, Moment, NetworkList, TextList};
+    use diesel::sql_types::{BigInt, Binary, Integer, Nullable, SmallInt, Text};
+    use crate::types::{Address, Id, Moment, NetworkList, TextList};
 
     api_key (id) {
         id -> Id,
@@ -32,6 +32,18 @@ diesel::table! {
         last_used_at -> Nullable<Moment>,
         use_count -> BigInt,
         created_at -> Moment,
+        disabled_at -> Nullable<Moment>,
+        subject -> Nullable<Text>,
+        created_by_kind -> Nullable<Text>,
+        created_by_id -> Nullable<Id>,
+        metadata -> Text,
+        limits -> Text,
+        predecessor_id -> Nullable<Id>,
+        successor_id -> Nullable<Id>,
+        revoked_reason -> Nullable<Text>,
+        revoked_note -> Nullable<Text>,
+        last_used_ip -> Nullable<Address>,
+        last_used_day -> Nullable<Integer>,
     }
 }
 

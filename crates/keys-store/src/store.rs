@@ -8,11 +8,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use keys_core::{Account, AccountId, EventId, KeyId, PepperId, PepperedDigest, Timestamp};
+use keys_core::{
+    Account, AccountId, EventId, KeyDetails, KeyId, PepperId, PepperedDigest, Timestamp,
+};
 use keys_service::ports::{
     AccountEntry, AccountPatch, AccountQuery, Accounts, BoxFuture, Change, ChangeError, ChangeFeed,
-    ChangeLog, Commit, FoundKey, Idempotency, KeyOwner, KeyPage, KeyUse, KeyUses, Keys,
-    Maintenance, NewKey, Readiness, Reservation, Reserved, StoreError,
+    ChangeLog, Commit, FoundKey, Idempotency, KeyManagement, KeyOwner, KeyPage, KeyUse, KeyUses,
+    Keys, Maintenance, NewKey, Readiness, Reservation, Reserved, StoreError, UnreadableKey,
 };
 use tokio::runtime::Handle;
 
@@ -32,7 +34,7 @@ use crate::tls::TlsError;
 use crate::url::{DatabaseUrl, Location};
 #[cfg(feature = "postgres")]
 use crate::wake::Waker;
-use crate::{accounts, idempotency, keys, sweep};
+use crate::{accounts, idempotency, keys, management, sweep};
 
 /// Time limit of looking keys up in PostgreSQL. Callers do not wait much longer, and a connection
 /// whose other end vanished must not be waited for when the database is back.
@@ -471,6 +473,16 @@ impl Keys for Store {
     ) -> Result<Option<Commit>, ChangeError> {
         self.change(keys::revoke(self.pools(), owner, id, change))
             .await
+    }
+}
+
+#[async_trait]
+impl KeyManagement for Store {
+    async fn find_key(
+        &self,
+        id: KeyId,
+    ) -> Result<Option<Result<KeyDetails, UnreadableKey>>, StoreError> {
+        self.run(management::find(self.pools(), id)).await
     }
 }
 

@@ -62,7 +62,7 @@ pub struct DbNetworks(pub Vec<IpNet>);
 #[diesel(sql_type = TextList)]
 pub struct DbTexts(pub Vec<String>);
 
-#[derive(Debug, Clone, Copy, AsExpression)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, AsExpression, FromSqlRow)]
 #[diesel(sql_type = Address)]
 pub struct DbAddress(pub IpAddr);
 

@@ -4,11 +4,14 @@ use std::ops::Deref;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use keys_core::{Account, AccountId, EventId, KeyId, PepperId, PepperedDigest, Timestamp};
+use keys_core::{
+    Account, AccountId, EventId, KeyDetails, KeyId, PepperId, PepperedDigest, Timestamp,
+};
 use keys_service::ports::{
     AccountEntry, AccountPatch, AccountQuery, Accounts, BoxFuture, Change, ChangeError, ChangeFeed,
-    ChangeLog, Commit, FoundKey, Idempotency, KeyOwner, KeyPage, KeyStore, KeyUse, KeyUses, Keys,
-    Maintenance, NewKey, Readiness, Reservation, Reserved, StoreError,
+    ChangeLog, Commit, FoundKey, Idempotency, KeyManagement, KeyOwner, KeyPage, KeyStore, KeyUse,
+    KeyUses, Keys, Maintenance, NewKey, Readiness, Reservation, Reserved, StoreError,
+    UnreadableKey,
 };
 
 /// A store that answers as `T` says.
@@ -123,6 +126,9 @@ overridable! {
             id: KeyId,
             change: Change
         ) -> Result<Option<Commit>, ChangeError>;
+    }
+    KeyManagement {
+        [before_read] find_key(id: KeyId) -> Result<Option<Result<KeyDetails, UnreadableKey>>, StoreError>;
     }
     KeyUses {
         [before_upkeep] record_uses(uses: Vec<KeyUse>) -> Result<Vec<KeyId>, StoreError>;

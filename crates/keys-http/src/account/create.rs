@@ -54,7 +54,7 @@ fn member(field: IssueField, networks: &Networks) -> Option<String> {
             Some(format!("{ALLOWED_IPS}.{}", networks.position(index)))
         }
         // Bodies of this contract have no such fields.
-        IssueField::Scopes | IssueField::Prefix | IssueField::Ttl => None,
+        IssueField::Scopes | IssueField::Limits | IssueField::Prefix | IssueField::Ttl => None,
     }
 }
 

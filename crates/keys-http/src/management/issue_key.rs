@@ -69,7 +69,8 @@ fn member(field: IssueField, networks: &Networks) -> Option<String> {
         IssueField::Scopes => Some(SCOPES.to_owned()),
         IssueField::Prefix => Some(PREFIX.to_owned()),
         // A field of the body that opens a session.
-        IssueField::Ttl => None,
+        // A request cannot set limits yet.
+        IssueField::Limits | IssueField::Ttl => None,
     }
 }
 

@@ -57,6 +57,7 @@ fn member(field: IssueField) -> Option<String> {
         IssueField::ExpiresAt
         | IssueField::AllowedNetworks(_)
         | IssueField::Scopes
+        | IssueField::Limits
         | IssueField::Prefix => None,
     }
 }

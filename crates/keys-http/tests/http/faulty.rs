@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use keys_core::{Denial, ExceededLimit};
+use keys_core::{Denial, ExceededBound};
 use keys_service::MemoryStore;
 use keys_service::ports::{
     ChangeError, ChangeFeed, ChangeLog as _, Changes, Idempotency as _, KeyStore, Reservation,
@@ -108,7 +108,7 @@ impl Overrides for Faults {
             Some(Fault::CallerRevoked) => Err(ChangeError::CallerDenied(Denial::Revoked)),
             Some(Fault::CallerDisabled) => Err(ChangeError::CallerDenied(Denial::AccountDisabled)),
             Some(Fault::CallerRestricted) => {
-                Err(ChangeError::ExceedsCaller(ExceededLimit::ExpiresAt))
+                Err(ChangeError::ExceedsCaller(ExceededBound::ExpiresAt))
             }
             _ => Ok(()),
         }

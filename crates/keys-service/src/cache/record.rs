@@ -6,8 +6,8 @@ use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use keys_core::{
-    AccountId, AllowedNetworks, Denial, Evidence, ExternalId, KeyKind, PepperedDigest, PlanName,
-    Plans, ScopeSet, StoredKey, Timestamp,
+    AccountId, AllowedNetworks, Denial, Evidence, ExternalId, KeyKind, KeyLimits, PepperedDigest,
+    PlanName, Plans, ScopeSet, StoredKey, Timestamp,
 };
 use parking_lot::Mutex;
 use smol_str::SmolStr;
@@ -73,6 +73,7 @@ pub(crate) struct Narrowing {
     pub(crate) expires_at: Option<Timestamp>,
     pub(crate) networks: AllowedNetworks,
     pub(crate) scopes: ScopeSet,
+    pub(crate) limits: KeyLimits,
 }
 
 /// Time on the monotonic clock in milliseconds, modulo 49 days: enough for the age of an event that
@@ -147,9 +148,11 @@ impl Record {
         let StoredKey { key, account, .. } = stored;
         let is_narrowed = key.expires_at.is_some()
             || !key.allowed_networks.is_unrestricted()
-            || !key.scopes.is_empty();
+            || !key.scopes.is_empty()
+            || !key.limits.is_empty();
         let standing = match stored.account(Some(plans)) {
             _ if stored.revoked() => Standing::Denied(Denial::Revoked),
+            _ if stored.disabled() => Standing::Denied(Denial::Disabled),
             Err(denial) => Standing::Denied(denial),
             Ok(()) if is_narrowed => Standing::Narrowed,
             Ok(()) => Standing::Unnarrowed,
@@ -174,6 +177,7 @@ impl Record {
                                 expires_at: key.expires_at,
                                 networks: key.allowed_networks.clone(),
                                 scopes: key.scopes.clone(),
+                                limits: key.limits.clone(),
                             })
                         }),
                         external_id,
@@ -271,6 +275,11 @@ impl Evidence for Facts {
     }
 
     #[inline]
+    fn disabled(&self) -> bool {
+        self.standing == Standing::Denied(Denial::Disabled)
+    }
+
+    #[inline]
     fn kind(&self) -> KeyKind {
         self.kind
     }
@@ -316,7 +325,12 @@ impl Weigh for Record {
                     .iter()
                     .map(|scope| size_of_val(scope) + scope.as_str().len() + OVERHEAD)
                     .sum();
-                size_of::<Narrowing>() + networks + scopes + OVERHEAD
+                let limits: usize = narrowing
+                    .limits
+                    .iter()
+                    .map(|(name, quota)| size_of_val(&quota) + name.as_str().len() + 2 * OVERHEAD)
+                    .sum();
+                size_of::<Narrowing>() + networks + scopes + limits + OVERHEAD
             });
             let external_id = more.external_id.as_ref();
             let external_id = external_id.map_or(0, |id| id.as_str().len() + OVERHEAD);

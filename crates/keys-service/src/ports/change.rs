@@ -113,18 +113,26 @@ impl Change {
         }
     }
 
+    /// Returns the party that makes the change.
+    #[must_use]
+    pub fn actor(&self) -> AuditActor {
+        match &self.authority {
+            Authority::Trusted => AuditActor::System,
+            Authority::Caller(caller) => AuditActor::Credential {
+                kind: caller.kind,
+                id: caller.key_id,
+            },
+        }
+    }
+
     /// The event that this change leaves in the audit trail.
     #[must_use]
     pub fn event(&self, action: AuditAction, subject: AuditSubject) -> AuditEvent {
-        let (actor, address) = match &self.authority {
-            Authority::Trusted => (AuditActor::System, None),
-            Authority::Caller(caller) => {
-                let (kind, id) = (caller.kind, caller.key_id);
-                (AuditActor::Credential { kind, id }, caller.address)
-            }
+        let mut event = AuditEvent::new(self.event_id, self.at, self.actor(), action, subject);
+        event.address = match &self.authority {
+            Authority::Trusted => None,
+            Authority::Caller(caller) => caller.address,
         };
-        let mut event = AuditEvent::new(self.event_id, self.at, actor, action, subject);
-        event.address = address;
         event.reason = self.reason.map(str::to_owned);
         event
     }

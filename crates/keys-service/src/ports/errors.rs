@@ -1,6 +1,6 @@
 //! Errors of the ports.
 
-use keys_core::{Denial, ExceededLimit};
+use keys_core::{Denial, ExceededBound};
 
 /// Error of a store that could not answer. Says nothing about any key.
 #[derive(Debug, thiserror::Error)]
@@ -23,7 +23,7 @@ pub enum ChangeError {
     CallerDenied(#[source] Denial),
     /// The new key exceeds the caller's key, as it is now, in this limit.
     #[error("a key cannot create a key that may do more than itself")]
-    ExceedsCaller(ExceededLimit),
+    ExceedsCaller(ExceededBound),
     /// The account does not exist.
     #[error("there is no such account")]
     AccountNotFound,

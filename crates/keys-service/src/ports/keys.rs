@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use keys_core::{
-    Account, AccountId, ApiKey, Denial, IssuePolicy, KeyId, PepperedDigest, Plans, StoredKey,
-    judge_account,
+    Account, AccountId, ApiKey, Denial, IssuePolicy, KeyDetails, KeyId, Metadata, PepperedDigest,
+    Plans, StoredKey, judge_account,
 };
 
 use super::change::Change;
@@ -102,33 +102,59 @@ pub struct NewKey {
     pub digest: PepperedDigest,
     /// Requirements on its account, checked on the locked account.
     pub admission: Admission,
+    /// Names and values of the host system.
+    pub metadata: Metadata,
+    /// The key that it replaces by rotation.
+    pub predecessor: Option<KeyId>,
 }
 
 impl NewKey {
     /// Joins a key, its digest and the requirements on its account.
     #[must_use]
-    pub const fn new(key: ApiKey, digest: PepperedDigest, admission: Admission) -> Self {
+    pub fn new(key: ApiKey, digest: PepperedDigest, admission: Admission) -> Self {
         Self {
             key,
             digest,
             admission,
+            metadata: Metadata::default(),
+            predecessor: None,
         }
     }
 
-    /// Checks the key against the limits of the caller's key, as the transaction sees it.
+    /// Sets names and values of the host system.
+    #[must_use]
+    pub fn metadata(mut self, metadata: Metadata) -> Self {
+        self.metadata = metadata;
+        self
+    }
+
+    /// Sets the key that it replaces by rotation.
+    #[must_use]
+    pub fn predecessor(mut self, predecessor: Option<KeyId>) -> Self {
+        self.predecessor = predecessor;
+        self
+    }
+
+    /// Returns everything that is stored about the key once `change` has created it.
+    #[must_use]
+    pub fn details(&self, change: &Change) -> KeyDetails {
+        let mut details = KeyDetails::new(self.key.clone());
+        details.created_by = Some(change.actor());
+        details.metadata.clone_from(&self.metadata);
+        details.predecessor = self.predecessor;
+        details
+    }
+
+    /// Checks the key against the bounds of the caller's key, as the transaction sees it.
     ///
-    /// The limits of the new key were derived from the caller's key as it was when the caller was
-    /// accepted. If the caller was restricted since, the new key must not keep the former limits.
+    /// The bounds of the new key were derived from the caller's key as it was when the caller was
+    /// accepted. If the caller was restricted since, the new key must not keep the former bounds.
     ///
     /// # Errors
-    /// [`ChangeError::ExceedsCaller`] if `caller` [limits what it
-    /// creates](ApiKey::limits_what_it_creates), and the new key exceeds it.
+    /// [`ChangeError::ExceedsCaller`] if the new key [exceeds](ApiKey::exceeded_by) the caller's.
     pub fn check_caller(&self, caller: &ApiKey) -> Result<(), ChangeError> {
-        if !caller.limits_what_it_creates() {
-            return Ok(());
-        }
-        match self.key.limits().first_excess(&caller.limits()) {
-            Some(limit) => Err(ChangeError::ExceedsCaller(limit)),
+        match caller.exceeded_by(&self.key.bounds()) {
+            Some(bound) => Err(ChangeError::ExceedsCaller(bound)),
             None => Ok(()),
         }
     }

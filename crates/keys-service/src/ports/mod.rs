@@ -3,6 +3,7 @@
 //! | Port | Does |
 //! |---|---|
 //! | [`Keys`] | finds, adds and revokes keys of every kind |
+//! | [`KeyManagement`] | reads and changes single keys with everything that is stored about them |
 //! | [`KeyUses`] | records when and how often keys are used |
 //! | [`Accounts`] | finds, adds and changes accounts |
 //! | [`Idempotency`] | reserves answers to requests that may be repeated |
@@ -29,6 +30,7 @@ mod idempotency;
 mod keys;
 mod limiter;
 mod maintenance;
+mod management;
 mod readers;
 mod store;
 mod uses;
@@ -46,6 +48,7 @@ pub use idempotency::{
 pub use keys::{Admission, FoundKey, KeyOwner, KeyPage, Keys, NewKey, UnreadableKey};
 pub use limiter::{Bucket, Decision, LimiterError, LimiterState, RateLimiter, Subject};
 pub use maintenance::{BoxFuture, ENDED_SESSIONS_KEPT, Maintenance, Readiness};
+pub use management::KeyManagement;
 pub use readers::{Place, Readers};
 pub use store::KeyStore;
 pub use uses::{KeyUse, KeyUses};

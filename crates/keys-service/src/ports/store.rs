@@ -5,6 +5,7 @@ use super::changes::ChangeLog;
 use super::idempotency::Idempotency;
 use super::keys::Keys;
 use super::maintenance::Maintenance;
+use super::management::KeyManagement;
 use super::uses::KeyUses;
 
 /// A store of keys and accounts: every port that [`KeyService`](crate::KeyService) needs one for.
@@ -14,6 +15,12 @@ use super::uses::KeyUses;
 /// Every method resolves within a bounded time, with
 /// [`StoreError::Unavailable`](super::StoreError::Unavailable) if need be. Changes continue to
 /// their end even if the returned future is dropped.
-pub trait KeyStore: Keys + KeyUses + Accounts + Idempotency + ChangeLog + Maintenance {}
+pub trait KeyStore:
+    Keys + KeyManagement + KeyUses + Accounts + Idempotency + ChangeLog + Maintenance
+{
+}
 
-impl<T: Keys + KeyUses + Accounts + Idempotency + ChangeLog + Maintenance> KeyStore for T {}
+impl<T> KeyStore for T where
+    T: Keys + KeyManagement + KeyUses + Accounts + Idempotency + ChangeLog + Maintenance
+{
+}

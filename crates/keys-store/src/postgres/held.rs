@@ -87,6 +87,8 @@ impl QueryFragment<Pg> for Held {
         out.push_bind_param::<Nullable<Moment>, _>(&key.expires_at)?;
         out.push_sql(" and caller.revoked_at is not distinct from ");
         out.push_bind_param::<Nullable<Moment>, _>(&key.revoked_at)?;
+        out.push_sql(" and caller.disabled_at is not distinct from ");
+        out.push_bind_param::<Nullable<Moment>, _>(&key.disabled_at)?;
         if let Some(max) = &self.listed_below {
             out.push_sql(" and counted.listed < ");
             out.push_bind_param::<BigInt, _>(max)?;

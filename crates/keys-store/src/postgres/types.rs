@@ -80,3 +80,10 @@ impl ToSql<Address, Pg> for DbAddress {
         ToSql::<Inet, Pg>::to_sql(&network, &mut out.reborrow())
     }
 }
+
+impl FromSql<Address, Pg> for DbAddress {
+    fn from_sql(value: PgValue<'_>) -> deserialize::Result<Self> {
+        let network = <IpNet as FromSql<Inet, Pg>>::from_sql(value)?;
+        Ok(Self(network.addr()))
+    }
+}

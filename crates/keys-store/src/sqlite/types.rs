@@ -75,6 +75,13 @@ impl ToSql<Address, Sqlite> for DbAddress {
     }
 }
 
+impl FromSql<Address, Sqlite> for DbAddress {
+    fn from_sql(value: SqliteValue<'_, '_, '_>) -> deserialize::Result<Self> {
+        let text = <String as FromSql<Text, Sqlite>>::from_sql(value)?;
+        Ok(Self(text.parse()?))
+    }
+}
+
 fn from_json(value: SqliteValue<'_, '_, '_>) -> deserialize::Result<Vec<String>> {
     let text = <String as FromSql<Text, Sqlite>>::from_sql(value)?;
     Ok(serde_json::from_str(&text)?)

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use keys_core::{Account, ApiKey, Denial, ExceededLimit};
+use keys_core::{Account, ApiKey, Denial, ExceededBound};
 use keys_service::ports::{ChangeError, KeyOwner, Keys as _, Maintenance as _, NewKey};
 use keys_store::{Store, StoreOptions};
 use keys_testkit::data::{a_caller, a_change, a_key, an_accepted_caller, noon_plus};
@@ -160,14 +160,14 @@ async fn limits_that_the_caller_loses_while_the_statement_waits_are_not_passed_o
     let client = by_hand(&database.url()).await;
     let watching = by_hand(&database.url()).await;
     for (restriction, exceeded) in [
-        ("scopes = '{orders:read}'", ExceededLimit::Scopes),
+        ("scopes = '{orders:read}'", ExceededBound::Scopes),
         (
             "expires_at = timestamptz '2100-01-01T00:00:00Z'",
-            ExceededLimit::ExpiresAt,
+            ExceededBound::ExpiresAt,
         ),
         (
             "allowed_networks = '{192.0.2.0/25}'",
-            ExceededLimit::AllowedNetworks(0),
+            ExceededBound::AllowedNetworks(0),
         ),
     ] {
         let account = add_account(&store).await;

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use keys_core::{AllowedNetworks, ApiKey, Denial, ExceededLimit, Timestamp};
+use keys_core::{AllowedNetworks, ApiKey, Denial, ExceededBound, Timestamp};
 use keys_service::ports::{AccountPatch, Caller, ChangeError, KeyOwner, KeyStore};
 
 use super::steps::{add_account, add_key, at_once, find, keys_of, revoke, update};
@@ -127,21 +127,21 @@ pub async fn key_is_within_its_caller_as_the_caller_is_now(store: Arc<dyn KeySto
         an_accepted_caller(&former, &account),
     ];
     let unlimited = || a_key().of(&account).without_cap();
-    let networks = ExceededLimit::AllowedNetworks;
-    let too_wide: [(KeyBuilder, ExceededLimit); 6] = [
+    let networks = ExceededBound::AllowedNetworks;
+    let too_wide: [(KeyBuilder, ExceededBound); 6] = [
         (
             limited().expires_at(noon_plus(61)),
-            ExceededLimit::ExpiresAt,
+            ExceededBound::ExpiresAt,
         ),
         (limited().allowed(["192.0.2.1", "192.0.3.1"]), networks(1)),
         (limited().allowed([]), networks(0)),
-        (limited().scopes(["admin"]), ExceededLimit::Scopes),
+        (limited().scopes(["admin"]), ExceededBound::Scopes),
         (
             limited().scopes(["orders:read", "x"]),
-            ExceededLimit::Scopes,
+            ExceededBound::Scopes,
         ),
         // It never expires, and may be used from everywhere.
-        (unlimited(), ExceededLimit::ExpiresAt),
+        (unlimited(), ExceededBound::ExpiresAt),
     ];
     for mut caller in callers {
         caller.address = Some("192.0.2.9".parse().unwrap());
