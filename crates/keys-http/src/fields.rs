@@ -103,12 +103,7 @@ pub(crate) fn moment(field: &str, value: Option<Value>) -> Result<Option<Timesta
     text(field, value)?
         .map(|text| Timestamp::parse_rfc3339(&text))
         .transpose()
-        .map_err(|_| {
-            FieldError::new(
-                field,
-                "must be an RFC 3339 time with an offset, such as 2030-12-31T23:59:59Z",
-            )
-        })
+        .map_err(|_| FieldError::new(field, TIME))
 }
 
 /// Reads a list of strings, each by `parse`, which gets its name. `None` if the field is missing or
@@ -206,10 +201,12 @@ pub(crate) fn prefix(field: &str, value: Option<Value>) -> Result<Option<KeyPref
     text.map(|text| parse(field, &text, PREFIX)).transpose()
 }
 
+pub(crate) const TIME: &str =
+    "must be an RFC 3339 time with an offset, such as 2030-12-31T23:59:59Z";
 const EXTERNAL_ID: &str = "must be 1 to 255 characters, none of them a control character";
 const NETWORK: &str = "must be an IPv4 or IPv6 address or CIDR network";
 const PREFIX: &str = "must be 2 to 20 lower-case letters and digits in groups joined by single underscores, starting with a letter";
-const SCOPE: &str =
+pub(crate) const SCOPE: &str =
     "must be 1 to 64 lower-case letters, digits and `:._-`, starting with a letter or digit";
 
 /// Reads a value with a single rule.

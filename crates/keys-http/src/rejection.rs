@@ -62,6 +62,13 @@ pub enum Rejection {
     MalformedBody(Cow<'static, str>),
     /// Fields of the body, or parameters of the query, are invalid.
     Invalid(Vec<FieldError>),
+    /// A filter of a list could only be answered by reading the keys of all accounts.
+    FilterUnbounded {
+        /// The parameter.
+        field: &'static str,
+        /// What it needs, without its name.
+        message: &'static str,
+    },
     /// No plan has the name in the body.
     UnknownPlan,
     /// No plan has a limit of the given name.
@@ -137,6 +144,7 @@ impl Rejection {
             Self::BodyTimeout => (StatusCode::REQUEST_TIMEOUT, "body_timeout"),
             Self::MalformedBody(_) => (StatusCode::BAD_REQUEST, "malformed_body"),
             Self::Invalid(_) => (StatusCode::BAD_REQUEST, "invalid_request"),
+            Self::FilterUnbounded { .. } => (StatusCode::BAD_REQUEST, "filter_unbounded"),
             Self::UnknownPlan => (StatusCode::BAD_REQUEST, "unknown_plan"),
             Self::UnknownLimit { .. } => (StatusCode::BAD_REQUEST, "unknown_limit"),
             Self::KeyNotFound => (StatusCode::NOT_FOUND, "key_not_found"),
@@ -176,6 +184,9 @@ impl Rejection {
                     format!("{} {}", first.field, first.message).into()
                 });
             }
+            Self::FilterUnbounded { field, message } => {
+                return format!("{field} {message}").into();
+            }
             Self::UnknownPlan => "plan is not the name of a plan",
             Self::UnknownLimit { .. } => "No plan has a limit of this name",
             Self::KeyNotFound => "API key not found",
@@ -204,6 +215,9 @@ impl Rejection {
     pub fn fields(&self) -> Cow<'_, [FieldError]> {
         match self {
             Self::Invalid(fields) => Cow::Borrowed(fields),
+            Self::FilterUnbounded { field, message } => {
+                vec![FieldError::new(*field, *message)].into()
+            }
             Self::UnknownPlan => vec![FieldError::new("plan", "is not the name of a plan")].into(),
             Self::UnknownLimit { field } => vec![FieldError::new(
                 field,
@@ -343,6 +357,10 @@ mod tests {
             Rejection::BodyTimeout,
             Rejection::MalformedBody("says what, and where".into()),
             Rejection::Invalid(vec![FieldError::new("names", "the first field at fault")]),
+            Rejection::FilterUnbounded {
+                field: "name",
+                message: "needs account_id or external_id",
+            },
             Rejection::UnknownPlan,
             Rejection::UnknownLimit {
                 field: "limit".into(),

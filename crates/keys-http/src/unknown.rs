@@ -39,6 +39,23 @@ pub(crate) fn check_query(request: &HttpRequest, known: &[&str]) -> Result<(), R
     check_query_string(request.query_string(), known)
 }
 
+/// The same, but lets each parameter pass whose name begins with `prefix`.
+pub(crate) fn check_query_but(
+    request: &HttpRequest,
+    known: &[&str],
+    prefix: &str,
+) -> Result<(), Rejection> {
+    if request.query_string().is_empty() {
+        return Ok(());
+    }
+    let query = Query::parse(request.query_string());
+    let names = query.names().filter(|name| !name.starts_with(prefix));
+    match faults("", names, known) {
+        Some(faults) => Err(Rejection::Invalid(faults)),
+        None => Ok(()),
+    }
+}
+
 /// The same, for the query of an address.
 pub(crate) fn check_query_string(query: &str, known: &[&str]) -> Result<(), Rejection> {
     if query.is_empty() {

@@ -7,9 +7,10 @@ use clap::builder::TypedValueParser;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 use keys_core::{
-    AccountId, AllowedNetworks, ExternalId, KeyId, KeyName, KeyPrefix, OperatorScope, PlanName,
-    Scope, Timestamp,
+    AccountId, AllowedNetworks, CreatedBy, ExternalId, KeyId, KeyName, KeyPrefix, KeyStatus,
+    Metadata, OperatorScope, PlanName, Scope, ShownPrefix, Timestamp,
 };
+use keys_service::ports::{KeyOrder, NAME_PART_MAX_CHARS};
 
 #[expect(clippy::doc_markdown, reason = "the text is shown in a terminal")]
 /// Issues, lists, verifies and revokes API keys.
@@ -151,13 +152,13 @@ pub(crate) enum KeyCommand {
         #[command(flatten)]
         output: Output,
     },
-    /// List keys, newest first.
-    List {
-        #[command(flatten)]
-        owner: Owner,
-        /// Maximum number of entries.
-        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-        limit: u32,
+    /// List keys that have not ended, newest first.
+    List(Box<KeyListArguments>),
+    /// Show everything about a key of any kind but its secret.
+    Show {
+        /// Id of the key (not the key itself).
+        #[arg(value_parser = KeyIdParser)]
+        id: KeyId,
         #[command(flatten)]
         output: Output,
     },
@@ -172,9 +173,60 @@ pub(crate) enum KeyCommand {
 }
 
 #[derive(Debug, Args)]
-#[group(required = true, multiple = false)]
+pub(crate) struct KeyListArguments {
+    #[command(flatten)]
+    pub owner: Owner,
+    /// List the keys of the account with this external id.
+    #[arg(long, value_name = "ID", value_parser = ExternalId::from_stored, conflicts_with = "operators")]
+    pub external_id: Option<ExternalId>,
+    /// List sessions instead of keys. Needs --account, --external-id or --created-by subject:TEXT.
+    #[arg(long, conflicts_with = "operators")]
+    pub sessions: bool,
+    /// List only keys with this shown prefix, such as `sk_live_a1b2`.
+    #[arg(long, value_parser = shown_prefix)]
+    pub prefix: Option<ShownPrefix>,
+    /// List only keys with this text in their name. Needs an account.
+    #[arg(long, value_name = "TEXT", value_parser = name_part)]
+    pub name: Option<String>,
+    /// List only keys with this status: active, rotating, disabled, expired, revoked. Repeat for
+    /// more. Default: the first three.
+    #[arg(long, value_name = "STATUS", value_delimiter = ',')]
+    pub status: Vec<KeyStatus>,
+    /// List only keys with this scope.
+    #[arg(long)]
+    pub scope: Option<Scope>,
+    /// List only keys made by operator:ID or for subject:TEXT.
+    #[arg(long, value_name = "CREATOR")]
+    pub created_by: Option<CreatedBy>,
+    /// List only keys created at this time or later.
+    #[arg(long, value_name = "TIME", value_parser = Timestamp::parse_rfc3339)]
+    pub created_after: Option<Timestamp>,
+    /// List only keys created before this time.
+    #[arg(long, value_name = "TIME", value_parser = Timestamp::parse_rfc3339)]
+    pub created_before: Option<Timestamp>,
+    /// List only keys that were not used at this time or later.
+    #[arg(long, value_name = "TIME", value_parser = Timestamp::parse_rfc3339)]
+    pub last_used_before: Option<Timestamp>,
+    /// List only keys that expire before this time.
+    #[arg(long, value_name = "TIME", value_parser = Timestamp::parse_rfc3339)]
+    pub expires_before: Option<Timestamp>,
+    /// List only keys with this value in their metadata. Repeat for more. Needs an account.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = metadata)]
+    pub metadata: Vec<(String, String)>,
+    /// Order: created_at, last_used_at or expires_at, with - in front for the reverse.
+    #[arg(long, value_name = "ORDER", allow_hyphen_values = true)]
+    pub sort: Option<KeyOrder>,
+    /// Maximum number of entries.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub limit: u32,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+#[derive(Debug, Args)]
+#[group(multiple = false)]
 pub(crate) struct Owner {
-    /// List the keys of this account.
+    /// List the keys of this account. Default: those of all accounts.
     #[arg(long, value_name = "ID")]
     pub account: Option<AccountId>,
     /// List operator keys.
@@ -195,6 +247,29 @@ fn network(text: &str) -> Result<String, &'static str> {
         Ok(_) => Ok(text.to_owned()),
         Err(_) => Err("not an IPv4 or IPv6 address or CIDR network"),
     }
+}
+
+/// Parses a shown prefix, also as the table has it, with two dots.
+fn shown_prefix(text: &str) -> Result<ShownPrefix, &'static str> {
+    const ERROR: &str = "not the first characters of a key, as `keys-server key list` shows them";
+    let text = text.strip_suffix("..").unwrap_or(text);
+    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(ERROR);
+    }
+    ShownPrefix::from_stored(text.to_owned()).map_err(|_| ERROR)
+}
+
+fn name_part(text: &str) -> Result<String, &'static str> {
+    if text.is_empty() || text.chars().nth(NAME_PART_MAX_CHARS).is_some() {
+        return Err("not a text of 1 to 255 characters");
+    }
+    Ok(text.to_owned())
+}
+
+fn metadata(text: &str) -> Result<(String, String), String> {
+    let pair = text.split_once('=').ok_or("not a name, `=` and a value")?;
+    Metadata::new([pair]).map_err(|error| error.to_string())?;
+    Ok((pair.0.to_owned(), pair.1.to_owned()))
 }
 
 /// Parses the id of a key. The usual error message would repeat the argument, which may be a key

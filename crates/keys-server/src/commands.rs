@@ -4,15 +4,18 @@ use std::error::Error;
 
 use anyhow::{Context as _, bail};
 use clap::CommandFactory as _;
-use keys_core::{AllowedNetworks, OperatorScope, Scope, ScopeSet};
-use keys_service::ports::{AccountPatch, AccountQuery, KeyOwner};
+use keys_core::{AllowedNetworks, KeyKind, Metadata, OperatorScope, Scope, ScopeSet};
+use keys_service::ports::{
+    AccountPatch, AccountQuery, KEYS_PER_PAGE_MAX, KeyQuery, UnboundedFilter,
+};
 use keys_service::{
-    AccountError, Actor, IssueError, IssueField, Issued, KeyDraft, NewAccount, OperatorKeyDraft,
+    AccountError, Actor, FindKeysError, FoundKeys, IssueError, IssueField, Issued, KeyDraft,
+    NewAccount, OperatorKeyDraft,
 };
 use serde_json::{Value, json};
 
 use crate::arguments::{
-    AccountCommand, Arguments, Command, KeyCommand, OperatorKeyCommand, Output, Owner,
+    AccountCommand, Arguments, Command, KeyCommand, KeyListArguments, OperatorKeyCommand, Output,
 };
 use crate::config::Settings;
 use crate::embedded::Creation;
@@ -191,29 +194,20 @@ async fn key(command: KeyCommand, settings: &Settings) -> anyhow::Result<()> {
                 .map_err(not_made)?;
             print_issued(&issued, output)
         }
-        KeyCommand::List {
-            owner,
-            limit,
-            output,
-        } => {
-            let owner = match owner {
-                Owner {
-                    account: Some(account),
-                    ..
-                } => KeyOwner::Account(account),
-                Owner { account: None, .. } => KeyOwner::Operators,
-            };
+        KeyCommand::List(arguments) => list_keys(*arguments, settings).await,
+        KeyCommand::Show { id, output } => {
             let service = open::open(settings).await?.service;
-            let page = service.list_keys(owner, 0, limit).await?;
-            if page.total > u64::from(limit) {
-                telemetry::say(&format!(
-                    "these are {limit} of {} keys: raise --limit to see more",
-                    page.total
-                ));
-            }
-            print(output, &output::key_table(&page), || {
-                let entry = |key| output::key_entry(key, &page);
-                page.keys.iter().map(entry).collect()
+            let Some(found) = service.find_key(&Actor::system(), id).await? else {
+                bail!("{id}: there is no such key");
+            };
+            let Ok(details) = found else {
+                bail!(
+                    "{id}: the stored row cannot be read, so the key is refused; `keys-server migrate --check` names its columns"
+                );
+            };
+            let now = service.now();
+            print(output, &output::key_sheet(&details, now), || {
+                output::key_details(&details, now)
             })
         }
         KeyCommand::Revoke { id, output } => {
@@ -232,6 +226,82 @@ async fn key(command: KeyCommand, settings: &Settings) -> anyhow::Result<()> {
             )
         }
     }
+}
+
+async fn list_keys(arguments: KeyListArguments, settings: &Settings) -> anyhow::Result<()> {
+    let kind = match (arguments.owner.operators, arguments.sessions) {
+        (true, _) => KeyKind::Operator,
+        (false, true) => KeyKind::Session,
+        (false, false) => KeyKind::Account,
+    };
+    let limit = arguments.limit;
+    let mut query = KeyQuery::new(limit)
+        .kind(kind)
+        .account(arguments.owner.account)
+        .external_id(arguments.external_id)
+        .prefix(arguments.prefix)
+        .name(arguments.name)
+        .statuses(arguments.status)
+        .scope(arguments.scope)
+        .created_by(arguments.created_by)
+        .created_after(arguments.created_after)
+        .created_before(arguments.created_before)
+        .last_used_before(arguments.last_used_before)
+        .expires_before(arguments.expires_before)
+        .metadata(Metadata::new(arguments.metadata).context("--metadata")?)
+        .sort(arguments.sort);
+    let service = open::open(settings).await?.service;
+    let mut list = service
+        .find_keys(&Actor::system(), query.clone())
+        .await
+        .map_err(not_listed)?;
+    while let (Some(cursor), Some(missing)) = (list.next, missing(&list, limit)) {
+        query = query.after(Some(cursor));
+        query.limit = missing.min(KEYS_PER_PAGE_MAX);
+        let page = service.find_keys(&Actor::system(), query.clone()).await;
+        let page = page.map_err(not_listed)?;
+        list.keys.extend(page.keys);
+        list.unreadable.extend(page.unreadable);
+        list.next = page.next;
+    }
+    if list.next.is_some() {
+        telemetry::say(&format!(
+            "there are more than {limit} keys: raise --limit to see more"
+        ));
+    }
+    if let Some(others) = list.others.filter(|others| others.count > 0 || others.more) {
+        let at_least = if others.more { "at least " } else { "" };
+        telemetry::say(&format!(
+            "{at_least}{} revoked and expired keys are not listed: add --status revoked,expired to see them",
+            others.count
+        ));
+    }
+    let now = service.now();
+    print(arguments.output, &output::key_table(&list, now), || {
+        let entry = |details| output::key_entry(details, &list, now);
+        list.keys.iter().map(entry).collect()
+    })
+}
+
+/// Returns how many keys the list lacks. `None` if it has all that were asked for.
+fn missing(list: &FoundKeys, limit: u32) -> Option<u32> {
+    let found = u32::try_from(list.keys.len()).unwrap_or(u32::MAX);
+    limit.checked_sub(found).filter(|missing| *missing > 0)
+}
+
+fn not_listed(error: FindKeysError) -> anyhow::Error {
+    let argument = match &error {
+        FindKeysError::AccountNotFound => "--account",
+        FindKeysError::Unbounded(filter) => match filter {
+            UnboundedFilter::Name => "--name",
+            UnboundedFilter::Metadata => "--metadata",
+            UnboundedFilter::Kind => "--sessions",
+            UnboundedFilter::Status => "--status",
+            _ => "--sort",
+        },
+        _ => return error.into(),
+    };
+    at_fault(argument, error)
 }
 
 fn networks(ips: &[String]) -> anyhow::Result<AllowedNetworks> {

@@ -3,8 +3,11 @@
 use std::io::{self, Write as _};
 
 use comfy_table::{ContentArrangement, Table, presets};
-use keys_core::{Account, ApiKey, escaped};
-use keys_service::ports::{AccountEntry, KeyPage};
+use keys_core::{
+    Account, ApiKey, KeyDetails, RevocationNote, RevocationReason, Timestamp, escaped,
+};
+use keys_service::FoundKeys;
+use keys_service::ports::AccountEntry;
 use keys_store::RowFault;
 use serde_json::{Value, json};
 
@@ -69,9 +72,9 @@ pub(crate) fn account_entry(entry: &AccountEntry) -> Value {
 
 /// Returns a key as listed. One that cannot be read is marked, and lacks the fields that cannot be
 /// read.
-pub(crate) fn key_entry(listed: &ApiKey, page: &KeyPage) -> Value {
-    let mut value = key(listed);
-    if page.is_unreadable(listed.id) {
+pub(crate) fn key_entry(listed: &KeyDetails, page: &FoundKeys, now: Timestamp) -> Value {
+    let mut value = key_details(listed, now);
+    if page.is_unreadable(listed.key.id) {
         value["unreadable"] = true.into();
     }
     value
@@ -91,6 +94,68 @@ pub(crate) fn key(key: &ApiKey) -> Value {
         "last_used_at": key.last_used_at.map(|at| at.to_string()),
         "created_at": key.created_at.to_string(),
     })
+}
+
+/// Returns a key with everything that is stored about it except its secret.
+pub(crate) fn key_details(details: &KeyDetails, now: Timestamp) -> Value {
+    let ApiKey {
+        disabled_at,
+        revoked_at,
+        subject,
+        limits,
+        ..
+    } = &details.key;
+    let time = |time: &Option<Timestamp>| time.map(|time| time.to_string());
+    let creator = details.created_by.map(|by| (by.kind(), by.credential_id()));
+    let subject = subject.as_ref().map(ToString::to_string);
+    let created_by = (creator.is_some() || subject.is_some()).then(|| {
+        json!({
+            "type": creator.map(|(kind, _)| kind),
+            "id": creator.and_then(|(_, id)| id).map(|id| id.to_string()),
+            "subject": subject,
+        })
+    });
+    let revocation = &details.revocation;
+    let more = json!({
+        "status": details.status(now).as_str(),
+        "limits": limits,
+        "metadata": details.metadata,
+        "created_by": created_by,
+        "last_used_ip": details.last_used_ip.map(|address| address.to_string()),
+        "use_count": details.use_count,
+        "disabled_at": time(disabled_at),
+        "revoked_at": time(revoked_at),
+        "revoked_reason": revocation.reason.map(RevocationReason::as_str),
+        "revoked_note": revocation.note.as_ref().map(RevocationNote::as_str),
+        "predecessor": details.predecessor.map(|id| id.to_string()),
+        "successor": details.successor.map(|id| id.to_string()),
+    });
+    let mut value = key(&details.key);
+    if let (Value::Object(value), Value::Object(more)) = (&mut value, more) {
+        value.extend(more);
+    }
+    value
+}
+
+/// Formats a key for people: one line for each field that has a value.
+pub(crate) fn key_sheet(details: &KeyDetails, now: Timestamp) -> String {
+    let value = key_details(details, now);
+    let fields = value.as_object().into_iter().flatten();
+    let lines = fields.filter_map(|(name, value)| {
+        let text = match value {
+            Value::Null => return None,
+            Value::String(text) => text.clone(),
+            Value::Array(entries) => {
+                let texts = entries.iter().filter_map(Value::as_str);
+                texts.collect::<Vec<_>>().join(" ")
+            }
+            Value::Object(members) if members.is_empty() => return None,
+            value => value.to_string(),
+        };
+        // Names may be older than the rules for them, and a terminal would obey hidden characters.
+        (!text.is_empty()).then(|| format!("{name:<14}  {}", escaped(&text)))
+    });
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 /// Text in place of a value that cannot be read.
@@ -134,8 +199,9 @@ fn yes_or_no(value: bool) -> String {
 }
 
 /// Formats keys in aligned columns.
-pub(crate) fn key_table(page: &KeyPage) -> String {
-    let rows = page.keys.iter().map(|key| {
+pub(crate) fn key_table(page: &FoundKeys, now: Timestamp) -> String {
+    let rows = page.keys.iter().map(|details| {
+        let key = &details.key;
         let restricted = key.allowed_networks.to_strings().join(" ");
         [
             key.id.to_string(),
@@ -155,6 +221,7 @@ pub(crate) fn key_table(page: &KeyPage) -> String {
             key.last_used_at
                 .map_or_else(|| "never".to_owned(), |at| at.to_string()),
             key.created_at.to_string(),
+            details.status(now).to_string(),
         ]
     });
     table(
@@ -166,6 +233,7 @@ pub(crate) fn key_table(page: &KeyPage) -> String {
             "EXPIRES",
             "LAST USED",
             "CREATED",
+            "STATUS",
         ],
         rows,
     )

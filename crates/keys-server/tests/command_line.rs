@@ -51,7 +51,9 @@ on_both_databases![
     creates_print_all_there_is_as_json,
     creates_print_the_bare_secret_alone,
     faulty_settings_are_refused_by_name,
+    keys_are_filtered_and_sorted,
     keys_are_listed_in_aligned_columns_without_their_secrets,
+    keys_are_shown_with_everything_but_their_secret,
     lists_say_on_standard_error_that_they_are_cut_off,
     migrate_prints_no_result_and_may_be_repeated,
     refusals_name_the_argument_at_fault,
@@ -81,7 +83,9 @@ impl Program {
     /// Returns the list of an account's keys, or that of the operator keys.
     fn keys(&self, owner: &[&str]) -> Vec<Value> {
         let arguments = [&["key", "list", "--json"], owner].concat();
-        let ran = self.run(&arguments).succeeded();
+        let ran = self.run(&arguments);
+        // Standard error may say that ended keys are not listed.
+        assert_eq!(ran.code, Some(0), "{ran:#?}");
         ran.json().as_array().unwrap().clone()
     }
 }
@@ -274,7 +278,7 @@ fn accounts_are_listed_in_aligned_columns(place: Place) {
 }
 
 fn keys_are_listed_in_aligned_columns_without_their_secrets(place: Place) {
-    const COLUMNS: [&str; 7] = [
+    const COLUMNS: [&str; 8] = [
         "ID",
         "NAME",
         "PREFIX",
@@ -282,6 +286,7 @@ fn keys_are_listed_in_aligned_columns_without_their_secrets(place: Place) {
         "EXPIRES",
         "LAST USED",
         "CREATED",
+        "STATUS",
     ];
     let program = Program::new(place);
     let account = program.account("pro");
@@ -340,6 +345,141 @@ fn keys_are_listed_in_aligned_columns_without_their_secrets(place: Place) {
     }
     assert_eq!(all.json().as_array().unwrap().len(), 2);
     assert!(all.json()[0].get("key").is_none());
+}
+
+fn keys_are_shown_with_everything_but_their_secret(place: Place) {
+    let program = Program::new(place);
+    let account = program.account("pro");
+    let secret = program.line(&[
+        "key",
+        "create",
+        "--account",
+        &account,
+        "--name",
+        "CI",
+        "--scope",
+        "orders:read",
+    ]);
+    let listed = program.keys(&["--account", &account]);
+    let id = listed[0]["id"].as_str().unwrap();
+    let sheet = program.run(&["key", "show", id]).succeeded();
+    for words in [
+        format!("id              {id}"),
+        "status          active".to_owned(),
+        "name            CI".to_owned(),
+        "scopes          orders:read".to_owned(),
+    ] {
+        assert!(sheet.stdout.lines().any(|line| line == words), "{sheet:#?}");
+    }
+    let shown = program.run(&["key", "show", id, "--json"]).succeeded();
+    assert_eq!(shown.json(), listed[0]);
+    let created_by = json!({ "type": "system", "id": null, "subject": null });
+    assert_eq!(shown.json()["created_by"], created_by);
+    for said in [&sheet.stdout, &shown.stdout] {
+        assert!(!said.contains(&secret[12..24]), "{said}");
+    }
+    program.line(&["key", "revoke", id]);
+    let shown = program.run(&["key", "show", id, "--json"]).succeeded();
+    assert_eq!(shown.json()["status"], "revoked");
+    program
+        .run(&["key", "show", UNKNOWN_ID])
+        .refused(1, &[UNKNOWN_ID, "no such key"]);
+
+    program.line(&["operator-key", "create", "--name", "ops"]);
+    let operator = program.keys(&["--operators"])[0].clone();
+    let id = operator["id"].as_str().unwrap();
+    let shown = program.run(&["key", "show", id, "--json"]).succeeded();
+    assert_eq!(shown.json(), operator);
+}
+
+fn keys_are_filtered_and_sorted(place: Place) {
+    let program = Program::new(place);
+    let (account, other) = (program.account("pro"), program.account("pro"));
+    program.line(&[
+        "account",
+        "create",
+        "--plan",
+        "pro",
+        "--external-id",
+        "crm 17",
+    ]);
+    let create = ["key", "create", "--account"];
+    let key = |arguments: &[&str]| program.line(&[&create[..], arguments].concat());
+    let plain = key(&[&account]);
+    let named = key(&[
+        &account,
+        "--name",
+        "Nightly Backup",
+        "--scope",
+        "orders:read",
+    ]);
+    let ending = key(&[&account, "--expires", "2090-01-01T00:00:00Z"]);
+    let foreign = key(&[&other, "--scope", "orders:read"]);
+    let shown = |secret: &String| secret[..12].to_owned();
+    let prefixes = |arguments: &[&str]| -> Vec<String> {
+        let keys = program.keys(arguments).into_iter();
+        keys.map(|key| key["key_prefix"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    let sorted = |mut prefixes: Vec<String>| {
+        prefixes.sort();
+        prefixes
+    };
+    for (arguments, expected) in [
+        (vec![], vec![&plain, &named, &ending, &foreign]),
+        (vec!["--account", &account], vec![&plain, &named, &ending]),
+        (vec!["--external-id", "crm 17"], vec![]),
+        (vec!["--scope", "orders:read"], vec![&named, &foreign]),
+        (
+            vec!["--account", &account, "--name", "backup"],
+            vec![&named],
+        ),
+        (
+            vec!["--expires-before", "2091-01-01T00:00:00Z"],
+            vec![&ending],
+        ),
+        (vec!["--status", "revoked,expired"], vec![]),
+        (vec!["--created-by", "subject:nothing"], vec![]),
+        (vec!["--created-after", "2090-01-01T00:00:00Z"], vec![]),
+        (vec!["--last-used-before", "2020-01-01T00:00:00Z"], vec![]),
+        (
+            vec!["--account", &account, "--metadata", "team=billing"],
+            vec![],
+        ),
+        (vec!["--sessions", "--account", &account], vec![]),
+    ] {
+        let expected = expected.into_iter().map(shown).collect();
+        let found = sorted(prefixes(&arguments));
+        assert_eq!(found, sorted(expected), "{arguments:?}");
+    }
+    let by_prefix = format!("{}..", shown(&named));
+    assert_eq!(prefixes(&["--prefix", &by_prefix]), [shown(&named)]);
+    let by_expiry = prefixes(&["--account", &account, "--sort", "expires_at"]);
+    assert_eq!(by_expiry[0], shown(&ending));
+    let newest = prefixes(&["--sort", "-created_at", "--limit", "4"]);
+    let mut oldest = prefixes(&["--sort", "created_at"]);
+    oldest.reverse();
+    assert_eq!(newest, oldest);
+    for (line, word) in [
+        ("--name x", "--name"),
+        ("--metadata a=b", "--metadata"),
+        ("--sessions", "--sessions"),
+        ("--status revoked --sort expires_at", "--status"),
+        ("--account AAAAAAAAAAAAAAAAAAAAAA", "--account"),
+    ] {
+        let arguments: Vec<_> = ["key", "list"].into_iter().chain(line.split(' ')).collect();
+        program.run(&arguments).refused(1, &[word]);
+    }
+
+    let gone = program.keys(&["--prefix", &by_prefix])[0]["id"].clone();
+    program.line(&["key", "revoke", gone.as_str().unwrap()]);
+    let rest = program.run(&["key", "list", "--account", &account]);
+    assert_eq!(rest.code, Some(0));
+    assert!(
+        rest.stderr.contains("1 revoked and expired keys"),
+        "{rest:#?}"
+    );
+    assert_eq!(prefixes(&["--status", "revoked"]), [shown(&named)]);
 }
 
 fn lists_say_on_standard_error_that_they_are_cut_off(place: Place) {
@@ -548,7 +688,13 @@ fn wrong_usage_names_the_argument_at_fault(place: Place) {
             "key create --account AAAAAAAAAAAAAAAAAAAAAA --expires never",
             "--expires",
         ),
-        ("key list", "--operators"),
+        ("key list --status gone", "--status"),
+        ("key list --created-by user-17", "--created-by"),
+        ("key list --prefix=", "--prefix"),
+        ("key list --metadata team", "--metadata"),
+        ("key list --sort name", "--sort"),
+        ("key show", "ID"),
+        ("key show x", "ID"),
         (
             "key list --operators --account AAAAAAAAAAAAAAAAAAAAAA",
             "--operators",
@@ -933,6 +1079,7 @@ fn every_command_has_a_help_text_and_no_other_command_does() {
         "key create",
         "key list",
         "key revoke",
+        "key show",
         "migrate",
         "operator-key",
         "operator-key create",

@@ -4,7 +4,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use keys_core::{
-    Account, AccountId, ApiKey, Denial, ExternalId, KeyId, KeyKind, Plans, ScopeSet, StoredKey,
+    Account, AccountId, ApiKey, Denial, ExternalId, KeyDetails, KeyId, KeyKind, Plans, ScopeSet,
+    StoredKey,
 };
 
 use crate::ports::{Authority, Caller};
@@ -105,6 +106,29 @@ impl Actor {
         match &self.authority {
             Authority::Trusted => true,
             Authority::Caller(caller) => caller.kind == KeyKind::Operator,
+        }
+    }
+
+    /// Returns the only account that the actor may act for. `None` for operators and the system.
+    pub(crate) fn own_account(&self) -> Option<AccountId> {
+        match &self.authority {
+            Authority::Trusted => None,
+            Authority::Caller(caller) => caller.account_id,
+        }
+    }
+
+    /// Returns whether the actor may see a key: operators see the keys of all accounts, an
+    /// account's key or session those of its account. Operator keys and sessions are seen by the
+    /// system only, unless they are listed as such.
+    pub(crate) fn may_see(&self, details: &KeyDetails) -> bool {
+        match &self.authority {
+            Authority::Trusted => true,
+            Authority::Caller(caller) => {
+                let key = &details.key;
+                key.kind == KeyKind::Account
+                    && (caller.kind == KeyKind::Operator
+                        || (caller.account_id.is_some() && key.account_id == caller.account_id))
+            }
         }
     }
 }

@@ -21,6 +21,8 @@ pub struct Requirement {
     pub kinds: Vec<KeyKind>,
     /// Required scopes.
     pub scopes: ScopeSet,
+    /// Scopes that an operator key needs instead. `None` if it needs the same.
+    pub operator_scopes: Option<ScopeSet>,
     /// Whether the account's plan must have keys.
     pub plan: bool,
 }
@@ -46,10 +48,22 @@ impl Requirement {
         Self::of(&[KeyKind::Operator], false).scopes(scopes)
     }
 
+    /// Returns the requirement of a manager of keys: an operator key with all of `scopes`, or an
+    /// account's key or session on any plan, because [`KeyService::manager`] checks the plan later.
+    /// Scopes of an account's key belong to the host system and mean nothing here.
+    #[must_use]
+    pub fn key_manager(scopes: ScopeSet) -> Self {
+        Self {
+            operator_scopes: Some(scopes),
+            ..Self::of(&KeyKind::ALL, false)
+        }
+    }
+
     fn of(kinds: &[KeyKind], plan: bool) -> Self {
         Self {
             kinds: kinds.to_vec(),
             scopes: ScopeSet::default(),
+            operator_scopes: None,
             plan,
         }
     }
@@ -59,6 +73,13 @@ impl Requirement {
     pub fn scopes(mut self, scopes: ScopeSet) -> Self {
         self.scopes = scopes;
         self
+    }
+
+    /// Returns the scopes that a credential of this kind needs.
+    fn scopes_of(&self, kind: KeyKind) -> &ScopeSet {
+        let of_operators = self.operator_scopes.as_ref();
+        let of_operators = of_operators.filter(|_| kind == KeyKind::Operator);
+        of_operators.unwrap_or(&self.scopes)
     }
 }
 
@@ -145,18 +166,19 @@ impl KeyService {
         if let Some(account) = &stored.account {
             self.note_missing_plan(account.id, &account.plan);
         }
+        let scopes = requirement.scopes_of(stored.key.kind);
         let question = Question {
             kinds: &requirement.kinds,
             plans: requirement.plan.then_some(&*self.inner.plans),
             address,
-            scopes: &requirement.scopes,
+            scopes,
         };
         judge(&stored, &question, || self.now()).map_err(AuthenticateError::Denied)?;
         Ok(Identity {
             key: stored.key,
             account: stored.account,
             address,
-            scopes: requirement.scopes.clone(),
+            scopes: scopes.clone(),
         })
     }
 

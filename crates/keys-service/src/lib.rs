@@ -9,7 +9,8 @@
 //! | verification of keys: the fast path, from a coherent cache | [`KeyService::verify`] |
 //! | authentication of callers that manage keys or accounts | [`KeyService::authenticate`] |
 //! | keys of accounts and operators, sessions | [`KeyService::issue_key`] |
-//! | listing and revoking keys | [`KeyService::revoke_key`] |
+//! | finding and listing keys with everything about them | [`KeyService::find_keys`] |
+//! | revoking keys | [`KeyService::revoke_key`] |
 //! | accounts | [`KeyService::create_account`] |
 //! | repetition of a create without creating a second record | [`KeyDraft::idempotent`] |
 //!
@@ -27,6 +28,7 @@ mod cache;
 mod clock;
 mod entropy;
 mod everywhere;
+mod find;
 mod idempotency;
 mod issue;
 mod limiter;
@@ -48,6 +50,7 @@ pub use cache::loader::ReadState;
 pub use clock::{Clock, SystemClock};
 pub use entropy::EntropyError;
 pub use everywhere::Effective;
+pub use find::{FindKeysError, FoundKeys};
 pub use idempotency::{IdempotencyError, IdempotencyKey, Idempotent, InvalidIdempotencyKey};
 pub use issue::{
     IssueError, IssueField, Issued, KeyDraft, OPERATOR_PREFIX, OperatorKeyDraft, SESSION_PREFIX,

@@ -18,8 +18,9 @@ use tokio::time::{Instant, sleep_until};
 use crate::ports::{
     AccountPatch, AccountQuery, Accounts, Authority, CHANGES_MAX, Change, ChangeError, ChangeFeed,
     ChangeLog, Changed, Changes, Commit, Completion, ENDED_SESSIONS_KEPT, FoundKey, Idempotency,
-    KeyManagement, KeyOwner, KeyPage, KeyUse, KeyUses, Keys, Maintenance, NewKey, POLL_INTERVAL,
-    Page, Place, Readers, Readiness, Reservation, Reserved, StoreError, UnreadableKey,
+    KeyListing, KeyManagement, KeyOwner, KeyPage, KeyUse, KeyUses, Keys, ListPosition, ListedKeys,
+    Maintenance, NewKey, Others, POLL_INTERVAL, Page, Place, Readers, Readiness, Reservation,
+    Reserved, StoreError, UnreadableKey, day_of,
 };
 
 /// Time for which changes are kept for feeds.
@@ -345,6 +346,50 @@ impl KeyManagement for MemoryStore {
     ) -> Result<Option<Result<KeyDetails, UnreadableKey>>, StoreError> {
         let state = self.state.lock();
         Ok(state.keys.get(&id).map(|row| Ok(row.details.clone())))
+    }
+
+    async fn list_keys(&self, listing: KeyListing) -> Result<ListedKeys, StoreError> {
+        let state = self.state.lock();
+        let KeyListing { query, now, .. } = &listing;
+        let order = query.order();
+        let mut covered: Vec<(ListPosition, &KeyDetails)> = state
+            .keys
+            .values()
+            .map(|row| &row.details)
+            .filter(|details| query.covers(details))
+            .map(|details| {
+                let day = details.key.last_used_at.map(day_of);
+                (order.position(details, day), details)
+            })
+            .collect();
+        covered.sort_unstable_by_key(|(position, _)| *position);
+        if order.is_descending {
+            covered.reverse();
+        }
+        let is_passed = |position: ListPosition| {
+            listing.after.is_some_and(|after| {
+                if order.is_descending {
+                    position >= after
+                } else {
+                    position <= after
+                }
+            })
+        };
+        let selected = |details: &KeyDetails| query.selects_status(details.status(*now));
+        let mut page = ListedKeys::default();
+        if listing.counts_others() {
+            let others = covered.iter().filter(|(_, details)| !selected(details));
+            page.others = Some(Others::new(others.count() as u64, false));
+        }
+        let mut rest = covered
+            .into_iter()
+            .filter(|(position, details)| selected(details) && !is_passed(*position));
+        let shown: Vec<_> = rest.by_ref().take(query.limit as usize).collect();
+        if rest.next().is_some() {
+            page.next = shown.last().map(|(position, _)| *position);
+        }
+        page.keys = shown.into_iter().map(|(_, one)| one.clone()).collect();
+        Ok(page)
     }
 }
 

@@ -433,7 +433,9 @@ impl KeyService {
         }
     }
 
-    pub(crate) fn now(&self) -> Timestamp {
+    /// Returns the time of the service's clock, by which statuses are judged.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
         self.inner.clock.now()
     }
 

@@ -47,6 +47,7 @@ mod health;
 mod idempotency;
 mod keys;
 mod life;
+mod lists;
 mod load;
 mod management;
 mod migrate;
@@ -56,6 +57,7 @@ mod options;
 mod postgres;
 mod purpose;
 mod rows;
+mod scan;
 mod schema;
 #[cfg(feature = "sqlite")]
 mod sqlite;

@@ -10,11 +10,11 @@ use diesel::pg::{Pg, PgQueryBuilder};
 use diesel::prelude::*;
 use diesel::query_builder::{AstPass, Query, QueryBuilder as _, QueryFragment, QueryId};
 use diesel::result::Error;
-use diesel::sql_types::{Array, BigInt, Binary, Bool, Nullable, SmallInt, Text};
+use diesel::sql_types::{Array, BigInt, Binary, Bool, Integer, Nullable, SmallInt, Text};
 use diesel::{QueryResult, sql_query};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection as _};
 use keys_core::{KeyDigest, KeyId, KeyKind};
-use keys_service::ports::{Commit, KeyOwner, KeyUse};
+use keys_service::ports::{Commit, KeyOwner, KeyUse, day_of};
 
 use crate::rows::{AccountRow, EventRow, FoundRow, KeyRow, NewKeyRow, kind_code};
 use crate::schema::{account, api_key, audit_event};
@@ -341,6 +341,8 @@ pub(crate) async fn record_uses(
             .map(|one| DbTimestamp(one.last_used_at))
             .collect();
         let counts: Vec<_> = uses.iter().map(|one| count(one.count)).collect();
+        // The same value all day, so that no index has to be written for most uses.
+        let days: Vec<_> = uses.iter().map(|one| day_of(one.last_used_at)).collect();
         let rows: Vec<Skipped> = sql_query(
             "with free as materialized ( \
                  select api_key.id from unnest($1) as one (id) join api_key on api_key.id = one.id \
@@ -348,8 +350,9 @@ pub(crate) async fn record_uses(
              ), written as ( \
                  update api_key set \
                  last_used_at = greatest(api_key.last_used_at, one.at), \
+                 last_used_day = greatest(api_key.last_used_day, one.day), \
                  use_count = api_key.use_count + least(one.count, 9223372036854775807 - api_key.use_count) \
-                 from unnest($1, $2, $3) as one (id, at, count) \
+                 from unnest($1, $2, $3, $4) as one (id, at, count, day) \
                  where api_key.id = one.id and one.id in (select id from free) \
              ) \
              select api_key.id from unnest($1) as one (id) join api_key on api_key.id = one.id \
@@ -358,6 +361,7 @@ pub(crate) async fn record_uses(
         .bind::<Array<Id>, _>(ids)
         .bind::<Array<Moment>, _>(times)
         .bind::<Array<BigInt>, _>(counts)
+        .bind::<Array<Integer>, _>(days)
         .load(connection)
         .await?;
         skipped.extend(rows.into_iter().map(|row| KeyId::from_uuid(row.id.0)));

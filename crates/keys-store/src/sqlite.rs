@@ -11,7 +11,7 @@ use diesel::dsl::sql;
 use diesel::expression::{AppearsOnTable, Expression, ValidGrouping};
 use diesel::prelude::*;
 use diesel::query_builder::{AstPass, QueryFragment, QueryId};
-use diesel::sql_types::{BigInt, Binary, Nullable};
+use diesel::sql_types::{BigInt, Binary, Integer, Nullable};
 use diesel::sqlite::Sqlite;
 use diesel::{QueryResult, sql_query};
 use diesel_async::AsyncConnection as _;
@@ -19,7 +19,7 @@ use diesel_async::sync_connection_wrapper::{SpawnBlocking, SyncConnectionWrapper
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use keys_core::KeyDigest;
-use keys_service::ports::KeyUse;
+use keys_service::ports::{KeyUse, day_of};
 use tokio::runtime::Handle;
 
 use crate::error::ConnectError;
@@ -270,6 +270,14 @@ pub(crate) fn record_uses(
             )
             .bind::<Moment, _>(DbTimestamp(one.last_used_at))
             .bind::<BigInt, _>(i64::try_from(one.count).unwrap_or(i64::MAX))
+            .bind::<Id, _>(DbId(one.key_id.as_uuid()))
+            .execute(open)?;
+            // By itself, because SQLite writes the indexes of each column that a statement names.
+            sql_query(
+                "update api_key set last_used_day = ?1 \
+                 where id = ?2 and coalesce(last_used_day < ?1, true)",
+            )
+            .bind::<Integer, _>(day_of(one.last_used_at))
             .bind::<Id, _>(DbId(one.key_id.as_uuid()))
             .execute(open)?;
         }

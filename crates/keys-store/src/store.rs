@@ -13,8 +13,9 @@ use keys_core::{
 };
 use keys_service::ports::{
     AccountEntry, AccountPatch, AccountQuery, Accounts, BoxFuture, Change, ChangeError, ChangeFeed,
-    ChangeLog, Commit, FoundKey, Idempotency, KeyManagement, KeyOwner, KeyPage, KeyUse, KeyUses,
-    Keys, Maintenance, NewKey, Readiness, Reservation, Reserved, StoreError, UnreadableKey,
+    ChangeLog, Commit, FoundKey, Idempotency, KeyListing, KeyManagement, KeyOwner, KeyPage, KeyUse,
+    KeyUses, Keys, ListedKeys, Maintenance, NewKey, Readiness, Reservation, Reserved, StoreError,
+    UnreadableKey,
 };
 use tokio::runtime::Handle;
 
@@ -34,7 +35,7 @@ use crate::tls::TlsError;
 use crate::url::{DatabaseUrl, Location};
 #[cfg(feature = "postgres")]
 use crate::wake::Waker;
-use crate::{accounts, idempotency, keys, management, sweep};
+use crate::{accounts, idempotency, keys, lists, management, sweep};
 
 /// Time limit of looking keys up in PostgreSQL. Callers do not wait much longer, and a connection
 /// whose other end vanished must not be waited for when the database is back.
@@ -483,6 +484,10 @@ impl KeyManagement for Store {
         id: KeyId,
     ) -> Result<Option<Result<KeyDetails, UnreadableKey>>, StoreError> {
         self.run(management::find(self.pools(), id)).await
+    }
+
+    async fn list_keys(&self, listing: KeyListing) -> Result<ListedKeys, StoreError> {
+        self.run(lists::list(self.pools(), listing)).await
     }
 }
 

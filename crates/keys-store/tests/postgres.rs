@@ -319,6 +319,13 @@ async fn changes_are_noted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_page_examines_a_bounded_number_of_keys() {
+    let database = Database::create().await;
+    let store = open(&database).await;
+    common::lists::a_page_examines_a_bounded_number_of_keys(&store, &database).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn changes_are_noted_under_any_search_path() {
     let database = Database::create().await;
     database.run("create schema apart").await.unwrap();

@@ -204,6 +204,13 @@ async fn changes_are_noted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_page_examines_a_bounded_number_of_keys() {
+    let file = File::new();
+    let store = file.open().await;
+    common::lists::a_page_examines_a_bounded_number_of_keys(&store, &file).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn old_notes_are_pruned() {
     let file = File::new();
     let store = file.open().await;

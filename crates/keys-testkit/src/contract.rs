@@ -25,6 +25,7 @@ mod feed;
 mod following;
 mod idempotency;
 mod keys;
+mod lists;
 mod steps;
 
 pub use accepted::*;
@@ -36,6 +37,7 @@ pub use feed::*;
 pub use following::*;
 pub use idempotency::*;
 pub use keys::*;
+pub use lists::*;
 
 /// Creates one test of each case of the contract.
 ///
@@ -86,6 +88,15 @@ macro_rules! store_contract {
             pepper_ids_are_those_of_living_keys
             sweep_deletes_sessions_that_ended_a_day_ago
             store_is_ready
+
+            // Lists with everything about each key.
+            key_is_found_with_everything_about_it
+            pages_are_stable_while_keys_come_and_go
+            listed_pages_join_to_the_whole_list
+            keys_without_the_value_have_their_place
+            filters_select_what_they_name
+            keys_are_listed_by_their_status
+            keys_with_other_statuses_are_counted
 
             // The cap and the plan.
             forty_concurrent_creates_at_a_cap_of_ten_give_ten
@@ -292,6 +303,7 @@ mod tests {
             include_str!("contract/feed.rs"),
             include_str!("contract/idempotency.rs"),
             include_str!("contract/keys.rs"),
+            include_str!("contract/lists.rs"),
         ]
         .concat();
         let mut count = 0;

@@ -9,9 +9,9 @@ use keys_core::{
 };
 use keys_service::ports::{
     AccountEntry, AccountPatch, AccountQuery, Accounts, BoxFuture, Change, ChangeError, ChangeFeed,
-    ChangeLog, Commit, FoundKey, Idempotency, KeyManagement, KeyOwner, KeyPage, KeyStore, KeyUse,
-    KeyUses, Keys, Maintenance, NewKey, Readiness, Reservation, Reserved, StoreError,
-    UnreadableKey,
+    ChangeLog, Commit, FoundKey, Idempotency, KeyListing, KeyManagement, KeyOwner, KeyPage,
+    KeyStore, KeyUse, KeyUses, Keys, ListedKeys, Maintenance, NewKey, Readiness, Reservation,
+    Reserved, StoreError, UnreadableKey,
 };
 
 /// A store that answers as `T` says.
@@ -129,6 +129,7 @@ overridable! {
     }
     KeyManagement {
         [before_read] find_key(id: KeyId) -> Result<Option<Result<KeyDetails, UnreadableKey>>, StoreError>;
+        [before_read] list_keys(listing: KeyListing) -> Result<ListedKeys, StoreError>;
     }
     KeyUses {
         [before_upkeep] record_uses(uses: Vec<KeyUse>) -> Result<Vec<KeyId>, StoreError>;

@@ -36,9 +36,10 @@ alter table api_key
     add constraint api_key_metadata_legal check (octet_length(metadata) <= 8192 and metadata like '{%}') not valid,
     add constraint api_key_limits_legal check (octet_length(limits) <= 8192 and limits like '{%}') not valid,
     add constraint api_key_revoked_reason_legal check (
-        revoked_reason in ('superseded', 'leaked', 'offboarded', 'unused', 'other') and revoked_at is not null) not valid,
+        revoked_reason in ('superseded', 'leaked', 'offboarded', 'unused', 'other')
+        and (revoked_reason is null or revoked_at is not null)) not valid,
     add constraint api_key_revoked_note_legal check (
-        char_length(revoked_note) between 1 and 500 and revoked_at is not null) not valid;
+        char_length(revoked_note) between 1 and 500 and (revoked_note is null or revoked_at is not null)) not valid;
 
 -- Every column but those that recording a use writes, because that changes no judgement and happens all the time.
 drop trigger api_key_update_noted on api_key;

@@ -14,7 +14,7 @@ alter table api_key add column subject text check (length(subject) between 1 and
 alter table api_key add column created_by_kind text
     check (created_by_kind in ('system', 'operator', 'account', 'session'));
 alter table api_key add column created_by_id blob
-    check (length(created_by_id) = 16 and created_by_kind <> 'system');
+    check (length(created_by_id) = 16 and (created_by_id is null or created_by_kind <> 'system'));
 -- A JSON object of strings.
 alter table api_key add column metadata text not null default '{}'
     check (length(cast(metadata as blob)) <= 8192 and json_type(metadata) = 'object');
@@ -25,9 +25,10 @@ alter table api_key add column limits text not null default '{}'
 alter table api_key add column predecessor_id blob check (length(predecessor_id) = 16);
 alter table api_key add column successor_id blob check (length(successor_id) = 16);
 alter table api_key add column revoked_reason text
-    check (revoked_reason in ('superseded', 'leaked', 'offboarded', 'unused', 'other') and revoked_at is not null);
+    check (revoked_reason in ('superseded', 'leaked', 'offboarded', 'unused', 'other')
+        and (revoked_reason is null or revoked_at is not null));
 alter table api_key add column revoked_note text
-    check (length(revoked_note) between 1 and 500 and revoked_at is not null);
+    check (length(revoked_note) between 1 and 500 and (revoked_note is null or revoked_at is not null));
 alter table api_key add column last_used_ip text;
 -- The day of last_used_at, in days since 1970: what lists sort and filter by.
 alter table api_key add column last_used_day integer;

@@ -114,7 +114,7 @@ impl From<AccountError> for Rejection {
 }
 
 /// Logs an error that should be impossible. The client can only try again.
-fn unexpected(error: &(dyn Error + 'static)) -> Rejection {
+pub(crate) fn unexpected(error: &(dyn Error + 'static)) -> Rejection {
     tracing::error!(error = chain(error), "a request failed unexpectedly");
     Rejection::Unavailable
 }

@@ -40,6 +40,7 @@ mod flat_list;
 mod health;
 mod management_accounts;
 mod management_keys;
+mod management_lists;
 mod management_scopes;
 mod management_sessions;
 

@@ -7,12 +7,13 @@ use crate::world::Place;
 
 on_both_databases!(operators_key_opens_what_its_scopes_name_and_nothing_else);
 
-const ALL: [&str; 5] = [
+const ALL: [&str; 6] = [
     "accounts:read",
     "accounts:write",
     "keys:read",
     "keys:write",
     "keys:verify",
+    "sessions:read",
 ];
 
 async fn operators_key_opens_what_its_scopes_name_and_nothing_else(place: Place) {
@@ -57,6 +58,22 @@ async fn operators_key_opens_what_its_scopes_name_and_nothing_else(place: Place)
                 world.post(&format!("{path}/keys")).json(&json!({})),
                 vec!["keys:write"],
                 201,
+            ),
+            (
+                world.get(&format!("{path}/keys?limit=1")),
+                vec!["keys:read"],
+                200,
+            ),
+            (world.get("/v1/keys?limit=1"), vec!["keys:read"], 200),
+            (
+                world.get("/v1/keys/AZt5bdYAcqeCoRtJcgohFA"),
+                vec!["keys:read"],
+                404,
+            ),
+            (
+                world.get(&format!("{path}/sessions")),
+                vec!["sessions:read"],
+                200,
             ),
         ] {
             let answer = request.bearer(&key).send().await;

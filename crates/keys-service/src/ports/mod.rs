@@ -3,7 +3,7 @@
 //! | Port | Does |
 //! |---|---|
 //! | [`Keys`] | finds, adds and revokes keys of every kind |
-//! | [`KeyManagement`] | reads and changes single keys with everything that is stored about them |
+//! | [`KeyManagement`] | reads, lists and changes keys with everything that is stored about them |
 //! | [`KeyUses`] | records when and how often keys are used |
 //! | [`Accounts`] | finds, adds and changes accounts |
 //! | [`Idempotency`] | reserves answers to requests that may be repeated |
@@ -29,6 +29,7 @@ mod feed;
 mod idempotency;
 mod keys;
 mod limiter;
+mod lists;
 mod maintenance;
 mod management;
 mod readers;
@@ -47,6 +48,11 @@ pub use idempotency::{
 };
 pub use keys::{Admission, FoundKey, KeyOwner, KeyPage, Keys, NewKey, UnreadableKey};
 pub use limiter::{Bucket, Decision, LimiterError, LimiterState, RateLimiter, Subject};
+pub use lists::{
+    EXAMINED_MAX, ForeignCursor, InvalidCursor, KEYS_PER_PAGE_MAX, KeyCursor, KeyListing, KeyOrder,
+    KeyQuery, KeySort, ListPosition, ListedKeys, NAME_PART_MAX_CHARS, OTHERS_MAX, Others,
+    UnboundedFilter, UnknownKeyOrder, day_of,
+};
 pub use maintenance::{BoxFuture, ENDED_SESSIONS_KEPT, Maintenance, Readiness};
 pub use management::KeyManagement;
 pub use readers::{Place, Readers};

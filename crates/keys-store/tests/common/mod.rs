@@ -17,6 +17,7 @@ pub(crate) use keys_testkit::error::chain;
 use tokio::task::JoinSet;
 
 pub(crate) mod feed;
+pub(crate) mod lists;
 pub(crate) mod rows;
 
 /// The actor of an audit event, from its columns.

@@ -1,0 +1,38 @@
+//! `GET /v1/keys/{key_id}`
+
+use actix_web::http::header::{ETAG, HeaderValue};
+use actix_web::{HttpRequest, HttpResponse, web};
+use keys_core::{Denial, KeyVersion, Operation};
+
+use super::key_view::KeyView;
+use super::shared::{key_id, manage};
+use crate::api::Api;
+use crate::guard::Authenticated;
+use crate::rejection::Rejection;
+use crate::unknown;
+
+pub(super) async fn read_key(
+    api: web::Data<Api>,
+    identity: Authenticated,
+    request: HttpRequest,
+) -> HttpResponse {
+    manage(&api, &identity, Operation::List, async |actor| {
+        unknown::check_query(&request, &[])?;
+        let found = api.service().find_key(&actor, key_id(&request)?).await?;
+        let details = found
+            .ok_or(Rejection::KeyNotFound)?
+            .map_err(|_| Rejection::denied(Denial::Unreadable))?;
+        let view = KeyView::new(&details, api.service().now());
+        Ok(versioned(HttpResponse::Ok().json(view), details.version()))
+    })
+    .await
+}
+
+/// Adds the version of a key to an answer.
+fn versioned(mut response: HttpResponse, version: KeyVersion) -> HttpResponse {
+    // Hexadecimal digits in quotes are plain ASCII, so this never fails.
+    if let Ok(value) = HeaderValue::try_from(format!("\"{version}\"")) {
+        response.headers_mut().insert(ETAG, value);
+    }
+    response
+}
