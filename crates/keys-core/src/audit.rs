@@ -59,7 +59,8 @@ pub struct AuditEvent {
     /// The address that the request came from. `None` if there was no request, or its address is
     /// unknown.
     pub address: Option<IpAddr>,
-    /// The reason of a change that no caller asked for at that moment, such as `replayed`.
+    /// The reason of a revocation if its caller gave one, or of a change that no caller asked for
+    /// at that moment, such as `replayed`.
     pub reason: Option<String>,
 }
 

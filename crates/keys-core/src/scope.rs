@@ -105,6 +105,16 @@ impl ScopeSet {
         wanted.0.iter().all(|scope| self.contains(scope))
     }
 
+    /// Returns the scopes of both sets. The result may have more than
+    /// [`MAX_LEN`](Self::MAX_LEN), so it is to be compared with and not to be stored.
+    #[must_use]
+    pub fn union(&self, other: &Self) -> Self {
+        let mut scopes: Vec<Scope> = self.0.iter().chain(&other.0).cloned().collect();
+        scopes.sort_unstable();
+        scopes.dedup();
+        Self(scopes.into())
+    }
+
     /// Returns whether `scope` is in this set.
     #[must_use]
     pub fn contains(&self, scope: &Scope) -> bool {

@@ -33,12 +33,32 @@ pub(crate) async fn read(
     read_up_to(KIB_MAX, headers, payload).await
 }
 
+/// Reads the whole body of a request that may have none.
+pub(crate) async fn read_optional(
+    headers: &HeaderMap,
+    payload: impl Stream<Item = Chunk>,
+) -> Result<Option<Bytes>, Rejection> {
+    let body = receive(KIB_MAX, headers, payload).await?;
+    Ok(body.filter(|body| !body.is_empty()))
+}
+
 /// Reads the whole body, with a maximum size of its own.
 pub(crate) async fn read_up_to(
     kib_max: usize,
     headers: &HeaderMap,
     payload: impl Stream<Item = Chunk>,
 ) -> Result<Bytes, Rejection> {
+    receive(kib_max, headers, payload)
+        .await?
+        .ok_or_else(missing)
+}
+
+/// Reads the whole body. `None` if there is none, and no type of one either.
+async fn receive(
+    kib_max: usize,
+    headers: &HeaderMap,
+    payload: impl Stream<Item = Chunk>,
+) -> Result<Option<Bytes>, Rejection> {
     let len_max = kib_max * 1024;
     let announced = is_json(headers)?;
     if content_length(headers).is_some_and(|length| length > len_max as u64) {
@@ -52,13 +72,12 @@ pub(crate) async fn read_up_to(
         .await
         .map_err(|_| Rejection::BodyTimeout)?;
     match (bytes, announced) {
-        (Ok(bytes), true) => Ok(bytes),
+        (Ok(bytes), true) => Ok(Some(bytes)),
         (Err(Unread::Broken), _) => Err(Rejection::MalformedBody(
             "The body could not be read".into(),
         )),
         (Err(Unread::TooLong), true) => Err(Rejection::BodyTooLarge { kib_max }),
-        // A missing body has no type either.
-        (Ok(bytes), false) if bytes.is_empty() => Err(missing()),
+        (Ok(bytes), false) if bytes.is_empty() => Ok(None),
         (_, false) => Err(Rejection::UnsupportedMediaType),
     }
 }

@@ -1,6 +1,6 @@
 //! Rejections of all surfaces. Each surface writes them in its own form.
 
-mod error;
+pub(crate) mod error;
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -78,6 +78,8 @@ pub enum Rejection {
     },
     /// The account has no such key.
     KeyNotFound,
+    /// The account has no such session.
+    SessionNotFound,
     /// The account does not exist.
     AccountNotFound,
     /// The stored account cannot be read, and the body does not set each column at fault.
@@ -92,6 +94,8 @@ pub enum Rejection {
         /// The maximum.
         max: u32,
     },
+    /// No usable operator key with `operators:write` would be left.
+    LastOperatorKey,
     /// The `Idempotency-Key` was used with another body.
     IdempotencyBodyDiffers,
     /// The first request with this `Idempotency-Key` is still under way.
@@ -148,9 +152,11 @@ impl Rejection {
             Self::UnknownPlan => (StatusCode::BAD_REQUEST, "unknown_plan"),
             Self::UnknownLimit { .. } => (StatusCode::BAD_REQUEST, "unknown_limit"),
             Self::KeyNotFound => (StatusCode::NOT_FOUND, "key_not_found"),
+            Self::SessionNotFound => (StatusCode::NOT_FOUND, "session_not_found"),
             Self::AccountNotFound => (StatusCode::NOT_FOUND, "account_not_found"),
             Self::AccountUnreadable { .. } => (StatusCode::CONFLICT, "account_unreadable"),
             Self::ExternalIdTaken => (StatusCode::CONFLICT, "external_id_taken"),
+            Self::LastOperatorKey => (StatusCode::CONFLICT, "last_operator_key"),
             Self::KeyLimitReached { .. } => (StatusCode::FORBIDDEN, "key_limit_reached"),
             Self::IdempotencyBodyDiffers => {
                 (StatusCode::UNPROCESSABLE_ENTITY, "idempotency_body_differs")
@@ -190,6 +196,7 @@ impl Rejection {
             Self::UnknownPlan => "plan is not the name of a plan",
             Self::UnknownLimit { .. } => "No plan has a limit of this name",
             Self::KeyNotFound => "API key not found",
+            Self::SessionNotFound => "Session not found",
             Self::AccountNotFound => "Account not found",
             Self::AccountUnreadable { columns } => {
                 return format!(
@@ -199,6 +206,7 @@ impl Rejection {
                 .into();
             }
             Self::ExternalIdTaken => "Another account has this external_id",
+            Self::LastOperatorKey => "This is the last usable operator key with operators:write",
             Self::KeyLimitReached { max } => {
                 return format!("Maximum {max} API keys per account").into();
             }
@@ -366,11 +374,13 @@ mod tests {
                 field: "limit".into(),
             },
             Rejection::KeyNotFound,
+            Rejection::SessionNotFound,
             Rejection::AccountNotFound,
             Rejection::AccountUnreadable {
                 columns: vec!["plan"],
             },
             Rejection::ExternalIdTaken,
+            Rejection::LastOperatorKey,
             Rejection::KeyLimitReached { max: 10 },
             Rejection::IdempotencyBodyDiffers,
             Rejection::IdempotencyInFlight {

@@ -4,18 +4,21 @@ use std::error::Error;
 
 use anyhow::{Context as _, bail};
 use clap::CommandFactory as _;
-use keys_core::{AllowedNetworks, KeyKind, Metadata, OperatorScope, Scope, ScopeSet};
+use keys_core::{
+    AllowedNetworks, KeyId, KeyKind, Metadata, OperatorScope, Revocation, Scope, ScopeSet,
+};
 use keys_service::ports::{
-    AccountPatch, AccountQuery, KEYS_PER_PAGE_MAX, KeyQuery, UnboundedFilter,
+    AccountPatch, AccountQuery, KEYS_PER_PAGE_MAX, KeyQuery, KeySelection, UnboundedFilter,
 };
 use keys_service::{
     AccountError, Actor, FindKeysError, FoundKeys, IssueError, IssueField, Issued, KeyDraft,
-    NewAccount, OperatorKeyDraft,
+    KeyService, LastOperator, NewAccount, OperatorKeyDraft, RevokeError, Revoked,
 };
 use serde_json::{Value, json};
 
 use crate::arguments::{
     AccountCommand, Arguments, Command, KeyCommand, KeyListArguments, OperatorKeyCommand, Output,
+    RevokedKeys, SessionCommand, Why,
 };
 use crate::config::Settings;
 use crate::embedded::Creation;
@@ -48,6 +51,7 @@ pub(crate) async fn run(command: Command, settings: &Settings) -> anyhow::Result
         Command::OperatorKey(command) => operator_key(command, settings).await,
         Command::Account(command) => account(command, settings).await,
         Command::Key(command) => key(command, settings).await,
+        Command::Session(command) => session(command, settings).await,
     }
 }
 
@@ -85,23 +89,64 @@ pub(crate) fn operator_scopes(named: &[OperatorScope]) -> ScopeSet {
 }
 
 async fn operator_key(command: OperatorKeyCommand, settings: &Settings) -> anyhow::Result<()> {
-    let OperatorKeyCommand::Create {
-        name,
-        ips,
-        scopes,
-        expires,
-        output,
-    } = command;
-    let draft = OperatorKeyDraft::new(name)
-        .allowed_networks(networks(&ips)?)
-        .scopes(operator_scopes(&scopes))
-        .expires_at(expires);
-    let service = open::open(settings).await?.service;
-    let issued = service
-        .issue_operator_key(&Actor::system(), draft)
-        .await
-        .map_err(not_made)?;
-    print_issued(&issued, output)
+    match command {
+        OperatorKeyCommand::Create {
+            name,
+            ips,
+            scopes,
+            expires,
+            output,
+        } => {
+            let draft = OperatorKeyDraft::new(name)
+                .allowed_networks(networks(&ips)?)
+                .scopes(operator_scopes(&scopes))
+                .expires_at(expires);
+            let service = open::open(settings).await?.service;
+            let issued = service
+                .issue_operator_key(&Actor::system(), draft)
+                .await
+                .map_err(not_made)?;
+            print_issued(&issued, output)
+        }
+        OperatorKeyCommand::SetScopes {
+            id,
+            scopes,
+            force,
+            output,
+        } => {
+            let scopes = operator_scopes(&scopes);
+            let names: Vec<String> = scopes.iter().map(ToString::to_string).collect();
+            let last = if force {
+                LastOperator::LetGo
+            } else {
+                LastOperator::Keep
+            };
+            let service = open::open(settings).await?.service;
+            let changed = service
+                .set_operator_scopes(&Actor::system(), id, scopes, last)
+                .await
+                .map_err(forcible)
+                .context("nothing was changed")?;
+            if changed.is_none() {
+                bail!("{id}: there is no such operator key, or it is revoked");
+            }
+            print(
+                output,
+                &format!("{id} has the scopes {}", names.join(", ")),
+                || json!({ "id": id.to_string(), "scopes": names }),
+            )
+        }
+    }
+}
+
+/// Names the argument that permits what was refused.
+fn forcible(error: RevokeError) -> anyhow::Error {
+    match error {
+        RevokeError::LastOperator => {
+            anyhow::Error::new(error).context("pass --force if that is intended")
+        }
+        error => error.into(),
+    }
 }
 
 async fn account(command: AccountCommand, settings: &Settings) -> anyhow::Result<()> {
@@ -210,20 +255,143 @@ async fn key(command: KeyCommand, settings: &Settings) -> anyhow::Result<()> {
                 output::key_details(&details, now)
             })
         }
-        KeyCommand::Revoke { id, output } => {
-            let service = open::open(settings).await?.service;
-            if service
-                .revoke_key(&Actor::system(), None, id)
-                .await?
-                .is_none()
-            {
-                bail!("{id}: there is no such key, or it is revoked already");
-            }
-            print(
-                output,
-                &format!("{id} is revoked"),
-                || json!({ "id": id.to_string(), "revoked": true }),
-            )
+        KeyCommand::Revoke {
+            keys,
+            why,
+            force,
+            output,
+        } => revoke(keys, why, force, output, settings).await,
+    }
+}
+
+async fn revoke(
+    keys: RevokedKeys,
+    why: Why,
+    force: bool,
+    output: Output,
+    settings: &Settings,
+) -> anyhow::Result<()> {
+    let ids = keys.ids;
+    let (selection, what) = match (keys.account, keys.created_by) {
+        (Some(account), _) => (
+            KeySelection::of_account(account),
+            format!("all keys of account {account}"),
+        ),
+        (None, Some(creator)) => {
+            let what = format!("all keys that {creator} made");
+            (KeySelection::created_by(creator), what)
+        }
+        (None, None) => (KeySelection::ids(ids.clone()), counted(ids.len(), "key")),
+    };
+    let selection = if force {
+        selection.even_the_last_operator()
+    } else {
+        selection
+    };
+    if !confirmed(&why, &format!("Revoke {what}?"))? {
+        bail!("nothing was revoked");
+    }
+    let service = open::open(settings).await?.service;
+    let revocation = Revocation::new(why.reason).note(why.note);
+    let (revoked, remaining) = revoke_all(&service, &selection, &revocation)
+        .await
+        .context("not all keys were revoked")?;
+    if let [id] = ids[..]
+        && revoked == [id]
+    {
+        return print(
+            output,
+            &format!("{id} is revoked"),
+            || json!({ "id": id.to_string(), "revoked": true }),
+        );
+    }
+    let missing: Vec<String> = ids
+        .iter()
+        .filter(|id| !revoked.contains(id))
+        .map(KeyId::to_string)
+        .collect();
+    // Of a leaked key that was revoked before, the keys that it made may remain.
+    if missing.is_empty() || !revoked.is_empty() {
+        print_count(output, revoked.len(), remaining, "key", "revoked")?;
+    }
+    if !missing.is_empty() {
+        bail!(
+            "{}: there is no such key, or it is revoked already",
+            missing.join(", ")
+        );
+    }
+    Ok(())
+}
+
+/// Revokes what is selected, a thousand keys in a transaction. Returns the revoked keys, and the
+/// number of those that are left because they could not be revoked.
+async fn revoke_all(
+    service: &KeyService,
+    selection: &KeySelection,
+    revocation: &Revocation,
+) -> anyhow::Result<(Vec<KeyId>, u64)> {
+    let mut revoked = Vec::new();
+    loop {
+        let Revoked {
+            keys, remaining, ..
+        } = service
+            .revoke_keys(&Actor::system(), selection.clone(), revocation.clone())
+            .await
+            .map_err(forcible)?;
+        let is_stuck = keys.is_empty();
+        revoked.extend(keys);
+        if remaining == 0 || is_stuck {
+            return Ok((revoked, remaining));
+        }
+        telemetry::say(&format!(
+            "{} revoked so far, {remaining} remain",
+            revoked.len()
+        ));
+    }
+}
+
+async fn session(command: SessionCommand, settings: &Settings) -> anyhow::Result<()> {
+    let SessionCommand::End {
+        id,
+        account,
+        subject,
+        why,
+        output,
+    } = command;
+    let what = match (&id, &subject) {
+        (Some(id), _) => format!("End session {id}?"),
+        (None, Some(subject)) => {
+            let subject = keys_core::escaped(subject.as_str());
+            format!("End all sessions of {subject} in account {account}?")
+        }
+        (None, None) => format!("End all sessions of account {account}?"),
+    };
+    if !confirmed(&why, &what)? {
+        bail!("no session was ended");
+    }
+    let service = open::open(settings).await?.service;
+    let revocation = Revocation::new(why.reason).note(why.note);
+    let system = Actor::system();
+    if let Some(id) = id {
+        let ended = service.end_session(&system, account, id, revocation);
+        if ended.await?.is_none() {
+            bail!("{id}: the account has no such session, or it has ended");
+        }
+        return print(
+            output,
+            &format!("{id} has ended"),
+            || json!({ "id": id.to_string(), "revoked": true }),
+        );
+    }
+    let mut count = 0;
+    loop {
+        let ended = service
+            .end_sessions(&system, account, subject.clone(), revocation.clone())
+            .await
+            .map_err(|error| at_fault("--account", error))?;
+        count += ended.keys.len();
+        if ended.remaining == 0 || ended.keys.is_empty() {
+            return print_count(output, count, ended.remaining, "session", "ended");
         }
     }
 }
@@ -302,6 +470,47 @@ fn not_listed(error: FindKeysError) -> anyhow::Error {
         _ => return error.into(),
     };
     at_fault(argument, error)
+}
+
+/// Prints how many keys were revoked.
+fn print_count(
+    output: Output,
+    count: usize,
+    remaining: u64,
+    noun: &str,
+    verb: &str,
+) -> anyhow::Result<()> {
+    let text = format!("{} {verb}", counted(count, noun));
+    let text = if remaining == 0 {
+        text
+    } else {
+        format!("{text}, {remaining} remain")
+    };
+    print(
+        output,
+        &text,
+        || json!({ "revoked": count, "remaining": remaining }),
+    )
+}
+
+fn counted(count: usize, noun: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {noun}{plural}")
+}
+
+/// Asks before a change that cannot be undone, if a person can answer.
+fn confirmed(why: &Why, question: &str) -> anyhow::Result<bool> {
+    use std::io::{IsTerminal as _, stderr, stdin};
+
+    if why.yes || !stdin().is_terminal() || !stderr().is_terminal() {
+        return Ok(true);
+    }
+    telemetry::say(&format!("{question} This cannot be undone. [y/N]"));
+    let mut answer = String::new();
+    stdin()
+        .read_line(&mut answer)
+        .context("reading the answer")?;
+    Ok(["y", "yes"].contains(&answer.trim().to_lowercase().as_str()))
 }
 
 fn networks(ips: &[String]) -> anyhow::Result<AllowedNetworks> {

@@ -44,6 +44,10 @@ macro_rules! on_both_databases {
 on_both_databases![
     a_lost_pepper_id_is_refused_and_named,
     a_key_that_is_revoked_cannot_be_revoked_again,
+    keys_are_revoked_together_for_a_reason,
+    scopes_are_given_to_operator_keys,
+    sessions_are_ended,
+    the_last_operator_key_is_kept,
     a_schema_that_is_missing_is_refused_where_it_may_not_be_made,
     account_create_prints_the_bare_id,
     accounts_are_listed_in_aligned_columns,
@@ -545,11 +549,120 @@ fn a_key_that_is_revoked_cannot_be_revoked_again(place: Place) {
     // An operator key is revoked in the same way.
     program.line(&["operator-key", "create", "--name", "ops"]);
     let operator = program.keys(&["--operators"])[0]["id"].clone();
-    program.line(&["key", "revoke", operator.as_str().unwrap()]);
+    program.line(&["key", "revoke", "--force", operator.as_str().unwrap()]);
     assert!(program.keys(&["--operators"]).is_empty());
     program
         .run(&["key", "revoke", UNKNOWN_ID])
         .refused(1, &[UNKNOWN_ID, "no such key"]);
+}
+
+fn keys_are_revoked_together_for_a_reason(place: Place) {
+    let program = Program::new(place);
+    let account = program.account("pro");
+    let made: Vec<String> = (0..5)
+        .map(|_| {
+            let create = ["key", "create", "--json", "--account", &account];
+            let key = program.run(&create).succeeded().json();
+            key["id"].as_str().unwrap().to_owned()
+        })
+        .collect();
+    for (arguments, named) in [
+        (vec![], "--account"),
+        (vec![&*made[0], "--account", &account], "--account"),
+        (vec![&made[0], "--reason", "stolen"], "--reason"),
+        (vec![&made[0], "--note", ""], "--note"),
+        (vec!["--created-by", "user-17"], "--created-by"),
+    ] {
+        let arguments = [&["key", "revoke"][..], &arguments].concat();
+        program.run(&arguments).refused(2, &[named]);
+    }
+    assert_eq!(program.keys(&["--account", &account]).len(), 5);
+
+    let revoke = [
+        "key",
+        "revoke",
+        &made[0],
+        &made[1],
+        "--reason",
+        "superseded",
+    ];
+    let revoke = [&revoke[..], &["--note", "rotated by hand", "--yes"]].concat();
+    assert_eq!(program.line(&revoke), "2 keys revoked");
+    let some = program.run(&["key", "revoke", &made[1], &made[2]]);
+    assert_eq!(some.code, Some(1), "{some:#?}");
+    assert_eq!(some.stdout, "1 key revoked\n");
+    assert!(some.stderr.contains(&made[1]), "{some:#?}");
+    assert!(!some.stderr.contains(&made[2]), "{some:#?}");
+
+    let by = ["key", "revoke", "--json", "--created-by", "subject:user-17"];
+    let none = program.run(&by).succeeded().json();
+    assert_eq!(none, json!({ "revoked": 0, "remaining": 0 }));
+    let all = ["key", "revoke", "--account", &account, "--reason", "leaked"];
+    assert_eq!(program.line(&all), "2 keys revoked");
+    assert!(program.keys(&["--account", &account]).is_empty());
+    let unknown = ["key", "revoke", "--account", UNKNOWN_ID];
+    program.run(&unknown).refused(1, &["no such account"]);
+}
+
+fn the_last_operator_key_is_kept(place: Place) {
+    let program = Program::new(place);
+    let create = ["operator-key", "create", "--json", "--name", "ops"];
+    let key = program.run(&create).succeeded().json();
+    let id = key["id"].as_str().unwrap();
+    program
+        .run(&["key", "revoke", id])
+        .refused(1, &["--force", "operators:write"]);
+    let set = ["operator-key", "set-scopes", id, "--scope", "keys:read"];
+    program
+        .run(&set)
+        .refused(1, &["--force", "operators:write"]);
+    program.line(&[&set[..], &["--force"]].concat());
+    program.line(&["key", "revoke", id]);
+}
+
+fn scopes_are_given_to_operator_keys(place: Place) {
+    let program = Program::new(place);
+    let create = ["operator-key", "create", "--json", "--name", "old"];
+    let create = [&create[..], &["--scope", "keys:read"]].concat();
+    let key = program.run(&create).succeeded().json();
+    let id = key["id"].as_str().unwrap();
+    let set = ["operator-key", "set-scopes", id];
+    program.run(&set).refused(2, &["--scope"]);
+    let unknown = [&set[..], &["--scope", "keys:all"]].concat();
+    program.run(&unknown).refused(2, &["--scope"]);
+    let unknown_id = [
+        "operator-key",
+        "set-scopes",
+        UNKNOWN_ID,
+        "--scope",
+        "keys:read",
+    ];
+    program.run(&unknown_id).refused(1, &[UNKNOWN_ID]);
+    let named = ["--scope", "operators:write", "--scope", "keys:read"];
+    let line = program.line(&[&set[..], &named].concat());
+    assert_eq!(
+        line,
+        format!("{id} has the scopes keys:read, operators:write")
+    );
+    let listed = program.keys(&["--operators"]);
+    assert_eq!(listed[0]["scopes"], json!(["keys:read", "operators:write"]));
+}
+
+fn sessions_are_ended(place: Place) {
+    let program = Program::new(place);
+    let account = program.account("pro");
+    let end = ["session", "end", "--account", &account];
+    program.run(&["session", "end"]).refused(2, &["--account"]);
+    let unknown = [&end[..], &[UNKNOWN_ID]].concat();
+    program.run(&unknown).refused(1, &[UNKNOWN_ID]);
+    program
+        .run(&["session", "end", "--account", UNKNOWN_ID])
+        .refused(1, &["--account"]);
+    let person = [&end[..], &["--subject", "user-17", "--yes"]].concat();
+    assert_eq!(program.line(&person), "0 sessions ended");
+    let all = [&end[..], &["--json", "--reason", "offboarded"]].concat();
+    let ended = program.run(&all).succeeded().json();
+    assert_eq!(ended, json!({ "revoked": 0, "remaining": 0 }));
 }
 
 fn refusals_name_the_argument_at_fault(place: Place) {

@@ -92,6 +92,39 @@ impl Actor {
         self.parent.as_ref()?.subject.as_ref()
     }
 
+    /// Returns whether the actor is the owner of the machine or the embedding program.
+    pub(crate) fn is_trusted(&self) -> bool {
+        matches!(self.authority, Authority::Trusted)
+    }
+
+    /// Returns the only account that the actor may act for. `None` for operators and the system.
+    pub(crate) fn own_account(&self) -> Option<AccountId> {
+        match &self.authority {
+            Authority::Trusted => None,
+            Authority::Caller(caller) => caller.account_id,
+        }
+    }
+
+    /// Returns the scopes of the operator key that acts, as they were when it was accepted.
+    pub(crate) fn operator_scopes(&self) -> Option<&ScopeSet> {
+        match &self.authority {
+            Authority::Caller(caller) if caller.kind == KeyKind::Operator => {
+                caller.accepted.as_ref().map(|stored| &stored.key.scopes)
+            }
+            Authority::Caller(_) | Authority::Trusted => None,
+        }
+    }
+
+    /// Returns the actor for a change that gives `scopes` to another operator key: the transaction
+    /// checks that it has them itself.
+    pub(crate) fn giving(&self, scopes: &ScopeSet) -> Self {
+        let mut giving = self.clone();
+        if let Authority::Caller(caller) = &mut giving.authority {
+            caller.scopes = caller.scopes.union(scopes);
+        }
+        giving
+    }
+
     /// Returns whether the actor may act for the account: an account's key or session acts for no
     /// other.
     pub(crate) fn may_act_for(&self, account: AccountId) -> bool {
@@ -106,14 +139,6 @@ impl Actor {
         match &self.authority {
             Authority::Trusted => true,
             Authority::Caller(caller) => caller.kind == KeyKind::Operator,
-        }
-    }
-
-    /// Returns the only account that the actor may act for. `None` for operators and the system.
-    pub(crate) fn own_account(&self) -> Option<AccountId> {
-        match &self.authority {
-            Authority::Trusted => None,
-            Authority::Caller(caller) => caller.account_id,
         }
     }
 

@@ -152,6 +152,8 @@ pub struct OperatorKeyDraft {
     pub scopes: ScopeSet,
     /// Expiry of the key.
     pub expires_at: Option<Timestamp>,
+    /// Identifies a repetition of the request. `None` issues a key in any case.
+    pub idempotent: Option<Idempotent>,
 }
 
 impl OperatorKeyDraft {
@@ -162,6 +164,7 @@ impl OperatorKeyDraft {
             allowed_networks: AllowedNetworks::default(),
             scopes: ScopeSet::default(),
             expires_at: None,
+            idempotent: None,
         }
     }
 
@@ -172,6 +175,8 @@ impl OperatorKeyDraft {
         scopes: ScopeSet,
         /// Sets the expiry.
         expires_at: Option<Timestamp>,
+        /// Returns the first answer again if the request is a repetition.
+        idempotent: Option<Idempotent>,
     }
 }
 
@@ -290,9 +295,9 @@ impl From<ChangeError> for IssueError {
                 retry_after: Duration::ZERO,
             }),
             ChangeError::Store(error) => Self::Store(error),
-            error @ (ChangeError::ExternalIdTaken | ChangeError::AccountUnreadable { .. }) => {
-                Self::Store(StoreError::Unexpected(error.into()))
-            }
+            error @ (ChangeError::ExternalIdTaken
+            | ChangeError::AccountUnreadable { .. }
+            | ChangeError::LastOperator) => Self::Store(StoreError::Unexpected(error.into())),
         }
     }
 }
@@ -374,7 +379,7 @@ impl KeyService {
         self.issue(by, template, draft.idempotent).await
     }
 
-    /// Issues a key to an operator.
+    /// Issues a key to an operator. An operator gives no scope that its own key lacks.
     ///
     /// # Errors
     /// See [`IssueError`].
@@ -386,6 +391,11 @@ impl KeyService {
         if !by.may_administer() {
             return Err(IssueError::CallerDenied(Denial::KindNotAllowed));
         }
+        let held = by.operator_scopes();
+        if held.is_some_and(|held| !held.covers(&draft.scopes)) {
+            return Err(IssueError::ExceedsCreator(IssueField::Scopes));
+        }
+        let by = &by.giving(&draft.scopes);
         let template = Template {
             kind: KeyKind::Operator,
             account_id: None,
@@ -399,7 +409,7 @@ impl KeyService {
             subject: None,
             policy: IssuePolicy::NONE,
         };
-        self.issue(by, template, None).await
+        self.issue(by, template, draft.idempotent).await
     }
 
     async fn issue(

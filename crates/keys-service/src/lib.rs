@@ -10,7 +10,9 @@
 //! | authentication of callers that manage keys or accounts | [`KeyService::authenticate`] |
 //! | keys of accounts and operators, sessions | [`KeyService::issue_key`] |
 //! | finding and listing keys with everything about them | [`KeyService::find_keys`] |
-//! | revoking keys | [`KeyService::revoke_key`] |
+//! | revoking keys | [`KeyService::revoke_key`], [`KeyService::revoke_keys`] |
+//! | ending sessions | [`KeyService::end_sessions`] |
+//! | operator keys | [`KeyService::set_operator_scopes`] |
 //! | accounts | [`KeyService::create_account`] |
 //! | repetition of a create without creating a second record | [`KeyDraft::idempotent`] |
 //!
@@ -35,8 +37,10 @@ mod limiter;
 mod manage;
 #[cfg(feature = "memory")]
 mod memory;
+mod operators;
 pub mod ports;
 mod replay;
+mod revoke;
 mod service;
 mod setters;
 mod usage;
@@ -60,6 +64,8 @@ pub use limiter::{FallbackLimiter, LocalLimiter, OnUnavailable, SharedLimiter};
 pub use manage::RevokeError;
 #[cfg(feature = "memory")]
 pub use memory::MemoryStore;
+pub use operators::LastOperator;
+pub use revoke::Revoked;
 pub use service::{CacheState, GRACE_MAX, KeyService, KeyServiceBuilder};
 pub use verify::{
     Freshness, Verdict, VerdictCode, VerifiedAccount, VerifiedKey, VerifyError, VerifyRequest,

@@ -1,9 +1,8 @@
 //! Listing and revoking keys.
 
-use keys_core::{Denial, KeyId};
+use keys_core::{Denial, KeyId, Revocation};
 
 use crate::actor::Actor;
-use crate::cache::lease::nanos;
 use crate::entropy::EntropyError;
 use crate::everywhere::Effective;
 use crate::ports::{ChangeError, KeyOwner, KeyPage, StoreError};
@@ -16,6 +15,12 @@ pub enum RevokeError {
     /// The caller is no longer authorized.
     #[error("the caller was refused")]
     CallerDenied(#[source] Denial),
+    /// The account does not exist.
+    #[error("there is no such account")]
+    AccountNotFound,
+    /// No usable operator key with `operators:write` would be left.
+    #[error("this is the last usable operator key with operators:write")]
+    LastOperator,
     /// The operating system gave no random bytes.
     #[error(transparent)]
     Entropy(#[from] EntropyError),
@@ -28,6 +33,8 @@ impl From<ChangeError> for RevokeError {
     fn from(error: ChangeError) -> Self {
         match error {
             ChangeError::CallerDenied(denial) => Self::CallerDenied(denial),
+            ChangeError::AccountNotFound => Self::AccountNotFound,
+            ChangeError::LastOperator => Self::LastOperator,
             ChangeError::Store(error) => Self::Store(error),
             error => Self::Store(StoreError::Unexpected(error.into())),
         }
@@ -51,7 +58,9 @@ impl KeyService {
 
     /// Revokes a key, and returns when the revocation has propagated to all instances. `None` if
     /// there was none to revoke. With an `owner`, only a key of that owner is revoked, and others
-    /// are unknown.
+    /// are unknown. Revokes no other key, and also the last operator key: see
+    /// [`revoke_account_key`](Self::revoke_account_key) and
+    /// [`revoke_operator_key`](Self::revoke_operator_key).
     ///
     /// # Errors
     /// See [`RevokeError`].
@@ -69,17 +78,6 @@ impl KeyService {
             // A key of another owner is unknown.
             return Ok(None);
         }
-        let change = self.change(by, self.now(), None)?;
-        let Some(commit) = self.inner.store.revoke_key(owner, id, change).await? else {
-            // An earlier attempt may have revoked it without receiving the answer.
-            self.inner.cache.key_changed(id);
-            return Ok(None);
-        };
-        let effective = self.effective(commit);
-        let now = nanos(self.inner.clock.elapsed());
-        self.inner.acknowledged.note(now, id);
-        // Before the answer: from then on this instance must refuse the key.
-        self.inner.cache.key_revoked(id);
-        Ok(Some(effective))
+        self.revoke_one(by, owner, id, Revocation::default()).await
     }
 }

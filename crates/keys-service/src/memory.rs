@@ -8,19 +8,21 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use keys_core::{
-    Account, AccountId, ApiKey, AuditAction, AuditEvent, AuditSubject, EventId, ExternalId,
-    KeyDetails, KeyDigest, KeyId, KeyKind, PepperId, PepperedDigest, StoredKey, Timestamp,
+    Account, AccountId, ApiKey, AuditAction, AuditActor, AuditEvent, AuditSubject, CreatedBy,
+    EventId, ExternalId, KeyDetails, KeyDigest, KeyId, KeyKind, OperatorScope, PepperId,
+    PepperedDigest, Revocation, RevocationReason, Scope, ScopeSet, StoredKey, Timestamp,
 };
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use crate::ports::{
-    AccountPatch, AccountQuery, Accounts, Authority, CHANGES_MAX, Change, ChangeError, ChangeFeed,
-    ChangeLog, Changed, Changes, Commit, Completion, ENDED_SESSIONS_KEPT, FoundKey, Idempotency,
-    KeyListing, KeyManagement, KeyOwner, KeyPage, KeyUse, KeyUses, Keys, ListPosition, ListedKeys,
-    Maintenance, NewKey, Others, POLL_INTERVAL, Page, Place, Readers, Readiness, Reservation,
-    Reserved, StoreError, UnreadableKey, day_of,
+    AccountPatch, AccountQuery, Accounts, Authority, CHAIN_MAX, CHANGES_MAX, Change, ChangeError,
+    ChangeFeed, ChangeLog, Changed, Changes, Commit, Completion, ENDED_SESSIONS_KEPT, FoundKey,
+    Idempotency, KeyListing, KeyManagement, KeyOwner, KeyPage, KeySelection, KeyUse, KeyUses, Keys,
+    ListPosition, ListedKeys, Maintenance, NewKey, Others, POLL_INTERVAL, Page, Place,
+    REMAINING_MAX, REVOKED_MAX, Readers, Readiness, Reservation, Reserved, RevokedKeys, Selected,
+    StoreError, UnreadableKey, day_of,
 };
 
 /// Time for which changes are kept for feeds.
@@ -227,6 +229,90 @@ impl State {
             .filter(move |key| is_listed(key, owner))
     }
 
+    /// Returns the keys that are to be revoked, in the order in which they are.
+    fn to_revoke(&self, selection: &KeySelection, is_leaked: bool, now: Timestamp) -> Vec<KeyId> {
+        let mut selected: Vec<&KeyDetails> = match &selection.of {
+            Selected::Ids(ids) => {
+                let distinct: HashSet<&KeyId> = ids.iter().collect();
+                let rows = distinct.into_iter().filter_map(|id| self.keys.get(id));
+                rows.map(|row| &row.details).collect()
+            }
+            Selected::AllOf(..) | Selected::CreatedBy(..) => {
+                let rows = self.keys.values().map(|row| &row.details);
+                rows.filter(|details| is_selected(details, &selection.of))
+                    .collect()
+            }
+        };
+        let is_named = matches!(selection.of, Selected::Ids(_));
+        selected.retain(|details| {
+            let key = &details.key;
+            let has_ended = key.kind == KeyKind::Session
+                && key.revoked_at.is_none()
+                && key.expires_at.is_some_and(|end| now >= end);
+            selection.kind.is_none_or(|kind| key.kind == kind)
+                && (selection.account.is_none() || key.account_id == selection.account)
+                && (is_named || !has_ended)
+        });
+        selected.sort_unstable_by_key(|details| {
+            std::cmp::Reverse((details.key.created_at, details.key.id))
+        });
+        let living = |details: &&KeyDetails| details.key.revoked_at.is_none();
+        let ids = |details: &KeyDetails| details.key.id;
+        let mut found: Vec<KeyId> = selected.iter().copied().filter(living).map(ids).collect();
+        if !is_leaked || found.len() > REVOKED_MAX {
+            return found;
+        }
+        let mut visited: HashSet<KeyId> =
+            selected.iter().take(CHAIN_MAX).copied().map(ids).collect();
+        let mut edge: HashSet<KeyId> = visited.clone();
+        while !edge.is_empty() {
+            let successors: HashSet<KeyId> = edge
+                .iter()
+                .filter_map(|id| self.keys.get(id)?.details.successor)
+                .collect();
+            let mut next: Vec<&KeyDetails> = self
+                .keys
+                .values()
+                .map(|row| &row.details)
+                .filter(|details| {
+                    let maker = details.created_by.and_then(|by| by.credential_id());
+                    let is_made = maker.is_some_and(|maker| edge.contains(&maker));
+                    (is_made || successors.contains(&details.key.id))
+                        && !visited.contains(&details.key.id)
+                })
+                .collect();
+            next.sort_unstable_by_key(|details| details.key.id);
+            next.truncate(CHAIN_MAX.saturating_sub(visited.len()));
+            found.extend(next.iter().copied().filter(living).map(ids));
+            edge = next.into_iter().map(ids).collect();
+            visited.extend(&edge);
+        }
+        found
+    }
+
+    /// Checks that a usable operator key with `operators:write` is left without `gone`, unless none
+    /// of these is one.
+    fn check_operators(&self, gone: &[KeyId], now: Timestamp) -> Result<(), ChangeError> {
+        let wanted = Scope::from(OperatorScope::OperatorsWrite);
+        let is_able = |key: &ApiKey| {
+            key.kind == KeyKind::Operator
+                && key.is_usable(now)
+                && key.disabled_at.is_none()
+                && key.scopes.contains(&wanted)
+        };
+        let (going, left): (Vec<_>, Vec<_>) = self
+            .keys
+            .values()
+            .map(|row| &row.details.key)
+            .filter(|key| is_able(key))
+            .partition(|key| gone.contains(&key.id));
+        if left.is_empty() && !going.is_empty() {
+            Err(ChangeError::LastOperator)
+        } else {
+            Ok(())
+        }
+    }
+
     /// Writes the audit event of a change that was just made, and stores its answer.
     fn record(&mut self, change: Change, action: AuditAction, subject: AuditSubject) {
         self.audit.push(change.event(action, subject));
@@ -245,6 +331,25 @@ fn is_listed(key: &ApiKey, owner: KeyOwner) -> bool {
             KeyOwner::Account(id) => key.kind == KeyKind::Account && key.account_id == Some(id),
             KeyOwner::Operators => key.kind == KeyKind::Operator,
         }
+}
+
+/// Returns whether a selection has this key, before its filters.
+fn is_selected(details: &KeyDetails, selected: &Selected) -> bool {
+    let key = &details.key;
+    match selected {
+        Selected::Ids(ids) => ids.contains(&key.id),
+        Selected::AllOf(account, kind) => key.account_id == Some(*account) && key.kind == *kind,
+        Selected::CreatedBy(CreatedBy::Operator(id), kind) => {
+            let maker = AuditActor::Credential {
+                kind: KeyKind::Operator,
+                id: *id,
+            };
+            key.kind == *kind && details.created_by == Some(maker)
+        }
+        Selected::CreatedBy(CreatedBy::Subject(subject), kind) => {
+            key.kind == *kind && key.subject.as_ref() == Some(subject)
+        }
+    }
 }
 
 fn unexpected(message: &'static str) -> StoreError {
@@ -315,6 +420,7 @@ impl Keys for MemoryStore {
         &self,
         owner: Option<KeyOwner>,
         id: KeyId,
+        revocation: Revocation,
         change: Change,
     ) -> Result<Option<Commit>, ChangeError> {
         let mut state = self.state.lock();
@@ -330,6 +436,7 @@ impl Keys for MemoryStore {
 
         if let Some(row) = state.keys.get_mut(&id) {
             row.details.key.revoked_at = Some(change.at);
+            row.details.revocation = revocation;
         }
         let commit = state.log.note(change.at, Changed::Key(id));
         state.record(change, AuditAction::KeyRevoked, AuditSubject::Key(id));
@@ -390,6 +497,76 @@ impl KeyManagement for MemoryStore {
         }
         page.keys = shown.into_iter().map(|(_, one)| one.clone()).collect();
         Ok(page)
+    }
+
+    async fn revoke_keys(
+        &self,
+        selection: KeySelection,
+        revocation: Revocation,
+        change: Change,
+    ) -> Result<RevokedKeys, ChangeError> {
+        let mut state = self.state.lock();
+        state.check_caller(&change)?;
+        if let Some(account) = selection.account
+            && !state.accounts.contains_key(&account)
+        {
+            return Err(ChangeError::AccountNotFound);
+        }
+        let is_leaked = revocation.reason == Some(RevocationReason::Leaked);
+        let mut keys = state.to_revoke(&selection, is_leaked, change.at);
+        let count = keys.len().saturating_sub(REVOKED_MAX) as u64;
+        keys.truncate(REVOKED_MAX);
+        if selection.keeps_an_operator {
+            state.check_operators(&keys, change.at)?;
+        }
+        if keys.is_empty() {
+            return Ok(RevokedKeys::default());
+        }
+        state.check_completion(&change)?;
+
+        let mut commit = None;
+        for (index, id) in keys.iter().enumerate() {
+            if let Some(row) = state.keys.get_mut(id) {
+                row.details.key.revoked_at = Some(change.at);
+                row.details.revocation = revocation.clone();
+            }
+            commit = Some(state.log.note(change.at, Changed::Key(*id)));
+            let mut one = change.clone();
+            one.event_id = change.event_id_of(index);
+            state.record(one, AuditAction::KeyRevoked, AuditSubject::Key(*id));
+        }
+        self.woken.send_replace(());
+        Ok(RevokedKeys::new(keys, count.min(REMAINING_MAX), commit))
+    }
+
+    async fn set_operator_scopes(
+        &self,
+        id: KeyId,
+        scopes: ScopeSet,
+        keeps_an_operator: bool,
+        change: Change,
+    ) -> Result<Option<Commit>, ChangeError> {
+        let mut state = self.state.lock();
+        state.check_caller(&change)?;
+        let is_there = state
+            .keys
+            .get(&id)
+            .is_some_and(|row| is_listed(&row.details.key, KeyOwner::Operators));
+        if !is_there {
+            return Ok(None);
+        }
+        if keeps_an_operator && !scopes.contains(&Scope::from(OperatorScope::OperatorsWrite)) {
+            state.check_operators(&[id], change.at)?;
+        }
+        state.check_completion(&change)?;
+
+        if let Some(row) = state.keys.get_mut(&id) {
+            row.details.key.scopes = scopes;
+        }
+        let commit = state.log.note(change.at, Changed::Key(id));
+        state.record(change, AuditAction::KeyUpdated, AuditSubject::Key(id));
+        self.woken.send_replace(());
+        Ok(Some(commit))
     }
 }
 

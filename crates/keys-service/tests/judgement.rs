@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use keys_core::{
     Account, AllowedNetworks, ApiKey, Denial, IssuePolicy, KeyId, KeyKind, PepperRing, Plan, Plans,
-    ScopeSet, SecretKey, StoredKey, Timestamp,
+    Revocation, ScopeSet, SecretKey, StoredKey, Timestamp,
 };
 use keys_service::ports::{AccountPatch, Accounts as _, Admission, Caller, Keys as _, NewKey};
 use keys_service::{
@@ -178,7 +178,10 @@ impl World {
             .unwrap();
         if case.is_revoked {
             let change = a_change().build();
-            let revoked = self.store.revoke_key(None, key.id, change).await;
+            let revoked = self
+                .store
+                .revoke_key(None, key.id, Revocation::default(), change)
+                .await;
             assert!(revoked.unwrap().is_some());
             key.revoked_at = Some(NOON);
         }

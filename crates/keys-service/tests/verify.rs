@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use keys_core::{
     Account, AccountId, AllowedNetworks, Denial, KeyId, LimitName, Pepper, PepperRing,
-    PepperedDigest, Plans, Quota, ScopeSet, SecretKey,
+    PepperedDigest, Plans, Quota, Revocation, ScopeSet, SecretKey,
 };
 use keys_service::ports::{
     AccountPatch, Bucket, ChangeFeed, ChangeLog as _, Changed, Changes, Decision, FoundKey,
@@ -951,7 +951,12 @@ async fn what_another_server_answered_is_read_again_once_one_is_followed() {
         let store = Watched::default();
         let instance = instance(&store).await;
         let issued = instance.key().await;
-        let revoked = store.revoke_key(None, issued.key.id, a_change().build());
+        let revoked = store.revoke_key(
+            None,
+            issued.key.id,
+            Revocation::default(),
+            a_change().build(),
+        );
         revoked.await.unwrap().unwrap();
         instance.catch_up().await;
         store.follows_none.store(true, Ordering::SeqCst);

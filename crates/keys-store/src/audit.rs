@@ -14,6 +14,18 @@ pub(crate) fn event(change: &Change, action: AuditAction, subject: AuditSubject)
     EventRow::from(change.event(action, subject))
 }
 
+/// Returns the event number `index` of a change that leaves several.
+pub(crate) fn event_number(
+    index: usize,
+    change: &Change,
+    action: AuditAction,
+    subject: AuditSubject,
+) -> EventRow {
+    let mut event = change.event(action, subject);
+    event.id = change.event_id_of(index);
+    EventRow::from(event)
+}
+
 /// Writes an event, in the transaction of the change.
 pub(crate) async fn write(connection: &mut Connection, event: EventRow) -> Result<(), QueryError> {
     query!(connection, |open| diesel::insert_into(audit_event::table)

@@ -11,7 +11,7 @@ use diesel_async::RunQueryDsl;
 use futures_util::FutureExt as _;
 use keys_core::{
     AccountId, AuditAction, AuditSubject, Denial, KeyId, KeyKind, PepperError, PepperId,
-    PepperedDigest, Timestamp,
+    PepperedDigest, Revocation, Timestamp,
 };
 use keys_service::ports::{
     Change, ChangeError, Commit, FoundKey, KeyOwner, KeyPage, KeyUse, NewKey, StoreError,
@@ -23,7 +23,8 @@ use crate::opening::{Counted, Opened, Opening};
 #[cfg(feature = "postgres")]
 use crate::postgres::{self, Held};
 use crate::rows::{
-    self, AccountRow, CorruptRow, EventRow, Fault, KeyRow, NewKeyRow, kind_code, stored_key,
+    self, AccountRow, CorruptRow, EventRow, Fault, KeyRow, NewKeyRow, RevocationRow, kind_code,
+    stored_key,
 };
 use crate::schema::{api_key, key_count};
 #[cfg(feature = "sqlite")]
@@ -394,19 +395,22 @@ pub(crate) async fn revoke(
     pools: Pools,
     owner: Option<KeyOwner>,
     id: KeyId,
+    revocation: Revocation,
     change: Change,
 ) -> Result<Option<Commit>, ChangeError> {
     let account = match owner {
         Some(KeyOwner::Account(id)) => Some(id),
         Some(KeyOwner::Operators) | None => None,
     };
+    let why = RevocationRow::from(&revocation);
     #[cfg(feature = "postgres")]
     if let Pools::Postgres(pool) = &pools
         && let Some((held, _, _)) = account.and_then(|account| authority::held(&change, account))
     {
         let event = audit::event(&change, AuditAction::KeyRevoked, AuditSubject::Key(id));
-        let revoked =
-            pool.at_once(move |open| postgres::revoke_key(open, Some(held), owner, event).boxed());
+        let why = why.clone();
+        let revoked = pool
+            .at_once(move |open| postgres::revoke_key(open, Some(held), owner, why, event).boxed());
         if let Some(commit) = revoked.await?.flatten() {
             return Ok(Some(commit));
         }
@@ -425,12 +429,13 @@ pub(crate) async fn revoke(
     match (connection, judged) {
         #[cfg(feature = "postgres")]
         (Connection::Postgres(lease), Ok(())) if change.completion.is_none() => {
-            let revocation = lease
-                .commit_with(move |open| postgres::revoke_key(open, None, owner, event).boxed());
-            Ok(revocation.await?)
+            let revoked = lease.commit_with(move |open| {
+                postgres::revoke_key(open, None, owner, why, event).boxed()
+            });
+            Ok(revoked.await?)
         }
         (mut connection, Ok(())) => {
-            let outcome = revoke_in(&mut connection, owner, event, &change).await;
+            let outcome = revoke_in(&mut connection, owner, why, event, &change).await;
             connection.finish(outcome).await
         }
         (connection, Err(error)) => connection.finish(Err(error)).await,
@@ -440,17 +445,18 @@ pub(crate) async fn revoke(
 async fn revoke_in(
     connection: &mut Connection,
     owner: Option<KeyOwner>,
+    why: RevocationRow,
     event: EventRow,
     change: &Change,
 ) -> Result<Option<Commit>, ChangeError> {
     let commit = match connection {
         #[cfg(feature = "postgres")]
         Connection::Postgres(lease) => {
-            let outcome = postgres::revoke_key(lease.enter(), None, owner, event).await;
+            let outcome = postgres::revoke_key(lease.enter(), None, owner, why, event).await;
             lease.leave(outcome)?
         }
         #[cfg(feature = "sqlite")]
-        Connection::Sqlite(_) => revoke_on_sqlite(connection, owner, event).await?,
+        Connection::Sqlite(_) => revoke_on_sqlite(connection, owner, why, event).await?,
     };
     if commit.is_some() {
         idempotency::complete(connection, change).await?;
@@ -461,9 +467,10 @@ async fn revoke_in(
 async fn revoke_on_sqlite(
     connection: &mut Connection,
     owner: Option<KeyOwner>,
+    why: RevocationRow,
     event: EventRow,
 ) -> Result<Option<Commit>, ChangeError> {
-    if mark_revoked(connection, owner, event.subject_id, event.at).await? == 0 {
+    if mark_revoked(connection, owner, event.subject_id, event.at, why).await? == 0 {
         return Ok(None);
     }
     audit::write(connection, event).await?;
@@ -477,8 +484,13 @@ async fn mark_revoked(
     owner: Option<KeyOwner>,
     id: DbId,
     now: DbTimestamp,
+    why: RevocationRow,
 ) -> Result<usize, QueryError> {
-    let revoked = api_key::revoked_at.eq(now);
+    let revoked = (
+        api_key::revoked_at.eq(now),
+        api_key::revoked_reason.eq(why.reason),
+        api_key::revoked_note.eq(why.note),
+    );
     let update = diesel::update(api_key::table.find(id)).filter(api_key::revoked_at.is_null());
     match owner {
         None => query!(connection, |open| update.set(revoked).execute(open)),

@@ -56,6 +56,7 @@ mod options;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod purpose;
+mod revocations;
 mod rows;
 mod scan;
 mod schema;

@@ -16,9 +16,9 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection as _};
 use keys_core::{KeyDigest, KeyId, KeyKind};
 use keys_service::ports::{Commit, KeyOwner, KeyUse, day_of};
 
-use crate::rows::{AccountRow, EventRow, FoundRow, KeyRow, NewKeyRow, kind_code};
+use crate::rows::{AccountRow, EventRow, FoundRow, KeyRow, NewKeyRow, RevocationRow, kind_code};
 use crate::schema::{account, api_key, audit_event};
-use crate::types::{DbId, DbTimestamp, Id, Moment};
+use crate::types::{Address, DbId, DbTimestamp, Id, Moment};
 
 mod connect;
 mod feed;
@@ -35,7 +35,7 @@ pub(crate) use feed::{CHANNEL, PostgresFeed};
 pub(crate) use held::Held;
 use identity::{SETTING, log_number};
 pub(crate) use life::{insert_reservation, is_lock_free, own_number, parse_holder};
-pub(crate) use opening::{key_for_share, lock_account};
+pub(crate) use opening::{key_for_share, lock_account, lock_accounts, lock_keys};
 pub(crate) use pool::{Lease, Pool};
 pub(crate) use start::{Capacity, capacity};
 
@@ -120,6 +120,7 @@ pub(crate) async fn revoke_key(
     mut connection: &AsyncPgConnection,
     held: Option<Held>,
     owner: Option<KeyOwner>,
+    why: RevocationRow,
     event: EventRow,
 ) -> QueryResult<Option<Commit>> {
     let (kind, account) = match owner {
@@ -131,6 +132,7 @@ pub(crate) async fn revoke_key(
         held,
         id: event.subject_id,
         at: event.at,
+        why,
         kind: kind.map(kind_code),
         account,
         event: event.values().values,
@@ -149,6 +151,7 @@ struct RevokeKey<E> {
     held: Option<Held>,
     id: DbId,
     at: DbTimestamp,
+    why: RevocationRow,
     kind: Option<i16>,
     account: Option<DbId>,
     event: E,
@@ -169,6 +172,14 @@ impl<E: InsertValues<Pg, audit_event::table>> QueryFragment<Pg> for RevokeKey<E>
         push_held(self.held.as_ref(), &mut out)?;
         out.push_sql("revoked as (update api_key set revoked_at = ");
         out.push_bind_param::<Moment, _>(&self.at)?;
+        if let Some(reason) = &self.why.reason {
+            out.push_sql(", revoked_reason = ");
+            out.push_bind_param::<Text, _>(reason)?;
+        }
+        if let Some(note) = &self.why.note {
+            out.push_sql(", revoked_note = ");
+            out.push_bind_param::<Text, _>(note)?;
+        }
         out.push_sql(" where id = ");
         out.push_bind_param::<Id, _>(&self.id)?;
         out.push_sql(" and revoked_at is null");
@@ -190,6 +201,63 @@ impl<E: InsertValues<Pg, audit_event::table>> QueryFragment<Pg> for RevokeKey<E>
         out.push_sql(" from revoked");
         Ok(())
     }
+}
+
+/// Revokes those of the keys of `events` that are not revoked, and writes their events, in one
+/// statement. Returns which.
+pub(crate) async fn revoke_keys(
+    connection: &mut AsyncPgConnection,
+    why: RevocationRow,
+    events: &[EventRow],
+) -> QueryResult<Vec<DbId>> {
+    #[derive(QueryableByName)]
+    struct Revoked {
+        #[diesel(sql_type = Id)]
+        id: DbId,
+    }
+    let Some(first) = events.first() else {
+        return Ok(Vec::new());
+    };
+    let keys: Vec<DbId> = events.iter().map(|event| event.subject_id).collect();
+    let ids: Vec<DbId> = events.iter().map(|event| event.id).collect();
+    // All events differ in their identifier and their subject only.
+    let revoked: Vec<Revoked> = sql_query(
+        "with wanted as materialized (select * from unnest($1, $2) as one (key, event)), \
+         revoked as ( \
+             update api_key set revoked_at = $3, revoked_reason = $4, revoked_note = $5 \
+             from wanted where api_key.id = wanted.key and api_key.revoked_at is null \
+             returning api_key.id, wanted.event \
+         ), noted as ( \
+             insert into audit_event (id, at, actor_kind, actor_id, action, subject_id, address, reason) \
+             select event, $3, $6, $7, $8, id, $9, $10 from revoked \
+         ) \
+         select id from revoked",
+    )
+    .bind::<Array<Id>, _>(keys)
+    .bind::<Array<Id>, _>(ids)
+    .bind::<Moment, _>(first.at)
+    .bind::<Nullable<Text>, _>(why.reason)
+    .bind::<Nullable<Text>, _>(why.note)
+    .bind::<Text, _>(first.actor_kind)
+    .bind::<Nullable<Id>, _>(first.actor_id)
+    .bind::<Text, _>(first.action)
+    .bind::<Nullable<Address>, _>(first.address)
+    .bind::<Nullable<Text>, _>(first.reason.as_deref())
+    .load(connection)
+    .await?;
+    Ok(revoked.into_iter().map(|row| row.id).collect())
+}
+
+/// Lets one transaction at a time take operator keys or their scopes away, so that each sees which
+/// are left.
+pub(crate) async fn lock_operators(connection: &mut AsyncPgConnection) -> QueryResult<()> {
+    /// An arbitrary number ("keysoper", in ASCII) that no other program should use.
+    const OPERATORS_LOCK: i64 = 0x6b65_7973_6f70_6572;
+    sql_query("select pg_advisory_xact_lock($1)")
+        .bind::<BigInt, _>(OPERATORS_LOCK)
+        .execute(connection)
+        .await?;
+    Ok(())
 }
 
 /// Returns the keys stored under any of these digests, by one prepared statement for any number of

@@ -515,6 +515,25 @@ impl From<AuditEvent> for EventRow {
     }
 }
 
+/// The columns that a revocation writes beside its time.
+#[derive(Debug, Clone)]
+pub(crate) struct RevocationRow {
+    pub(crate) reason: Option<&'static str>,
+    pub(crate) note: Option<String>,
+}
+
+impl From<&Revocation> for RevocationRow {
+    fn from(revocation: &Revocation) -> Self {
+        Self {
+            reason: revocation.reason.map(RevocationReason::as_str),
+            note: revocation
+                .note
+                .as_ref()
+                .map(|note| note.as_str().to_owned()),
+        }
+    }
+}
+
 /// A reservation of an idempotent answer.
 #[derive(Insertable)]
 #[diesel(table_name = idempotency)]

@@ -24,8 +24,8 @@ use tokio::runtime::Handle;
 
 use crate::error::ConnectError;
 use crate::options::StoreOptions;
-use crate::rows::{AccountRow, FoundRow, KeyRow};
-use crate::schema::{account, api_key};
+use crate::rows::{AccountRow, EventRow, FoundRow, KeyRow, RevocationRow};
+use crate::schema::{account, api_key, audit_event};
 use crate::types::{DbId, DbTimestamp, Id, Moment};
 
 mod feed;
@@ -253,6 +253,36 @@ pub(crate) async fn last_change(connection: &mut SqliteConnection) -> QueryResul
     let query = "select coalesce(max(seq), 0) from sqlite_sequence where name = 'key_change'";
     let last = connection.spawn_blocking(|open| sql::<BigInt>(query).get_result::<i64>(open));
     Ok(u64::try_from(last.await?).unwrap_or(0))
+}
+
+/// Revokes those of the keys of `events` that are not revoked, and writes their events, all in one
+/// call on the blocking thread. Returns which.
+pub(crate) fn revoke_keys(
+    connection: &mut SqliteConnection,
+    why: RevocationRow,
+    events: Vec<EventRow>,
+) -> impl Future<Output = QueryResult<Vec<DbId>>> + use<> {
+    connection.spawn_blocking(move |open| {
+        let mut revoked = Vec::with_capacity(events.len());
+        for event in events {
+            let id = event.subject_id;
+            let count = diesel::update(api_key::table.find(id))
+                .filter(api_key::revoked_at.is_null())
+                .set((
+                    api_key::revoked_at.eq(event.at),
+                    api_key::revoked_reason.eq(why.reason),
+                    api_key::revoked_note.eq(why.note.as_deref()),
+                ))
+                .execute(open)?;
+            if count > 0 {
+                diesel::insert_into(audit_event::table)
+                    .values(event)
+                    .execute(open)?;
+                revoked.push(id);
+            }
+        }
+        Ok(revoked)
+    })
 }
 
 /// Records uses, all in one call on the blocking thread.

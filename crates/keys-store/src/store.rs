@@ -9,13 +9,14 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use keys_core::{
-    Account, AccountId, EventId, KeyDetails, KeyId, PepperId, PepperedDigest, Timestamp,
+    Account, AccountId, EventId, KeyDetails, KeyId, PepperId, PepperedDigest, Revocation, ScopeSet,
+    Timestamp,
 };
 use keys_service::ports::{
     AccountEntry, AccountPatch, AccountQuery, Accounts, BoxFuture, Change, ChangeError, ChangeFeed,
-    ChangeLog, Commit, FoundKey, Idempotency, KeyListing, KeyManagement, KeyOwner, KeyPage, KeyUse,
-    KeyUses, Keys, ListedKeys, Maintenance, NewKey, Readiness, Reservation, Reserved, StoreError,
-    UnreadableKey,
+    ChangeLog, Commit, FoundKey, Idempotency, KeyListing, KeyManagement, KeyOwner, KeyPage,
+    KeySelection, KeyUse, KeyUses, Keys, ListedKeys, Maintenance, NewKey, Readiness, Reservation,
+    Reserved, RevokedKeys, StoreError, UnreadableKey,
 };
 use tokio::runtime::Handle;
 
@@ -35,7 +36,7 @@ use crate::tls::TlsError;
 use crate::url::{DatabaseUrl, Location};
 #[cfg(feature = "postgres")]
 use crate::wake::Waker;
-use crate::{accounts, idempotency, keys, lists, management, sweep};
+use crate::{accounts, idempotency, keys, lists, management, revocations, sweep};
 
 /// Time limit of looking keys up in PostgreSQL. Callers do not wait much longer, and a connection
 /// whose other end vanished must not be waited for when the database is back.
@@ -470,9 +471,10 @@ impl Keys for Store {
         &self,
         owner: Option<KeyOwner>,
         id: KeyId,
+        revocation: Revocation,
         change: Change,
     ) -> Result<Option<Commit>, ChangeError> {
-        self.change(keys::revoke(self.pools(), owner, id, change))
+        self.change(keys::revoke(self.pools(), owner, id, revocation, change))
             .await
     }
 }
@@ -488,6 +490,38 @@ impl KeyManagement for Store {
 
     async fn list_keys(&self, listing: KeyListing) -> Result<ListedKeys, StoreError> {
         self.run(lists::list(self.pools(), listing)).await
+    }
+
+    async fn revoke_keys(
+        &self,
+        selection: KeySelection,
+        revocation: Revocation,
+        change: Change,
+    ) -> Result<RevokedKeys, ChangeError> {
+        self.change(revocations::revoke(
+            self.pools(),
+            selection,
+            revocation,
+            change,
+        ))
+        .await
+    }
+
+    async fn set_operator_scopes(
+        &self,
+        id: KeyId,
+        scopes: ScopeSet,
+        keeps_an_operator: bool,
+        change: Change,
+    ) -> Result<Option<Commit>, ChangeError> {
+        self.change(revocations::set_operator_scopes(
+            self.pools(),
+            id,
+            scopes,
+            keeps_an_operator,
+            change,
+        ))
+        .await
     }
 }
 

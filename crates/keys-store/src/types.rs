@@ -46,7 +46,7 @@ pub struct TextList;
 #[diesel(sqlite_type(name = "Text"))]
 pub struct Address;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, AsExpression, FromSqlRow)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, AsExpression, FromSqlRow)]
 #[diesel(sql_type = Id)]
 pub struct DbId(pub Uuid);
 

@@ -18,7 +18,7 @@ mod pools;
 use std::sync::Arc;
 use std::time::Duration;
 
-use keys_core::{Account, AuditEvent, EventId, IssuePolicy, Plans, Timestamp};
+use keys_core::{Account, AuditEvent, EventId, IssuePolicy, Plans, Revocation, Timestamp};
 use keys_service::ports::{
     Accounts as _, ChangeLog as _, Idempotency as _, KeyOwner, KeyStore, KeyUse, KeyUses as _,
     Keys as _, Maintenance as _, Reservation, StoreError,
@@ -735,7 +735,11 @@ async fn operators_revoking_each_other_do_not_deadlock() {
         for (caller, target) in [(&one, &other), (&other, &one), (&one, &one)] {
             let (store, target) = (store.clone(), target.id);
             let change = a_change().by(&a_caller(caller)).build();
-            revocations.spawn(async move { store.revoke_key(None, target, change).await });
+            revocations.spawn(async move {
+                store
+                    .revoke_key(None, target, Revocation::default(), change)
+                    .await
+            });
         }
         while let Some(outcome) = revocations.join_next().await {
             let outcome = outcome.unwrap();
@@ -869,7 +873,9 @@ async fn key_is_created_and_revoked_in_two_round_trips() {
             store.insert_key(key, change.clone().build()).await.unwrap();
         }
         let id = keys.pop().unwrap();
-        let revoked = store.revoke_key(*owner, id, change.clone().build()).await;
+        let revoked = store
+            .revoke_key(*owner, id, Revocation::default(), change.clone().build())
+            .await;
         assert!(revoked.unwrap().is_some());
     }
     proxy.set(Fault::Delay(ROUND_TRIP / 2)).await;
@@ -888,7 +894,9 @@ async fn key_is_created_and_revoked_in_two_round_trips() {
         .await;
         takes_round_trips(2, &format!("revocation, {what}"), async || {
             let id = keys.pop().unwrap();
-            let revoked = store.revoke_key(*owner, id, change.clone().build()).await;
+            let revoked = store
+                .revoke_key(*owner, id, Revocation::default(), change.clone().build())
+                .await;
             assert!(revoked.unwrap().is_some());
         })
         .await;
@@ -912,7 +920,9 @@ async fn change_whose_last_statement_fails_is_rolled_back() {
     let keys = "select count(*) from api_key where revoked_at is null";
     // The second time the statements are prepared already.
     for _ in 0..2 {
-        let revoked = store.revoke_key(None, key.id, a_change().build()).await;
+        let revoked = store
+            .revoke_key(None, key.id, Revocation::default(), a_change().build())
+            .await;
         assert!(chain(&revoked.unwrap_err()).contains("no events today"));
         let made = store.insert_key(a_key().build_new(), a_change().build());
         assert!(chain(&made.await.unwrap_err()).contains("no events today"));
@@ -922,7 +932,9 @@ async fn change_whose_last_statement_fails_is_rolled_back() {
         .run("drop trigger refused on audit_event")
         .await
         .unwrap();
-    let revoked = store.revoke_key(None, key.id, a_change().build()).await;
+    let revoked = store
+        .revoke_key(None, key.id, Revocation::default(), a_change().build())
+        .await;
     assert!(revoked.unwrap().is_some());
     assert_eq!(database.number(keys).await, 0);
 }

@@ -26,6 +26,7 @@ mod following;
 mod idempotency;
 mod keys;
 mod lists;
+mod revocations;
 mod steps;
 
 pub use accepted::*;
@@ -38,6 +39,7 @@ pub use following::*;
 pub use idempotency::*;
 pub use keys::*;
 pub use lists::*;
+pub use revocations::*;
 
 /// Creates one test of each case of the contract.
 ///
@@ -97,6 +99,18 @@ macro_rules! store_contract {
             filters_select_what_they_name
             keys_are_listed_by_their_status
             keys_with_other_statuses_are_counted
+            // Revocations for a reason, many at once, and of operator keys.
+            reason_and_note_are_stored
+            refused_bulk_revocations_change_nothing
+            only_selected_keys_are_revoked
+            keys_are_revoked_by_their_maker
+            thousand_keys_are_revoked_in_one_transaction
+            leaked_key_takes_its_chain_with_it
+            leaked_operator_key_takes_what_it_made
+            leaked_key_leaves_no_key_behind
+            last_operator_is_kept
+            operators_never_revoke_the_last_of_them
+            scopes_are_given_to_operator_keys_only
 
             // The cap and the plan.
             forty_concurrent_creates_at_a_cap_of_ten_give_ten
@@ -199,6 +213,7 @@ macro_rules! store_audit_contract {
             refused_changes_leave_no_trace
             what_changes_no_record_leaves_no_trace
             concurrent_changes_leave_one_trace_each
+            each_key_of_a_bulk_revocation_leaves_its_trace
         }
     };
 }
@@ -304,6 +319,7 @@ mod tests {
             include_str!("contract/idempotency.rs"),
             include_str!("contract/keys.rs"),
             include_str!("contract/lists.rs"),
+            include_str!("contract/revocations.rs"),
         ]
         .concat();
         let mut count = 0;

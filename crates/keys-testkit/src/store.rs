@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use keys_core::{
-    Account, AccountId, EventId, KeyDetails, KeyId, PepperId, PepperedDigest, Timestamp,
+    Account, AccountId, EventId, KeyDetails, KeyId, PepperId, PepperedDigest, Revocation, ScopeSet,
+    Timestamp,
 };
 use keys_service::ports::{
     AccountEntry, AccountPatch, AccountQuery, Accounts, BoxFuture, Change, ChangeError, ChangeFeed,
     ChangeLog, Commit, FoundKey, Idempotency, KeyListing, KeyManagement, KeyOwner, KeyPage,
-    KeyStore, KeyUse, KeyUses, Keys, ListedKeys, Maintenance, NewKey, Readiness, Reservation,
-    Reserved, StoreError, UnreadableKey,
+    KeySelection, KeyStore, KeyUse, KeyUses, Keys, ListedKeys, Maintenance, NewKey, Readiness,
+    Reservation, Reserved, RevokedKeys, StoreError, UnreadableKey,
 };
 
 /// A store that answers as `T` says.
@@ -124,12 +125,24 @@ overridable! {
         [before_change] revoke_key(
             owner: Option<KeyOwner>,
             id: KeyId,
+            revocation: Revocation,
             change: Change
         ) -> Result<Option<Commit>, ChangeError>;
     }
     KeyManagement {
         [before_read] find_key(id: KeyId) -> Result<Option<Result<KeyDetails, UnreadableKey>>, StoreError>;
         [before_read] list_keys(listing: KeyListing) -> Result<ListedKeys, StoreError>;
+        [before_change] revoke_keys(
+            selection: KeySelection,
+            revocation: Revocation,
+            change: Change
+        ) -> Result<RevokedKeys, ChangeError>;
+        [before_change] set_operator_scopes(
+            id: KeyId,
+            scopes: ScopeSet,
+            keeps_an_operator: bool,
+            change: Change
+        ) -> Result<Option<Commit>, ChangeError>;
     }
     KeyUses {
         [before_upkeep] record_uses(uses: Vec<KeyUse>) -> Result<Vec<KeyId>, StoreError>;

@@ -9,7 +9,7 @@ use keys_service::ports::{KEYS_PER_PAGE_MAX, KeyQuery, NAME_PART_MAX_CHARS};
 use keys_service::{FindKeysError, Identity};
 
 use super::key_view::PageView;
-use super::shared::{account_id, answer, manage, operator};
+use super::shared::{account_id, answer, manage_keys, operator};
 use crate::api::Api;
 use crate::field_error::FieldError;
 use crate::fields::{self, Faults};
@@ -48,7 +48,7 @@ pub(super) async fn list_keys(
     identity: Authenticated,
     request: HttpRequest,
 ) -> HttpResponse {
-    manage(&api, &identity, Operation::List, async |actor| {
+    manage_keys(&api, &identity, Operation::List, async |actor| {
         let known: Vec<&str> = [ACCOUNT_ID].into_iter().chain(FILTERS).collect();
         unknown::check_query_but(&request, &known, METADATA)?;
         let parameters = Query::parse(request.query_string());
@@ -72,7 +72,7 @@ pub(super) async fn list_keys_of_account(
     identity: Authenticated,
     request: HttpRequest,
 ) -> HttpResponse {
-    manage(&api, &identity, Operation::List, async |actor| {
+    manage_keys(&api, &identity, Operation::List, async |actor| {
         let account = account_id(&request)?;
         unknown::check_query_but(&request, &FILTERS, METADATA)?;
         let parameters = Query::parse(request.query_string());

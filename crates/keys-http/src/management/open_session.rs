@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use actix_web::{HttpRequest, HttpResponse, web};
+use keys_core::{ExternalId, ScopeSet};
 use keys_service::{IssueField, SessionDraft};
 use serde::Deserialize;
 use serde_json::Value;
@@ -10,16 +11,45 @@ use serde_json::Value;
 use super::shared::{account_id, answer, operator};
 use super::view::SessionView;
 use crate::api::Api;
+use crate::field_error::FieldError;
+use crate::fields::{self, Faults};
 use crate::guard::Authenticated;
 use crate::rejection::Rejection;
 use crate::{body, idempotency, unknown};
 
 const TTL_SECONDS: &str = "ttl_seconds";
+const SUBJECT: &str = "subject";
+const SCOPES: &str = "scopes";
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Members {
     ttl_seconds: Option<Value>,
+    subject: Option<Value>,
+    scopes: Option<Value>,
+}
+
+struct Wanted {
+    ttl: Duration,
+    subject: Option<ExternalId>,
+    scopes: ScopeSet,
+}
+
+impl TryFrom<Members> for Wanted {
+    type Error = Rejection;
+
+    fn try_from(members: Members) -> Result<Self, Rejection> {
+        let mut faults = Faults::default();
+        let wanted = Self {
+            ttl: faults.note(ttl(members.ttl_seconds.as_ref())),
+            subject: faults.note(fields::external_id(SUBJECT, members.subject)),
+            scopes: faults
+                .note_all(fields::scopes(SCOPES, members.scopes))
+                .unwrap_or_default(),
+        };
+        faults.finish()?;
+        Ok(wanted)
+    }
 }
 
 pub(super) async fn open_session(
@@ -33,14 +63,17 @@ pub(super) async fn open_session(
         unknown::check_query(&request, &["wait"])?;
         let idempotency_key = idempotency::key(&request)?;
         let body = body::read(request.headers(), payload).await?;
-        let ttl = ttl(&body::parse_strict(&body)?)?;
+        let wanted = Wanted::try_from(body::parse_strict::<Members>(&body)?)?;
         let operation = format!("POST /v1/accounts/{account_id}/sessions");
         let idempotent = idempotency::idempotent(idempotency_key, operation, &body);
         let issued = api
             .service()
             .open_session(
                 &operator(&identity)?,
-                SessionDraft::new(account_id, ttl).idempotent(idempotent),
+                SessionDraft::new(account_id, wanted.ttl)
+                    .subject(wanted.subject)
+                    .scopes(wanted.scopes)
+                    .idempotent(idempotent),
             )
             .await
             .map_err(|error| Rejection::not_issued(error, member))?;
@@ -53,18 +86,18 @@ pub(super) async fn open_session(
 fn member(field: IssueField) -> Option<String> {
     match field {
         IssueField::Ttl => Some(TTL_SECONDS.to_owned()),
+        IssueField::Scopes => Some(SCOPES.to_owned()),
         // The body that opens a session has no such fields.
         IssueField::ExpiresAt
         | IssueField::AllowedNetworks(_)
-        | IssueField::Scopes
         | IssueField::Limits
         | IssueField::Prefix => None,
     }
 }
 
 /// Reads any whole number. The service checks the maximum.
-fn ttl(members: &Members) -> Result<Duration, Rejection> {
-    let seconds = match &members.ttl_seconds {
+fn ttl(value: Option<&Value>) -> Result<Duration, FieldError> {
+    let seconds = match value {
         None | Some(Value::Null) => Err("is required"),
         Some(value) => value
             .as_u64()
@@ -72,5 +105,5 @@ fn ttl(members: &Members) -> Result<Duration, Rejection> {
     };
     seconds
         .map(Duration::from_secs)
-        .map_err(|message| Rejection::field(TTL_SECONDS, message))
+        .map_err(|message| FieldError::new(TTL_SECONDS, message))
 }

@@ -5,7 +5,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use keys_core::{Denial, KeyVersion, Operation};
 
 use super::key_view::KeyView;
-use super::shared::{key_id, manage};
+use super::shared::{key_id, manage_keys};
 use crate::api::Api;
 use crate::guard::Authenticated;
 use crate::rejection::Rejection;
@@ -16,7 +16,7 @@ pub(super) async fn read_key(
     identity: Authenticated,
     request: HttpRequest,
 ) -> HttpResponse {
-    manage(&api, &identity, Operation::List, async |actor| {
+    manage_keys(&api, &identity, Operation::List, async |actor| {
         unknown::check_query(&request, &[])?;
         let found = api.service().find_key(&actor, key_id(&request)?).await?;
         let details = found

@@ -5,9 +5,9 @@ use keys_core::{AccountId, IssuePolicy, KeyId, KeyKind, Operation};
 use keys_service::{Actor, Identity, ManagementPolicy};
 
 use crate::api::Api;
-use crate::limits;
-use crate::problem;
+use crate::guard::Authenticated;
 use crate::rejection::Rejection;
+use crate::{limits, problem};
 
 pub(super) fn answer(result: Result<HttpResponse, Rejection>) -> HttpResponse {
     result.unwrap_or_else(|rejection| rejection.respond(problem::render))
@@ -30,36 +30,23 @@ pub(super) fn key_id(request: &HttpRequest) -> Result<KeyId, Rejection> {
     id.parse().map_err(|_| Rejection::KeyNotFound)
 }
 
-/// Runs `work` for an operator, or for an account's key or session if the limit, the plan and the
-/// kind of credential permit the operation as on the two contracts. The answer to the latter has
-/// the headers of the limit in both cases.
-pub(super) async fn manage(
+/// Runs `work` if the caller may manage keys: an operator, or the holder of an account within the
+/// limit of the plan for this operation. The answer has the headers of that limit in both cases.
+pub(super) async fn manage_keys(
     api: &Api,
-    identity: &Identity,
+    identity: &Authenticated,
     operation: Operation,
     work: impl AsyncFnOnce(Actor) -> Result<HttpResponse, Rejection>,
 ) -> HttpResponse {
-    let service = api.service();
-    if identity.key.kind == KeyKind::Operator {
-        service.record_success(identity);
-        return answer(match operator(identity) {
-            Ok(actor) => work(actor).await,
-            Err(rejection) => Err(rejection),
-        });
-    }
-    let decision = match service.count_operation(identity, operation).await {
+    let decision = match api.service().count_operation(identity, operation).await {
         Ok(decision) => decision,
         Err(error) => return answer(Err(error.into())),
     };
-    let policy = ManagementPolicy::new(IssuePolicy::default(), api.inner.surfaces.key_management);
     let result = match &decision {
         Some(decision) if !decision.allowed => Err(Rejection::RateLimited(decision.clone())),
-        _ => match service.manager(identity, operation, &policy) {
-            Ok(actor) => {
-                service.record_success(identity);
-                work(actor).await
-            }
-            Err(denial) => Err(Rejection::denied(denial)),
+        _ => match key_manager(api, identity, operation) {
+            Ok(actor) => work(actor).await,
+            Err(rejection) => Err(rejection),
         },
     };
     let mut response = answer(result);
@@ -67,4 +54,22 @@ pub(super) async fn manage(
         limits::show(decision, response.headers_mut());
     }
     response
+}
+
+fn key_manager(
+    api: &Api,
+    identity: &Authenticated,
+    operation: Operation,
+) -> Result<Actor, Rejection> {
+    let service = api.service();
+    let actor = if identity.key.kind == KeyKind::Operator {
+        Actor::operator(identity)
+    } else {
+        let management = api.inner.surfaces.key_management;
+        let policy = ManagementPolicy::new(IssuePolicy::default(), management);
+        service.manager(identity, operation, &policy)
+    };
+    let actor = actor.map_err(Rejection::denied)?;
+    service.record_success(identity);
+    Ok(actor)
 }

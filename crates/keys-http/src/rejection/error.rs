@@ -90,6 +90,8 @@ impl From<RevokeError> for Rejection {
     fn from(error: RevokeError) -> Self {
         match error {
             RevokeError::CallerDenied(denial) => Self::denied(denial),
+            RevokeError::AccountNotFound => Self::AccountNotFound,
+            RevokeError::LastOperator => Self::LastOperatorKey,
             RevokeError::Entropy(error) => error.into(),
             RevokeError::Store(error) => error.into(),
             error => unexpected(&error),

@@ -41,6 +41,8 @@ mod health;
 mod management_accounts;
 mod management_keys;
 mod management_lists;
+mod management_operators;
+mod management_revocations;
 mod management_scopes;
 mod management_sessions;
 

@@ -96,7 +96,8 @@ pub struct Change {
     pub authority: Authority,
     /// The idempotent answer to store in the same transaction, if one was reserved.
     pub completion: Option<Completion>,
-    /// The reason of a change that no caller requests at this moment, for the audit trail.
+    /// The reason of a revocation, or of a change that no caller requests at this moment, for the
+    /// audit trail.
     pub reason: Option<&'static str>,
 }
 
@@ -135,5 +136,16 @@ impl Change {
         };
         event.reason = self.reason.map(str::to_owned);
         event
+    }
+
+    /// Returns the identifier of the event number `index`, counted from 0, of a change that leaves
+    /// several.
+    #[must_use]
+    pub fn event_id_of(&self, index: usize) -> EventId {
+        /// The random bits at the end of a UUID of version 7.
+        const RANDOM: u128 = (1 << 62) - 1;
+        let first = self.event_id.as_uuid().as_u128();
+        let counted = (first & RANDOM).wrapping_add(index as u128) & RANDOM;
+        EventId::from_uuid(uuid::Uuid::from_u128(first & !RANDOM | counted))
     }
 }

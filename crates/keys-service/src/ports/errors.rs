@@ -45,6 +45,9 @@ pub enum ChangeError {
     /// Another account has this external identifier.
     #[error("the external id is taken")]
     ExternalIdTaken,
+    /// No usable operator key with `operators:write` would be left.
+    #[error("this is the last usable operator key with operators:write")]
+    LastOperator,
     /// Another attempt under the same `Idempotency-Key` took over.
     #[error("another attempt took over")]
     Superseded,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use keys_core::{
     Account, AccountId, ApiKey, Denial, IssuePolicy, KeyDetails, KeyId, Metadata, PepperedDigest,
-    Plans, StoredKey, judge_account,
+    Plans, Revocation, StoredKey, judge_account,
 };
 
 use super::change::Change;
@@ -35,11 +35,13 @@ pub trait Keys: Send + Sync + 'static {
 
     /// Revokes a key and returns the transaction. `None` if there was none to revoke. Audit action
     /// `key.revoked`. With an `owner`, only a key that [`keys`](Self::keys) would list for it;
-    /// without, a key of any kind.
+    /// without, a key of any kind. Revokes no other key, whatever the reason:
+    /// [`KeyManagement::revoke_keys`](super::KeyManagement::revoke_keys) follows leaked keys.
     async fn revoke_key(
         &self,
         owner: Option<KeyOwner>,
         id: KeyId,
+        revocation: Revocation,
         change: Change,
     ) -> Result<Option<Commit>, ChangeError>;
 }

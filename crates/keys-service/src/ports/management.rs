@@ -1,11 +1,14 @@
 //! Reads and changes of keys, for management.
 
 use async_trait::async_trait;
-use keys_core::{KeyDetails, KeyId};
+use keys_core::{KeyDetails, KeyId, Revocation, ScopeSet};
 
-use super::errors::StoreError;
+use super::change::Change;
+use super::changes::Commit;
+use super::errors::{ChangeError, StoreError};
 use super::keys::UnreadableKey;
 use super::lists::{KeyListing, ListedKeys};
+use super::revocations::{KeySelection, RevokedKeys};
 
 /// Keys as management sees them, with everything that is stored about them.
 #[async_trait]
@@ -29,4 +32,39 @@ pub trait KeyManagement: Send + Sync + 'static {
     /// # Errors
     /// If the store cannot answer.
     async fn list_keys(&self, listing: KeyListing) -> Result<ListedKeys, StoreError>;
+
+    /// Revokes the selected keys that are not revoked yet in one transaction, at most
+    /// [`REVOKED_MAX`](super::REVOKED_MAX), the newest first. Audit action `key.revoked`, one event
+    /// for each key.
+    ///
+    /// With reason [`Leaked`](keys_core::RevocationReason::Leaked), once none of the selected keys
+    /// is left, it also revokes every successor of them and every key that one of these keys made,
+    /// transitively, the nearest first. It starts from selected keys that are revoked already as
+    /// well, so a later call goes on where an earlier one reached its maximum. One call visits at
+    /// most [`CHAIN_MAX`](super::CHAIN_MAX) keys of the chains, including the selected ones.
+    ///
+    /// # Errors
+    /// [`ChangeError::AccountNotFound`] if the account of the selection does not exist.
+    /// [`ChangeError::LastOperator`] if no usable operator key with `operators:write` would be
+    /// left.
+    async fn revoke_keys(
+        &self,
+        selection: KeySelection,
+        revocation: Revocation,
+        change: Change,
+    ) -> Result<RevokedKeys, ChangeError>;
+
+    /// Replaces the scopes of an operator key, and returns the transaction. `None` if there is no
+    /// such operator key, or it is revoked. Audit action `key.updated`.
+    ///
+    /// # Errors
+    /// With `keeps_an_operator`, [`ChangeError::LastOperator`] if no usable operator key with
+    /// `operators:write` would be left.
+    async fn set_operator_scopes(
+        &self,
+        id: KeyId,
+        scopes: ScopeSet,
+        keeps_an_operator: bool,
+        change: Change,
+    ) -> Result<Option<Commit>, ChangeError>;
 }

@@ -33,6 +33,7 @@ mod lists;
 mod maintenance;
 mod management;
 mod readers;
+mod revocations;
 mod store;
 mod uses;
 
@@ -56,5 +57,6 @@ pub use lists::{
 pub use maintenance::{BoxFuture, ENDED_SESSIONS_KEPT, Maintenance, Readiness};
 pub use management::KeyManagement;
 pub use readers::{Place, Readers};
+pub use revocations::{CHAIN_MAX, KeySelection, REMAINING_MAX, REVOKED_MAX, RevokedKeys, Selected};
 pub use store::KeyStore;
 pub use uses::{KeyUse, KeyUses};

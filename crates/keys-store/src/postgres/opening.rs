@@ -42,6 +42,21 @@ pub(crate) async fn lock_account(
         .await
 }
 
+/// Locks accounts as [`lock_account`] does, always in the same order.
+pub(crate) async fn lock_accounts(
+    mut connection: &AsyncPgConnection,
+    ids: Vec<DbId>,
+) -> QueryResult<()> {
+    account::table
+        .filter(account::id.eq_any(ids))
+        .order(account::id)
+        .select(account::id)
+        .for_no_key_update()
+        .load::<DbId>(&mut connection)
+        .await?;
+    Ok(())
+}
+
 /// Reads the key and locks it: others do not change it until the transaction ends.
 pub(crate) async fn key_for_share(
     mut connection: &AsyncPgConnection,
@@ -58,7 +73,7 @@ pub(crate) async fn key_for_share(
 /// Locks keys that are about to be checked and changed, always in the same order, because two
 /// operators revoking each other's keys would otherwise wait for each other. Returns them as they
 /// are once they are locked.
-async fn lock_keys(
+pub(crate) async fn lock_keys(
     mut connection: &AsyncPgConnection,
     ids: Vec<DbId>,
 ) -> QueryResult<Vec<(DbId, KeyRow)>> {

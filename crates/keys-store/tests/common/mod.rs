@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keys_core::{
-    Account, AccountId, ApiKey, AuditAction, AuditActor, AuditSubject, KeyId, KeyKind,
+    Account, AccountId, ApiKey, AuditAction, AuditActor, AuditSubject, KeyId, KeyKind, Revocation,
 };
 use keys_service::ports::{
     Accounts as _, ChangeError, Idempotency as _, KeyOwner, KeyUse, KeyUses as _, Keys as _,
@@ -109,7 +109,9 @@ pub(crate) async fn add_key(store: &Store, key: NewKey) -> ApiKey {
 }
 
 pub(crate) async fn revoke(store: &Store, key: &ApiKey) {
-    let revoked = store.revoke_key(None, key.id, a_change().build()).await;
+    let revoked = store
+        .revoke_key(None, key.id, Revocation::default(), a_change().build())
+        .await;
     assert!(revoked.unwrap().is_some());
 }
 

@@ -1,7 +1,7 @@
 //! Rows that break a rule of the program: each refuses its own key only, and no new one is
 //! accepted.
 
-use keys_core::{Account, ApiKey, Denial, KeyId, PepperId};
+use keys_core::{Account, ApiKey, Denial, KeyId, PepperId, Revocation};
 use keys_service::ports::{
     AccountPatch, AccountQuery, Accounts as _, ChangeError, KeyOwner, KeyUse, KeyUses as _,
     Keys as _, Maintenance as _, NewKey, StoreError,
@@ -89,7 +89,7 @@ pub(crate) async fn unreadable_row_refuses_its_own_key_only(
     // A caller whose own row cannot be read may change nothing.
     let caller = a_caller(&broken[0].key);
     let change = a_change().by(&caller).build();
-    let refused = store.revoke_key(Some(owner), keys[255].key.id, change);
+    let refused = store.revoke_key(Some(owner), keys[255].key.id, Revocation::default(), change);
     assert!(matches!(
         refused.await,
         Err(ChangeError::CallerDenied(Denial::Unreadable))

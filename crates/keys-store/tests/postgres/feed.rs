@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use keys_core::KeyId;
+use keys_core::{KeyId, Revocation};
 use keys_service::ports::{
     ChangeFeed, ChangeLog as _, Changed, Keys as _, Maintenance as _, POLL_INTERVAL, SILENCE_MAX,
     StoreError,
@@ -106,7 +106,9 @@ async fn transaction_that_commits_late_is_in_the_feed() {
 
     let other = add_key(&store, a_key().build_new()).await;
     assert_eq!(news(&mut *feed).await, HashSet::new());
-    let revoked = store.revoke_key(None, other.id, a_change().build()).await;
+    let revoked = store
+        .revoke_key(None, other.id, Revocation::default(), a_change().build())
+        .await;
     let commit = revoked.unwrap().unwrap();
     news(&mut *feed).await;
     assert!(is_seen_soon(&store, commit, &mut [&mut feed]).await);
@@ -259,7 +261,9 @@ async fn crash_of_the_server_is_no_proof_that_all_have_seen() {
         let key = a_key().build_new();
         let id = key.key.id;
         if store.insert_key(key, a_change().build()).await.is_ok()
-            && let Ok(Some(commit)) = store.revoke_key(None, id, a_change().build()).await
+            && let Ok(Some(commit)) = store
+                .revoke_key(None, id, Revocation::default(), a_change().build())
+                .await
         {
             break commit;
         }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use keys_core::{Account, ApiKey, Denial, ExceededBound};
+use keys_core::{Account, ApiKey, Denial, ExceededBound, Revocation};
 use keys_service::ports::{ChangeError, KeyOwner, Keys as _, Maintenance as _, NewKey};
 use keys_store::{Store, StoreOptions};
 use keys_testkit::data::{a_caller, a_change, a_key, an_accepted_caller, noon_plus};
@@ -120,7 +120,11 @@ async fn what_is_committed_while_the_statement_waits_for_a_lock_counts() {
             let change = a_change()
                 .by(&an_accepted_caller(&caller, &account))
                 .build();
-            tokio::spawn(async move { store.revoke_key(owner, victim.id, change).await })
+            tokio::spawn(async move {
+                store
+                    .revoke_key(owner, victim.id, Revocation::default(), change)
+                    .await
+            })
         };
         until_waiting(&watching, 2, &statement).await;
         client.batch_execute("commit").await.unwrap();

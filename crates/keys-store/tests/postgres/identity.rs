@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use keys_core::{ApiKey, Denial};
+use keys_core::{ApiKey, Denial, Revocation};
 use keys_service::ports::{
     ChangeError, ChangeFeed, ChangeLog as _, Changed, Changes, Commit, Keys as _, Maintenance as _,
     POLL_INTERVAL, SILENCE_MAX, StoreError,
@@ -40,7 +40,9 @@ async fn open_at(url: &str) -> Store {
 
 async fn revoked(store: &Store) -> (ApiKey, Commit) {
     let key = add_key(store, a_key().build_new()).await;
-    let commit = store.revoke_key(None, key.id, a_change().build()).await;
+    let commit = store
+        .revoke_key(None, key.id, Revocation::default(), a_change().build())
+        .await;
     (key, commit.unwrap().unwrap())
 }
 
@@ -288,7 +290,11 @@ async fn commit_on_a_server_that_is_no_longer_followed_is_not_acknowledged() {
         .unwrap();
     let revoking = {
         let (store, id) = (store.clone(), key.id);
-        tokio::spawn(async move { store.revoke_key(None, id, a_change().build()).await })
+        tokio::spawn(async move {
+            store
+                .revoke_key(None, id, Revocation::default(), a_change().build())
+                .await
+        })
     };
     let waiting = "select count(*) from pg_stat_activity \
                    where application_name = 'keys' and wait_event_type = 'Lock'";
@@ -340,7 +346,9 @@ async fn key_is_not_accepted_because_of_a_server_that_is_not_followed() {
     let request = VerifyRequest::new(secret.expose());
     // By another instance, because this one remembers its own revocations.
     let other = open_at(&present.database_url(DATABASE)).await;
-    let revoked = other.revoke_key(None, key.id, a_change().build()).await;
+    let revoked = other
+        .revoke_key(None, key.id, Revocation::default(), a_change().build())
+        .await;
     assert!(revoked.unwrap().is_some());
 
     proxy.lead_to(&old.address());

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
+use keys_core::Revocation;
 use keys_service::ports::{ChangeLog as _, Changed, Keys as _, SILENCE_MAX};
 use keys_testkit::contract::{followed, is_seen_soon, news};
 use keys_testkit::data::{a_change, a_key};
@@ -125,7 +126,9 @@ async fn nobody_speaks_for_other_processes() {
     let [server, other, command] = [file.open().await, file.open().await, file.open().await];
     let commit = async || {
         let key = add_key(&command, a_key().build_new()).await;
-        let revoked = command.revoke_key(None, key.id, a_change().build()).await;
+        let revoked = command
+            .revoke_key(None, key.id, Revocation::default(), a_change().build())
+            .await;
         revoked.unwrap().unwrap()
     };
     let first = commit().await;
@@ -165,7 +168,9 @@ async fn change_in_a_restored_file_is_seen_everywhere_after_a_while() {
     let server = file.open().await;
     let mut feed = followed(&server).await;
     let key = add_key(&server, a_key().build_new()).await;
-    let revoked = server.revoke_key(None, key.id, a_change().build()).await;
+    let revoked = server
+        .revoke_key(None, key.id, Revocation::default(), a_change().build())
+        .await;
     let commit = revoked.unwrap().unwrap();
     let begin = Instant::now();
     // Until then another process may have locks on files that were removed.

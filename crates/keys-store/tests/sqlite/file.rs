@@ -6,6 +6,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use keys_core::Revocation;
 use keys_service::ports::{
     Accounts as _, ChangeError, ChangeLog as _, Keys as _, Maintenance as _, SILENCE_MAX,
     StoreError,
@@ -46,7 +47,9 @@ async fn processes_find_each_other_by_whatever_name_they_open_the_file() {
 
     let key = add_key(&server, a_key().build_new()).await;
     let mut feed = followed(&server).await;
-    let revoked = server.revoke_key(None, key.id, a_change().build()).await;
+    let revoked = server
+        .revoke_key(None, key.id, Revocation::default(), a_change().build())
+        .await;
     let commit = revoked.unwrap().unwrap();
     feed.poll().await.unwrap();
     feed.applied().await;

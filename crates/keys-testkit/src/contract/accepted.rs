@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use keys_core::{AllowedNetworks, ApiKey, Denial, ExceededBound, Timestamp};
+use keys_core::{AllowedNetworks, ApiKey, Denial, ExceededBound, Revocation, Timestamp};
 use keys_service::ports::{AccountPatch, Caller, ChangeError, KeyOwner, KeyStore};
 
 use super::steps::{add_account, add_key, at_once, find, keys_of, revoke, update};
@@ -40,7 +40,7 @@ async fn assert_refused(
             .await
             .unwrap_err(),
         store
-            .revoke_key(owner, victim.id, change())
+            .revoke_key(owner, victim.id, Revocation::default(), change())
             .await
             .unwrap_err(),
     ];
@@ -100,7 +100,9 @@ pub async fn accepted_caller_acts_on_the_account_as_it_is_now(store: Arc<dyn Key
     let victim = add_key(&*store, a_key().of(&other).build_new()).await;
     let owner = Some(KeyOwner::Account(account.id));
     let change = a_change().by(&caller).build();
-    let revoked = store.revoke_key(owner, victim.id, change).await;
+    let revoked = store
+        .revoke_key(owner, victim.id, Revocation::default(), change)
+        .await;
     assert!(revoked.unwrap().is_none());
 }
 
@@ -242,7 +244,10 @@ pub async fn nothing_happens_once_an_accepted_caller_is_refused(store: Arc<dyn K
                         let new = a_key().of(&account).without_cap().build_new();
                         let change = || a_change().by(&caller).build();
                         let outcome = match last.replace(new.key.id) {
-                            Some(last) => store.revoke_key(owner, last, change()).await.map(drop),
+                            Some(last) => store
+                                .revoke_key(owner, last, Revocation::default(), change())
+                                .await
+                                .map(drop),
                             None => Ok(()),
                         };
                         let outcome = match outcome {
@@ -289,7 +294,10 @@ pub async fn accepted_callers_revoke_one_another(store: Arc<dyn KeyStore>) {
         let change = a_change().by(&an_accepted_caller(by, &account)).build();
         let owner = Some(KeyOwner::Account(account.id));
         async move {
-            match store.revoke_key(owner, id, change).await {
+            match store
+                .revoke_key(owner, id, Revocation::default(), change)
+                .await
+            {
                 Ok(revoked) => revoked.is_some(),
                 Err(ChangeError::CallerDenied(Denial::Revoked)) => false,
                 Err(error) => panic!("neither revoked nor denied: {error:?}"),

@@ -1,8 +1,8 @@
 use std::sync::Arc;
 
-use keys_core::{AuditAction, AuditActor, AuditEvent, AuditSubject, KeyKind};
+use keys_core::{AuditAction, AuditActor, AuditEvent, AuditSubject, KeyKind, Revocation};
 use keys_service::ports::{
-    AccountPatch, Caller, Change, Completion, KeyStore, KeyUse, Reservation,
+    AccountPatch, Caller, Change, Completion, KeySelection, KeyStore, KeyUse, Reservation,
 };
 
 use super::steps::at_once;
@@ -72,7 +72,9 @@ async fn change_everything(audited: &AuditedStore, caller: Option<&Caller>) -> V
 
         let revoked = change();
         expected.push(revoked.event(AuditAction::KeyRevoked, about_key));
-        let revoked = store.revoke_key(None, key.key.id, revoked).await;
+        let revoked = store
+            .revoke_key(None, key.key.id, Revocation::default(), revoked)
+            .await;
         assert!(revoked.unwrap().is_some());
     }
     expected
@@ -180,7 +182,12 @@ pub async fn refused_changes_leave_no_trace(audited: AuditedStore) {
         let refused = store.update_account(id, take.clone(), a_change().build());
         assert!(refused.await.is_err());
     }
-    let unknown = store.revoke_key(None, a_key().build().id, a_change().build());
+    let unknown = store.revoke_key(
+        None,
+        a_key().build().id,
+        Revocation::default(),
+        a_change().build(),
+    );
     assert_eq!(unknown.await.unwrap(), None);
     assert_eq!(audited.trail(), before);
 }
@@ -234,4 +241,45 @@ pub async fn concurrent_changes_leave_one_trace_each(audited: AuditedStore) {
         .collect();
     traced.sort();
     assert_eq!(traced, created);
+}
+
+/// A revocation of several keys leaves one event for each, with the reason of the change.
+pub async fn each_key_of_a_bulk_revocation_leaves_its_trace(audited: AuditedStore) {
+    let store = &*audited.store;
+    let account = an_account().build();
+    let created = a_change().build();
+    store
+        .insert_account(account.clone(), created)
+        .await
+        .unwrap();
+    for _ in 0..3 {
+        let key = a_key().of(&account).build_new();
+        store.insert_key(key, a_change().build()).await.unwrap();
+    }
+    let before = audited.trail().len();
+    let change = a_change().at(noon_plus(1)).because("offboarded").build();
+    let selection = KeySelection::of_account(account.id);
+    let revoked = store.revoke_keys(selection, Revocation::default(), change.clone());
+    let revoked = revoked.await.unwrap();
+    let trail = audited.trail().split_off(before);
+    let mut expected: Vec<AuditEvent> = Vec::new();
+    for (index, id) in revoked.keys.iter().enumerate() {
+        let mut event = change.event(AuditAction::KeyRevoked, AuditSubject::Key(*id));
+        event.id = change.event_id_of(index);
+        expected.push(event);
+    }
+    assert_eq!(trail.len(), 3);
+    let subjects = |events: &[AuditEvent]| -> std::collections::BTreeSet<_> {
+        events.iter().map(|event| event.subject.as_uuid()).collect()
+    };
+    assert_eq!(subjects(&trail), subjects(&expected));
+    let ids = |events: &[AuditEvent]| -> std::collections::BTreeSet<_> {
+        events.iter().map(|event| event.id).collect()
+    };
+    assert_eq!(ids(&trail), ids(&expected));
+    for event in trail {
+        assert_eq!(event.action, AuditAction::KeyRevoked);
+        assert_eq!(event.at, noon_plus(1));
+        assert_eq!(event.reason.as_deref(), Some("offboarded"));
+    }
 }

@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use keys_core::{Denial, KeyKind, ScopeSet, Timestamp};
+use keys_core::{Denial, KeyKind, Revocation, ScopeSet, Timestamp};
 use keys_service::ports::{
     AccountPatch, AccountQuery, Caller, Change, ChangeError, KeyOwner, KeyStore,
 };
@@ -37,8 +37,14 @@ async fn assert_refused_everywhere(
             .err(),
         store.insert_key(new_key.clone(), change()).await.err(),
         store.insert_key(operator.clone(), change()).await.err(),
-        store.revoke_key(owner, key.key.id, change()).await.err(),
-        store.revoke_key(None, key.key.id, change()).await.err(),
+        store
+            .revoke_key(owner, key.key.id, Revocation::default(), change())
+            .await
+            .err(),
+        store
+            .revoke_key(None, key.key.id, Revocation::default(), change())
+            .await
+            .err(),
     ];
     for refusal in refusals {
         match refusal {
@@ -85,7 +91,9 @@ pub async fn caller_in_good_standing_may_change_things(store: Arc<dyn KeyStore>)
         let created = created.build_new();
         store.insert_key(created.clone(), change()).await.unwrap();
         let owner = Some(KeyOwner::Account(account.id));
-        let revoked = store.revoke_key(owner, created.key.id, change()).await;
+        let revoked = store
+            .revoke_key(owner, created.key.id, Revocation::default(), change())
+            .await;
         assert!(revoked.unwrap().is_some());
     }
 }
@@ -156,7 +164,9 @@ pub async fn caller_on_a_plan_without_keys_is_refused_where_the_plan_matters(
     }
     let change = a_change().by(&a_caller(&session)).build();
     let owner = Some(KeyOwner::Account(account.id));
-    let revoked = store.revoke_key(owner, left_over.id, change).await;
+    let revoked = store
+        .revoke_key(owner, left_over.id, Revocation::default(), change)
+        .await;
     assert!(revoked.unwrap().is_some());
 }
 
@@ -253,7 +263,10 @@ pub async fn caller_may_revoke_itself_once(store: Arc<dyn KeyStore>) {
             let change = a_change().by(&a_caller(&key)).build();
             let id = key.id;
             async move {
-                match store.revoke_key(Some(owner), id, change).await {
+                match store
+                    .revoke_key(Some(owner), id, Revocation::default(), change)
+                    .await
+                {
                     Ok(revoked) => revoked.is_some(),
                     Err(ChangeError::CallerDenied(Denial::Revoked)) => false,
                     Err(error) => panic!("neither revoked nor denied: {error:?}"),

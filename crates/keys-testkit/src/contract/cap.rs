@@ -2,7 +2,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
-use keys_core::{Account, AccountId, Denial, Timestamp};
+use keys_core::{Account, AccountId, Denial, Revocation, Timestamp};
 use keys_service::ports::{AccountPatch, ChangeError, KeyOwner, KeyStore, NewKey};
 
 use super::steps::{add_account, add_key, at_once, find, keys_of, list, revoke, try_add, update};
@@ -72,7 +72,9 @@ pub async fn revocations_interleaved_never_let_more_than_ten_be_usable(store: Ar
         let store = store.clone();
         tasks.push(Box::pin(async move {
             let owner = Some(KeyOwner::Account(account_id));
-            let revoked = store.revoke_key(owner, key.id, a_change().build()).await;
+            let revoked = store
+                .revoke_key(owner, key.id, Revocation::default(), a_change().build())
+                .await;
             assert!(revoked.unwrap().is_some());
             assert!(usable(&*store, account_id).await <= 10);
         }));

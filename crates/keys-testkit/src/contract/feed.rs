@@ -2,6 +2,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use keys_core::Revocation;
 use keys_service::ports::{
     AccountPatch, Changed, Commit, KeyStore, KeyUse, POLL_INTERVAL, Reservation, SILENCE_MAX,
 };
@@ -20,7 +21,9 @@ async fn a_change_of_a_key(store: &dyn KeyStore) -> Changed {
 
 async fn a_commit(store: &dyn KeyStore) -> Commit {
     let key = add_key(store, a_key().build_new()).await;
-    let revoked = store.revoke_key(None, key.id, a_change().build()).await;
+    let revoked = store
+        .revoke_key(None, key.id, Revocation::default(), a_change().build())
+        .await;
     revoked.unwrap().expect("the key is revoked")
 }
 
@@ -79,7 +82,9 @@ pub async fn what_changes_no_judgement_is_not_in_the_feed(store: Arc<dyn KeyStor
     add_key(&*store, a_key().session_of(&account).build_new()).await;
     let used = KeyUse::new(key.id, noon_plus(1), 3);
     store.record_uses(vec![used]).await.unwrap();
-    let again = store.revoke_key(None, key.id, a_change().build()).await;
+    let again = store
+        .revoke_key(None, key.id, Revocation::default(), a_change().build())
+        .await;
     assert_eq!(again.unwrap(), None);
     let unknown = a_key().of(&an_account().build()).build_new();
     store

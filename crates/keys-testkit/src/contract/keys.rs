@@ -1,7 +1,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use keys_core::{ApiKey, KeyKind, PepperedDigest, Timestamp};
+use keys_core::{ApiKey, KeyKind, PepperedDigest, Revocation, Timestamp};
 use keys_service::ports::{AccountPatch, ChangeError, KeyOwner, KeyStore, KeyUse, NewKey};
 
 use super::steps::{add_account, add_key, at_once, find, keys_of, list, revoke, update};
@@ -161,7 +161,9 @@ pub async fn revoked_key_is_found_as_revoked(store: Arc<dyn KeyStore>) {
     ] {
         add_key(&*store, key.clone()).await;
         let change = a_change().at(moment).build();
-        let revoked = store.revoke_key(None, key.key.id, change).await;
+        let revoked = store
+            .revoke_key(None, key.key.id, Revocation::default(), change)
+            .await;
         assert!(revoked.unwrap().is_some());
 
         let found = find(&*store, &key).await.expect("the key is found");
@@ -316,7 +318,9 @@ pub async fn revoking_twice_is_false_and_changes_nothing(store: Arc<dyn KeyStore
     revoke(&*store, &key.key).await;
     for owner in [None, Some(KeyOwner::Account(account.id))] {
         let later = a_change().at(noon_plus(10)).build();
-        let again = store.revoke_key(owner, key.key.id, later).await;
+        let again = store
+            .revoke_key(owner, key.key.id, Revocation::default(), later)
+            .await;
         assert_eq!(again.unwrap(), None);
     }
     let found = find(&*store, &key).await.unwrap();
@@ -332,7 +336,7 @@ pub async fn one_of_many_concurrent_revocations_is_true(store: Arc<dyn KeyStore>
         let owner = Some(KeyOwner::Account(account.id));
         async move {
             store
-                .revoke_key(owner, key.id, a_change().build())
+                .revoke_key(owner, key.id, Revocation::default(), a_change().build())
                 .await
                 .unwrap()
         }
@@ -368,11 +372,21 @@ pub async fn keys_of_others_are_not_revoked(store: Arc<dyn KeyStore>) {
         (own, &unknown),
         (operators, &unknown),
     ] {
-        let revoked = store.revoke_key(Some(who), what.key.id, a_change().build());
+        let revoked = store.revoke_key(
+            Some(who),
+            what.key.id,
+            Revocation::default(),
+            a_change().build(),
+        );
         let revoked = revoked.await.unwrap();
         assert_eq!(revoked, None, "{who:?} {:?}", what.key.kind);
     }
-    let unowned = store.revoke_key(None, unknown.key.id, a_change().build());
+    let unowned = store.revoke_key(
+        None,
+        unknown.key.id,
+        Revocation::default(),
+        a_change().build(),
+    );
     assert_eq!(unowned.await.unwrap(), None);
     for key in [key, session, operator] {
         assert_eq!(find(&*store, &key).await.unwrap().key.revoked_at, None);
@@ -403,7 +417,9 @@ pub async fn expired_key_can_be_revoked(store: Arc<dyn KeyStore>) {
         .build_new();
     let key = add_key(&*store, key).await;
     let owner = Some(KeyOwner::Account(account.id));
-    let revoked = store.revoke_key(owner, key.id, a_change().build()).await;
+    let revoked = store
+        .revoke_key(owner, key.id, Revocation::default(), a_change().build())
+        .await;
     assert!(revoked.unwrap().is_some());
     assert_eq!(keys_of(&*store, &account).await.total, 0);
 }

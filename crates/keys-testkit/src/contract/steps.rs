@@ -1,6 +1,6 @@
 //! Steps that many cases share.
 
-use keys_core::{Account, ApiKey, StoredKey};
+use keys_core::{Account, ApiKey, Revocation, StoredKey};
 use keys_service::ports::{AccountPatch, Change, ChangeError, KeyOwner, KeyPage, KeyStore, NewKey};
 
 use crate::data::a_change;
@@ -37,7 +37,9 @@ pub(super) async fn add_key(store: &dyn KeyStore, key: NewKey) -> ApiKey {
 }
 
 pub(super) async fn revoke(store: &dyn KeyStore, key: &ApiKey) {
-    let revoked = store.revoke_key(None, key.id, a_change().build()).await;
+    let revoked = store
+        .revoke_key(None, key.id, Revocation::default(), a_change().build())
+        .await;
     let revoked = revoked.expect("the store answers");
     assert!(revoked.is_some(), "the key is revoked");
 }

@@ -1,0 +1,88 @@
+//! Views of operator keys.
+
+use keys_core::{
+    ApiKey, AuditActor, ExternalId, KeyDetails, KeyId, KeyName, KeyStatus, Scope, Timestamp,
+};
+use serde::Serialize;
+
+/// An operator key without its secret.
+#[derive(Serialize)]
+pub(super) struct OperatorKeyView<'a> {
+    id: String,
+    name: Option<&'a str>,
+    key_prefix: &'a str,
+    allowed_ips: Vec<String>,
+    scopes: Vec<&'a str>,
+    status: &'static str,
+    expires_at: Option<String>,
+    last_used_at: Option<String>,
+    created_at: String,
+    /// Absent for a key that can be read.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    unreadable: bool,
+    /// Absent in lists.
+    #[serde(flatten)]
+    details: Option<DetailsView<'a>>,
+}
+
+#[derive(Serialize)]
+struct DetailsView<'a> {
+    created_by: Option<CreatedByView<'a>>,
+    last_used_ip: Option<String>,
+    use_count: u64,
+    revoked_at: Option<String>,
+    revoked_reason: Option<&'static str>,
+    revoked_note: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct CreatedByView<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    id: Option<String>,
+    subject: Option<&'a str>,
+}
+
+impl<'a> OperatorKeyView<'a> {
+    /// Returns the view of a key in a list.
+    pub(super) fn listed(key: &'a ApiKey, unreadable: bool, status: KeyStatus) -> Self {
+        Self {
+            id: key.id.to_string(),
+            name: key.name.as_ref().map(KeyName::as_str),
+            key_prefix: key.shown_prefix.as_str(),
+            allowed_ips: key.allowed_networks.to_strings(),
+            scopes: key.scopes.iter().map(Scope::as_str).collect(),
+            status: status.as_str(),
+            expires_at: key.expires_at.as_ref().map(Timestamp::to_string),
+            last_used_at: key.last_used_at.as_ref().map(Timestamp::to_string),
+            created_at: key.created_at.to_string(),
+            unreadable,
+            details: None,
+        }
+    }
+
+    /// Returns the view of a key with everything that is stored about it.
+    pub(super) fn details(details: &'a KeyDetails, status: KeyStatus) -> Self {
+        let mut view = Self::listed(&details.key, false, status);
+        let subject = details.key.subject.as_ref().map(ExternalId::as_str);
+        view.details = Some(DetailsView {
+            created_by: details.created_by.map(|maker: AuditActor| CreatedByView {
+                kind: maker.kind(),
+                id: maker.credential_id().as_ref().map(KeyId::to_string),
+                subject,
+            }),
+            last_used_ip: details.last_used_ip.map(|address| address.to_string()),
+            use_count: details.use_count,
+            revoked_at: details.key.revoked_at.as_ref().map(Timestamp::to_string),
+            revoked_reason: details.revocation.reason.map(|reason| reason.as_str()),
+            revoked_note: details.revocation.note.as_ref().map(|note| note.as_str()),
+        });
+        view
+    }
+}
+
+#[derive(Serialize)]
+pub(super) struct OperatorKeyPageView<'a> {
+    pub(super) data: Vec<OperatorKeyView<'a>>,
+    pub(super) next_cursor: Option<String>,
+}
