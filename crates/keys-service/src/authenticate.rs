@@ -162,6 +162,9 @@ impl KeyService {
         if stored.key.revoked_at.is_some() {
             let loader = &self.inner.loader;
             loader.keep_revoked(&known_as, &found.digest, &stored);
+        } else if self.inner.cache.acknowledged.contains(stored.key.id) {
+            // The database has lost the revocation in a failover.
+            return Err(AuthenticateError::Denied(Denial::Revoked));
         }
         if let Some(account) = &stored.account {
             self.note_missing_plan(account.id, &account.plan);

@@ -268,7 +268,7 @@ impl KeyService {
             return Ok(None);
         };
         let effective = self.effective(commit);
-        self.acknowledge(id, reason);
+        self.inner.cache.key_revoked_here(id, reason);
         Ok(Some(effective))
     }
 
@@ -293,7 +293,7 @@ impl KeyService {
         } = store.revoke_keys(selection, revocation, change).await?;
         let effective = commit.map(|commit| self.effective(commit));
         for id in &keys {
-            self.acknowledge(*id, reason);
+            self.inner.cache.key_revoked_here(*id, reason);
         }
         let revoked: HashSet<KeyId> = keys.iter().copied().collect();
         for id in named.difference(&revoked) {
@@ -305,14 +305,6 @@ impl KeyService {
             remaining,
             effective,
         })
-    }
-
-    /// Tells this instance of a revocation, before it is answered: from then on this instance must
-    /// refuse the key.
-    fn acknowledge(&self, id: KeyId, reason: Option<RevocationReason>) {
-        let now = nanos(self.inner.clock.elapsed());
-        self.inner.acknowledged.note(now, id, reason);
-        self.inner.cache.key_revoked(id);
     }
 }
 

@@ -22,7 +22,6 @@ use crate::ports::{
     Change, ChangeFeed, Changed, Changes, Completion, KeyStore, LimiterState, RateLimiter,
     Readiness, StoreError,
 };
-use crate::replay::Acknowledged;
 use crate::setters::setters;
 use crate::usage::{self, Unwritten, Used};
 
@@ -77,8 +76,6 @@ pub(crate) struct Inner {
     is_replicated_asynchronously: AtomicBool,
     /// Reason why changes cannot be followed, unless the store is unavailable.
     following_fault: Mutex<Option<String>>,
-    /// Revocations to be applied again if the database loses them in a failover.
-    pub(crate) acknowledged: Acknowledged,
     /// Held while uses are written.
     flushing: tokio::sync::Mutex<()>,
     /// Age of the oldest row of the log of changes, after the last sweep.
@@ -601,7 +598,6 @@ impl KeyServiceBuilder {
                 is_listening: AtomicBool::new(false),
                 is_replicated_asynchronously: AtomicBool::new(false),
                 following_fault: Mutex::default(),
-                acknowledged: Acknowledged::default(),
                 flushing: tokio::sync::Mutex::default(),
                 oldest_change: Mutex::default(),
                 missing_plans: Mutex::default(),

@@ -884,6 +884,35 @@ async fn what_was_read_as_revoked_stays_refused_when_the_database_has_lost_it() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_this_instance_revoked_stays_refused_when_the_database_has_lost_it() {
+    let store = Watched::default();
+    let instance = instance(&store).await;
+    let [cached, forgotten, unread] = [
+        instance.key().await,
+        instance.key().await,
+        instance.key().await,
+    ];
+    for key in [&cached, &forgotten] {
+        assert!(instance.verify(key).await.is_valid());
+    }
+    // As if the feed had been faster than the answer to the revocation.
+    let change = Changed::Key(forgotten.key.id);
+    store.more_changes.lock().unwrap().push(change);
+    instance.catch_up().await;
+    for key in [&cached, &forgotten, &unread] {
+        instance.revoke(key).await;
+    }
+    store.has_lost_revocations.store(true, Ordering::SeqCst);
+    for _ in 0..2 {
+        for key in [&cached, &forgotten, &unread] {
+            assert_revoked_everywhere(&instance, key).await;
+        }
+        store.resets.store(true, Ordering::SeqCst);
+        instance.catch_up().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn after_a_reset_a_key_is_read_once_before_it_is_served_again() {
     let store = Watched::default();
     let instance = instance(&store).await;

@@ -509,6 +509,10 @@ impl Loader {
         let (plans, names) = (&self.plans, &self.plan_names);
         let stored_as = (*kept_as.digest.as_bytes() != key.digest).then_some(*kept_as);
         let mut record = Record::new(stored, mark, stored_as, plans, names);
+        if self.cache.acknowledged.contains(stored.key.id) {
+            // If the database says otherwise, it has lost the revocation in a failover.
+            record = record.into_revoked();
+        }
         let id = key_record_id(stored);
         if record.is_revoked() {
             // A concurrent verdict, by a load that read the key before it was revoked, must find

@@ -8,11 +8,13 @@
 //! | [`lease`] | how long cached records may be trusted |
 //! | [`record`] | the cached record of a key |
 //! | [`account_marks`] | whether a key's account has changed since it was read |
+//! | [`acknowledged`] | revocations that this instance has acknowledged |
 //! | [`unknown`] | digests that do not exist |
 //! | [`loader`] | reads missing records, several keys in one statement |
 //! | [`outage`] | whether the database is known to be unavailable |
 
 pub(crate) mod account_marks;
+mod acknowledged;
 pub(crate) mod generations;
 pub(crate) mod lease;
 pub(crate) mod loader;
@@ -28,11 +30,12 @@ use std::cell::OnceCell;
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use keys_core::{AccountId, KeyId, PresentedKey};
+use keys_core::{AccountId, KeyId, PresentedKey, RevocationReason};
 
 use crate::clock::Clock;
 use crate::usage::{Used, Uses};
 use account_marks::AccountMarks;
+use acknowledged::Acknowledged;
 use lease::{Lease, Nanos};
 use locks::ParkingLot;
 use map::{Bounds, Digest, Forget, Found, Map, MapKey, RecordId};
@@ -82,6 +85,9 @@ pub(crate) struct Cache {
     pub(crate) accounts: AccountMarks,
     pub(crate) unknown: Unknown<ParkingLot>,
     pub(crate) lease: Lease,
+    /// Revocations that this instance has acknowledged, to be applied again if the database loses
+    /// them in a failover.
+    pub(crate) acknowledged: Acknowledged,
     /// Uses of keys that have left the cache, and of keys that were never in it.
     pub(crate) uses: Uses,
     clock: Arc<dyn Clock>,
@@ -97,6 +103,7 @@ impl Cache {
             accounts: AccountMarks::default(),
             unknown: Unknown::new(),
             lease: Lease::default(),
+            acknowledged: Acknowledged::default(),
             uses: Uses::default(),
             clock,
         }
@@ -107,8 +114,11 @@ impl Cache {
         self.unknown.made_known(digest);
     }
 
-    /// Records that a key was revoked.
-    pub(crate) fn key_revoked(&self, id: KeyId) {
+    /// Records that this instance is about to acknowledge the revocation of a key.
+    pub(crate) fn key_revoked_here(&self, id: KeyId, reason: Option<RevocationReason>) {
+        // First, because the key may not be in the cache, for example because the feed was faster
+        // than the answer of the store. It then leaves no tombstone, and is refused when it is read.
+        self.acknowledged.note(self.now(), id, reason);
         self.forget_key(id, Forget::ForEver);
     }
 
