@@ -136,7 +136,7 @@ impl KeyService {
         let names_account = query.names_account();
         let query = self.of_one_account(by, query).await?;
         query.check()?;
-        if query.order().sort == KeySort::LastUsed {
+        if query.order().sort != KeySort::Created {
             self.check_size(query.account).await?;
         }
         let after = query.start()?;

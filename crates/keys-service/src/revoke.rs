@@ -5,7 +5,6 @@ use std::collections::HashSet;
 use keys_core::{AccountId, CreatedBy, ExternalId, KeyId, KeyKind, Revocation, RevocationReason};
 
 use crate::actor::Actor;
-use crate::cache::lease::nanos;
 use crate::everywhere::Effective;
 use crate::manage::RevokeError;
 use crate::ports::{KeyOwner, KeySelection, RevokedKeys, Selected};

@@ -374,8 +374,9 @@ impl Scans {
 
     fn by_last_use(query: &KeyQuery) -> Self {
         let mut scan = match query.account {
-            // Sorted for each page, because no index has this order within an account. The sum
-            // keeps planners from reading the keys of all accounts in this order instead.
+            // Sorted for each page, because no index has this order within an account, which has
+            // few enough keys. The sum keeps planners from reading the keys of all accounts in this
+            // order instead.
             Some(account) => account_live(account)
                 .with("last_used_day is not null", Bind::None)
                 .ordered(

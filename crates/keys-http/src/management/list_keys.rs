@@ -275,8 +275,7 @@ impl From<FindKeysError> for Rejection {
                     ("status", message)
                 }
                 UnboundedFilter::AccountTooLarge => {
-                    let message =
-                        "must not be last_used_at for an account with more than 10000 keys";
+                    let message = "must be created_at or -created_at for an account with more than 10000 keys";
                     ("sort", message)
                 }
                 error => return crate::rejection::error::unexpected(&error),

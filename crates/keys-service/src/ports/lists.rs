@@ -564,8 +564,8 @@ pub enum UnboundedFilter {
     /// Revoked keys in another order than that of creation.
     #[error("revoked keys are sorted by creation only")]
     Status,
-    /// The order by last use of an account with more than [`EXAMINED_MAX`] keys.
-    #[error("an account with more than 10000 keys is sorted by creation or expiry only")]
+    /// Another order than that of creation for an account with more than [`EXAMINED_MAX`] keys.
+    #[error("an account with more than 10000 keys is sorted by creation only")]
     AccountTooLarge,
 }
 

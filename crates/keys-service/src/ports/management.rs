@@ -26,8 +26,8 @@ pub trait KeyManagement: Send + Sync + 'static {
     /// before, and keep pages stable while rows come and go.
     ///
     /// The query was [checked](super::KeyQuery::check) and has no external identifier. An account
-    /// that is sorted by last use has at most [`EXAMINED_MAX`](super::EXAMINED_MAX) keys. At most
-    /// that many rows are examined; then the page ends, also if it is not full.
+    /// that is not sorted by creation has at most [`EXAMINED_MAX`](super::EXAMINED_MAX) keys. At
+    /// most that many rows are examined; then the page ends, also if it is not full.
     ///
     /// # Errors
     /// If the store cannot answer.

@@ -311,6 +311,7 @@ async fn filtered(store: &dyn KeyStore) -> Filtered {
 
 /// Each filter leaves exactly the keys that it names, and filters add up. Operator keys and
 /// sessions are only on lists of their kind.
+#[expect(clippy::too_many_lines, reason = "a list of filters")]
 pub async fn filters_select_what_they_name(store: Arc<dyn KeyStore>) {
     let keys = filtered(&*store).await;
     let Filtered {
