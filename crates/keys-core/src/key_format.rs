@@ -329,6 +329,14 @@ impl ShownPrefix {
         }
     }
 
+    /// Returns the prefix of the key. `None` if a stored text is not the start of a key.
+    #[must_use]
+    pub fn key_prefix(&self) -> Option<KeyPrefix> {
+        // The random characters have no underscore.
+        let (prefix, _) = self.0.rsplit_once('_')?;
+        prefix.parse().ok()
+    }
+
     /// Returns the characters.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -372,6 +380,14 @@ mod tests {
     fn long_label_still_shows_four_random_characters() {
         let key = secret("abcdefghijklmnopqrst", 1);
         assert_eq!(key.shown_prefix().as_str(), &key.expose()[..25]);
+    }
+
+    #[test]
+    fn stored_text_that_is_not_the_start_of_a_key_has_no_prefix() {
+        for text in ["", "sk", "Sk_a1b2", "_a1b2"] {
+            let shown = ShownPrefix::from_stored(text.to_owned()).unwrap();
+            assert_eq!(shown.key_prefix(), None, "{text:?}");
+        }
     }
 
     #[test]
@@ -443,6 +459,8 @@ mod tests {
             prop_assert_eq!(parsed.expose(), key.expose());
             prop_assert!(key.expose().len() <= SECRET_MAX_LEN);
             prop_assert!(key.shown_prefix().as_str().len() <= ShownPrefix::MAX_LEN);
+            let shown = key.shown_prefix().key_prefix();
+            prop_assert_eq!(shown, Some(prefix.parse().unwrap()));
         }
 
         #[test]

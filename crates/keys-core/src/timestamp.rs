@@ -85,6 +85,21 @@ impl Timestamp {
         Duration::from_micros(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
 
+    /// Returns the time as an HTTP-date (RFC 9110, section 5.6.7), rounded down to a whole second.
+    ///
+    /// ```
+    /// use keys_core::Timestamp;
+    ///
+    /// let moment = Timestamp::parse_rfc3339("1994-11-06T08:49:37.9Z")?;
+    /// assert_eq!(moment.to_http_date(), "Sun, 06 Nov 1994 08:49:37 GMT");
+    /// # Ok::<(), keys_core::InvalidTimestamp>(())
+    /// ```
+    #[must_use]
+    pub fn to_http_date(self) -> String {
+        let moment = self.to_chrono();
+        moment.format("%a, %d %b %Y %H:%M:%S GMT").to_string()
+    }
+
     /// Returns the same time as a chrono type.
     #[must_use]
     #[expect(
@@ -191,6 +206,15 @@ mod tests {
         }
         let last = Timestamp::parse_rfc3339("9999-12-31T23:59:60Z");
         assert_eq!(last, Ok(Timestamp::MAX));
+    }
+
+    #[test]
+    fn http_dates_have_four_digits_of_the_year_and_round_down() {
+        let date = |micros| Timestamp::from_unix_micros(micros).to_http_date();
+        assert_eq!(date(-1), "Wed, 31 Dec 1969 23:59:59 GMT");
+        assert_eq!(date(999_999), "Thu, 01 Jan 1970 00:00:00 GMT");
+        assert_eq!(date(i64::MIN), "Sat, 01 Jan 0000 00:00:00 GMT");
+        assert_eq!(date(i64::MAX), "Fri, 31 Dec 9999 23:59:59 GMT");
     }
 
     #[test]
