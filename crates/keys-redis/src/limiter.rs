@@ -12,7 +12,7 @@ use redis::io::tcp::TcpSettings;
 use redis::{Client, RedisError, RedisResult};
 
 use crate::connection::{self, CONNECT_MAX, Connection, Connections};
-use crate::script::{Answer, Request, Take};
+use crate::script::{Answer, Request, Take, Wanted};
 use crate::settings::{KeyPrefix, RedisUrl};
 
 /// Time that a call may take by default.
@@ -45,14 +45,14 @@ impl RedisLimiter {
         format!("keys:{prefix}:{}:{}", bucket.limit, bucket.subject)
     }
 
-    async fn ask(&self, key: &str, request: Request, at_most: Duration) -> Result<Answer, Fault> {
+    async fn ask(&self, key: &str, wanted: Wanted, at_most: Duration) -> Result<Answer, Fault> {
         let asked = async {
             let connection = self.connections.current();
-            match self.ask_on(&connection, key, request).await {
+            match self.ask_on(&connection, key, wanted).await {
                 // A server closes connections that were idle for long.
                 Err(error) if error.is_connection_dropped() => {
                     let other = self.connections.instead_of(Some(&connection));
-                    self.ask_on(&other, key, request).await
+                    self.ask_on(&other, key, wanted).await
                 }
                 answered => answered,
             }
@@ -65,11 +65,11 @@ impl RedisLimiter {
         &self,
         connection: &Connection,
         key: &str,
-        request: Request,
+        wanted: Wanted,
     ) -> RedisResult<Answer> {
         let opened = connection.opened().await?;
         let mut calling = opened.clone();
-        let call = self.take.call(&mut calling, key, request);
+        let call = self.take.call(&mut calling, key, wanted);
         connection::answer(opened, call).await
     }
 }
@@ -83,8 +83,21 @@ impl RateLimiter for RedisLimiter {
         cost: NonZeroU32,
     ) -> Result<Decision, LimiterError> {
         let request = Request { quota, cost };
-        let answer = self.ask(&self.key(bucket), request, self.budget).await?;
+        let answer = self
+            .ask(&self.key(bucket), request.take(), self.budget)
+            .await?;
         Ok(request.decide(bucket.limit.clone(), answer))
+    }
+
+    async fn peek(&self, bucket: &Bucket, quota: Quota) -> Result<Option<Decision>, LimiterError> {
+        let request = Request {
+            quota,
+            cost: NonZeroU32::MIN,
+        };
+        let answer = self
+            .ask(&self.key(bucket), request.peek(), self.budget)
+            .await?;
+        Ok(Some(request.decide(bucket.limit.clone(), answer)))
     }
 
     fn state(&self) -> LimiterState {
@@ -106,13 +119,13 @@ impl SharedLimiter for RedisLimiter {
         };
         // Limits have names, so this is the bucket of none.
         let key = format!("keys:{}::trial", self.key_prefix.as_str());
-        if let Err(fault) = self.ask(&key, request, CONNECT_MAX).await {
+        if let Err(fault) = self.ask(&key, request.take(), CONNECT_MAX).await {
             // It is not known to be closed if the host has vanished, or if the server has become a
             // replica.
             self.connections.reset();
             return Err(fault.into());
         }
-        self.ask(&key, request, self.budget).await?;
+        self.ask(&key, request.take(), self.budget).await?;
         Ok(())
     }
 }

@@ -21,10 +21,10 @@ impl Take {
         &self,
         connection: &mut impl redis::aio::ConnectionLike,
         key: &str,
-        request: Request,
+        wanted: Wanted,
     ) -> RedisResult<Answer> {
         let mut call = self.0.key(key);
-        for nanos in [request.cost(), request.capacity()] {
+        for nanos in [wanted.cost, wanted.capacity] {
             let (micros, nanos) = split(nanos);
             call.arg(micros).arg(nanos);
         }
@@ -51,6 +51,13 @@ fn join((micros, nanos): (u64, u64)) -> Duration {
     Duration::from_micros(micros) + Duration::from_nanos(nanos)
 }
 
+/// The arguments of the script, as times in nanoseconds.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wanted {
+    cost: u128,
+    capacity: u128,
+}
+
 /// A request for some tokens of a bucket with a quota. All values are times in nanoseconds: the
 /// time in which the tokens arrive.
 #[derive(Debug, Clone, Copy)]
@@ -60,6 +67,22 @@ pub(crate) struct Request {
 }
 
 impl Request {
+    /// Takes the tokens.
+    pub(crate) fn take(self) -> Wanted {
+        Wanted {
+            cost: self.cost(),
+            capacity: self.capacity(),
+        }
+    }
+
+    /// Takes nothing, which is always allowed.
+    pub(crate) fn peek(self) -> Wanted {
+        Wanted {
+            cost: 0,
+            capacity: self.capacity(),
+        }
+    }
+
     fn interval(self) -> u128 {
         self.quota.interval().as_nanos()
     }

@@ -26,6 +26,26 @@ async fn three_instances_at_ten_times_the_quota_accept_exactly_the_quota() {
     assert_eq!(accepted, QUOTA);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn every_instance_sees_what_remains_and_takes_nothing() {
+    let redis = Redis::start();
+    let (one, other) = (patient(&redis).await, patient(&redis).await);
+    // The next request would arrive after a minute.
+    let quota = quota(10, 600);
+    let rest = async |limiter: &Limiter| {
+        let peeked = limiter.peek(&bucket("verify"), quota).await;
+        peeked.unwrap().unwrap().remaining
+    };
+    assert_eq!(rest(&one).await, 10);
+    for _ in 0..3 {
+        assert!(take(&one, "verify", quota).await.unwrap().allowed);
+    }
+    for _ in 0..20 {
+        assert_eq!((rest(&one).await, rest(&other).await), (7, 7));
+    }
+    assert_eq!(take(&other, "verify", quota).await.unwrap().remaining, 6);
+}
+
 /// An accepted request. Redis decided between its sending and its answer.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Accepted {

@@ -159,6 +159,26 @@ impl<S: SharedLimiter> RateLimiter for FallbackLimiter<S> {
         }
     }
 
+    /// Returns the state that the shared limiter knows, or that of this instance while it is
+    /// unavailable.
+    async fn peek(&self, bucket: &Bucket, quota: Quota) -> Result<Option<Decision>, LimiterError> {
+        if !self.inner.breaker.is_open() {
+            let (inner, wanted) = (Arc::clone(&self.inner), bucket.clone());
+            let asked = self
+                .inner
+                .runtime
+                .spawn(async move { inner.shared.peek(&wanted, quota).await });
+            // A look decides nothing, so a failed one does not count as a failure of the limiter.
+            if let Ok(Ok(state)) = asked.await {
+                return Ok(state);
+            }
+        }
+        match self.inner.on_unavailable {
+            OnUnavailable::Local => self.inner.local.peek(bucket, quota).await,
+            OnUnavailable::Deny => Ok(None),
+        }
+    }
+
     fn sweep(&self) {
         self.inner.local.sweep();
     }

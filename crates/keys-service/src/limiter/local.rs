@@ -75,6 +75,10 @@ impl RateLimiter for LocalLimiter {
         Ok(self.counters(bucket, quota).take(bucket, quota, cost))
     }
 
+    async fn peek(&self, bucket: &Bucket, quota: Quota) -> Result<Option<Decision>, LimiterError> {
+        Ok(Some(self.counters(bucket, quota).peek(bucket, quota)))
+    }
+
     fn sweep(&self) {
         let all: Vec<_> = self.by_quota.read().values().cloned().collect();
         for counters in all {
@@ -136,6 +140,15 @@ impl Counters {
             remaining: remaining(quota, reset),
             reset,
             retry_after,
+        }
+    }
+
+    fn peek(&self, bucket: &Bucket, quota: Quota) -> Decision {
+        let reset = self.buckets.until_full(bucket, self.clock.now());
+        Decision {
+            remaining: remaining(quota, reset),
+            reset,
+            ..Decision::allowed(bucket.limit.clone(), quota)
         }
     }
 
@@ -340,6 +353,30 @@ mod tests {
         clock.0.store(6_000, Ordering::Relaxed);
         assert!(take().await.allowed);
         assert!(!take().await.allowed);
+    }
+
+    #[tokio::test]
+    async fn looking_at_a_bucket_takes_nothing() {
+        let clock = Arc::new(Manual::default());
+        let limiter = LocalLimiter::new(clock.clone());
+        let bucket = bucket([10, 0, 0, 1]);
+        let peek = async || {
+            let peeked = limiter.peek(&bucket, ten_a_minute()).await;
+            peeked.unwrap().unwrap()
+        };
+        assert_eq!(
+            (peek().await.remaining, peek().await.reset),
+            (10, Duration::ZERO)
+        );
+        for _ in 0..3 {
+            limiter.take(&bucket, ten_a_minute(), ONE).await.unwrap();
+        }
+        for _ in 0..20 {
+            assert_eq!(peek().await.remaining, 7);
+        }
+        assert_eq!(peek().await.reset, Duration::from_secs(18));
+        clock.0.store(6_000, Ordering::Relaxed);
+        assert_eq!(peek().await.remaining, 8);
     }
 
     #[tokio::test]

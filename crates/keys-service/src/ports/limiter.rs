@@ -115,6 +115,12 @@ pub trait RateLimiter: Send + Sync + 'static {
         cost: NonZeroU32,
     ) -> Result<Decision, LimiterError>;
 
+    /// Returns the state of `bucket` without taking from it. `None` if the limiter cannot tell.
+    async fn peek(&self, bucket: &Bucket, quota: Quota) -> Result<Option<Decision>, LimiterError> {
+        let _ = (bucket, quota);
+        Ok(None)
+    }
+
     /// Removes buckets that are full again. Called periodically.
     fn sweep(&self) {}
 
