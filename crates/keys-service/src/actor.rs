@@ -134,6 +134,11 @@ impl Actor {
         }
     }
 
+    /// Returns whether the actor is the owner of the machine or the embedding program.
+    pub(crate) fn is_system(&self) -> bool {
+        matches!(self.authority, Authority::Trusted)
+    }
+
     /// Returns whether the actor may change accounts, and records that belong to no account.
     pub(crate) fn may_administer(&self) -> bool {
         match &self.authority {

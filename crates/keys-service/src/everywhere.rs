@@ -11,7 +11,8 @@ use crate::service::KeyService;
 #[derive(Debug, Clone, Copy)]
 #[must_use]
 pub struct Effective {
-    commit: Commit,
+    /// `None` if it is not known, because the change was made by an earlier attempt.
+    commit: Option<Commit>,
     /// Time on the monotonic clock.
     deadline: Duration,
     by: Timestamp,
@@ -37,9 +38,18 @@ impl KeyService {
     /// Returns the propagation of a commit. Call it as soon as the transaction is known to be
     /// committed.
     pub(crate) fn effective(&self, commit: Commit) -> Effective {
+        Effective {
+            commit: Some(commit),
+            ..self.effective_already()
+        }
+    }
+
+    /// Returns the propagation of a change that was committed by an earlier attempt, at most a
+    /// moment ago.
+    pub(crate) fn effective_already(&self) -> Effective {
         let bound = allowed_for_clocks(REVOCATION_BOUND.max(self.inner.grace));
         Effective {
-            commit,
+            commit: None,
             deadline: self.inner.clock.elapsed() + bound,
             by: self.now().saturating_add(bound),
         }
@@ -58,11 +68,12 @@ impl KeyService {
             if left.is_zero() {
                 return effective.by;
             }
+            let Some(commit) = &effective.commit else {
+                tokio::time::sleep(left).await;
+                continue;
+            };
             let silence = silence_max(self.inner.grace);
-            let asked = self
-                .inner
-                .store
-                .is_seen_everywhere(&effective.commit, silence);
+            let asked = self.inner.store.is_seen_everywhere(commit, silence);
             match tokio::time::timeout(left, asked).await {
                 Ok(Ok(true)) => return self.now(),
                 // If the store cannot tell, the wait takes its full time.

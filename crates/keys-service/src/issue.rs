@@ -297,7 +297,8 @@ impl From<ChangeError> for IssueError {
             ChangeError::Store(error) => Self::Store(error),
             error @ (ChangeError::ExternalIdTaken
             | ChangeError::AccountUnreadable { .. }
-            | ChangeError::LastOperator) => Self::Store(StoreError::Unexpected(error.into())),
+            | ChangeError::LastOperator
+            | ChangeError::KeyChanged) => Self::Store(StoreError::Unexpected(error.into())),
         }
     }
 }
@@ -563,23 +564,33 @@ fn narrow(mut draft: KeyDraft, parent: &ApiKey) -> Result<KeyDraft, IssueField> 
 /// A new key as it is stored, sealed, for a repetition of the request that created it. See
 /// [`answer`] before you change a member, also one of [`ApiKey`].
 #[derive(Serialize, Deserialize)]
-struct SealedKey {
+pub(crate) struct SealedKey {
     secret: Zeroizing<String>,
     key: ApiKey,
 }
 
 impl SealedKey {
     fn write(issued: &Issued) -> Result<Zeroizing<Vec<u8>>, StoreError> {
-        answer::write(&Self {
-            secret: Zeroizing::new(issued.secret.expose().to_owned()),
-            key: issued.key.clone(),
-        })
+        answer::write(&Self::from(issued))
     }
 
     fn read(answer: &[u8]) -> Result<Issued, ReserveError> {
-        let Self { secret, key } = answer::read(answer)?;
-        let secret = SecretKey::parse(&secret).map_err(|_| unreadable())?;
+        Ok(answer::read::<Self>(answer)?.issued()?)
+    }
+
+    pub(crate) fn issued(self) -> Result<Issued, StoreError> {
+        let secret = SecretKey::parse(&self.secret).map_err(|_| unreadable())?;
+        let key = self.key;
         Ok(Issued { key, secret })
+    }
+}
+
+impl From<&Issued> for SealedKey {
+    fn from(issued: &Issued) -> Self {
+        Self {
+            secret: Zeroizing::new(issued.secret.expose().to_owned()),
+            key: issued.key.clone(),
+        }
     }
 }
 

@@ -13,6 +13,7 @@
 //! | revoking keys | [`KeyService::revoke_key`], [`KeyService::revoke_keys`] |
 //! | ending sessions | [`KeyService::end_sessions`] |
 //! | operator keys | [`KeyService::set_operator_scopes`] |
+//! | replacing a key by a new one | [`KeyService::rotate_key`] |
 //! | accounts | [`KeyService::create_account`] |
 //! | repetition of a create without creating a second record | [`KeyDraft::idempotent`] |
 //!
@@ -41,10 +42,12 @@ mod operators;
 pub mod ports;
 mod replay;
 mod revoke;
+mod rotate;
 mod service;
 mod setters;
 mod usage;
 mod verify;
+mod whoami;
 
 pub use account::{AccountError, AccountPage, NewAccount};
 pub use actor::{Actor, Identity};
@@ -66,7 +69,9 @@ pub use manage::RevokeError;
 pub use memory::MemoryStore;
 pub use operators::LastOperator;
 pub use revoke::Revoked;
+pub use rotate::{OWN_ROTATION_GRACE_MIN, ROTATION_GRACE_MAX, RotateError, Rotated, Rotation};
 pub use service::{CacheState, GRACE_MAX, KeyService, KeyServiceBuilder};
 pub use verify::{
     Freshness, Verdict, VerdictCode, VerifiedAccount, VerifiedKey, VerifyError, VerifyRequest,
 };
+pub use whoami::{LimitSource, LimitState};

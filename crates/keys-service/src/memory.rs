@@ -19,10 +19,10 @@ use tokio::time::{Instant, sleep_until};
 use crate::ports::{
     AccountPatch, AccountQuery, Accounts, Authority, CHAIN_MAX, CHANGES_MAX, Change, ChangeError,
     ChangeFeed, ChangeLog, Changed, Changes, Commit, Completion, ENDED_SESSIONS_KEPT, FoundKey,
-    Idempotency, KeyListing, KeyManagement, KeyOwner, KeyPage, KeySelection, KeyUse, KeyUses, Keys,
-    ListPosition, ListedKeys, Maintenance, NewKey, Others, POLL_INTERVAL, Page, Place,
-    REMAINING_MAX, REVOKED_MAX, Readers, Readiness, Reservation, Reserved, RevokedKeys, Selected,
-    StoreError, UnreadableKey, day_of,
+    Idempotency, KeyListing, KeyManagement, KeyOwner, KeyPage, KeyRotation, KeySelection, KeyUse,
+    KeyUses, Keys, ListPosition, ListedKeys, Maintenance, NewKey, Others, POLL_INTERVAL, Page,
+    Place, REMAINING_MAX, REVOKED_MAX, Readers, Readiness, Reservation, Reserved, RevokedKeys,
+    Selected, StoreError, UnreadableKey, day_of,
 };
 
 /// Time for which changes are kept for feeds.
@@ -217,6 +217,29 @@ impl State {
         }
     }
 
+    fn check_new(&self, new: &NewKey) -> Result<(), StoreError> {
+        let digest = (new.digest.pepper, *new.digest.digest.as_bytes());
+        if self.keys.contains_key(&new.key.id) || self.digests.contains_key(&digest) {
+            return Err(unexpected("a key of this id or digest exists"));
+        }
+        if (new.key.kind == KeyKind::Operator) != new.key.account_id.is_none() {
+            return Err(unexpected("exactly operator keys have no account"));
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, new: &NewKey, change: &Change) {
+        let id = new.key.id;
+        let digest = (new.digest.pepper, *new.digest.digest.as_bytes());
+        self.digests.insert(digest, id);
+        self.owned.entry(new.key.account_id).or_default().push(id);
+        let row = KeyRow {
+            details: new.details(change),
+            pepper: new.digest.pepper,
+        };
+        self.keys.insert(id, row);
+    }
+
     fn listed(&self, owner: KeyOwner) -> impl Iterator<Item = &ApiKey> {
         let account_id = match owner {
             KeyOwner::Account(id) => Some(id),
@@ -395,24 +418,12 @@ impl Keys for MemoryStore {
             key.check_caller(caller)?;
         }
         state.check_admission(&key, change.at)?;
-        let id = key.key.id;
-        let digest = (key.digest.pepper, *key.digest.digest.as_bytes());
-        if state.keys.contains_key(&id) || state.digests.contains_key(&digest) {
-            return Err(unexpected("a key of this id or digest exists").into());
-        }
-        if (key.key.kind == KeyKind::Operator) != key.key.account_id.is_none() {
-            return Err(unexpected("exactly operator keys have no account").into());
-        }
+        state.check_new(&key)?;
         state.check_completion(&change)?;
 
-        state.digests.insert(digest, id);
-        state.owned.entry(key.key.account_id).or_default().push(id);
-        let row = KeyRow {
-            details: key.details(&change),
-            pepper: key.digest.pepper,
-        };
-        state.keys.insert(id, row);
-        state.record(change, AuditAction::KeyCreated, AuditSubject::Key(id));
+        state.add(&key, &change);
+        let subject = AuditSubject::Key(key.key.id);
+        state.record(change, AuditAction::KeyCreated, subject);
         Ok(())
     }
 
@@ -567,6 +578,46 @@ impl KeyManagement for MemoryStore {
         state.record(change, AuditAction::KeyUpdated, AuditSubject::Key(id));
         self.woken.send_replace(());
         Ok(Some(commit))
+    }
+
+    async fn rotate_key(
+        &self,
+        rotation: KeyRotation,
+        change: Change,
+    ) -> Result<(Option<KeyId>, Commit), ChangeError> {
+        let mut state = self.state.lock();
+        if let Some(caller) = state.caller(&change)? {
+            rotation.new.check_caller(caller)?;
+        }
+        state.check_admission(&rotation.new, change.at)?;
+        let details = |id: &KeyId| state.keys.get(id).map(|row| row.details.clone());
+        let old = details(&rotation.old)
+            .filter(|old| old.version() == rotation.version)
+            .ok_or(ChangeError::KeyChanged)?;
+        let oldest = rotation.oldest.as_ref().and_then(details);
+        state.check_new(&rotation.new)?;
+        state.check_completion(&change)?;
+
+        state.add(&rotation.new, &change);
+        let ended = oldest.and_then(|oldest| rotation.superseded(oldest, &change));
+        let ended_id = ended.as_ref().map(|key| key.key.id);
+        let mut commit = state.log.note(change.at, Changed::Key(rotation.old));
+        if let Some(id) = ended_id {
+            commit = state.log.note(change.at, Changed::Key(id));
+        }
+        for changed in ended.into_iter().chain([rotation.replaced(old, &change)]) {
+            if let Some(row) = state.keys.get_mut(&changed.key.id) {
+                row.details = changed;
+            }
+        }
+        state.audit.push(rotation.created_event(&change));
+        if let Some(id) = ended_id {
+            state.audit.push(rotation.ended_event(id, &change));
+        }
+        let subject = AuditSubject::Key(rotation.old);
+        state.record(change, AuditAction::KeyRotated, subject);
+        self.woken.send_replace(());
+        Ok((ended_id, commit))
     }
 }
 

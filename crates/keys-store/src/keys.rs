@@ -145,7 +145,8 @@ fn held_for(new: &NewKey, change: &Change) -> Option<Held> {
     })
 }
 
-async fn insert_in(
+/// Adds a key in the open transaction, with its audit event and the idempotent answer.
+pub(crate) async fn insert_in(
     connection: &mut Connection,
     row: NewKeyRow,
     event: EventRow,
@@ -169,7 +170,7 @@ async fn insert_in(
 }
 
 /// Checks whether the key may be created.
-async fn admit(
+pub(crate) async fn admit(
     connection: &mut Connection,
     opened: Opened,
     new: &NewKey,

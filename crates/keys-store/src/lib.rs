@@ -57,6 +57,7 @@ mod options;
 mod postgres;
 mod purpose;
 mod revocations;
+mod rotation;
 mod rows;
 mod scan;
 mod schema;

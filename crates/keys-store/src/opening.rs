@@ -18,6 +18,8 @@ pub(crate) struct Opening {
     /// The key to be changed. Locked, together with the caller's, in the order of their
     /// identifiers.
     pub(crate) key: Option<DbId>,
+    /// Another key to be changed, locked in the same way. Only beside the first one.
+    pub(crate) other_key: Option<DbId>,
     /// The caller's key. Locked against changes, and read.
     pub(crate) caller: Option<DbId>,
     /// The caller's account, if it is not the one that is locked. Read.
@@ -73,12 +75,19 @@ impl Opening {
         Self {
             account: account.map(|id| DbId(id.as_uuid())),
             key: key.map(|id| DbId(id.as_uuid())),
+            other_key: None,
             caller: caller.map(|caller| DbId(caller.key_id.as_uuid())),
             caller_account: callers_own
                 .filter(|own| account != Some(*own))
                 .map(|id| DbId(id.as_uuid())),
             counted_at: None,
         }
+    }
+
+    /// Locks another key as well.
+    pub(crate) fn also(mut self, key: Option<KeyId>) -> Self {
+        self.other_key = key.map(|id| DbId(id.as_uuid()));
+        self
     }
 
     /// Counts the usable keys of the account, if that costs no round trip.

@@ -15,8 +15,8 @@ use keys_core::{
 use keys_service::ports::{
     AccountEntry, AccountPatch, AccountQuery, Accounts, BoxFuture, Change, ChangeError, ChangeFeed,
     ChangeLog, Commit, FoundKey, Idempotency, KeyListing, KeyManagement, KeyOwner, KeyPage,
-    KeySelection, KeyUse, KeyUses, Keys, ListedKeys, Maintenance, NewKey, Readiness, Reservation,
-    Reserved, RevokedKeys, StoreError, UnreadableKey,
+    KeyRotation, KeySelection, KeyUse, KeyUses, Keys, ListedKeys, Maintenance, NewKey, Readiness,
+    Reservation, Reserved, RevokedKeys, StoreError, UnreadableKey,
 };
 use tokio::runtime::Handle;
 
@@ -36,7 +36,7 @@ use crate::tls::TlsError;
 use crate::url::{DatabaseUrl, Location};
 #[cfg(feature = "postgres")]
 use crate::wake::Waker;
-use crate::{accounts, idempotency, keys, lists, management, revocations, sweep};
+use crate::{accounts, idempotency, keys, lists, management, revocations, rotation, sweep};
 
 /// Time limit of looking keys up in PostgreSQL. Callers do not wait much longer, and a connection
 /// whose other end vanished must not be waited for when the database is back.
@@ -522,6 +522,15 @@ impl KeyManagement for Store {
             change,
         ))
         .await
+    }
+
+    async fn rotate_key(
+        &self,
+        rotation: KeyRotation,
+        change: Change,
+    ) -> Result<(Option<KeyId>, Commit), ChangeError> {
+        self.change(rotation::rotate(self.pools(), rotation, change))
+            .await
     }
 }
 

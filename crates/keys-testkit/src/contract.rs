@@ -27,6 +27,7 @@ mod idempotency;
 mod keys;
 mod lists;
 mod revocations;
+mod rotation;
 mod steps;
 
 pub use accepted::*;
@@ -40,6 +41,7 @@ pub use idempotency::*;
 pub use keys::*;
 pub use lists::*;
 pub use revocations::*;
+pub use rotation::*;
 
 /// Creates one test of each case of the contract.
 ///
@@ -159,6 +161,18 @@ macro_rules! store_contract {
             nothing_happens_once_an_accepted_caller_is_refused
             accepted_callers_revoke_one_another
 
+            // Rotation.
+            rotation_of_a_key_that_has_changed_is_refused
+            rotation_is_refused_with_its_caller_or_account
+            rotated_key_and_its_successor_know_of_each_other
+            rotated_key_never_ends_later_than_before
+            third_key_of_a_chain_ends_the_first_at_once
+            rotation_needs_no_free_slot
+            one_of_many_concurrent_rotations_wins
+            rotations_and_revocations_along_a_chain_do_not_deadlock
+            rotation_completes_its_reservation
+            rotation_is_in_the_feed
+
             // Idempotent answers.
             one_of_many_concurrent_reservations_is_new
             reservation_under_way_is_pending_for_others
@@ -210,6 +224,7 @@ macro_rules! store_audit_contract {
 
             every_change_leaves_its_trace
             trace_names_the_caller
+            rotation_leaves_a_trace_of_each_key
             refused_changes_leave_no_trace
             what_changes_no_record_leaves_no_trace
             concurrent_changes_leave_one_trace_each
@@ -320,6 +335,7 @@ mod tests {
             include_str!("contract/keys.rs"),
             include_str!("contract/lists.rs"),
             include_str!("contract/revocations.rs"),
+            include_str!("contract/rotation.rs"),
         ]
         .concat();
         let mut count = 0;

@@ -11,8 +11,8 @@ use keys_core::{
 use keys_service::ports::{
     AccountEntry, AccountPatch, AccountQuery, Accounts, BoxFuture, Change, ChangeError, ChangeFeed,
     ChangeLog, Commit, FoundKey, Idempotency, KeyListing, KeyManagement, KeyOwner, KeyPage,
-    KeySelection, KeyStore, KeyUse, KeyUses, Keys, ListedKeys, Maintenance, NewKey, Readiness,
-    Reservation, Reserved, RevokedKeys, StoreError, UnreadableKey,
+    KeyRotation, KeySelection, KeyStore, KeyUse, KeyUses, Keys, ListedKeys, Maintenance, NewKey,
+    Readiness, Reservation, Reserved, RevokedKeys, StoreError, UnreadableKey,
 };
 
 /// A store that answers as `T` says.
@@ -143,6 +143,10 @@ overridable! {
             keeps_an_operator: bool,
             change: Change
         ) -> Result<Option<Commit>, ChangeError>;
+        [before_change] rotate_key(
+            rotation: KeyRotation,
+            change: Change
+        ) -> Result<(Option<KeyId>, Commit), ChangeError>;
     }
     KeyUses {
         [before_upkeep] record_uses(uses: Vec<KeyUse>) -> Result<Vec<KeyId>, StoreError>;

@@ -122,7 +122,10 @@ mod tests {
         let reason = Some(RevocationReason::Leaked);
         acknowledged.note(second(201), key(201), reason);
         let replayed = acknowledged.to_replay(second(200), second(205));
-        assert_eq!((replayed.len(), replayed.last()), (4, Some(&(key(201), reason))));
+        assert_eq!(
+            (replayed.len(), replayed.last()),
+            (4, Some(&(key(201), reason)))
+        );
     }
 
     #[test]

@@ -48,6 +48,9 @@ pub enum ChangeError {
     /// No usable operator key with `operators:write` would be left.
     #[error("this is the last usable operator key with operators:write")]
     LastOperator,
+    /// The key is no longer as it was when the change was made up. Read it again.
+    #[error("the key has changed meanwhile")]
+    KeyChanged,
     /// Another attempt under the same `Idempotency-Key` took over.
     #[error("another attempt took over")]
     Superseded,

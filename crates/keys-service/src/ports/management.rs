@@ -9,6 +9,7 @@ use super::errors::{ChangeError, StoreError};
 use super::keys::UnreadableKey;
 use super::lists::{KeyListing, ListedKeys};
 use super::revocations::{KeySelection, RevokedKeys};
+use super::rotation::KeyRotation;
 
 /// Keys as management sees them, with everything that is stored about them.
 #[async_trait]
@@ -67,4 +68,19 @@ pub trait KeyManagement: Send + Sync + 'static {
         keeps_an_operator: bool,
         change: Change,
     ) -> Result<Option<Commit>, ChangeError>;
+
+    /// Replaces a key by a new one, as [`KeyRotation`] says, in one transaction: the account is
+    /// locked and admitted, the new key is added, the old one gets its end and its successor, and
+    /// the oldest key of the chain is revoked if it is still usable at `change.at`. The cap does
+    /// not apply. Audit actions `key.rotated` for the old key, `key.created` for the new one, and
+    /// `key.revoked` for the oldest one. Returns the oldest key if it was revoked.
+    ///
+    /// # Errors
+    /// [`ChangeError::KeyChanged`] if the old key does not have the given version, among the errors
+    /// of other changes. Nothing is changed then.
+    async fn rotate_key(
+        &self,
+        rotation: KeyRotation,
+        change: Change,
+    ) -> Result<(Option<KeyId>, Commit), ChangeError>;
 }

@@ -34,6 +34,7 @@ mod maintenance;
 mod management;
 mod readers;
 mod revocations;
+mod rotation;
 mod store;
 mod uses;
 
@@ -58,5 +59,6 @@ pub use maintenance::{BoxFuture, ENDED_SESSIONS_KEPT, Maintenance, Readiness};
 pub use management::KeyManagement;
 pub use readers::{Place, Readers};
 pub use revocations::{CHAIN_MAX, KeySelection, REMAINING_MAX, REVOKED_MAX, RevokedKeys, Selected};
+pub use rotation::KeyRotation;
 pub use store::KeyStore;
 pub use uses::{KeyUse, KeyUses};

@@ -119,7 +119,8 @@ pub(crate) async fn open(
         let (Some(key), caller) = (opening.key, opening.caller) else {
             return if_wanted(opening.caller, |id| key_for_share(connection, id)).await;
         };
-        let ids = iter::once(key).chain(caller).collect();
+        let others = opening.other_key.into_iter().chain(caller);
+        let ids = iter::once(key).chain(others).collect();
         let locked = lock_keys(connection, ids).await?;
         let mut locked = locked.into_iter();
         Ok(locked.find_map(|(id, row)| (Some(id) == caller).then_some(row)))

@@ -2,7 +2,8 @@ use std::sync::Arc;
 
 use keys_core::{AuditAction, AuditActor, AuditEvent, AuditSubject, KeyKind, Revocation};
 use keys_service::ports::{
-    AccountPatch, Caller, Change, Completion, KeySelection, KeyStore, KeyUse, Reservation,
+    AccountPatch, Caller, Change, Completion, KeyRotation, KeySelection, KeyStore, KeyUse,
+    Reservation,
 };
 
 use super::steps::at_once;
@@ -125,6 +126,57 @@ pub async fn trace_names_the_caller(audited: AuditedStore) {
     trail.sort_by_key(|event| (event.at, event.id));
     expected.sort_by_key(|event| (event.at, event.id));
     assert_eq!(trail, expected);
+}
+
+/// A rotation leaves an event of the old key, one of the new key, and one of the end of the oldest
+/// key.
+pub async fn rotation_leaves_a_trace_of_each_key(audited: AuditedStore) {
+    let store = &*audited.store;
+    let account = an_account().build();
+    store
+        .insert_account(account.clone(), a_change().build())
+        .await
+        .unwrap();
+    let session = a_key().session_of(&account).build_new();
+    let first = a_key().of(&account).build_new();
+    for key in [&session, &first] {
+        store
+            .insert_key(key.clone(), a_change().build())
+            .await
+            .unwrap();
+    }
+    let mut caller = a_caller(&session.key);
+    caller.address = Some("192.0.2.9".parse().unwrap());
+    let mut last = first.key.id;
+    let mut oldest = None;
+    for number in 1..=2 {
+        let before = store.find_key(last).await.unwrap().unwrap().unwrap();
+        let new = a_key().of(&account).build_new();
+        let new_id = new.key.id;
+        let events = [an_event_id(), an_event_id()];
+        let rotation = KeyRotation::new(&before, new, noon_plus(600), events);
+        let change = a_change().at(noon_plus(number)).by(&caller).build();
+        let about = AuditSubject::Key;
+        let mut expected = vec![change.event(AuditAction::KeyRotated, about(last))];
+        let mut created = change.event(AuditAction::KeyCreated, about(new_id));
+        created.id = events[0];
+        expected.push(created);
+        if let Some(oldest) = oldest {
+            let mut ended = change.event(AuditAction::KeyRevoked, about(oldest));
+            ended.id = events[1];
+            ended.reason = Some("superseded".to_owned());
+            expected.push(ended);
+        }
+        store.rotate_key(rotation, change).await.unwrap();
+        let mut left = audited.trail();
+        left.retain(|event| event.at == noon_plus(number));
+        for events in [&mut left, &mut expected] {
+            events.sort_by_key(|event| event.id);
+        }
+        assert_eq!(left, expected);
+        assert!(left.iter().all(|event| event.address == caller.address));
+        (oldest, last) = (Some(last), new_id);
+    }
 }
 
 /// A refused change leaves no event.
