@@ -36,3 +36,6 @@ impl<'a> From<&'a FieldError> for FieldView<'a> {
         }
     }
 }
+
+/// Expectation on the time that a rotated key stays usable.
+pub(crate) const GRACE: &str = "must be a whole number from 0 to 604800";

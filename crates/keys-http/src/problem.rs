@@ -16,6 +16,9 @@ struct Problem<'a> {
     status: u16,
     code: &'a str,
     detail: &'a str,
+    /// Present only if a key was rotated already.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    successor: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     errors: Vec<FieldView<'a>>,
 }
@@ -33,6 +36,7 @@ pub(crate) fn render_as(status: StatusCode, rejection: &Rejection) -> HttpRespon
             status: status.as_u16(),
             code: rejection.code(),
             detail: &rejection.message(),
+            successor: rejection.successor().map(|id| id.to_string()),
             errors: rejection.fields().iter().map(FieldView::from).collect(),
         })
 }

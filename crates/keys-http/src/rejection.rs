@@ -8,7 +8,7 @@ use std::time::Duration;
 use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{ALLOW, HeaderMap, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
-use keys_core::Denial;
+use keys_core::{Denial, KeyId};
 use keys_service::ports::Decision;
 
 use crate::field_error::FieldError;
@@ -96,6 +96,17 @@ pub enum Rejection {
     },
     /// No usable operator key with `operators:write` would be left.
     LastOperatorKey,
+    /// The key may do more than the credential of its account that was presented.
+    ExceedsCaller,
+    /// The key was revoked or has expired.
+    KeyEnded,
+    /// The key is disabled.
+    KeyDisabled,
+    /// The key was rotated before.
+    KeyRotated {
+        /// The key that replaced it.
+        successor: KeyId,
+    },
     /// The `Idempotency-Key` was used with another body.
     IdempotencyBodyDiffers,
     /// The first request with this `Idempotency-Key` is still under way.
@@ -158,6 +169,10 @@ impl Rejection {
             Self::ExternalIdTaken => (StatusCode::CONFLICT, "external_id_taken"),
             Self::LastOperatorKey => (StatusCode::CONFLICT, "last_operator_key"),
             Self::KeyLimitReached { .. } => (StatusCode::FORBIDDEN, "key_limit_reached"),
+            Self::ExceedsCaller => (StatusCode::FORBIDDEN, "exceeds_caller"),
+            Self::KeyEnded => (StatusCode::CONFLICT, "key_ended"),
+            Self::KeyDisabled => (StatusCode::CONFLICT, "key_disabled"),
+            Self::KeyRotated { .. } => (StatusCode::CONFLICT, "key_rotated"),
             Self::IdempotencyBodyDiffers => {
                 (StatusCode::UNPROCESSABLE_ENTITY, "idempotency_body_differs")
             }
@@ -210,6 +225,13 @@ impl Rejection {
             Self::KeyLimitReached { max } => {
                 return format!("Maximum {max} API keys per account").into();
             }
+            Self::ExceedsCaller => "The API key may do more than the credential that was presented",
+            Self::KeyEnded => "The API key was revoked or has expired",
+            Self::KeyDisabled => "The API key is disabled",
+            Self::KeyRotated { successor } => {
+                return format!("The API key was rotated already, its successor is {successor}")
+                    .into();
+            }
             Self::IdempotencyBodyDiffers => "This Idempotency-Key was used with another body",
             Self::IdempotencyInFlight { .. } => {
                 "A request with this Idempotency-Key is still in flight"
@@ -233,6 +255,15 @@ impl Rejection {
             )]
             .into(),
             _ => Cow::Borrowed(&[]),
+        }
+    }
+
+    /// Returns the key that replaced the one of the request, if that is why it is refused.
+    #[must_use]
+    pub fn successor(&self) -> Option<KeyId> {
+        match self {
+            Self::KeyRotated { successor } => Some(*successor),
+            _ => None,
         }
     }
 
@@ -382,6 +413,12 @@ mod tests {
             Rejection::ExternalIdTaken,
             Rejection::LastOperatorKey,
             Rejection::KeyLimitReached { max: 10 },
+            Rejection::ExceedsCaller,
+            Rejection::KeyEnded,
+            Rejection::KeyDisabled,
+            Rejection::KeyRotated {
+                successor: "AZt5bdYAcqeCoRtJcgohFA".parse().unwrap(),
+            },
             Rejection::IdempotencyBodyDiffers,
             Rejection::IdempotencyInFlight {
                 retry_after: Duration::ZERO,

@@ -10,9 +10,9 @@ use keys_service::{Actor, KeyService, ManagementPolicy, Requirement};
 use crate::api::Api;
 use crate::fallback;
 use crate::guard::{Authenticated, RequireManager};
-use crate::limits;
 use crate::mount::Mount;
 use crate::rejection::{Rejection, Render};
+use crate::{key_expires, limits};
 
 /// Text in place of the name of a key whose row cannot be read.
 pub(crate) const UNREADABLE: &str = "(unreadable)";
@@ -100,6 +100,7 @@ impl Surface {
         if let Some(decision) = &decision {
             limits::show(decision, response.headers_mut());
         }
+        key_expires::show(identity.key.expires_at, response.headers_mut());
         response
     }
 

@@ -1,4 +1,5 @@
-//! The management surface: `/v1`, `snake_case`, errors of RFC 9457.
+//! The management surface: `/v1`, `snake_case`, errors of RFC 9457. For operators, and for accounts
+//! that manage their own keys.
 
 mod create_account;
 mod create_operator_key;
@@ -18,14 +19,17 @@ mod revocation;
 mod revoke_key;
 mod revoke_keys;
 mod revoke_operator_key;
+mod rotate_key;
 mod shared;
 mod update_account;
 mod view;
+mod whoami;
 
 use actix_web::dev::HttpServiceFactory;
 use actix_web::http::header::CACHE_CONTROL;
 use actix_web::middleware::DefaultHeaders;
 use actix_web::web;
+use keys_core::KeyKind;
 use keys_core::OperatorScope::{
     self, AccountsRead, AccountsWrite, KeysRead, KeysWrite, OperatorsRead, OperatorsWrite,
     SessionsRead, SessionsWrite,
@@ -47,7 +51,9 @@ use self::read_operator_key::read_operator_key;
 use self::revoke_key::revoke_key;
 use self::revoke_keys::revoke_keys;
 use self::revoke_operator_key::revoke_operator_key;
+use self::rotate_key::{rotate_key, rotate_own_key};
 use self::update_account::update_account;
+use self::whoami::{revoke, whoami};
 use crate::api::Api;
 use crate::guard::RequireManager;
 use crate::{fallback, problem};
@@ -128,6 +134,22 @@ pub(crate) fn scope(api: &Api) -> impl HttpServiceFactory + use<> {
                 .to(revoke_operator_key)
                 .wrap(requires(&[OperatorsWrite])),
         );
+    // Any credential of these kinds, on any plan and with any scopes.
+    let holds = |kinds: &[KeyKind]| {
+        let mut requirement = Requirement::account_holder();
+        requirement.kinds = kinds.to_vec();
+        RequireManager::new(api, requirement)
+    };
+    let rotate = resource("/keys/{key_id}/rotate", "POST")
+        .route(web::post().to(rotate_key).wrap(manages_keys(KeysWrite)));
+    let own = resource("/whoami", "DELETE, GET, HEAD")
+        .route(fallback::read().to(whoami).wrap(holds(&KeyKind::ALL)))
+        .route(web::delete().to(revoke).wrap(holds(&KeyKind::ALL)));
+    let rotate_own = resource("/whoami/rotate", "POST").route(
+        web::post()
+            .to(rotate_own_key)
+            .wrap(holds(&[KeyKind::Account])),
+    );
     web::scope("/v1")
         .wrap(DefaultHeaders::new().add((CACHE_CONTROL, "no-store")))
         .app_data(web::Data::new(api.clone()))
@@ -141,5 +163,8 @@ pub(crate) fn scope(api: &Api) -> impl HttpServiceFactory + use<> {
         .service(key)
         .service(operator_keys)
         .service(operator_key)
+        .service(rotate)
+        .service(own)
+        .service(rotate_own)
         .default_service(web::to(fallback::unknown_path_in(problem::render)))
 }

@@ -38,18 +38,28 @@ pub(super) async fn manage_keys(
     operation: Operation,
     work: impl AsyncFnOnce(Actor) -> Result<HttpResponse, Rejection>,
 ) -> HttpResponse {
+    counted(api, identity, operation, async || {
+        work(key_manager(api, identity, operation)?).await
+    })
+    .await
+}
+
+/// Runs `work` if the limit of the account for `operation` permits it. The answer has the headers
+/// of the limit in both cases. Operators have no limit.
+pub(super) async fn counted(
+    api: &Api,
+    identity: &Identity,
+    operation: Operation,
+    work: impl AsyncFnOnce() -> Result<HttpResponse, Rejection>,
+) -> HttpResponse {
     let decision = match api.service().count_operation(identity, operation).await {
         Ok(decision) => decision,
         Err(error) => return answer(Err(error.into())),
     };
-    let result = match &decision {
+    let mut response = answer(match &decision {
         Some(decision) if !decision.allowed => Err(Rejection::RateLimited(decision.clone())),
-        _ => match key_manager(api, identity, operation) {
-            Ok(actor) => work(actor).await,
-            Err(rejection) => Err(rejection),
-        },
-    };
-    let mut response = answer(result);
+        _ => work().await,
+    });
     if let Some(decision) = &decision {
         limits::show(decision, response.headers_mut());
     }

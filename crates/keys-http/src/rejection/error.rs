@@ -2,13 +2,14 @@
 
 use std::error::Error;
 
-use keys_core::chain;
+use keys_core::{Denial, chain};
 use keys_service::ports::{LimiterError, StoreError};
 use keys_service::{
-    AccountError, EntropyError, IdempotencyError, IssueError, RevokeError, VerifyError,
+    AccountError, EntropyError, IdempotencyError, IssueError, RevokeError, RotateError, VerifyError,
 };
 
 use super::Rejection;
+use crate::field_error::{FieldError, GRACE};
 
 // The conversions below are where errors end: each is logged here, once, with its causes.
 
@@ -96,6 +97,35 @@ impl From<RevokeError> for Rejection {
             RevokeError::Store(error) => error.into(),
             error => unexpected(&error),
         }
+    }
+}
+
+impl From<RotateError> for Rejection {
+    fn from(error: RotateError) -> Self {
+        let (field, message) = match error {
+            RotateError::GraceTooLong => ("grace_seconds", GRACE),
+            RotateError::GraceTooShort => (
+                "grace_seconds",
+                "must be at least 60 for a key that rotates itself",
+            ),
+            RotateError::ExpiryNotInFuture => ("expires_at", "must be in the future"),
+            RotateError::ExpiryTooLate => {
+                ("expires_at", "must not be later than the expiry of the key")
+            }
+            RotateError::ExceedsCaller(_) => return Self::ExceedsCaller,
+            RotateError::CallerDenied(denial) => return Self::denied(denial),
+            RotateError::NotFound => return Self::KeyNotFound,
+            RotateError::Unreadable => return Self::forbidden(Denial::Unreadable),
+            RotateError::Ended => return Self::KeyEnded,
+            RotateError::Disabled => return Self::KeyDisabled,
+            RotateError::Rotated { successor } => return Self::KeyRotated { successor },
+            RotateError::AccountDenied(denial) => return Self::forbidden(denial),
+            RotateError::Idempotency(error) => return error.into(),
+            RotateError::Entropy(error) => return error.into(),
+            RotateError::Store(error) => return error.into(),
+            error => return unexpected(&error),
+        };
+        Self::Invalid(vec![FieldError::new(field, message)])
     }
 }
 

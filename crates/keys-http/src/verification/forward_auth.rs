@@ -20,6 +20,7 @@ use crate::client_address::client_address;
 use crate::field_error::FieldError;
 use crate::fields::Faults;
 use crate::guard::admit;
+use crate::key_expires::KEY_EXPIRES;
 use crate::query::Query;
 use crate::rejection::{CredentialFault, Rejection};
 use crate::{limits, problem, unknown};
@@ -187,6 +188,9 @@ fn granted(key: &VerifiedKey, decision: Option<&Decision>) -> Result<Response<Bo
             let encoded = utf8_percent_encode(external_id.as_str(), UNSAFE);
             put(headers, X_ACCOUNT_EXTERNAL_ID, encoded.to_string())?;
         }
+    }
+    if let Some(expires_at) = key.expires_at() {
+        put(headers, KEY_EXPIRES, expires_at.to_http_date())?;
     }
     if let Some(decision) = decision {
         limits::show(decision, headers);

@@ -45,6 +45,8 @@ mod management_operators;
 mod management_revocations;
 mod management_scopes;
 mod management_sessions;
+mod rotate;
+mod whoami;
 
 mod at_rest;
 mod bodies;

@@ -84,6 +84,9 @@ fn resources() -> Vec<(&'static str, &'static str, Value)> {
         ("/v1/keys/revoke", "POST", problem.clone()),
         ("/v1/operator-keys", "GET, HEAD, POST", problem.clone()),
         ("/v1/operator-keys/x", "DELETE, GET, HEAD", problem.clone()),
+        ("/v1/keys/x/rotate", "POST", problem.clone()),
+        ("/v1/whoami", "DELETE, GET, HEAD", problem.clone()),
+        ("/v1/whoami/rotate", "POST", problem.clone()),
         ("/livez", "GET, HEAD", problem.clone()),
         ("/readyz", "GET, HEAD", problem),
     ]
@@ -132,6 +135,7 @@ async fn head_is_get_without_a_body(place: Place) {
         ("/v1/accounts/x", world.operator()),
         ("/v1/operator-keys?limit=1", world.operator()),
         ("/v1/operator-keys/x", world.operator()),
+        ("/v1/whoami", world.operator()),
         ("/v1/auth?scope=", &key),
         ("/livez", ""),
         ("/readyz", ""),
