@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::builder::TypedValueParser;
 use clap::error::ErrorKind;
@@ -11,6 +12,7 @@ use keys_core::{
     Metadata, OperatorScope, PlanName, RevocationNote, RevocationReason, Scope, ShownPrefix,
     Timestamp,
 };
+use keys_service::ROTATION_GRACE_MAX;
 use keys_service::ports::{KeyOrder, NAME_PART_MAX_CHARS};
 
 #[expect(clippy::doc_markdown, reason = "the text is shown in a terminal")]
@@ -173,6 +175,26 @@ pub(crate) enum KeyCommand {
     },
     /// List keys that have not ended, newest first.
     List(Box<KeyListArguments>),
+    /// Replace a key by a new one and print the new one, once. The old one stays usable for a
+    /// while.
+    #[command(after_help = "\
+Examples:
+  keys-server key rotate AaIABCM-dSGDm6wuiBf6VA
+  keys-server key rotate AaIABCM-dSGDm6wuiBf6VA --grace 7d --json")]
+    Rotate {
+        /// Id of the key (not the key itself).
+        #[arg(value_parser = KeyIdParser)]
+        id: KeyId,
+        /// Time for which the old key stays usable, as 90s, 30m, 1h or 7d, at most 7d. 0 ends it at
+        /// once.
+        #[arg(long, value_name = "TIME", default_value = "1h", value_parser = grace)]
+        grace: Duration,
+        /// Expiry of the new key, as 2027-12-31T23:59:59Z. Default: that of the old key.
+        #[arg(long, value_name = "TIME", value_parser = Timestamp::parse_rfc3339)]
+        expires: Option<Timestamp>,
+        #[command(flatten)]
+        output: Output,
+    },
     /// Show everything about a key of any kind but its secret.
     Show {
         /// Id of the key (not the key itself).
@@ -344,6 +366,25 @@ fn metadata(text: &str) -> Result<(String, String), String> {
     Ok((pair.0.to_owned(), pair.1.to_owned()))
 }
 
+/// Parses the time for which a rotated key stays usable.
+fn grace(text: &str) -> Result<Duration, &'static str> {
+    const EXPECTED: &str = "not a time from 0 to 7d, such as 90s, 30m, 1h or 7d";
+    let unit = text.trim_start_matches(|c: char| c.is_ascii_digit());
+    let number = &text[..text.len() - unit.len()];
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3_600,
+        "d" => 86_400,
+        "" if number == "0" => 0,
+        _ => return Err(EXPECTED),
+    };
+    let number: u64 = number.parse().map_err(|_| EXPECTED)?;
+    let time = number.checked_mul(seconds).map(Duration::from_secs);
+    time.filter(|time| *time <= ROTATION_GRACE_MAX)
+        .ok_or(EXPECTED)
+}
+
 /// Parses the id of a key. The usual error message would repeat the argument, which may be a key
 /// that was pasted by mistake.
 #[derive(Debug, Clone, Copy)]
@@ -411,6 +452,38 @@ mod tests {
             .find(|argument| argument.get_id() == "scopes");
         let help = scope.and_then(clap::Arg::get_help).expect("it has help");
         assert_eq!(scopes_in(&help.to_string()), all);
+    }
+
+    #[test]
+    fn grace_is_a_number_with_a_unit_up_to_a_week() {
+        for (text, seconds) in [
+            ("0", 0),
+            ("0s", 0),
+            ("90s", 90),
+            ("30m", 1_800),
+            ("1h", 3_600),
+            ("007d", 604_800),
+        ] {
+            assert_eq!(grace(text), Ok(Duration::from_secs(seconds)), "{text}");
+        }
+        for text in [
+            "",
+            "h",
+            "1",
+            "00",
+            "1 h",
+            "1w",
+            "-1h",
+            "+1h",
+            "1.5h",
+            "8d",
+            "604801s",
+            "1hh",
+            "99999999999999999999s",
+            "18446744073709551615d",
+        ] {
+            assert!(grace(text).is_err(), "{text:?}");
+        }
     }
 
     #[test]

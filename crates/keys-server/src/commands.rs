@@ -12,7 +12,8 @@ use keys_service::ports::{
 };
 use keys_service::{
     AccountError, Actor, FindKeysError, FoundKeys, IssueError, IssueField, Issued, KeyDraft,
-    KeyService, LastOperator, NewAccount, OperatorKeyDraft, RevokeError, Revoked,
+    KeyService, LastOperator, NewAccount, OperatorKeyDraft, RevokeError, Revoked, RotateError,
+    Rotation,
 };
 use serde_json::{Value, json};
 
@@ -253,6 +254,34 @@ async fn key(command: KeyCommand, settings: &Settings) -> anyhow::Result<()> {
             let now = service.now();
             print(output, &output::key_sheet(&details, now), || {
                 output::key_details(&details, now)
+            })
+        }
+        KeyCommand::Rotate {
+            id,
+            grace,
+            expires,
+            output,
+        } => {
+            let rotation = Rotation::new(id).grace(grace).expires_at(expires);
+            let service = open::open(settings).await?.service;
+            let rotated = service
+                .rotate_key(&Actor::system(), rotation)
+                .await
+                .map_err(|error| match error {
+                    RotateError::ExpiryNotInFuture => at_fault("--expires", error),
+                    RotateError::NotFound
+                    | RotateError::Unreadable
+                    | RotateError::Ended
+                    | RotateError::Disabled
+                    | RotateError::Rotated { .. }
+                    | RotateError::AccountDenied(_) => {
+                        anyhow::Error::new(error).context(id.to_string())
+                    }
+                    error => error.into(),
+                })
+                .context("the key was not rotated")?;
+            print(output, rotated.issued.secret.expose(), || {
+                output::rotated(&rotated)
             })
         }
         KeyCommand::Revoke {

@@ -6,8 +6,8 @@ use comfy_table::{ContentArrangement, Table, presets};
 use keys_core::{
     Account, ApiKey, KeyDetails, RevocationNote, RevocationReason, Timestamp, escaped,
 };
-use keys_service::FoundKeys;
 use keys_service::ports::AccountEntry;
+use keys_service::{FoundKeys, Rotated};
 use keys_store::RowFault;
 use serde_json::{Value, json};
 
@@ -156,6 +156,15 @@ pub(crate) fn key_sheet(details: &KeyDetails, now: Timestamp) -> String {
         (!text.is_empty()).then(|| format!("{name:<14}  {}", escaped(&text)))
     });
     lines.collect::<Vec<_>>().join("\n")
+}
+
+/// Returns a key that was rotated: the new key with its secret, and the end of the old one.
+pub(crate) fn rotated(rotated: &Rotated) -> Value {
+    let mut value = key(&rotated.issued.key);
+    value["key"] = rotated.issued.secret.expose().into();
+    value["predecessor"] = rotated.predecessor.to_string().into();
+    value["predecessor_ends_at"] = rotated.predecessor_ends_at.to_string().into();
+    value
 }
 
 /// Text in place of a value that cannot be read.

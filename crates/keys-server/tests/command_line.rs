@@ -48,6 +48,7 @@ on_both_databases![
     scopes_are_given_to_operator_keys,
     sessions_are_ended,
     the_last_operator_key_is_kept,
+    a_key_is_rotated_once_and_the_new_one_is_printed,
     a_schema_that_is_missing_is_refused_where_it_may_not_be_made,
     account_create_prints_the_bare_id,
     accounts_are_listed_in_aligned_columns,
@@ -665,6 +666,78 @@ fn sessions_are_ended(place: Place) {
     assert_eq!(ended, json!({ "revoked": 0, "remaining": 0 }));
 }
 
+fn a_key_is_rotated_once_and_the_new_one_is_printed(place: Place) {
+    let program = Program::new(place);
+    let account = program.account("pro");
+    let create = [
+        "key",
+        "create",
+        "--json",
+        "--account",
+        &account,
+        "--prefix",
+        "acme",
+        "--name",
+        "CI",
+        "--ip",
+        "10.0.0.0/8",
+        "--scope",
+        "a",
+    ];
+    let old = program.run(&create).succeeded().json();
+    let id = old["id"].as_str().unwrap();
+    program
+        .run(&["key", "rotate", UNKNOWN_ID])
+        .refused(1, &[UNKNOWN_ID, "no such key"]);
+    program
+        .run(&["key", "rotate", id, "--expires", "2020-01-01T00:00:00Z"])
+        .refused(1, &["--expires", "future"]);
+
+    let rotate = ["key", "rotate", id, "--grace", "7d", "--json"];
+    let new = program.run(&rotate).succeeded().json();
+    let secret = new["key"].as_str().unwrap();
+    SecretKey::parse(secret).unwrap();
+    let expected = json!({
+        "id": new["id"],
+        "kind": "account",
+        "account_id": account,
+        "name": "CI",
+        "key": secret,
+        "key_prefix": secret[..12],
+        "allowed_ips": ["10.0.0.0/8"],
+        "scopes": ["a"],
+        "expires_at": null,
+        "last_used_at": null,
+        "created_at": new["created_at"],
+        "predecessor": id,
+        "predecessor_ends_at": new["predecessor_ends_at"],
+    });
+    assert_eq!(new, expected);
+    assert!(secret.starts_with("acme_"), "{secret}");
+    assert_ne!(new["id"], old["id"]);
+    let id_of_new = new["id"].as_str().unwrap();
+    program
+        .run(&["key", "rotate", id])
+        .refused(1, &[id, "rotated already", id_of_new]);
+    let listed = program.keys(&["--account", &account]);
+    assert_eq!(listed[0]["expires_at"], json!(null));
+    assert_eq!(listed[1]["expires_at"], new["predecessor_ends_at"]);
+
+    // The secret alone. The key before it ends at once, and so does the first of the chain.
+    let third = program.line(&["key", "rotate", id_of_new, "--grace", "0"]);
+    SecretKey::parse(&third).unwrap();
+    assert_eq!(program.keys(&["--account", &account]).len(), 1);
+    program
+        .run(&["key", "rotate", id_of_new])
+        .refused(1, &[id_of_new, "rotated already"]);
+
+    program.line(&["operator-key", "create", "--name", "ops"]);
+    let operator = program.keys(&["--operators"])[0]["id"].clone();
+    let rotated = program.line(&["key", "rotate", operator.as_str().unwrap(), "--grace", "1m"]);
+    assert!(rotated.starts_with("operator_"), "{rotated}");
+    assert_eq!(program.keys(&["--operators"]).len(), 2);
+}
+
 fn refusals_name_the_argument_at_fault(place: Place) {
     let program = Program::new(place);
     let free = program.account("free");
@@ -813,6 +886,14 @@ fn wrong_usage_names_the_argument_at_fault(place: Place) {
             "--operators",
         ),
         ("key list --operators --limit x", "--limit"),
+        ("key rotate", "ID"),
+        ("key rotate x", "ID"),
+        ("key rotate AAAAAAAAAAAAAAAAAAAAAA --grace 1", "--grace"),
+        ("key rotate AAAAAAAAAAAAAAAAAAAAAA --grace 8d", "--grace"),
+        (
+            "key rotate AAAAAAAAAAAAAAAAAAAAAA --expires tomorrow",
+            "--expires",
+        ),
         ("key revoke", "ID"),
         ("key revoke x", "ID"),
         ("completions", "SHELL"),
@@ -938,6 +1019,7 @@ fn every_use_of_keys() -> Vec<Vec<&'static str>> {
         "account set-plan --plan pro --account AAAAAAAAAAAAAAAAAAAAAA",
         "key create --account AAAAAAAAAAAAAAAAAAAAAA",
         "key list --operators",
+        "key rotate AAAAAAAAAAAAAAAAAAAAAA",
         "key revoke AAAAAAAAAAAAAAAAAAAAAA",
     ]
     .into_iter()
