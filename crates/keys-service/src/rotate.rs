@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keys_core::{
-    ApiKey, Denial, IssuePolicy, KeyDetails, KeyId, KeyKind, KeyStatus, SecretKey, Timestamp,
+    ApiKey, Denial, IssuePolicy, KeyDetails, KeyId, KeyKind, KeyStatus, RevocationReason,
+    SecretKey, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::actor::{Actor, Identity};
 use crate::answer;
-use crate::cache::lease::nanos;
 use crate::entropy::EntropyError;
 use crate::everywhere::Effective;
 use crate::idempotency::{Attempt, IdempotencyError, Idempotent, ReserveError};
@@ -331,9 +331,7 @@ impl KeyService {
         cache.key_made(&digest);
         let ends_now = (ends_at <= at).then_some(old.key.id);
         for id in ended.into_iter().chain(ends_now) {
-            let now = nanos(self.inner.clock.elapsed());
-            self.inner.acknowledged.note(now, id);
-            cache.key_revoked(id);
+            cache.key_revoked_here(id, Some(RevocationReason::Superseded));
         }
         if ends_now.is_none() {
             cache.key_changed(old.key.id);

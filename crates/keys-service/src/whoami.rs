@@ -1,12 +1,11 @@
 //! The view of a credential by its own holder, and its end.
 
-use keys_core::{LimitName, LimitPer, Operation, Quota};
+use keys_core::{KeyKind, LimitName, LimitPer, Operation, Quota, Revocation, RevocationReason};
 
 use crate::actor::{Actor, Identity};
-use crate::cache::lease::nanos;
 use crate::everywhere::Effective;
 use crate::manage::RevokeError;
-use crate::ports::{Bucket, Decision, Subject};
+use crate::ports::{Bucket, Decision, KeySelection, Subject};
 use crate::service::KeyService;
 
 /// The origin of a limit.
@@ -130,6 +129,10 @@ impl KeyService {
     /// propagated to all instances. `None` if it was revoked meanwhile. Possession is enough,
     /// whichever credentials may [manage](Self::manager) keys.
     ///
+    /// A finder of a key can do this as well as its owner, so an account's key is revoked as
+    /// [leaked](RevocationReason::Leaked), with its successors and all keys that they made. A
+    /// session or an operator key is revoked alone.
+    ///
     /// # Errors
     /// See [`RevokeError`].
     pub async fn revoke_own_key(
@@ -138,16 +141,17 @@ impl KeyService {
     ) -> Result<Option<Effective>, RevokeError> {
         let id = identity.key.id;
         let by = Actor::credential(identity, None);
-        let change = self.change(&by, self.now(), None)?;
-        let Some(commit) = self.inner.store.revoke_key(None, id, change).await? else {
-            self.inner.cache.key_changed(id);
-            return Ok(None);
+        let reason = match identity.key.kind {
+            KeyKind::Account => Some(RevocationReason::Leaked),
+            KeyKind::Operator => None,
+            KeyKind::Session => {
+                let revocation = Revocation::default();
+                return self.revoke_one(&by, None, id, revocation).await;
+            }
         };
-        let effective = self.effective(commit);
-        let now = nanos(self.inner.clock.elapsed());
-        self.inner.acknowledged.note(now, id);
-        // Before the answer: from then on this instance must refuse the key.
-        self.inner.cache.key_revoked(id);
-        Ok(Some(effective))
+        let selection = KeySelection::ids([id]);
+        let revocation = Revocation::new(reason);
+        let revoked = self.revoke_living(&by, id, selection, revocation).await?;
+        Ok(revoked.and_then(|revoked| revoked.effective))
     }
 }
