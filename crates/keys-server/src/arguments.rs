@@ -307,7 +307,7 @@ pub(crate) struct KeyListArguments {
     /// List only keys with this value in their metadata. Repeat for more. Needs an account.
     #[arg(long, value_name = "NAME=VALUE", value_parser = metadata)]
     pub metadata: Vec<(String, String)>,
-    /// Order: created_at, last_used_at or expires_at, with - in front for the reverse.
+    /// Order: `created_at`, `last_used_at` or `expires_at`, with - in front for the reverse.
     #[arg(long, value_name = "ORDER", allow_hyphen_values = true)]
     pub sort: Option<KeyOrder>,
     /// Maximum number of entries.

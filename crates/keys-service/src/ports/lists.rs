@@ -326,8 +326,8 @@ impl KeyQuery {
             self.order(),
         );
         let digest: [u8; 32] = Sha256::digest(text).into();
-        let [a, b, c, d, e, f, g, h, ..] = digest;
-        u64::from_be_bytes([a, b, c, d, e, f, g, h])
+        let start = digest.first_chunk().copied();
+        u64::from_be_bytes(start.unwrap_or_default())
     }
 
     /// Returns the cursor of the page after `position`. The filter by external identifier must have
@@ -464,7 +464,8 @@ pub struct UnknownKeyOrder;
 pub fn day_of(time: Timestamp) -> i32 {
     const MICROS_PER_DAY: i64 = 86_400_000_000;
     let day = time.unix_micros().div_euclid(MICROS_PER_DAY);
-    i32::try_from(day).expect("every time is within ten thousand years")
+    // Every time is within ten thousand years, so this never fails.
+    i32::try_from(day).unwrap_or(i32::MAX)
 }
 
 /// The place of a key in a list. The list continues with the keys after it, whether or not the key

@@ -52,8 +52,8 @@ async fn add(store: &dyn KeyStore, key: KeyBuilder, edit: impl FnOnce(&mut NewKe
     add_key(store, new).await
 }
 
-fn order(name: &str) -> Option<KeyOrder> {
-    Some(name.parse().expect("tests name known orders"))
+fn order(name: &str) -> KeyOrder {
+    name.parse().expect("tests name known orders")
 }
 
 async fn used(store: &dyn KeyStore, key: &ApiKey, at: Timestamp) {
@@ -132,7 +132,7 @@ pub async fn pages_are_stable_while_keys_come_and_go(store: Arc<dyn KeyStore>) {
                 add(&*store, a_key().of(&other), |_| {}).await;
             }
             let query = KeyQuery::new(5)
-                .sort(order(name))
+                .sort(Some(order(name)))
                 .account(is_of_account.then_some(account.id));
             let (mut seen, mut after) = (Vec::new(), None);
             loop {
@@ -191,7 +191,7 @@ pub async fn listed_pages_join_to_the_whole_list(store: Arc<dyn KeyStore>) {
                 .filter(|status| *status != KeyStatus::Revoked || name.ends_with("created_at"));
             let query = |limit| {
                 KeyQuery::new(limit)
-                    .sort(order(name))
+                    .sort(Some(order(name)))
                     .account(account)
                     .statuses(statuses.clone())
             };
@@ -207,7 +207,7 @@ pub async fn listed_pages_join_to_the_whole_list(store: Arc<dyn KeyStore>) {
             }
         }
     }
-    let forward = ids(&*store, &KeyQuery::new(100).sort(order("created_at"))).await;
+    let forward = ids(&*store, &KeyQuery::new(100).sort(Some(order("created_at")))).await;
     let mut backward = ids(&*store, &KeyQuery::new(100)).await;
     backward.reverse();
     assert_eq!(forward, backward);
@@ -233,9 +233,9 @@ pub async fn keys_without_the_value_have_their_place(store: Arc<dyn KeyStore>) {
         ] {
             let expected = expected.map(|key| key.id);
             let query = KeyQuery::new(2).account(account);
-            let found = ids(&*store, &query.clone().sort(order(name))).await;
+            let found = ids(&*store, &query.clone().sort(Some(order(name)))).await;
             assert_eq!(found, expected, "{name}");
-            let mut found = ids(&*store, &query.sort(order(&format!("-{name}")))).await;
+            let mut found = ids(&*store, &query.sort(Some(order(&format!("-{name}"))))).await;
             found.reverse();
             assert_eq!(found, expected, "-{name}");
         }
@@ -243,7 +243,11 @@ pub async fn keys_without_the_value_have_their_place(store: Arc<dyn KeyStore>) {
     // A later use moves a key, and an earlier one does not.
     used(&*store, &never, noon_plus(DAY)).await;
     used(&*store, &late, noon_plus(-9 * DAY)).await;
-    let found = ids(&*store, &KeyQuery::new(10).sort(order("-last_used_at"))).await;
+    let found = ids(
+        &*store,
+        &KeyQuery::new(10).sort(Some(order("-last_used_at"))),
+    )
+    .await;
     assert_eq!(found, [&never, &late, &early, &unused].map(|key| key.id));
 }
 
