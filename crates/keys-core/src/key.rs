@@ -150,25 +150,7 @@ impl ApiKey {
             KeyKind::Session => {
                 (lacks_scopes && !self.scopes.is_empty()).then_some(ExceededBound::Scopes)
             }
-            KeyKind::Account => {
-                let is_later = self
-                    .expires_at
-                    .is_some_and(|limit| new.expires_at.is_none_or(|wanted| wanted > limit));
-                let outside = if new.allowed_networks.is_unrestricted() {
-                    (!self.allowed_networks.is_unrestricted()).then_some(0)
-                } else {
-                    new.allowed_networks.first_outside(&self.allowed_networks)
-                };
-                if is_later {
-                    Some(ExceededBound::ExpiresAt)
-                } else if let Some(index) = outside {
-                    Some(ExceededBound::AllowedNetworks(index))
-                } else if lacks_scopes {
-                    Some(ExceededBound::Scopes)
-                } else {
-                    (!self.limits.covers(new.limits)).then_some(ExceededBound::Limits)
-                }
-            }
+            KeyKind::Account => self.bounds().exceeded_by(new),
         }
     }
 }
@@ -188,6 +170,31 @@ pub struct KeyBounds<'a> {
     pub scopes: &'a ScopeSet,
     /// Its own limits.
     pub limits: &'a KeyLimits,
+}
+
+impl KeyBounds<'_> {
+    /// Returns the first bound in which `inner` exceeds these: the expiry, then the addresses, the
+    /// scopes and the limits.
+    #[must_use]
+    pub fn exceeded_by(&self, inner: &KeyBounds<'_>) -> Option<ExceededBound> {
+        let is_later = self
+            .expires_at
+            .is_some_and(|limit| inner.expires_at.is_none_or(|wanted| wanted > limit));
+        let outside = if inner.allowed_networks.is_unrestricted() {
+            (!self.allowed_networks.is_unrestricted()).then_some(0)
+        } else {
+            inner.allowed_networks.first_outside(self.allowed_networks)
+        };
+        if is_later {
+            Some(ExceededBound::ExpiresAt)
+        } else if let Some(index) = outside {
+            Some(ExceededBound::AllowedNetworks(index))
+        } else if !self.scopes.covers(inner.scopes) {
+            Some(ExceededBound::Scopes)
+        } else {
+            (!self.limits.covers(inner.limits)).then_some(ExceededBound::Limits)
+        }
+    }
 }
 
 /// A bound in which a new key exceeds the key that creates it.

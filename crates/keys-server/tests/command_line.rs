@@ -1274,11 +1274,15 @@ fn every_command_has_a_help_text_and_no_other_command_does() {
         "key create",
         "key list",
         "key revoke",
+        "key rotate",
         "key show",
         "migrate",
         "operator-key",
         "operator-key create",
+        "operator-key set-scopes",
         "serve",
+        "session",
+        "session end",
     ];
     assert!(found.iter().eq(expected.iter()), "{found:?}");
     assert!(!program.folder().join("data").exists());
@@ -1343,7 +1347,8 @@ async fn first_operator_key_is_in_a_file_for_its_owner_and_in_no_log() {
     let ran = server.command(["key", "list", "--operators", "--json"]);
     let listed: Value = serde_json::from_slice(&ran.stdout).unwrap();
     assert_eq!(listed.as_array().unwrap().len(), 1);
-    let revoked = server.command(["key", "revoke", listed[0]["id"].as_str().unwrap()]);
+    let id = listed[0]["id"].as_str().unwrap();
+    let revoked = server.command(["key", "revoke", id, "--force"]);
     assert!(revoked.status.success());
     assert!(server.stop().success());
     server.start_again().await;

@@ -105,13 +105,13 @@ impl Actor {
         }
     }
 
-    /// Returns the scopes of the operator key that acts, as they were when it was accepted.
-    pub(crate) fn operator_scopes(&self) -> Option<&ScopeSet> {
+    /// Returns the operator key that acts, as it was when it was accepted.
+    pub(crate) fn operator_key(&self) -> Option<&ApiKey> {
         match &self.authority {
             Authority::Caller(caller) if caller.kind == KeyKind::Operator => {
-                caller.accepted.as_ref().map(|stored| &stored.key.scopes)
+                caller.accepted.as_ref().map(|stored| &stored.key)
             }
-            Authority::Caller(_) | Authority::Trusted => None,
+            _ => None,
         }
     }
 

@@ -380,7 +380,8 @@ impl KeyService {
         self.issue(by, template, draft.idempotent).await
     }
 
-    /// Issues a key to an operator. An operator gives no scope that its own key lacks.
+    /// Issues a key to an operator. The key of an operator gives no scope that it lacks, no address
+    /// outside its own list, and no expiry after its own. Open fields are inherited from it.
     ///
     /// # Errors
     /// See [`IssueError`].
@@ -392,10 +393,10 @@ impl KeyService {
         if !by.may_administer() {
             return Err(IssueError::CallerDenied(Denial::KindNotAllowed));
         }
-        let held = by.operator_scopes();
-        if held.is_some_and(|held| !held.covers(&draft.scopes)) {
-            return Err(IssueError::ExceedsCreator(IssueField::Scopes));
-        }
+        let draft = match by.operator_key() {
+            Some(creator) => within_operator(draft, creator).map_err(IssueError::ExceedsCreator)?,
+            None => draft,
+        };
         let by = &by.giving(&draft.scopes);
         let template = Template {
             kind: KeyKind::Operator,
@@ -529,6 +530,27 @@ impl Inherited {
             IssueField::Limits => self.limits,
             IssueField::Prefix | IssueField::Ttl => false,
         }
+    }
+}
+
+/// Applies the bounds of the operator key that creates it to a draft. Open fields are inherited.
+fn within_operator(
+    mut draft: OperatorKeyDraft,
+    creator: &ApiKey,
+) -> Result<OperatorKeyDraft, IssueField> {
+    draft.expires_at = draft.expires_at.or(creator.expires_at);
+    if draft.allowed_networks.is_unrestricted() {
+        draft.allowed_networks = creator.allowed_networks.clone();
+    }
+    let bounds = KeyBounds {
+        expires_at: draft.expires_at,
+        allowed_networks: &draft.allowed_networks,
+        scopes: &draft.scopes,
+        limits: &KeyLimits::default(),
+    };
+    match creator.bounds().exceeded_by(&bounds) {
+        Some(bound) => Err(bound.into()),
+        None => Ok(draft),
     }
 }
 

@@ -229,7 +229,9 @@ impl KeyService {
     }
 
     /// Revokes a selection that consists of one key. `None`, and no key is revoked, if that one is
-    /// revoked already, so that what it made is not touched a second time.
+    /// revoked already, so that what it made is not touched a second time. A chain longer than one
+    /// transaction takes is revoked to its end by the service itself, because the key of the caller
+    /// may be in it.
     pub(crate) async fn revoke_living(
         &self,
         by: &Actor,
@@ -245,9 +247,24 @@ impl KeyService {
         if !is_living {
             return Ok(None);
         }
-        let revoked = self.revoke_selected(by, selection, revocation).await?;
-        // A concurrent call may have revoked it.
-        Ok(revoked.keys.contains(&id).then_some(revoked))
+        let first = self.revoke_selected(by, selection.clone(), revocation.clone());
+        let mut revoked = first.await?;
+        if !revoked.keys.contains(&id) {
+            // A concurrent call has revoked it.
+            return Ok(None);
+        }
+        let rest = Actor::system();
+        while revoked.remaining > 0 {
+            let more = self.revoke_selected(&rest, selection.clone(), revocation.clone());
+            let more = more.await?;
+            revoked.remaining = more.remaining;
+            if more.keys.is_empty() {
+                break;
+            }
+            revoked.keys.extend(more.keys);
+            revoked.effective = more.effective.or(revoked.effective);
+        }
+        Ok(Some(revoked))
     }
 
     pub(crate) async fn revoke_one(

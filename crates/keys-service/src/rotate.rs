@@ -10,7 +10,7 @@ use keys_core::{
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use crate::actor::{Actor, Identity};
+use crate::actor::Actor;
 use crate::answer;
 use crate::entropy::EntropyError;
 use crate::everywhere::Effective;
@@ -230,26 +230,6 @@ impl KeyService {
             self.release(&attempt).await;
         }
         result
-    }
-
-    /// Rotates the account's key that `identity` holds. Possession is enough, whichever credentials
-    /// may [manage](Self::manager) keys. `rotation` must be that of this key.
-    ///
-    /// # Errors
-    /// See [`RotateError`].
-    pub async fn rotate_own_key(
-        &self,
-        identity: &Identity,
-        rotation: Rotation,
-    ) -> Result<Rotated, RotateError> {
-        if identity.key.kind != KeyKind::Account {
-            return Err(RotateError::CallerDenied(Denial::KindNotAllowed));
-        }
-        if identity.key.id != rotation.key_id {
-            return Err(RotateError::NotFound);
-        }
-        let by = Actor::credential(identity, None);
-        self.rotate_key(&by, rotation).await
     }
 
     /// Returns a key that `by` may rotate.

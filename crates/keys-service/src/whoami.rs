@@ -149,7 +149,7 @@ impl KeyService {
                 return self.revoke_one(&by, None, id, revocation).await;
             }
         };
-        let selection = KeySelection::ids([id]);
+        let selection = KeySelection::ids([id]).of_kind(identity.key.kind);
         let revocation = Revocation::new(reason);
         let revoked = self.revoke_living(&by, id, selection, revocation).await?;
         Ok(revoked.and_then(|revoked| revoked.effective))

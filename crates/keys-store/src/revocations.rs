@@ -75,7 +75,11 @@ async fn revoke_in(
         // are found now.
         found = find(connection, selection, is_leaked, now).await?;
     }
-    let Found { mut living, more } = found;
+    let Found {
+        mut living,
+        more,
+        is_cut,
+    } = found;
     let in_chain = living.len().saturating_sub(REVOKED_MAX);
     living.truncate(REVOKED_MAX);
     let ids: Vec<DbId> = living.iter().map(|target| target.id).collect();
@@ -86,7 +90,9 @@ async fn revoke_in(
     let remaining = if more {
         count(connection, selection, now).await?
     } else {
-        u64::try_from(in_chain).unwrap_or(REMAINING_MAX)
+        // Keys that were not visited may be among those that remain.
+        let unknown = usize::from(is_cut);
+        u64::try_from(in_chain.max(unknown)).unwrap_or(REMAINING_MAX)
     };
     let commit = if revoked.is_empty() {
         None
@@ -189,6 +195,8 @@ struct Found {
     living: Vec<Target>,
     /// Whether the selection has more of them.
     more: bool,
+    /// Whether a chain was not followed to its end.
+    is_cut: bool,
 }
 
 async fn find(
@@ -208,12 +216,17 @@ async fn find(
             Found {
                 living: living.copied().collect(),
                 more: false,
+                is_cut: false,
             }
         }
         None => {
             let living = selected(connection, selection, false, now, limit).await?;
             let more = living.len() > REVOKED_MAX;
-            Found { living, more }
+            Found {
+                living,
+                more,
+                is_cut: false,
+            }
         }
     };
     if is_leaked && found.living.len() <= REVOKED_MAX {
@@ -225,7 +238,7 @@ async fn find(
                 roots
             }
         };
-        follow(connection, roots, &mut found.living).await?;
+        found.is_cut = follow(connection, roots, &mut found.living).await?;
     }
     Ok(found)
 }
@@ -393,12 +406,13 @@ async fn count(
 
 /// Adds the successors of `roots` and the keys that they made, transitively and the nearest first,
 /// to `living`, as far as they are not revoked. Visits at most [`CHAIN_MAX`] keys, which bounds
-/// the number of statements as well, because each step visits at least one more.
+/// the number of statements as well, because each step visits at least one more. Returns whether
+/// there may be more.
 async fn follow(
     connection: &mut Connection,
     roots: Vec<Target>,
     living: &mut Vec<Target>,
-) -> Result<(), QueryError> {
+) -> Result<bool, QueryError> {
     let mut edge: Vec<DbId> = roots.iter().take(CHAIN_MAX).map(|root| root.id).collect();
     let mut visited: HashSet<DbId> = edge.iter().copied().collect();
     while !edge.is_empty() {
@@ -448,7 +462,7 @@ async fn follow(
         living.extend(next.iter().filter(|target| !target.is_revoked));
         edge = next.into_iter().map(|target| target.id).collect();
     }
-    Ok(())
+    Ok(visited.len() >= CHAIN_MAX)
 }
 
 /// Locks the accounts of keys and the keys, together with that of the caller, which it returns.

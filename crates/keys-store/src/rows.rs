@@ -227,7 +227,7 @@ pub(crate) struct WrittenKeyRow {
     created_at: DbTimestamp,
     pub(crate) disabled_at: Option<DbTimestamp>,
     subject: Option<String>,
-    limits: String,
+    pub(crate) limits: String,
 }
 
 impl From<&ApiKey> for WrittenKeyRow {

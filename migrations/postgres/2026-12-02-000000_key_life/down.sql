@@ -18,8 +18,10 @@ alter table api_key
     enable always trigger api_key_update_noted,
     enable always trigger api_key_identity_fixed;
 
--- A program that does not know that a key can be disabled would accept it.
-update api_key set revoked_at = now() where disabled_at is not null and revoked_at is null;
+-- A program that does not know of these columns would accept a disabled key, would not keep a key to its own limits, and
+-- would not keep the keys that a session makes to the scopes of the session.
+update api_key set revoked_at = now() where revoked_at is null
+    and (disabled_at is not null or limits <> '{}' or (kind = 3 and scopes <> '{}'));
 
 alter table api_key
     drop column disabled_at,

@@ -1,9 +1,11 @@
 drop trigger api_key_update_noted;
 drop trigger api_key_identity_fixed;
 
--- A program that does not know that a key can be disabled would accept it.
+-- A program that does not know of these columns would accept a disabled key, would not keep a key to its own limits, and
+-- would not keep the keys that a session makes to the scopes of the session.
 update api_key set revoked_at = cast(strftime('%s', 'now') as integer) * 1000000
-where disabled_at is not null and revoked_at is null;
+where revoked_at is null
+    and (disabled_at is not null or limits <> '{}' or (kind = 3 and scopes <> '[]'));
 
 alter table api_key drop column disabled_at;
 alter table api_key drop column subject;

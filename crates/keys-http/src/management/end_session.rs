@@ -21,6 +21,7 @@ pub(super) async fn end_session(
         let id = request.match_info().query("session_id").parse();
         let id = id.map_err(|_| Rejection::SessionNotFound)?;
         let revocation = revocation::read(&request, payload, &[]).await?;
+        revocation::check_scope(&identity, &revocation)?;
         let wait = Wait::of(&request)?;
         let actor = operator(&identity)?;
         let service = api.service();

@@ -21,6 +21,7 @@ pub(super) async fn end_sessions(
     let end = async || {
         let account = account_id(&request)?;
         let revocation = revocation::read(&request, payload, &[SUBJECT]).await?;
+        revocation::check_scope(&identity, &revocation)?;
         let wait = Wait::of(&request)?;
         let query = Query::parse(request.query_string());
         let mut faults = Faults::default();

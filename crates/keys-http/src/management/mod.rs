@@ -28,7 +28,7 @@ mod whoami;
 use actix_web::dev::HttpServiceFactory;
 use actix_web::http::header::CACHE_CONTROL;
 use actix_web::middleware::DefaultHeaders;
-use actix_web::web;
+use actix_web::{Resource, web};
 use keys_core::KeyKind;
 use keys_core::OperatorScope::{
     self, AccountsRead, AccountsWrite, KeysRead, KeysWrite, OperatorsRead, OperatorsWrite,
@@ -148,7 +148,7 @@ pub(crate) fn scope(api: &Api) -> impl HttpServiceFactory + use<> {
     let rotate_own = resource("/whoami/rotate", "POST").route(
         web::post()
             .to(rotate_own_key)
-            .wrap(holds(&[KeyKind::Account])),
+            .wrap(holds(&[KeyKind::Account]).without_recording()),
     );
     web::scope("/v1")
         .wrap(DefaultHeaders::new().add((CACHE_CONTROL, "no-store")))
@@ -159,6 +159,8 @@ pub(crate) fn scope(api: &Api) -> impl HttpServiceFactory + use<> {
         .service(session)
         .service(keys)
         .service(all_keys)
+        .service(unserved("/keys/verify"))
+        .service(unserved("/keys/verify-batch"))
         .service(revocations)
         .service(key)
         .service(operator_keys)
@@ -167,4 +169,10 @@ pub(crate) fn scope(api: &Api) -> impl HttpServiceFactory + use<> {
         .service(own)
         .service(rotate_own)
         .default_service(web::to(fallback::unknown_path_in(problem::render)))
+}
+
+/// Returns a path that is unknown. Where verification is served, its routes come before this scope.
+/// Otherwise these paths would be those of keys.
+fn unserved(path: &str) -> Resource {
+    web::resource(path).default_service(web::to(fallback::unknown_path_in(problem::render)))
 }

@@ -1,8 +1,8 @@
 //! Reason and note of a revocation, and the answer to one.
 
 use actix_web::{HttpRequest, HttpResponse, web};
-use keys_core::{Revocation, RevocationNote, RevocationReason};
-use keys_service::Revoked;
+use keys_core::{Denial, OperatorScope, Revocation, RevocationNote, RevocationReason, Scope};
+use keys_service::{Identity, Revoked};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -75,6 +75,17 @@ pub(super) fn revocation(
 fn expectation() -> String {
     let reasons = RevocationReason::ALL.map(RevocationReason::as_str);
     format!("must be one of {}", reasons.join(", "))
+}
+
+/// Checks that an operator may revoke for this reason: a leaked session or operator key takes the
+/// keys of accounts with it that it made.
+pub(super) fn check_scope(identity: &Identity, revocation: &Revocation) -> Result<(), Rejection> {
+    let needed = Scope::from(OperatorScope::KeysWrite);
+    if revocation.reason == Some(RevocationReason::Leaked) && !identity.key.scopes.contains(&needed)
+    {
+        return Err(Rejection::denied(Denial::InsufficientScope));
+    }
+    Ok(())
 }
 
 /// The number of keys that were revoked, and of those that are still to be.

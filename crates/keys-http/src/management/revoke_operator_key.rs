@@ -19,6 +19,7 @@ pub(super) async fn revoke_operator_key(
     let revoke = async || {
         let id = key_id(&request)?;
         let revocation = revocation::read(&request, payload, &[]).await?;
+        revocation::check_scope(&identity, &revocation)?;
         let wait = Wait::of(&request)?;
         let actor = operator(&identity)?;
         let revoked = api

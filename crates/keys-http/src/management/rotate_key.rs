@@ -8,7 +8,7 @@ use keys_service::{Rotated, Rotation};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::shared::{counted, key_id, manage_keys};
+use super::shared::{key_id, manage_keys};
 use super::view::RotatedView;
 use crate::api::Api;
 use crate::field_error::{FieldError, GRACE};
@@ -112,11 +112,10 @@ pub(super) async fn rotate_own_key(
     request: HttpRequest,
     payload: web::Payload,
 ) -> HttpResponse {
-    counted(&api, &identity, Operation::Create, async || {
+    manage_keys(&api, &identity, Operation::Create, async |actor| {
         let operation = "POST /v1/whoami/rotate".to_owned();
         let wish = Wish::read(&request, payload, identity.key.id, operation).await?;
-        let rotated = api.service().rotate_own_key(&identity, wish.rotation);
-        let rotated = rotated.await?;
+        let rotated = api.service().rotate_key(&actor, wish.rotation).await?;
         Ok(respond(&api, wish.wait, &rotated).await)
     })
     .await

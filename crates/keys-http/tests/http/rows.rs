@@ -102,7 +102,7 @@ impl<E: Exchange> Rows<'_, E> {
             "/",
             "/nothing",
             "/v1",
-            "/v1/keys",
+            "/v1/nothing",
             "/v1/accounts/a/b",
             "/v1/keys/verify/x",
             "/v1/auth/",

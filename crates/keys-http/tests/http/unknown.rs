@@ -100,7 +100,7 @@ async fn misspelt_members_are_refused_under_v1_with_the_name_that_was_meant() {
             &format!("{account}/sessions"),
             r#"{"ttl_seconds":60,"ttl":60}"#,
             "ttl",
-            "known are ttl_seconds",
+            "known are ttl_seconds, subject, scopes",
         ),
     ] {
         let request = Request::new(method, path).bearer(&operator).json(body);

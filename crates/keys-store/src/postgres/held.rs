@@ -89,6 +89,8 @@ impl QueryFragment<Pg> for Held {
         out.push_bind_param::<Nullable<Moment>, _>(&key.revoked_at)?;
         out.push_sql(" and caller.disabled_at is not distinct from ");
         out.push_bind_param::<Nullable<Moment>, _>(&key.disabled_at)?;
+        out.push_sql(" and caller.limits = ");
+        out.push_bind_param::<Text, _>(&key.limits)?;
         if let Some(max) = &self.listed_below {
             out.push_sql(" and counted.listed < ");
             out.push_bind_param::<BigInt, _>(max)?;

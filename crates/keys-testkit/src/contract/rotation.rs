@@ -310,7 +310,12 @@ pub async fn rotations_and_revocations_along_a_chain_do_not_deadlock(store: Arc<
         };
         let revokes = [first.id, second.key.id].map(|id| {
             let (store, change) = (store.clone(), a_change().by(&caller).build());
-            tokio::spawn(async move { store.revoke_key(None, id, Revocation::default(), change).await.map(drop) })
+            tokio::spawn(async move {
+                store
+                    .revoke_key(None, id, Revocation::default(), change)
+                    .await
+                    .map(drop)
+            })
         });
         for revoked in revokes {
             revoked
