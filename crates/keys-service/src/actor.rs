@@ -134,9 +134,15 @@ impl Actor {
         }
     }
 
-    /// Returns whether the actor is the owner of the machine or the embedding program.
-    pub(crate) fn is_system(&self) -> bool {
-        matches!(self.authority, Authority::Trusted)
+    /// Returns whether the actor may manage this key. An operator manages keys of accounts, and
+    /// neither operator keys nor sessions. An account's key or session manages those of its own
+    /// account.
+    pub(crate) fn may_manage(&self, key: &ApiKey) -> bool {
+        match (key.kind, key.account_id) {
+            (KeyKind::Account, Some(account)) => self.may_act_for(account),
+            (KeyKind::Operator, None) => self.is_trusted(),
+            _ => false,
+        }
     }
 
     /// Returns whether the actor may change accounts, and records that belong to no account.

@@ -204,10 +204,11 @@ impl KeyService {
         self.count(Subject::of_address(address), limit, quota).await
     }
 
-    /// Counts `operation` against the limit of the account behind `identity`: one bucket per
-    /// account and operation.
+    /// Counts `operation` against the limit of the account behind `identity`, one bucket per
+    /// account and operation, and against the key's own limit of that name.
     ///
-    /// `None` if there is no account or its plan has no limit for the operation.
+    /// `None` if there is no account, or neither its plan nor the key has a limit for the
+    /// operation.
     ///
     /// # Errors
     /// If the limiter cannot decide.
@@ -223,9 +224,11 @@ impl KeyService {
             Some(plan) => plan.quota(operation),
             None => Some(MISSING_PLAN_QUOTA),
         };
-        let Some(quota) = quota else { return Ok(None) };
-        let counted = self.count(Subject::Account(account.id), operation.limit_name(), quota);
-        counted.await.map(Some)
+        let limit = operation.limit_name();
+        let of_plan = quota.map(|quota| (Subject::Account(account.id), quota));
+        let own = identity.key.limits.get(&limit);
+        let of_key = own.map(|quota| (identity.key.id, quota));
+        self.take(&limit, of_plan, of_key, NonZeroU32::MIN).await
     }
 
     async fn count(

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use keys_core::{
     AccountId, AllowedNetworks, ApiKey, Denial, ExceededBound, ExternalId, IssuePolicy, KeyBounds,
-    KeyId, KeyKind, KeyLimits, KeyName, KeyPrefix, Metadata, ScopeSet, SecretKey, Timestamp,
+    KeyDetails, KeyId, KeyKind, KeyLimits, KeyName, KeyPrefix, KeyVersion, LimitName, Metadata,
+    ScopeSet, SecretKey, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -186,8 +187,20 @@ impl OperatorKeyDraft {
 pub struct Issued {
     /// The record.
     pub key: ApiKey,
+    /// Names and values of the host system.
+    pub metadata: Metadata,
     /// The secret. Show it once.
     pub secret: SecretKey,
+}
+
+impl Issued {
+    /// Returns the version of the key, as [`KeyDetails::version`] does until it is changed.
+    #[must_use]
+    pub fn version(&self) -> KeyVersion {
+        let mut details = KeyDetails::new(self.key.clone());
+        details.metadata.clone_from(&self.metadata);
+        details.version()
+    }
 }
 
 /// An invalid field of a draft.
@@ -235,6 +248,9 @@ pub enum IssueError {
     /// Its prefix is that of another kind of credential.
     #[error("the prefix is reserved for another kind of credential")]
     ReservedPrefix,
+    /// No plan has a limit of this name, so it would have no effect.
+    #[error("no plan has a limit named {0}")]
+    UnknownLimit(LimitName),
     /// This field exceeds the key that creates it: a later expiry, an address outside its list, a
     /// scope that it lacks, or a higher limit.
     #[error("a key cannot create a key that may do more than itself")]
@@ -277,6 +293,7 @@ impl IssueError {
             Self::ExpiryNotInFuture => Some(IssueField::ExpiresAt),
             Self::SessionTtl => Some(IssueField::Ttl),
             Self::ReservedPrefix => Some(IssueField::Prefix),
+            Self::UnknownLimit(_) => Some(IssueField::Limits),
             Self::ExceedsCreator(field) => Some(*field),
             _ => None,
         }
@@ -298,6 +315,8 @@ impl From<ChangeError> for IssueError {
             error @ (ChangeError::ExternalIdTaken
             | ChangeError::AccountUnreadable { .. }
             | ChangeError::LastOperator
+            | ChangeError::KeyEnded
+            | ChangeError::KeyInvalid(_)
             | ChangeError::KeyChanged) => Self::Store(StoreError::Unexpected(error.into())),
         }
     }
@@ -317,6 +336,9 @@ impl KeyService {
         }
         if is_reserved(&draft.prefix) {
             return Err(IssueError::ReservedPrefix);
+        }
+        if let Some(name) = self.unknown_limit(draft.limits.iter().map(|(name, _)| name)) {
+            return Err(IssueError::UnknownLimit(name));
         }
         let inherited = Inherited::by(&draft);
         let draft = match &by.parent {
@@ -496,7 +518,11 @@ impl Template {
         key.expires_at = self.expires_at;
         key.limits.clone_from(&self.limits);
         key.subject.clone_from(&self.subject);
-        Ok(Issued { key, secret })
+        Ok(Issued {
+            key,
+            metadata: self.metadata.clone(),
+            secret,
+        })
     }
 }
 
@@ -589,6 +615,8 @@ fn narrow(mut draft: KeyDraft, parent: &ApiKey) -> Result<KeyDraft, IssueField> 
 pub(crate) struct SealedKey {
     secret: Zeroizing<String>,
     key: ApiKey,
+    #[serde(default)]
+    metadata: Metadata,
 }
 
 impl SealedKey {
@@ -602,8 +630,11 @@ impl SealedKey {
 
     pub(crate) fn issued(self) -> Result<Issued, StoreError> {
         let secret = SecretKey::parse(&self.secret).map_err(|_| unreadable())?;
-        let key = self.key;
-        Ok(Issued { key, secret })
+        Ok(Issued {
+            key: self.key,
+            metadata: self.metadata,
+            secret,
+        })
     }
 }
 
@@ -612,6 +643,7 @@ impl From<&Issued> for SealedKey {
         Self {
             secret: Zeroizing::new(issued.secret.expose().to_owned()),
             key: issued.key.clone(),
+            metadata: issued.metadata.clone(),
         }
     }
 }

@@ -35,6 +35,7 @@ mod find;
 mod idempotency;
 mod issue;
 mod limiter;
+mod limits;
 mod manage;
 #[cfg(feature = "memory")]
 mod memory;
@@ -45,6 +46,7 @@ mod revoke;
 mod rotate;
 mod service;
 mod setters;
+mod update_key;
 mod usage;
 mod verify;
 mod whoami;
@@ -71,6 +73,7 @@ pub use operators::LastOperator;
 pub use revoke::Revoked;
 pub use rotate::{OWN_ROTATION_GRACE_MIN, ROTATION_GRACE_MAX, RotateError, Rotated, Rotation};
 pub use service::{CacheState, GRACE_MAX, KeyService, KeyServiceBuilder};
+pub use update_key::UpdateKeyError;
 pub use verify::{
     Freshness, Verdict, VerdictCode, VerifiedAccount, VerifiedKey, VerifyError, VerifyRequest,
 };

@@ -19,10 +19,10 @@ use tokio::time::{Instant, sleep_until};
 use crate::ports::{
     AccountPatch, AccountQuery, Accounts, Authority, CHAIN_MAX, CHANGES_MAX, Change, ChangeError,
     ChangeFeed, ChangeLog, Changed, Changes, Commit, Completion, ENDED_SESSIONS_KEPT, FoundKey,
-    Idempotency, KeyListing, KeyManagement, KeyOwner, KeyPage, KeyRotation, KeySelection, KeyUse,
-    KeyUses, Keys, ListPosition, ListedKeys, Maintenance, NewKey, Others, POLL_INTERVAL, Page,
-    Place, REMAINING_MAX, REVOKED_MAX, Readers, Readiness, Reservation, Reserved, RevokedKeys,
-    Selected, StoreError, UnreadableKey, day_of,
+    Idempotency, KeyListing, KeyManagement, KeyOwner, KeyPage, KeyPatch, KeyRotation, KeySelection,
+    KeyUse, KeyUses, Keys, ListPosition, ListedKeys, Maintenance, NewKey, Others, POLL_INTERVAL,
+    Page, Place, REMAINING_MAX, REVOKED_MAX, Readers, Readiness, Reservation, Reserved,
+    RevokedKeys, Selected, StoreError, UnreadableKey, day_of,
 };
 
 /// Time for which changes are kept for feeds.
@@ -339,7 +339,12 @@ impl State {
     /// Writes the audit event of a change that was just made, and stores its answer.
     fn record(&mut self, change: Change, action: AuditAction, subject: AuditSubject) {
         self.audit.push(change.event(action, subject));
-        if let Some(completion) = change.completion
+        self.complete(change.completion);
+    }
+
+    /// Stores the answer of a change that was just made.
+    fn complete(&mut self, completion: Option<Completion>) {
+        if let Some(completion) = completion
             && let Some(answer) = self.answers.get_mut(&completion.lookup)
         {
             answer.sealed = Some(completion.sealed);
@@ -349,11 +354,7 @@ impl State {
 }
 
 fn is_listed(key: &ApiKey, owner: KeyOwner) -> bool {
-    key.revoked_at.is_none()
-        && match owner {
-            KeyOwner::Account(id) => key.kind == KeyKind::Account && key.account_id == Some(id),
-            KeyOwner::Operators => key.kind == KeyKind::Operator,
-        }
+    key.revoked_at.is_none() && owner.owns(key)
 }
 
 /// Returns whether a selection has this key, before its filters.
@@ -618,6 +619,41 @@ impl KeyManagement for MemoryStore {
         state.record(change, AuditAction::KeyRotated, subject);
         self.woken.send_replace(());
         Ok((ended_id, commit))
+    }
+
+    async fn update_key(
+        &self,
+        owner: KeyOwner,
+        id: KeyId,
+        patch: KeyPatch,
+        change: Change,
+    ) -> Result<Option<(KeyDetails, Commit)>, ChangeError> {
+        let mut state = self.state.lock();
+        let caller = state.caller(&change)?;
+        let row = state.keys.get(&id);
+        let Some(row) = row.filter(|row| owner.owns(&row.details.key)) else {
+            return Ok(None);
+        };
+        let after = patch.apply(&row.details, caller, change.at)?;
+        let action = KeyPatch::action(&row.details, &after);
+        // Metadata is in no cache.
+        let is_noted = row.details.key != after.key;
+        state.check_completion(&change)?;
+
+        if let Some(row) = state.keys.get_mut(&id) {
+            row.details = after.clone();
+        }
+        let commit = if is_noted {
+            state.log.note(change.at, Changed::Key(id))
+        } else {
+            Commit::from_number(state.log.last)
+        };
+        match action {
+            Some(action) => state.record(change, action, AuditSubject::Key(id)),
+            None => state.complete(change.completion),
+        }
+        self.woken.send_replace(());
+        Ok(Some((after, commit)))
     }
 }
 

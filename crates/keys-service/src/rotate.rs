@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keys_core::{
-    ApiKey, Denial, IssuePolicy, KeyDetails, KeyId, KeyKind, KeyStatus, RevocationReason,
-    SecretKey, Timestamp,
+    ApiKey, Denial, IssuePolicy, KeyDetails, KeyId, KeyStatus, RevocationReason, SecretKey,
+    Timestamp,
 };
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -241,11 +241,7 @@ impl KeyService {
             Err(_) if !by.may_administer() => return Err(RotateError::NotFound),
             Err(_) => return Err(RotateError::Unreadable),
         };
-        let is_seen = match (details.key.kind, details.key.account_id) {
-            (KeyKind::Account, Some(account)) => by.may_act_for(account),
-            (KeyKind::Operator, None) => by.is_system(),
-            _ => false,
-        };
+        let is_seen = by.may_manage(&details.key);
         is_seen.then_some(details).ok_or(RotateError::NotFound)
     }
 
@@ -277,7 +273,7 @@ impl KeyService {
     ) -> Result<Option<Rotated>, RotateError> {
         let at = self.now();
         check(by, rotation, old, at)?;
-        let issued = self.like(&old.key, rotation.expires_at, at)?;
+        let issued = self.like(old, rotation.expires_at, at)?;
         let ends_at = at
             .saturating_add(rotation.grace)
             .min(old.key.expires_at.unwrap_or(Timestamp::MAX));
@@ -324,13 +320,14 @@ impl KeyService {
         }))
     }
 
-    /// Makes a new key like `old`.
+    /// Makes a new key like that of `details`.
     fn like(
         &self,
-        old: &ApiKey,
+        details: &KeyDetails,
         expires_at: Option<Timestamp>,
         at: Timestamp,
     ) -> Result<Issued, RotateError> {
+        let old = &details.key;
         let prefix = old.shown_prefix.key_prefix();
         let prefix = prefix.ok_or(RotateError::Unreadable)?;
         let mut entropy = self.entropy();
@@ -344,7 +341,11 @@ impl KeyService {
         key.expires_at = expires_at.or(old.expires_at);
         key.limits.clone_from(&old.limits);
         key.subject.clone_from(&old.subject);
-        Ok(Issued { key, secret })
+        Ok(Issued {
+            key,
+            metadata: details.metadata.clone(),
+            secret,
+        })
     }
 
     /// Answers a repetition.

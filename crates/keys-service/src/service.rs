@@ -464,6 +464,21 @@ impl KeyService {
         self.inner.cache.uses.record(Used::once(key_id, now));
     }
 
+    /// Returns whether any plan has a limit of that name. Another one would have no effect.
+    pub(crate) fn is_known_limit(&self, name: &LimitName) -> bool {
+        let mut plans = self.inner.plans.iter();
+        plans.any(|(_, plan)| plan.limits.contains_key(name))
+    }
+
+    /// Returns the first of these names that no plan has.
+    pub(crate) fn unknown_limit<'a>(
+        &self,
+        names: impl IntoIterator<Item = &'a LimitName>,
+    ) -> Option<LimitName> {
+        let mut names = names.into_iter();
+        names.find(|name| !self.is_known_limit(name)).cloned()
+    }
+
     /// Logs each plan of accounts that is not configured, once.
     pub(crate) fn note_missing_plan(&self, account: AccountId, plan: &PlanName) {
         if self.inner.plans.find(plan).is_none()

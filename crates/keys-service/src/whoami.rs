@@ -88,36 +88,39 @@ impl KeyService {
             } else {
                 limit.per
             };
+            let subject = match per {
+                LimitPer::Account => identity
+                    .account
+                    .as_ref()
+                    .map(|one| Subject::Account(one.id)),
+                LimitPer::Key => Some(Subject::Key(identity.key.id)),
+            };
             states.push(LimitState {
                 name: name.clone(),
                 source: LimitSource::Plan(per),
                 quota: limit.quota,
-                decision: self.rest(identity, name, per, limit.quota).await,
+                decision: match subject {
+                    Some(subject) => self.rest(subject, name, limit.quota).await,
+                    None => None,
+                },
             });
         }
-        let own = identity.key.limits.iter();
-        states.extend(own.map(|(name, quota)| LimitState {
-            name: name.clone(),
-            source: LimitSource::Key,
-            quota,
-            decision: None,
-        }));
+        for (name, quota) in identity.key.limits.iter() {
+            let subject = Subject::OwnLimit(identity.key.id);
+            states.push(LimitState {
+                name: name.clone(),
+                source: LimitSource::Key,
+                quota,
+                decision: self.rest(subject, name, quota).await,
+            });
+        }
         states
     }
 
-    /// Returns the state of a limit of the plan.
-    async fn rest(
-        &self,
-        identity: &Identity,
-        name: &LimitName,
-        per: LimitPer,
-        quota: Quota,
-    ) -> Option<Decision> {
+    /// Returns the state of a limit without taking from it.
+    async fn rest(&self, subject: Subject, name: &LimitName, quota: Quota) -> Option<Decision> {
         let bucket = Bucket {
-            subject: match per {
-                LimitPer::Account => Subject::Account(identity.account.as_ref()?.id),
-                LimitPer::Key => Subject::Key(identity.key.id),
-            },
+            subject,
             limit: name.clone(),
         };
         // A limiter that is unavailable does not keep the rest of the view from its reader.

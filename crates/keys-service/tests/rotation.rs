@@ -224,7 +224,7 @@ async fn key_that_may_do_more_than_the_caller_is_not_rotated_by_it() {
     let networks = |entries: &[&str]| AllowedNetworks::parse(entries).unwrap();
     let quota = |requests| Quota::per_minute(requests).unwrap();
     let limits = |requests| {
-        let limit = ("calls".parse().unwrap(), quota(requests));
+        let limit = ("list".parse().unwrap(), quota(requests));
         KeyLimits::new([limit]).unwrap()
     };
     let like_caller = || {
@@ -310,7 +310,7 @@ async fn new_key_is_like_the_old_one() {
         .scopes(scopes(&["a", "b"]))
         .expires_at(Some(noon_plus(86_400)))
         .metadata(Metadata::new([("team", "billing")]).unwrap())
-        .limits(KeyLimits::new([("calls".parse().unwrap(), quota)]).unwrap());
+        .limits(KeyLimits::new([("list".parse().unwrap(), quota)]).unwrap());
     let subject =
         SessionDraft::new(fixture.account.id, MINUTE).subject(Some("user-17".parse().unwrap()));
     let system = Actor::system();
@@ -477,7 +477,7 @@ async fn one_of_many_rotations_at_once_wins_and_the_others_name_its_key() {
 async fn limits_are_told_with_what_remains_and_nothing_is_taken() {
     let fixture = Fixture::new().await;
     let quota = Quota::new(7, 10).unwrap();
-    let own = KeyLimits::new([("calls".parse().unwrap(), quota)]).unwrap();
+    let own = KeyLimits::new([("list".parse().unwrap(), quota)]).unwrap();
     let key = fixture.issue(fixture.draft().limits(own)).await;
     let identity = fixture.holder(&key).await;
     for _ in 0..3 {
@@ -502,7 +502,7 @@ async fn limits_are_told_with_what_remains_and_nothing_is_taken() {
                 ("create", plan, Some(7)),
                 ("delete", plan, Some(10)),
                 ("list", plan, Some(30)),
-                ("calls", LimitSource::Key, None),
+                ("list", LimitSource::Key, Some(7)),
             ]
         );
     }

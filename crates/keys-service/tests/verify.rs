@@ -10,16 +10,17 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use keys_core::{
-    Account, AccountId, AllowedNetworks, Denial, KeyId, LimitName, Pepper, PepperRing,
+    Account, AccountId, AllowedNetworks, Denial, KeyId, KeyLimits, LimitName, Pepper, PepperRing,
     PepperedDigest, Plans, Quota, Revocation, ScopeSet, SecretKey,
 };
 use keys_service::ports::{
     AccountPatch, Bucket, ChangeFeed, ChangeLog as _, Changed, Changes, Decision, FoundKey,
-    KeyOwner, KeyStore, KeyUse, KeyUses as _, Keys as _, LimiterError, RateLimiter, StoreError,
+    InvalidKeyPatch, KeyOwner, KeyPatch, KeyStore, KeyUse, KeyUses as _, Keys as _, LimiterError,
+    LimitsPatch, QuotaPatch, RateLimiter, StoreError,
 };
 use keys_service::{
-    Actor, AuthenticateError, Freshness, Issued, KeyDraft, KeyService, MemoryStore, NewAccount,
-    Requirement, Verdict, VerdictCode, VerifyError, VerifyRequest,
+    Actor, AuthenticateError, Freshness, IssueError, Issued, KeyDraft, KeyService, MemoryStore,
+    NewAccount, Requirement, UpdateKeyError, Verdict, VerdictCode, VerifyError, VerifyRequest,
 };
 use keys_testkit::clock::FakeClock;
 use keys_testkit::data::{NOON, a_change, pepper_ring};
@@ -428,6 +429,158 @@ async fn one_change_of_an_account_refuses_all_its_keys_everywhere() {
     here.patch(account.id, to_free).await;
     let code = here.verify(&keys[0]).await.code;
     assert_eq!(code, denied(Denial::PlanForbidden));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn disabled_key_is_refused_at_once_here_and_within_the_bound_elsewhere() {
+    let store = Watched::default();
+    let (here, there) = (instance(&store).await, instance(&store).await);
+    let account = here.account().await;
+    let issued = here.issue(draft(account.id)).await;
+    let system = Actor::system();
+    for _ in 0..3 {
+        assert!(here.verify(&issued).await.is_valid());
+        assert!(there.verify(&issued).await.is_valid());
+        let disabled = here.service.disable_key(&system, issued.key.id).await;
+        let (_, effective) = disabled.unwrap();
+        let answered = Instant::now();
+        let refused = denied(Denial::Disabled);
+        assert_eq!(here.verify(&issued).await.code, refused);
+        while there.verify(&issued).await.code != refused {
+            assert!(answered.elapsed() < Duration::from_secs(2));
+        }
+        here.service.everywhere(effective).await;
+        assert_eq!(there.verify(&issued).await.code, refused);
+
+        let enabled = here.service.enable_key(&system, issued.key.id).await;
+        let (_, effective) = enabled.unwrap();
+        assert!(here.verify(&issued).await.is_valid());
+        here.service.everywhere(effective).await;
+        assert!(there.verify(&issued).await.is_valid());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn key_disabled_while_it_is_loaded_is_refused_from_then_on() {
+    let store = Watched::default();
+    let instance = instance(&store).await;
+    let account = instance.account().await;
+    let issued = instance.issue(draft(account.id)).await;
+    store.late.is_wanted.store(true, Ordering::SeqCst);
+    let id = issued.key.id;
+    let loaded = tokio::spawn({
+        let (service, secret) = (instance.service.clone(), issued.secret);
+        async move {
+            let request = VerifyRequest::new(secret.expose());
+            let early = service.verify(&request).await.unwrap();
+            let later = service.verify(&request).await.unwrap();
+            (early.code, later.code)
+        }
+    });
+    store.late.has_read.notified().await;
+    let disabled = instance.service.disable_key(&Actor::system(), id).await;
+    let _ = disabled.unwrap();
+    store.late.may_answer.notify_one();
+    let refused = denied(Denial::Disabled);
+    assert_eq!(loaded.await.unwrap(), (refused, refused));
+}
+
+/// Returns a key with a limit of its own on top of the two calls a minute of its plan.
+async fn with_own_limit(instance: &Instance, account: AccountId, requests: u32) -> Issued {
+    let quota = Quota::per_minute(requests).unwrap();
+    let limits = KeyLimits::new([("calls".parse().unwrap(), quota)]).unwrap();
+    instance.issue(draft(account).limits(limits)).await
+}
+
+async fn limited(instance: &Instance, issued: &Issued) -> (VerdictCode, u32, u32) {
+    let calls: LimitName = "calls".parse().unwrap();
+    let request = VerifyRequest::new(issued.secret.expose()).limit(Some(&calls));
+    let verdict = instance.ask(&request).await.unwrap();
+    let decision = verdict.rate_limit.unwrap();
+    let quota = decision.quota.requests.get();
+    (verdict.code, quota, decision.remaining)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn own_limit_of_a_key_holds_beside_that_of_the_plan() {
+    let store = Watched::default();
+    let clock = FakeClock::new(NOON);
+    let instance = Instance::start(&store, Some(&clock), Duration::ZERO).await;
+    let account = instance.account().await.id;
+    let one = with_own_limit(&instance, account, 1).await;
+    let many = with_own_limit(&instance, account, 9).await;
+    let none = instance.issue(draft(account)).await;
+    assert_eq!(limited(&instance, &one).await, (VerdictCode::Valid, 1, 0));
+    // A refusal by the key's own limit takes nothing from that of the plan.
+    for _ in 0..5 {
+        let refused = (VerdictCode::RateLimited, 1, 0);
+        assert_eq!(limited(&instance, &one).await, refused);
+    }
+    // The plan's has less left, and is shown.
+    assert_eq!(limited(&instance, &many).await, (VerdictCode::Valid, 2, 0));
+    for key in [&many, &none] {
+        let refused = (VerdictCode::RateLimited, 2, 0);
+        assert_eq!(limited(&instance, key).await, refused);
+    }
+    // A changed limit applies from the answer on.
+    clock.advance(Duration::from_mins(1));
+    let patch = KeyPatch::default().limits(LimitsPatch::Merge(
+        [(
+            "calls".parse().unwrap(),
+            Some(QuotaPatch::default().requests(NonZeroU32::new(1).unwrap())),
+        )]
+        .into(),
+    ));
+    let system = Actor::system();
+    let changed = instance.service.update_key(&system, many.key.id, patch);
+    let _ = changed.await.unwrap();
+    assert_eq!(limited(&instance, &many).await, (VerdictCode::Valid, 1, 0));
+    let refused = (VerdictCode::RateLimited, 1, 0);
+    assert_eq!(limited(&instance, &many).await, refused);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refusal_by_the_plan_takes_nothing_from_the_own_limit() {
+    let store = Watched::default();
+    let clock = FakeClock::new(NOON);
+    let instance = Instance::start(&store, Some(&clock), Duration::ZERO).await;
+    let account = instance.account().await.id;
+    let many = with_own_limit(&instance, account, 4).await;
+    for remaining in [1, 0] {
+        let (code, _, left) = limited(&instance, &many).await;
+        assert_eq!((code, left), (VerdictCode::Valid, remaining));
+    }
+    for _ in 0..5 {
+        assert_eq!(limited(&instance, &many).await.0, VerdictCode::RateLimited);
+    }
+    // Half a minute later the plan has one again. Two of the key's own four were taken and have
+    // come back; had the refusals counted, none would be left.
+    clock.advance(Duration::from_secs(30));
+    assert_eq!(limited(&instance, &many).await, (VerdictCode::Valid, 2, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn own_limit_of_a_name_that_no_plan_has_is_refused() {
+    let store = Watched::default();
+    let instance = instance(&store).await;
+    let account = instance.account().await.id;
+    let system = Actor::system();
+    let typo: LimitName = "cals".parse().unwrap();
+    let quota = Quota::per_minute(1).unwrap();
+    let limits = KeyLimits::new([(typo.clone(), quota)]).unwrap();
+    let refused = instance
+        .service
+        .issue_key(&system, draft(account).limits(limits.clone()))
+        .await;
+    assert!(matches!(refused, Err(IssueError::UnknownLimit(name)) if name == typo));
+    let issued = instance.issue(draft(account)).await;
+    let patch = KeyPatch::default().limits(LimitsPatch::Replace(limits));
+    let refused = instance
+        .service
+        .update_key(&system, issued.key.id, patch)
+        .await;
+    let expected = InvalidKeyPatch::UnknownLimit(typo);
+    assert!(matches!(refused, Err(UpdateKeyError::Invalid(error)) if error == expected));
 }
 
 #[tokio::test(flavor = "multi_thread")]

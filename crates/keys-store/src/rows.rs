@@ -486,6 +486,34 @@ impl NewKeyRow {
     }
 }
 
+/// The columns of a key that callers can change.
+#[derive(AsChangeset)]
+#[diesel(table_name = api_key, treat_none_as_null = true)]
+pub(crate) struct ChangedKeyRow {
+    name: Option<String>,
+    allowed_networks: DbNetworks,
+    scopes: DbTexts,
+    expires_at: Option<DbTimestamp>,
+    disabled_at: Option<DbTimestamp>,
+    limits: String,
+    metadata: String,
+}
+
+impl From<&KeyDetails> for ChangedKeyRow {
+    fn from(details: &KeyDetails) -> Self {
+        let key = WrittenKeyRow::from(&details.key);
+        Self {
+            name: key.name,
+            allowed_networks: key.allowed_networks,
+            scopes: key.scopes,
+            expires_at: key.expires_at,
+            disabled_at: key.disabled_at,
+            limits: key.limits,
+            metadata: json(&details.metadata),
+        }
+    }
+}
+
 /// An entry of the audit log.
 #[derive(Insertable)]
 #[diesel(table_name = audit_event, treat_none_as_default_value = false)]

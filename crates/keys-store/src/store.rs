@@ -15,8 +15,8 @@ use keys_core::{
 use keys_service::ports::{
     AccountEntry, AccountPatch, AccountQuery, Accounts, BoxFuture, Change, ChangeError, ChangeFeed,
     ChangeLog, Commit, FoundKey, Idempotency, KeyListing, KeyManagement, KeyOwner, KeyPage,
-    KeyRotation, KeySelection, KeyUse, KeyUses, Keys, ListedKeys, Maintenance, NewKey, Readiness,
-    Reservation, Reserved, RevokedKeys, StoreError, UnreadableKey,
+    KeyPatch, KeyRotation, KeySelection, KeyUse, KeyUses, Keys, ListedKeys, Maintenance, NewKey,
+    Readiness, Reservation, Reserved, RevokedKeys, StoreError, UnreadableKey,
 };
 use tokio::runtime::Handle;
 
@@ -530,6 +530,17 @@ impl KeyManagement for Store {
         change: Change,
     ) -> Result<(Option<KeyId>, Commit), ChangeError> {
         self.change(rotation::rotate(self.pools(), rotation, change))
+            .await
+    }
+
+    async fn update_key(
+        &self,
+        owner: KeyOwner,
+        id: KeyId,
+        patch: KeyPatch,
+        change: Change,
+    ) -> Result<Option<(KeyDetails, Commit)>, ChangeError> {
+        self.change(management::update(self.pools(), owner, id, patch, change))
             .await
     }
 }

@@ -24,6 +24,7 @@ mod cap;
 mod feed;
 mod following;
 mod idempotency;
+mod key_updates;
 mod keys;
 mod lists;
 mod revocations;
@@ -38,6 +39,7 @@ pub use cap::*;
 pub use feed::*;
 pub use following::*;
 pub use idempotency::*;
+pub use key_updates::*;
 pub use keys::*;
 pub use lists::*;
 pub use revocations::*;
@@ -113,6 +115,18 @@ macro_rules! store_contract {
             last_operator_is_kept
             operators_never_revoke_the_last_of_them
             scopes_are_given_to_operator_keys_only
+
+            // Changes of keys.
+            update_changes_what_is_named_in_a_key_and_nothing_else
+            keys_of_others_are_not_changed
+            ended_key_is_not_changed
+            patch_that_breaks_a_rule_changes_nothing
+            one_of_many_concurrent_changes_of_a_version_is_made
+            concurrent_changes_of_metadata_are_all_made
+            key_is_widened_within_its_caller_as_the_caller_is_now
+            refused_caller_changes_no_key
+            changed_keys_are_counted
+            changes_of_keys_are_in_the_feed
 
             // The cap and the plan.
             forty_concurrent_creates_at_a_cap_of_ten_give_ten
@@ -229,6 +243,7 @@ macro_rules! store_audit_contract {
             what_changes_no_record_leaves_no_trace
             concurrent_changes_leave_one_trace_each
             each_key_of_a_bulk_revocation_leaves_its_trace
+            changes_of_a_key_leave_their_trace
         }
     };
 }
@@ -332,6 +347,7 @@ mod tests {
             include_str!("contract/cap.rs"),
             include_str!("contract/feed.rs"),
             include_str!("contract/idempotency.rs"),
+            include_str!("contract/key_updates.rs"),
             include_str!("contract/keys.rs"),
             include_str!("contract/lists.rs"),
             include_str!("contract/revocations.rs"),

@@ -11,8 +11,8 @@ use keys_core::{
 use keys_service::ports::{
     AccountEntry, AccountPatch, AccountQuery, Accounts, BoxFuture, Change, ChangeError, ChangeFeed,
     ChangeLog, Commit, FoundKey, Idempotency, KeyListing, KeyManagement, KeyOwner, KeyPage,
-    KeyRotation, KeySelection, KeyStore, KeyUse, KeyUses, Keys, ListedKeys, Maintenance, NewKey,
-    Readiness, Reservation, Reserved, RevokedKeys, StoreError, UnreadableKey,
+    KeyPatch, KeyRotation, KeySelection, KeyStore, KeyUse, KeyUses, Keys, ListedKeys, Maintenance,
+    NewKey, Readiness, Reservation, Reserved, RevokedKeys, StoreError, UnreadableKey,
 };
 
 /// A store that answers as `T` says.
@@ -147,6 +147,12 @@ overridable! {
             rotation: KeyRotation,
             change: Change
         ) -> Result<(Option<KeyId>, Commit), ChangeError>;
+        [before_change] update_key(
+            owner: KeyOwner,
+            id: KeyId,
+            patch: KeyPatch,
+            change: Change
+        ) -> Result<Option<(KeyDetails, Commit)>, ChangeError>;
     }
     KeyUses {
         [before_upkeep] record_uses(uses: Vec<KeyUse>) -> Result<Vec<KeyId>, StoreError>;

@@ -179,6 +179,13 @@ impl<S: SharedLimiter> RateLimiter for FallbackLimiter<S> {
         }
     }
 
+    /// Gives back what this instance has counted by itself. A shared limiter keeps what it took.
+    async fn give_back(&self, bucket: &Bucket, quota: Quota, cost: NonZeroU32) {
+        if self.inner.breaker.is_open() {
+            self.inner.local.give_back(bucket, quota, cost).await;
+        }
+    }
+
     fn sweep(&self) {
         self.inner.local.sweep();
     }

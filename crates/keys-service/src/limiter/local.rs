@@ -79,6 +79,12 @@ impl RateLimiter for LocalLimiter {
         Ok(Some(self.counters(bucket, quota).peek(bucket, quota)))
     }
 
+    async fn give_back(&self, bucket: &Bucket, quota: Quota, cost: NonZeroU32) {
+        let time = quota.interval().saturating_mul(cost.get());
+        let counters = self.counters(bucket, quota);
+        counters.buckets.give_back(bucket, time.into());
+    }
+
     fn sweep(&self) {
         let all: Vec<_> = self.by_quota.read().values().cloned().collect();
         for counters in all {
@@ -458,6 +464,28 @@ mod tests {
         assert_eq!(decision.reset, Duration::from_secs(54));
         limiter.take_over(&bucket, ten_a_minute(), Duration::ZERO);
         assert_eq!(take().await.unwrap().remaining, 9);
+    }
+
+    #[tokio::test]
+    async fn given_back_is_as_if_never_taken() {
+        let clock = Arc::new(Manual::default());
+        let limiter = LocalLimiter::new(clock.clone());
+        let bucket = bucket([10, 0, 0, 1]);
+        let quota = ten_a_minute();
+        let take = async |cost| {
+            let cost = NonZeroU32::new(cost).unwrap();
+            limiter.take(&bucket, quota, cost).await.unwrap().remaining
+        };
+        // Nothing was taken yet.
+        limiter.give_back(&bucket, quota, ONE).await;
+        assert_eq!(take(3).await, 7);
+        assert_eq!(take(5).await, 2);
+        let five = NonZeroU32::new(5).unwrap();
+        limiter.give_back(&bucket, quota, five).await;
+        assert_eq!(take(1).await, 6);
+        clock.0.store(60_000, Ordering::Relaxed);
+        limiter.give_back(&bucket, quota, ONE).await;
+        assert_eq!(take(1).await, 9);
     }
 
     #[tokio::test]

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use keys_core::{
-    Account, AccountId, ApiKey, Denial, IssuePolicy, KeyDetails, KeyId, Metadata, PepperedDigest,
-    Plans, Revocation, StoredKey, judge_account,
+    Account, AccountId, ApiKey, Denial, IssuePolicy, KeyDetails, KeyId, KeyKind, Metadata,
+    PepperedDigest, Plans, Revocation, StoredKey, judge_account,
 };
 
 use super::change::Change;
@@ -201,6 +201,17 @@ pub enum KeyOwner {
     Account(AccountId),
     /// The operator keys.
     Operators,
+}
+
+impl KeyOwner {
+    /// Returns whether the key belongs to this owner.
+    #[must_use]
+    pub fn owns(self, key: &ApiKey) -> bool {
+        match self {
+            Self::Account(id) => key.kind == KeyKind::Account && key.account_id == Some(id),
+            Self::Operators => key.kind == KeyKind::Operator,
+        }
+    }
 }
 
 /// One page of keys, newest first, ties by id.

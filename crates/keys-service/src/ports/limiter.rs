@@ -14,8 +14,10 @@ use keys_core::{AccountId, KeyId, LimitName, Quota};
 pub enum Subject {
     /// All keys of an account together.
     Account(AccountId),
-    /// A key by itself.
+    /// A key by itself, for a limit of its plan.
     Key(KeyId),
+    /// A key, for a limit of its own.
+    OwnLimit(KeyId),
     /// One client address; for IPv6 its /64, because one client can choose any address in it.
     /// `None` is the common bucket of all clients with an unknown address.
     Address(Option<IpAddr>),
@@ -39,6 +41,7 @@ impl fmt::Display for Subject {
         match self {
             Self::Account(id) => write!(f, "a{id}"),
             Self::Key(id) => write!(f, "k{id}"),
+            Self::OwnLimit(id) => write!(f, "o{id}"),
             Self::Address(Some(IpAddr::V4(address))) => write!(f, "i{:08x}", address.to_bits()),
             Self::Address(Some(IpAddr::V6(address))) => write!(f, "i{:032x}", address.to_bits()),
             Self::Address(None) => f.write_str("i"),
@@ -121,6 +124,12 @@ pub trait RateLimiter: Send + Sync + 'static {
         Ok(None)
     }
 
+    /// Puts back what [`take`](Self::take) took a moment ago, because another limit has refused the
+    /// request. Does nothing by default: the request then counts although it was refused.
+    async fn give_back(&self, bucket: &Bucket, quota: Quota, cost: NonZeroU32) {
+        let _ = (bucket, quota, cost);
+    }
+
     /// Removes buckets that are full again. Called periodically.
     fn sweep(&self) {}
 
@@ -179,5 +188,9 @@ mod tests {
             "aAAAAAAAAAAAAAAAAAAAAAQ"
         );
         assert_eq!(Subject::Key(key).to_string(), "kAAAAAAAAAAAAAAAAAAAAAQ");
+        assert_eq!(
+            Subject::OwnLimit(key).to_string(),
+            "oAAAAAAAAAAAAAAAAAAAAAQ"
+        );
     }
 }

@@ -6,7 +6,8 @@ use keys_core::{KeyDetails, KeyId, Revocation, ScopeSet};
 use super::change::Change;
 use super::changes::Commit;
 use super::errors::{ChangeError, StoreError};
-use super::keys::UnreadableKey;
+use super::key_patch::KeyPatch;
+use super::keys::{KeyOwner, UnreadableKey};
 use super::lists::{KeyListing, ListedKeys};
 use super::revocations::{KeySelection, RevokedKeys};
 use super::rotation::KeyRotation;
@@ -83,4 +84,19 @@ pub trait KeyManagement: Send + Sync + 'static {
         rotation: KeyRotation,
         change: Change,
     ) -> Result<(Option<KeyId>, Commit), ChangeError>;
+
+    /// Changes a key of `owner` as [`KeyPatch::apply`] says, with the rows as the transaction sees
+    /// them, and returns the key after the change with the transaction. `None` if `owner` has no
+    /// such key. Audit action as [`KeyPatch::action`] says. A patch that changes nothing leaves no
+    /// event, and is answered like one that does.
+    ///
+    /// # Errors
+    /// Those of [`KeyPatch::apply`], if the caller is refused, or if the store cannot answer.
+    async fn update_key(
+        &self,
+        owner: KeyOwner,
+        id: KeyId,
+        patch: KeyPatch,
+        change: Change,
+    ) -> Result<Option<(KeyDetails, Commit)>, ChangeError>;
 }

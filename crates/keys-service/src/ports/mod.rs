@@ -17,9 +17,10 @@
 //! Every change is one transaction in which, in this order: the account is locked, the caller is
 //! checked again with the rows of the transaction, the change is made, its audit event is written,
 //! and a reserved idempotent answer is completed. So a key that was revoked a moment ago cannot
-//! create another one, one that was restricted a moment ago cannot create a wider one, and no
-//! change exists without its audit event. A caller that comes with the records by which it was
-//! accepted may be checked with these, if the transaction locks them and finds them unchanged.
+//! create another one, one that was restricted a moment ago cannot create a wider one
+//! or widen another one, and no change exists without its audit event. A caller that comes with the
+//! records by which it was accepted may be checked with these, if the transaction locks them and
+//! finds them unchanged.
 
 mod accounts;
 mod change;
@@ -27,6 +28,7 @@ mod changes;
 mod errors;
 mod feed;
 mod idempotency;
+mod key_patch;
 mod keys;
 mod limiter;
 mod lists;
@@ -43,11 +45,12 @@ pub use change::{Authority, Caller, Change};
 pub use changes::{
     ChangeLog, Commit, REPORT_AGE_MAX, REVOCATION_BOUND, SILENCE_MAX, TRUST_MAX, silence_max,
 };
-pub use errors::{ChangeError, StoreError};
+pub use errors::{ChangeError, InvalidKeyPatch, StoreError};
 pub use feed::{CHANGES_MAX, CHANGES_PAGED_MAX, ChangeFeed, Changed, Changes, POLL_INTERVAL, Page};
 pub use idempotency::{
     Completion, Idempotency, RESERVATION_KEPT, RESERVATION_PENDING, Reservation, Reserved,
 };
+pub use key_patch::{KeyPatch, LimitsPatch, MetadataPatch, QuotaPatch};
 pub use keys::{Admission, FoundKey, KeyOwner, KeyPage, Keys, NewKey, UnreadableKey};
 pub use limiter::{Bucket, Decision, LimiterError, LimiterState, RateLimiter, Subject};
 pub use lists::{

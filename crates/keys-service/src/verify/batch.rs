@@ -10,7 +10,7 @@ use super::verdict::{Freshness, Verdict, VerdictCode, VerifiedKey, VerifyError};
 use crate::cache::lease;
 use crate::cache::loader::{Loaded, LoadedKey, Wanted};
 use crate::cache::map::MapKey;
-use crate::ports::{Bucket, Decision, LimiterError, StoreError, Subject};
+use crate::ports::{Decision, LimiterError, StoreError, Subject};
 use crate::service::KeyService;
 use crate::usage::Used;
 
@@ -145,7 +145,8 @@ impl KeyService {
             let limit = item.request.limit?;
             match &item.known {
                 Cached::Judged(judged) if judged.verdict.is_ok() => Some(async move {
-                    let decision = self.take(&judged.key, limit, item.request.cost).await?;
+                    let taken = self.take_from(&judged.key, limit, item.request.cost);
+                    let decision = taken.await?;
                     Ok((place, decision))
                 }),
                 _ => None,
@@ -283,38 +284,32 @@ impl KeyService {
         })
     }
 
-    async fn take(
+    /// Takes from the limit of the account's plan and from the key's own limit of that name.
+    async fn take_from(
         &self,
         key: &VerifiedKey,
         limit: &LimitName,
         cost: NonZeroU32,
     ) -> Result<Option<Decision>, LimiterError> {
-        let Some(account) = key.account() else {
-            return Ok(None);
-        };
-        let plan = self.inner.plans.find(account.plan);
-        let Some(rule) = plan.and_then(|plan| plan.limits.get(limit)) else {
-            return Ok(None);
-        };
-        let bucket = Bucket {
-            subject: match rule.per {
+        let account = key.account();
+        let rule = account.and_then(|account| {
+            let plan = self.inner.plans.find(account.plan)?;
+            plan.limits.get(limit)
+        });
+        let of_plan = account.zip(rule).map(|(account, rule)| {
+            let subject = match rule.per {
                 LimitPer::Account => Subject::Account(account.id),
                 LimitPer::Key => Subject::Key(key.id()),
-            },
-            limit: limit.clone(),
-        };
-        let decision = self.inner.limiter.take(&bucket, rule.quota, cost).await?;
-        Ok(Some(decision))
+            };
+            (subject, rule.quota)
+        });
+        let of_key = key.own_limit(limit).map(|quota| (key.id(), quota));
+        self.take(limit, of_plan, of_key, cost).await
     }
 
     /// A name that no plan has is a typing error, which must not turn into "no limit".
     pub(super) fn check_limit_name(&self, limit: Option<&LimitName>) -> Result<(), VerifyError> {
-        let Some(limit) = limit else { return Ok(()) };
-        let is_known = self
-            .inner
-            .plans
-            .iter()
-            .any(|(_, plan)| plan.limits.contains_key(limit));
+        let is_known = limit.is_none_or(|limit| self.is_known_limit(limit));
         is_known.then_some(()).ok_or(VerifyError::UnknownLimit)
     }
 }

@@ -2,7 +2,9 @@
 
 use std::sync::LazyLock;
 
-use keys_core::{AccountId, Denial, ExternalId, KeyId, KeyKind, PlanName, ScopeSet, Timestamp};
+use keys_core::{
+    AccountId, Denial, ExternalId, KeyId, KeyKind, LimitName, PlanName, Quota, ScopeSet, Timestamp,
+};
 
 use crate::cache::record::{Facts, PlanNames};
 use crate::ports::{Decision, LimiterError, StoreError};
@@ -174,6 +176,12 @@ impl VerifiedKey {
     #[must_use]
     pub fn expires_at(&self) -> Option<Timestamp> {
         self.facts.narrowing()?.expires_at
+    }
+
+    /// Returns the key's own limit of that name.
+    #[must_use]
+    pub fn own_limit(&self, name: &LimitName) -> Option<Quota> {
+        self.facts.narrowing()?.limits.get(name)
     }
 }
 

@@ -28,7 +28,11 @@ impl AuditedStore {
         }
     }
 
-    fn trail(&self) -> Vec<AuditEvent> {
+    pub(super) fn store(&self) -> &dyn KeyStore {
+        &*self.store
+    }
+
+    pub(super) fn trail(&self) -> Vec<AuditEvent> {
         tokio::task::block_in_place(|| (self.trail)())
     }
 }
