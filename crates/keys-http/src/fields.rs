@@ -1,16 +1,20 @@
 //! Fields of a body, each parsed once. Each error names the field.
 
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::str::FromStr;
 
 use keys_core::{
-    AllowedNetworks, ExternalId, InvalidName, KeyName, KeyPrefix, Network, Scope, ScopeSet,
-    Timestamp,
+    AllowedNetworks, ExternalId, InvalidMetadata, InvalidName, KeyName, KeyPrefix, LimitName,
+    Metadata, Network, Scope, ScopeSet, Timestamp,
 };
+use keys_service::ports::QuotaPatch;
 use keys_service::{IssueError, IssueField};
 use serde_json::Value;
 
 use crate::field_error::FieldError;
 use crate::rejection::Rejection;
+use crate::unknown;
 
 /// Collects the errors of a body, so that a client gets all of them at once.
 #[derive(Default)]
@@ -54,6 +58,12 @@ impl Rejection {
         error: IssueError,
         name: impl FnOnce(IssueField) -> Option<String>,
     ) -> Self {
+        if let IssueError::UnknownLimit(limit) = &error {
+            return match name(IssueField::Limits) {
+                Some(field) => Self::field(format!("{field}.{limit}"), UNKNOWN_LIMIT),
+                None => error.into(),
+            };
+        }
         let message = match error {
             IssueError::ExpiryNotInFuture => "must be in the future",
             IssueError::SessionTtl => "must be a whole number from 1 to 86400",
@@ -63,6 +73,9 @@ impl Rejection {
             }
             IssueError::ExceedsCreator(IssueField::AllowedNetworks(_)) => {
                 "must be within the addresses of the key that creates it"
+            }
+            IssueError::ExceedsCreator(IssueField::Limits) => {
+                "must not be higher than the limits of the key that creates it"
             }
             IssueError::ExceedsCreator(_) => "must be held by the key that creates it",
             error => return error.into(),
@@ -208,6 +221,132 @@ const NETWORK: &str = "must be an IPv4 or IPv6 address or CIDR network";
 const PREFIX: &str = "must be 2 to 20 lower-case letters and digits in groups joined by single underscores, starting with a letter";
 pub(crate) const SCOPE: &str =
     "must be 1 to 64 lower-case letters, digits and `:._-`, starting with a letter or digit";
+
+/// Text about the name of a limit.
+pub(crate) const UNKNOWN_LIMIT: &str = "is not the name of a limit of any plan";
+
+/// Text about a limit that lacks a number.
+pub(crate) const INCOMPLETE_LIMIT: &str = "must have requests and period_seconds";
+
+/// Reads `true` or `false`.
+pub(crate) fn boolean(field: &str, value: &Value) -> Result<bool, FieldError> {
+    let value = value.as_bool();
+    value.ok_or_else(|| FieldError::new(field, "must be true or false"))
+}
+
+/// Reads names and values of the host system. `None` is the value of a name that is `null`.
+pub(crate) fn metadata(field: &str, value: Value) -> Result<Entries, Vec<FieldError>> {
+    let Value::Object(members) = value else {
+        return Err(vec![FieldError::new(field, "must be an object of strings")]);
+    };
+    let mut faults = Vec::new();
+    let mut entries = Entries::new();
+    for (name, value) in members {
+        let mut fault = |message| {
+            let field = format!("{field}.{}", unknown::shown(&name));
+            faults.push(FieldError::new(field, message));
+        };
+        if !Metadata::is_name(&name) {
+            fault("must be named by 1 to 40 lower-case letters, digits and `_`");
+            continue;
+        }
+        let value = match value {
+            Value::Null => None,
+            Value::String(text) if text.contains('\0') => {
+                fault("must not contain a NUL character");
+                continue;
+            }
+            Value::String(text) => Some(text.into()),
+            _ => {
+                fault("must be a string");
+                continue;
+            }
+        };
+        entries.insert(name.into(), value);
+    }
+    at_most(FAULTS_MAX, entries, faults)
+}
+
+/// Names and values of metadata. `None` is the value of a name that is `null`.
+pub(crate) type Entries = BTreeMap<Box<str>, Option<Box<str>>>;
+
+/// Returns the message about metadata that is refused.
+pub(crate) fn invalid_metadata(error: InvalidMetadata) -> String {
+    match error {
+        InvalidMetadata::TooLong => format!("must be at most {} bytes", Metadata::MAX_LEN),
+        error => error.to_string(),
+    }
+}
+
+/// Reads limits by name. `None` is the value of a name that is `null`. Each limit may lack a
+/// number.
+pub(crate) fn limits(field: &str, value: Value) -> Result<Limits, Vec<FieldError>> {
+    let Value::Object(members) = value else {
+        return Err(vec![FieldError::new(field, "must be an object of limits")]);
+    };
+    let mut faults = Vec::new();
+    let mut limits = Limits::new();
+    for (name, value) in members {
+        let field = format!("{field}.{}", unknown::shown(&name));
+        let Ok(name) = name.parse() else {
+            faults.push(FieldError::new(field, UNKNOWN_LIMIT));
+            continue;
+        };
+        match value {
+            Value::Null => {
+                limits.insert(name, None);
+            }
+            value => match quota(&field, value) {
+                Ok(quota) => {
+                    limits.insert(name, Some(quota));
+                }
+                Err(fault) => faults.extend(fault),
+            },
+        }
+    }
+    at_most(FAULTS_MAX, limits, faults)
+}
+
+/// Limits by name. `None` is the value of a name that is `null`.
+pub(crate) type Limits = BTreeMap<LimitName, Option<QuotaPatch>>;
+
+/// Maximum number of faults in one object.
+const FAULTS_MAX: usize = 10;
+
+fn at_most<T>(max: usize, read: T, mut faults: Vec<FieldError>) -> Result<T, Vec<FieldError>> {
+    faults.truncate(max);
+    if faults.is_empty() {
+        Ok(read)
+    } else {
+        Err(faults)
+    }
+}
+
+fn quota(field: &str, value: Value) -> Result<QuotaPatch, Vec<FieldError>> {
+    const REQUESTS: &str = "requests";
+    const PERIOD_SECONDS: &str = "period_seconds";
+    let Value::Object(mut members) = value else {
+        return Err(vec![FieldError::new(field, INCOMPLETE_LIMIT)]);
+    };
+    let mut faults = Vec::new();
+    let mut number = |name| {
+        let value = members.remove(name)?;
+        let number = value.as_u64().and_then(|number| u32::try_from(number).ok());
+        let number = number.and_then(NonZeroU32::new);
+        if number.is_none() {
+            let message = format!("must be a whole number from 1 to {}", u32::MAX);
+            faults.push(FieldError::new(format!("{field}.{name}"), message));
+        }
+        number
+    };
+    let mut quota = QuotaPatch::default();
+    quota.requests = number(REQUESTS);
+    quota.period_seconds = number(PERIOD_SECONDS);
+    let path = format!("{field}.");
+    let names = members.keys().map(String::as_str);
+    faults.extend(unknown::faults(&path, names, &[REQUESTS, PERIOD_SECONDS]).unwrap_or_default());
+    at_most(FAULTS_MAX, quota, faults)
+}
 
 /// Reads a value with a single rule.
 pub(crate) fn parse<T: FromStr>(

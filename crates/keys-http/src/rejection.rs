@@ -80,6 +80,8 @@ pub enum Rejection {
     KeyNotFound,
     /// The account has no such session.
     SessionNotFound,
+    /// The record has none of the versions in `If-Match`.
+    PreconditionFailed,
     /// The account does not exist.
     AccountNotFound,
     /// The stored account cannot be read, and the body does not set each column at fault.
@@ -171,6 +173,7 @@ impl Rejection {
             Self::KeyLimitReached { .. } => (StatusCode::FORBIDDEN, "key_limit_reached"),
             Self::ExceedsCaller => (StatusCode::FORBIDDEN, "exceeds_caller"),
             Self::KeyEnded => (StatusCode::CONFLICT, "key_ended"),
+            Self::PreconditionFailed => (StatusCode::PRECONDITION_FAILED, "precondition_failed"),
             Self::KeyDisabled => (StatusCode::CONFLICT, "key_disabled"),
             Self::KeyRotated { .. } => (StatusCode::CONFLICT, "key_rotated"),
             Self::IdempotencyBodyDiffers => {
@@ -212,6 +215,7 @@ impl Rejection {
             Self::UnknownLimit { .. } => "No plan has a limit of this name",
             Self::KeyNotFound => "API key not found",
             Self::SessionNotFound => "Session not found",
+            Self::PreconditionFailed => "The record was changed since the version in If-Match",
             Self::AccountNotFound => "Account not found",
             Self::AccountUnreadable { columns } => {
                 return format!(
@@ -406,6 +410,7 @@ mod tests {
             },
             Rejection::KeyNotFound,
             Rejection::SessionNotFound,
+            Rejection::PreconditionFailed,
             Rejection::AccountNotFound,
             Rejection::AccountUnreadable {
                 columns: vec!["plan"],

@@ -67,7 +67,9 @@ pub(crate) fn check_query_string(query: &str, known: &[&str]) -> Result<(), Reje
     }
 }
 
-fn faults<'a>(
+/// Returns the faults of the names that are not among `known`, with `path` before them. `None` if
+/// there are none.
+pub(crate) fn faults<'a>(
     path: &str,
     names: impl Iterator<Item = &'a str>,
     known: &[&str],
@@ -91,7 +93,7 @@ fn message(name: &str, known: &[&str]) -> String {
 }
 
 /// Returns the name as it may be repeated.
-fn shown(name: &str) -> Cow<'_, str> {
+pub(crate) fn shown(name: &str) -> Cow<'_, str> {
     let length = name.chars().count();
     if length > SHOWN_MAX_CHARS {
         return format!("(a name of {length} characters)").into();

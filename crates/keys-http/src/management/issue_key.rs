@@ -1,14 +1,17 @@
 //! `POST /v1/accounts/{account_id}/keys`
 
 use actix_web::{HttpRequest, HttpResponse, web};
-use keys_core::{AccountId, KeyName, KeyPrefix, ScopeSet, Timestamp};
+use keys_core::{AccountId, KeyLimits, KeyName, KeyPrefix, Metadata, Quota, ScopeSet, Timestamp};
 use keys_service::{IssueField, KeyDraft};
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::shared::{account_id, answer, operator};
+use super::update_key::too_many_limits;
+use super::version;
 use super::view::IssuedView;
 use crate::api::Api;
+use crate::field_error::FieldError;
 use crate::fields::{self, Faults, Networks};
 use crate::guard::Authenticated;
 use crate::mount::Mount;
@@ -19,6 +22,8 @@ const PREFIX: &str = "prefix";
 const ALLOWED_IPS: &str = "allowed_ips";
 const SCOPES: &str = "scopes";
 const EXPIRES_AT: &str = "expires_at";
+const METADATA: &str = "metadata";
+const LIMITS: &str = "limits";
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -28,6 +33,8 @@ struct Members {
     allowed_ips: Option<Value>,
     scopes: Option<Value>,
     expires_at: Option<Value>,
+    metadata: Option<Value>,
+    limits: Option<Value>,
 }
 
 struct Wanted {
@@ -36,6 +43,8 @@ struct Wanted {
     networks: Networks,
     scopes: Option<ScopeSet>,
     expires_at: Option<Timestamp>,
+    metadata: Metadata,
+    limits: KeyLimits,
 }
 
 impl TryFrom<Members> for Wanted {
@@ -53,10 +62,46 @@ impl TryFrom<Members> for Wanted {
             networks: faults.note_all(fields::networks(ALLOWED_IPS, members.allowed_ips)),
             scopes: faults.note_all(fields::scopes(SCOPES, members.scopes)),
             expires_at: faults.note(fields::moment(EXPIRES_AT, members.expires_at)),
+            metadata: faults.note_all(metadata(members.metadata)),
+            limits: faults.note_all(limits(members.limits)),
         };
         faults.finish()?;
         Ok(wanted)
     }
+}
+
+/// Reads metadata. A name that is `null` is the same as a missing one.
+fn metadata(value: Option<Value>) -> Result<Metadata, Vec<FieldError>> {
+    let value = value.filter(|value| !value.is_null());
+    let entries = value.map(|value| fields::metadata(METADATA, value));
+    let entries = entries.transpose()?.unwrap_or_default();
+    let set = entries.into_iter();
+    Metadata::new(set.filter_map(|(name, value)| Some((name, value?))))
+        .map_err(|error| vec![FieldError::new(METADATA, fields::invalid_metadata(error))])
+}
+
+/// Reads limits. A name that is `null` is the same as a missing one.
+fn limits(value: Option<Value>) -> Result<KeyLimits, Vec<FieldError>> {
+    let value = value.filter(|value| !value.is_null());
+    let quotas = value.map(|value| fields::limits(LIMITS, value));
+    let quotas = quotas.transpose()?.unwrap_or_default();
+    let mut faults = Vec::new();
+    let mut limits = Vec::new();
+    for (name, quota) in quotas {
+        let Some(quota) = quota else { continue };
+        let numbers = quota.requests.zip(quota.period_seconds);
+        match numbers.and_then(|(requests, period)| Quota::new(requests.get(), period.get())) {
+            Some(quota) => limits.push((name, quota)),
+            None => faults.push(FieldError::new(
+                format!("{LIMITS}.{name}"),
+                fields::INCOMPLETE_LIMIT,
+            )),
+        }
+    }
+    if !faults.is_empty() {
+        return Err(faults);
+    }
+    KeyLimits::new(limits).map_err(|_| vec![FieldError::new(LIMITS, too_many_limits())])
 }
 
 /// Returns the field of the body that the value was read from.
@@ -68,9 +113,9 @@ fn member(field: IssueField, networks: &Networks) -> Option<String> {
         }
         IssueField::Scopes => Some(SCOPES.to_owned()),
         IssueField::Prefix => Some(PREFIX.to_owned()),
+        IssueField::Limits => Some(LIMITS.to_owned()),
         // A field of the body that opens a session.
-        // A request cannot set limits yet.
-        IssueField::Limits | IssueField::Ttl => None,
+        IssueField::Ttl => None,
     }
 }
 
@@ -98,7 +143,8 @@ pub(super) async fn issue_key(
             .map_err(|error| {
                 Rejection::not_issued(error, |field| member(field, &wanted.networks))
             })?;
-        Ok(HttpResponse::Created().json(IssuedView::from(&issued)))
+        let answer = HttpResponse::Created().json(IssuedView::from(&issued));
+        Ok(version::show(issued.version(), answer))
     };
     answer(issue().await)
 }
@@ -115,4 +161,6 @@ fn draft(api: &Api, account_id: AccountId, wanted: &Wanted) -> KeyDraft {
         .allowed_networks(wanted.networks.list.clone())
         .scopes(wanted.scopes.clone())
         .expires_at(wanted.expires_at)
+        .metadata(wanted.metadata.clone())
+        .limits(wanted.limits.clone())
 }

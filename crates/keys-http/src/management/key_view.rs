@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use keys_core::{
-    AuditActor, ExternalId, KeyDetails, KeyId, KeyName, KeyStatus, RevocationNote,
-    RevocationReason, Scope, Timestamp,
+    AuditActor, ExternalId, KeyDetails, KeyId, KeyLimits, KeyName, KeyStatus, Metadata,
+    RevocationNote, RevocationReason, Scope, Timestamp,
 };
 use keys_service::FoundKeys;
 use keys_service::ports::Others;
@@ -23,14 +23,15 @@ pub(super) struct KeyView<'a> {
     key_prefix: &'a str,
     allowed_ips: Vec<String>,
     scopes: Vec<&'a str>,
-    limits: BTreeMap<&'a str, LimitView>,
-    metadata: BTreeMap<&'a str, &'a str>,
+    limits: LimitsView<'a>,
+    metadata: MetadataView<'a>,
     expires_at: Option<String>,
     created_at: String,
     created_by: Option<CreatorView<'a>>,
     last_used_at: Option<String>,
     last_used_ip: Option<String>,
     use_count: u64,
+    disabled: bool,
     disabled_at: Option<String>,
     revoked_at: Option<String>,
     revoked_reason: Option<&'static str>,
@@ -43,10 +44,31 @@ pub(super) struct KeyView<'a> {
     unreadable: bool,
 }
 
+/// The own limits of a key by name.
+pub(super) type LimitsView<'a> = BTreeMap<&'a str, LimitView>;
+
 #[derive(Serialize)]
-struct LimitView {
+pub(super) struct LimitView {
     requests: u32,
     period_seconds: u32,
+}
+
+/// Names and values of the host system.
+pub(super) type MetadataView<'a> = BTreeMap<&'a str, &'a str>;
+
+pub(super) fn limits(limits: &KeyLimits) -> LimitsView<'_> {
+    let limits = limits.iter().map(|(name, quota)| {
+        let limit = LimitView {
+            requests: quota.requests.get(),
+            period_seconds: quota.period_seconds.get(),
+        };
+        (name.as_str(), limit)
+    });
+    limits.collect()
+}
+
+pub(super) fn metadata(metadata: &Metadata) -> MetadataView<'_> {
+    metadata.iter().collect()
 }
 
 /// The party that made a key.
@@ -74,13 +96,6 @@ impl<'a> CreatorView<'a> {
 impl<'a> KeyView<'a> {
     pub(super) fn new(details: &'a KeyDetails, now: Timestamp) -> Self {
         let key = &details.key;
-        let limits = key.limits.iter().map(|(name, quota)| {
-            let limit = LimitView {
-                requests: quota.requests.get(),
-                period_seconds: quota.period_seconds.get(),
-            };
-            (name.as_str(), limit)
-        });
         let revocation = &details.revocation;
         Self {
             id: key.id.to_string(),
@@ -91,14 +106,15 @@ impl<'a> KeyView<'a> {
             key_prefix: key.shown_prefix.as_str(),
             allowed_ips: key.allowed_networks.to_strings(),
             scopes: key.scopes.iter().map(Scope::as_str).collect(),
-            limits: limits.collect(),
-            metadata: details.metadata.iter().collect(),
+            limits: limits(&key.limits),
+            metadata: metadata(&details.metadata),
             expires_at: key.expires_at.as_ref().map(Timestamp::to_string),
             created_at: key.created_at.to_string(),
             created_by: CreatorView::of(details),
             last_used_at: key.last_used_at.as_ref().map(Timestamp::to_string),
             last_used_ip: details.last_used_ip.map(|address| address.to_string()),
             use_count: details.use_count,
+            disabled: key.disabled_at.is_some(),
             disabled_at: key.disabled_at.as_ref().map(Timestamp::to_string),
             revoked_at: key.revoked_at.as_ref().map(Timestamp::to_string),
             revoked_reason: revocation.reason.map(RevocationReason::as_str),
@@ -117,6 +133,14 @@ impl<'a> KeyView<'a> {
         }
         view
     }
+}
+
+/// A key that was changed.
+#[derive(Serialize)]
+pub(super) struct UpdatedKeyView<'a> {
+    #[serde(flatten)]
+    pub(super) key: KeyView<'a>,
+    pub(super) effective_everywhere_by: String,
 }
 
 /// A session on a list.

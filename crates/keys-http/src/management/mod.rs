@@ -22,6 +22,8 @@ mod revoke_operator_key;
 mod rotate_key;
 mod shared;
 mod update_account;
+mod update_key;
+mod version;
 mod view;
 mod whoami;
 
@@ -53,6 +55,7 @@ use self::revoke_keys::revoke_keys;
 use self::revoke_operator_key::revoke_operator_key;
 use self::rotate_key::{rotate_key, rotate_own_key};
 use self::update_account::update_account;
+use self::update_key::update_key;
 use self::whoami::{revoke, whoami};
 use crate::api::Api;
 use crate::guard::RequireManager;
@@ -101,8 +104,9 @@ pub(crate) fn scope(api: &Api) -> impl HttpServiceFactory + use<> {
         .route(web::post().to(issue_key).wrap(requires(&[KeysWrite])));
     let all_keys = resource("/keys", "GET, HEAD")
         .route(fallback::read().to(list_keys).wrap(manages_keys(KeysRead)));
-    let key = resource("/keys/{key_id}", "DELETE, GET, HEAD")
+    let key = resource("/keys/{key_id}", "DELETE, GET, HEAD, PATCH")
         .route(fallback::read().to(read_key).wrap(manages_keys(KeysRead)))
+        .route(web::patch().to(update_key).wrap(manages_keys(KeysWrite)))
         .route(web::delete().to(revoke_key).wrap(manages_keys(KeysWrite)));
     let session = resource("/accounts/{account_id}/sessions/{session_id}", "DELETE").route(
         web::delete()

@@ -1,11 +1,11 @@
 //! `GET /v1/keys/{key_id}`
 
-use actix_web::http::header::{ETAG, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, web};
-use keys_core::{Denial, KeyVersion, Operation};
+use keys_core::{Denial, Operation};
 
 use super::key_view::KeyView;
 use super::shared::{key_id, manage_keys};
+use super::version;
 use crate::api::Api;
 use crate::guard::Authenticated;
 use crate::rejection::Rejection;
@@ -23,16 +23,10 @@ pub(super) async fn read_key(
             .ok_or(Rejection::KeyNotFound)?
             .map_err(|_| Rejection::denied(Denial::Unreadable))?;
         let view = KeyView::new(&details, api.service().now());
-        Ok(versioned(HttpResponse::Ok().json(view), details.version()))
+        Ok(version::show(
+            details.version(),
+            HttpResponse::Ok().json(view),
+        ))
     })
     .await
-}
-
-/// Adds the version of a key to an answer.
-fn versioned(mut response: HttpResponse, version: KeyVersion) -> HttpResponse {
-    // Hexadecimal digits in quotes are plain ASCII, so this never fails.
-    if let Ok(value) = HeaderValue::try_from(format!("\"{version}\"")) {
-        response.headers_mut().insert(ETAG, value);
-    }
-    response
 }

@@ -56,7 +56,9 @@ pub(super) async fn update_account(
 fn account_patch(members: Members) -> Result<AccountPatch, Rejection> {
     let mut faults = Faults::default();
     let plan = faults.note(members.plan.as_ref().map(text).transpose());
-    let disabled = faults.note(members.disabled.as_ref().map(boolean).transpose());
+    let disabled = members.disabled.as_ref();
+    let disabled = disabled.map(|value| fields::boolean("disabled", value));
+    let disabled = faults.note(disabled.transpose());
     let external_id = members
         .external_id
         .map(|value| fields::external_id("external_id", Some(value)));
@@ -74,9 +76,4 @@ fn account_patch(members: Members) -> Result<AccountPatch, Rejection> {
 fn text(plan: &Value) -> Result<&str, FieldError> {
     let text = plan.as_str();
     text.ok_or_else(|| FieldError::new("plan", "must be a string"))
-}
-
-fn boolean(disabled: &Value) -> Result<bool, FieldError> {
-    let disabled = disabled.as_bool();
-    disabled.ok_or_else(|| FieldError::new("disabled", "must be true or false"))
 }

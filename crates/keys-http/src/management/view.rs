@@ -7,6 +7,8 @@ use serde::Serialize;
 
 use crate::limits::whole_seconds;
 
+use super::key_view::{self, LimitsView, MetadataView};
+
 #[derive(Serialize)]
 pub(super) struct AccountView<'a> {
     id: String,
@@ -93,12 +95,15 @@ pub(super) struct IssuedView<'a> {
     allowed_ips: Vec<String>,
     scopes: Vec<&'a str>,
     expires_at: Option<String>,
+    limits: LimitsView<'a>,
+    metadata: MetadataView<'a>,
     last_used_at: Option<String>,
     created_at: String,
 }
 
 impl<'a> From<&'a Issued> for IssuedView<'a> {
-    fn from(Issued { key, secret, .. }: &'a Issued) -> Self {
+    fn from(issued: &'a Issued) -> Self {
+        let Issued { key, secret, .. } = issued;
         Self {
             id: key.id.to_string(),
             account_id: key.account_id.as_ref().map(AccountId::to_string),
@@ -108,6 +113,8 @@ impl<'a> From<&'a Issued> for IssuedView<'a> {
             allowed_ips: key.allowed_networks.to_strings(),
             scopes: key.scopes.iter().map(keys_core::Scope::as_str).collect(),
             expires_at: key.expires_at.as_ref().map(Timestamp::to_string),
+            limits: key_view::limits(&key.limits),
+            metadata: key_view::metadata(&issued.metadata),
             last_used_at: key.last_used_at.as_ref().map(Timestamp::to_string),
             created_at: key.created_at.to_string(),
         }

@@ -5,7 +5,8 @@ use std::error::Error;
 use keys_core::{Denial, chain};
 use keys_service::ports::{LimiterError, StoreError};
 use keys_service::{
-    AccountError, EntropyError, IdempotencyError, IssueError, RevokeError, RotateError, VerifyError,
+    AccountError, EntropyError, IdempotencyError, IssueError, RevokeError, RotateError,
+    UpdateKeyError, VerifyError,
 };
 
 use super::Rejection;
@@ -126,6 +127,22 @@ impl From<RotateError> for Rejection {
             error => return unexpected(&error),
         };
         Self::Invalid(vec![FieldError::new(field, message)])
+    }
+}
+
+/// Errors about fields of the body are converted by the route, which knows their names.
+impl From<UpdateKeyError> for Rejection {
+    fn from(error: UpdateKeyError) -> Self {
+        match error {
+            UpdateKeyError::NotFound => Self::KeyNotFound,
+            UpdateKeyError::Unreadable => Self::forbidden(Denial::Unreadable),
+            UpdateKeyError::Ended => Self::KeyEnded,
+            UpdateKeyError::VersionDiffers => Self::PreconditionFailed,
+            UpdateKeyError::CallerDenied(denial) => Self::denied(denial),
+            UpdateKeyError::Entropy(error) => error.into(),
+            UpdateKeyError::Store(error) => error.into(),
+            error => unexpected(&error),
+        }
     }
 }
 

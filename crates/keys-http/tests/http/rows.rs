@@ -1077,14 +1077,14 @@ impl<E: Exchange> Rows<'_, E> {
             .await;
         issued.assert(
             201,
-            &format!(r#"{{"id":"*","account_id":"{account}","name":"CI","key":"acme_test_*","key_prefix":"acme_test_*","allowed_ips":["10.0.0.0/8"],"scopes":["a","b:c"],"expires_at":"2125-01-01T00:00:00.000Z","last_used_at":null,"created_at":"*Z"}}"#),
+            &format!(r#"{{"id":"*","account_id":"{account}","name":"CI","key":"acme_test_*","key_prefix":"acme_test_*","allowed_ips":["10.0.0.0/8"],"scopes":["a","b:c"],"expires_at":"2125-01-01T00:00:00.000Z","limits":{{}},"metadata":{{}},"last_used_at":null,"created_at":"*Z"}}"#),
         );
         assert_eq!(issued.header("cache-control"), Some("no-store"));
         self.operate(post(&path).json(r#"{"name":null,"prefix":null,"allowed_ips":null,"scopes":null,"expires_at":null}"#))
             .await
             .assert(
                 201,
-                &format!(r#"{{"id":"*","account_id":"{account}","name":null,"key":"sk_live_*","key_prefix":"sk_live_*","allowed_ips":[],"scopes":[],"expires_at":null,"last_used_at":null,"created_at":"*Z"}}"#),
+                &format!(r#"{{"id":"*","account_id":"{account}","name":null,"key":"sk_live_*","key_prefix":"sk_live_*","allowed_ips":[],"scopes":[],"expires_at":null,"limits":{{}},"metadata":{{}},"last_used_at":null,"created_at":"*Z"}}"#),
             );
         for (body, field) in [
             (r#"{"name":""}"#, "name"),

@@ -401,6 +401,7 @@ async fn key_is_read_with_everything_but_its_secret(place: Place) {
         "last_used_at": null,
         "last_used_ip": null,
         "use_count": 0,
+        "disabled": false,
         "disabled_at": null,
         "revoked_at": null,
         "revoked_reason": null,
