@@ -9,8 +9,8 @@ use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 use keys_core::{
     AccountId, AllowedNetworks, CreatedBy, ExternalId, KeyId, KeyName, KeyPrefix, KeyStatus,
-    Metadata, OperatorScope, PlanName, RevocationNote, RevocationReason, Scope, ShownPrefix,
-    Timestamp,
+    LimitName, Metadata, OperatorScope, PlanName, Quota, RevocationNote, RevocationReason, Scope,
+    ShownPrefix, Timestamp,
 };
 use keys_service::ROTATION_GRACE_MAX;
 use keys_service::ports::{KeyOrder, NAME_PART_MAX_CHARS};
@@ -170,11 +170,43 @@ pub(crate) enum KeyCommand {
         /// Expiry, as 2027-12-31T23:59:59Z. Default: never.
         #[arg(long, value_name = "TIME", value_parser = Timestamp::parse_rfc3339)]
         expires: Option<Timestamp>,
+        /// Entry of the metadata. Repeat for more.
+        #[arg(long, value_name = "NAME=VALUE", value_parser = metadata)]
+        metadata: Vec<(String, String)>,
+        /// Limit of the key on top of that of its plan, as calls=100/60. Repeat for more.
+        #[arg(long = "limit", value_name = "NAME=REQUESTS/SECONDS", value_parser = limit)]
+        limits: Vec<(LimitName, Quota)>,
         #[command(flatten)]
         output: Output,
     },
     /// List keys that have not ended, newest first.
     List(Box<KeyListArguments>),
+    /// Change a key. Fields that are not named stay as they are.
+    Set {
+        /// Id of the key (not the key itself).
+        #[arg(value_parser = KeyIdParser)]
+        id: KeyId,
+        #[command(flatten)]
+        changes: Box<KeyChanges>,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Disable a key: it is refused until it is enabled again.
+    Disable {
+        /// Id of the key (not the key itself).
+        #[arg(value_parser = KeyIdParser)]
+        id: KeyId,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Enable a disabled key again.
+    Enable {
+        /// Id of the key (not the key itself).
+        #[arg(value_parser = KeyIdParser)]
+        id: KeyId,
+        #[command(flatten)]
+        output: Output,
+    },
     /// Replace a key by a new one and print the new one, once. The old one stays usable for a
     /// while.
     #[command(after_help = "\
@@ -236,6 +268,47 @@ pub(crate) enum SessionCommand {
         #[command(flatten)]
         output: Output,
     },
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = true)]
+pub(crate) struct KeyChanges {
+    /// New name.
+    #[arg(long, value_parser = KeyName::from_name)]
+    pub name: Option<KeyName>,
+    /// Remove the name.
+    #[arg(long, conflicts_with = "name")]
+    pub no_name: bool,
+    /// Address or CIDR network that may use the key, in place of the present ones. Repeat for more.
+    #[arg(long = "ip", value_name = "CIDR", value_parser = network)]
+    pub ips: Vec<String>,
+    /// Allow every address.
+    #[arg(long, conflicts_with = "ips")]
+    pub any_ip: bool,
+    /// Scope of the key, in place of the present ones. Repeat for more.
+    #[arg(long = "scope", value_name = "SCOPE")]
+    pub scopes: Vec<Scope>,
+    /// Remove all scopes.
+    #[arg(long, conflicts_with = "scopes")]
+    pub no_scopes: bool,
+    /// New expiry, as 2027-12-31T23:59:59Z.
+    #[arg(long, value_name = "TIME", value_parser = Timestamp::parse_rfc3339)]
+    pub expires: Option<Timestamp>,
+    /// Remove the expiry.
+    #[arg(long, conflicts_with = "expires")]
+    pub never_expires: bool,
+    /// Set an entry of the metadata. Repeat for more.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = metadata)]
+    pub metadata: Vec<(String, String)>,
+    /// Remove an entry of the metadata. Repeat for more.
+    #[arg(long, value_name = "NAME")]
+    pub remove_metadata: Vec<String>,
+    /// Set a limit of the key on top of that of its plan, as calls=100/60. Repeat for more.
+    #[arg(long = "limit", value_name = "NAME=REQUESTS/SECONDS", value_parser = limit)]
+    pub limits: Vec<(LimitName, Quota)>,
+    /// Remove a limit of the key. Repeat for more.
+    #[arg(long = "remove-limit", value_name = "NAME")]
+    pub removed_limits: Vec<LimitName>,
 }
 
 #[derive(Debug, Args)]
@@ -360,6 +433,7 @@ fn name_part(text: &str) -> Result<String, &'static str> {
     Ok(text.to_owned())
 }
 
+/// Parses an entry of metadata.
 fn metadata(text: &str) -> Result<(String, String), String> {
     let pair = text.split_once('=').ok_or("not a name, `=` and a value")?;
     Metadata::new([pair]).map_err(|error| error.to_string())?;
@@ -383,6 +457,17 @@ fn grace(text: &str) -> Result<Duration, &'static str> {
     let time = number.checked_mul(seconds).map(Duration::from_secs);
     time.filter(|time| *time <= ROTATION_GRACE_MAX)
         .ok_or(EXPECTED)
+}
+
+/// Parses a limit.
+fn limit(text: &str) -> Result<(LimitName, Quota), &'static str> {
+    const FORM: &str = "must be NAME=REQUESTS/SECONDS, such as calls=100/60";
+    let (name, quota) = text.split_once('=').ok_or(FORM)?;
+    let (requests, seconds) = quota.split_once('/').ok_or(FORM)?;
+    let name = name.parse().map_err(|_| FORM)?;
+    let number = |text: &str| text.parse().map_err(|_| FORM);
+    let quota = Quota::new(number(requests)?, number(seconds)?).ok_or(FORM)?;
+    Ok((name, quota))
 }
 
 /// Parses the id of a key. The usual error message would repeat the argument, which may be a key

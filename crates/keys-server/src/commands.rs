@@ -1,25 +1,28 @@
 //! The commands except `serve`.
 
+use std::collections::BTreeMap;
 use std::error::Error;
 
 use anyhow::{Context as _, bail};
 use clap::CommandFactory as _;
 use keys_core::{
-    AllowedNetworks, KeyId, KeyKind, Metadata, OperatorScope, Revocation, Scope, ScopeSet,
+    AllowedNetworks, KeyId, KeyKind, KeyLimits, LimitName, Metadata, OperatorScope, Revocation,
+    Scope, ScopeSet,
 };
 use keys_service::ports::{
-    AccountPatch, AccountQuery, KEYS_PER_PAGE_MAX, KeyQuery, KeySelection, UnboundedFilter,
+    AccountPatch, AccountQuery, InvalidKeyPatch, KEYS_PER_PAGE_MAX, KeyPatch, KeyQuery,
+    KeySelection, LimitsPatch, MetadataPatch, QuotaPatch, UnboundedFilter,
 };
 use keys_service::{
     AccountError, Actor, FindKeysError, FoundKeys, IssueError, IssueField, Issued, KeyDraft,
     KeyService, LastOperator, NewAccount, OperatorKeyDraft, RevokeError, Revoked, RotateError,
-    Rotation,
+    Rotation, UpdateKeyError,
 };
 use serde_json::{Value, json};
 
 use crate::arguments::{
-    AccountCommand, Arguments, Command, KeyCommand, KeyListArguments, OperatorKeyCommand, Output,
-    RevokedKeys, SessionCommand, Why,
+    AccountCommand, Arguments, Command, KeyChanges, KeyCommand, KeyListArguments,
+    OperatorKeyCommand, Output, RevokedKeys, SessionCommand, Why,
 };
 use crate::config::Settings;
 use crate::embedded::Creation;
@@ -221,6 +224,8 @@ async fn key(command: KeyCommand, settings: &Settings) -> anyhow::Result<()> {
             ips,
             scopes,
             expires,
+            metadata,
+            limits,
             output,
         } => {
             let draft = KeyDraft::new(
@@ -229,10 +234,10 @@ async fn key(command: KeyCommand, settings: &Settings) -> anyhow::Result<()> {
             )
             .name(name)
             .allowed_networks(networks(&ips)?)
-            .scopes(Some(
-                ScopeSet::parse(scopes.iter().map(Scope::as_str)).context("--scope")?,
-            ))
-            .expires_at(expires);
+            .scopes(Some(scope_set(&scopes)?))
+            .expires_at(expires)
+            .metadata(Metadata::new(metadata).context("--metadata")?)
+            .limits(KeyLimits::new(limits).context("--limit")?);
             let service = open::open(settings).await?.service;
             let issued = service
                 .issue_key(&Actor::system(), draft)
@@ -255,6 +260,22 @@ async fn key(command: KeyCommand, settings: &Settings) -> anyhow::Result<()> {
             print(output, &output::key_sheet(&details, now), || {
                 output::key_details(&details, now)
             })
+        }
+        KeyCommand::Set {
+            id,
+            changes,
+            output,
+        } => {
+            let change = key_patch(*changes)?;
+            change_key(id, change, "is changed", output, settings).await
+        }
+        KeyCommand::Disable { id, output } => {
+            let change = KeyPatch::default().disabled(true);
+            change_key(id, change, "is disabled", output, settings).await
+        }
+        KeyCommand::Enable { id, output } => {
+            let change = KeyPatch::default().disabled(false);
+            change_key(id, change, "is enabled", output, settings).await
         }
         KeyCommand::Rotate {
             id,
@@ -542,6 +563,69 @@ fn confirmed(why: &Why, question: &str) -> anyhow::Result<bool> {
     Ok(["y", "yes"].contains(&answer.trim().to_lowercase().as_str()))
 }
 
+fn key_patch(changes: KeyChanges) -> anyhow::Result<KeyPatch> {
+    let mut patch = KeyPatch::default();
+    if changes.name.is_some() || changes.no_name {
+        patch = patch.name(changes.name);
+    }
+    if !changes.ips.is_empty() || changes.any_ip {
+        patch = patch.allowed_networks(networks(&changes.ips)?);
+    }
+    if !changes.scopes.is_empty() || changes.no_scopes {
+        patch = patch.scopes(scope_set(&changes.scopes)?);
+    }
+    if changes.expires.is_some() || changes.never_expires {
+        patch = patch.expires_at(changes.expires);
+    }
+    let removed = changes.remove_metadata.into_iter();
+    let mut metadata: BTreeMap<Box<str>, Option<Box<str>>> =
+        removed.map(|name| (name.into(), None)).collect();
+    let set = changes.metadata.into_iter();
+    metadata.extend(set.map(|(name, value)| (name.into(), Some(value.into()))));
+    if !metadata.is_empty() {
+        patch = patch.metadata(MetadataPatch::Merge(metadata));
+    }
+    let removed = changes.removed_limits.into_iter();
+    let mut limits: BTreeMap<LimitName, Option<QuotaPatch>> =
+        removed.map(|name| (name, None)).collect();
+    let set = changes.limits.into_iter();
+    limits.extend(set.map(|(name, quota)| (name, Some(quota.into()))));
+    if !limits.is_empty() {
+        patch = patch.limits(LimitsPatch::Merge(limits));
+    }
+    Ok(patch)
+}
+
+/// Changes a key of any kind but a session, and prints it.
+async fn change_key(
+    id: KeyId,
+    patch: KeyPatch,
+    outcome: &str,
+    output: Output,
+    settings: &Settings,
+) -> anyhow::Result<()> {
+    let service = open::open(settings).await?.service;
+    let changed = service.update_key(&Actor::system(), id, patch).await;
+    let (details, _) = changed
+        .map_err(|error| match error {
+            UpdateKeyError::Invalid(InvalidKeyPatch::ExpiryNotInFuture) => {
+                at_fault("--expires", error)
+            }
+            UpdateKeyError::Invalid(InvalidKeyPatch::Metadata(_)) => at_fault("--metadata", error),
+            UpdateKeyError::Invalid(InvalidKeyPatch::OperatorScopes) => at_fault("--scope", error),
+            UpdateKeyError::Invalid(_) => at_fault("--limit", error),
+            _ => error.into(),
+        })
+        .with_context(|| format!("{id}: nothing was changed"))?;
+    print(output, &format!("{id} {outcome}"), || {
+        output::key_details(&details, service.now())
+    })
+}
+
+fn scope_set(scopes: &[Scope]) -> anyhow::Result<ScopeSet> {
+    ScopeSet::parse(scopes.iter().map(Scope::as_str)).context("--scope")
+}
+
 fn networks(ips: &[String]) -> anyhow::Result<AllowedNetworks> {
     AllowedNetworks::parse(ips).context("--ip")
 }
@@ -557,7 +641,8 @@ fn not_made(error: IssueError) -> anyhow::Error {
         Some(IssueField::AllowedNetworks(_)) => Some("--ip"),
         Some(IssueField::Scopes) => Some("--scope"),
         Some(IssueField::Prefix) => Some("--prefix"),
-        Some(IssueField::Limits | IssueField::Ttl) => None,
+        Some(IssueField::Limits) => Some("--limit"),
+        Some(IssueField::Ttl) => None,
         None => match error {
             IssueError::AccountNotFound
             | IssueError::AccountDenied(_)
@@ -574,11 +659,7 @@ fn not_made(error: IssueError) -> anyhow::Error {
 
 /// Prints only the secret, or the whole result.
 fn print_issued(issued: &Issued, output: Output) -> anyhow::Result<()> {
-    print(output, issued.secret.expose(), || {
-        let mut value = output::key(&issued.key);
-        value["key"] = issued.secret.expose().into();
-        value
-    })
+    print(output, issued.secret.expose(), || output::issued(issued))
 }
 
 fn print(output: Output, text: &str, json: impl FnOnce() -> Value) -> anyhow::Result<()> {

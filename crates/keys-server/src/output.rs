@@ -7,7 +7,7 @@ use keys_core::{
     Account, ApiKey, KeyDetails, RevocationNote, RevocationReason, Timestamp, escaped,
 };
 use keys_service::ports::AccountEntry;
-use keys_service::{FoundKeys, Rotated};
+use keys_service::{FoundKeys, Issued, Rotated};
 use keys_store::RowFault;
 use serde_json::{Value, json};
 
@@ -158,10 +158,18 @@ pub(crate) fn key_sheet(details: &KeyDetails, now: Timestamp) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
+/// Returns a key that was just made, with its secret.
+pub(crate) fn issued(issued: &Issued) -> Value {
+    let mut value = key(&issued.key);
+    value["key"] = issued.secret.expose().into();
+    value["limits"] = json!(issued.key.limits);
+    value["metadata"] = json!(issued.metadata);
+    value
+}
+
 /// Returns a key that was rotated: the new key with its secret, and the end of the old one.
 pub(crate) fn rotated(rotated: &Rotated) -> Value {
-    let mut value = key(&rotated.issued.key);
-    value["key"] = rotated.issued.secret.expose().into();
+    let mut value = issued(&rotated.issued);
     value["predecessor"] = rotated.predecessor.to_string().into();
     value["predecessor_ends_at"] = rotated.predecessor_ends_at.to_string().into();
     value

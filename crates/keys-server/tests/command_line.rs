@@ -43,6 +43,7 @@ macro_rules! on_both_databases {
 
 on_both_databases![
     a_lost_pepper_id_is_refused_and_named,
+    a_key_is_changed_disabled_and_enabled,
     a_key_that_is_revoked_cannot_be_revoked_again,
     keys_are_revoked_together_for_a_reason,
     scopes_are_given_to_operator_keys,
@@ -179,6 +180,8 @@ fn creates_print_all_there_is_as_json(place: Place) {
         "allowed_ips": ["10.0.0.0/8"],
         "scopes": ["accounts:read", "keys:read"],
         "expires_at": "2099-12-31T22:59:59.000Z",
+        "limits": {},
+        "metadata": {},
         "last_used_at": null,
         "created_at": operator["created_at"],
     });
@@ -220,6 +223,8 @@ fn creates_print_all_there_is_as_json(place: Place) {
         "allowed_ips": [],
         "scopes": [],
         "expires_at": null,
+        "limits": {},
+        "metadata": {},
         "last_used_at": null,
         "created_at": key["created_at"],
     });
@@ -523,6 +528,158 @@ fn set_plan_takes_effect_at_once(place: Place) {
     );
 }
 
+fn a_key_is_changed_disabled_and_enabled(place: Place) {
+    let program = Program::new(place);
+    let account = program.account("pro");
+    let created = program
+        .run(&[
+            "key",
+            "create",
+            "--json",
+            "--account",
+            &account,
+            "--metadata",
+            "team=a=b",
+            "--limit",
+            "create=5/60",
+        ])
+        .succeeded()
+        .json();
+    let limits = json!({ "create": { "requests": 5, "period_seconds": 60 } });
+    assert_eq!(created["limits"], limits);
+    assert_eq!(created["metadata"], json!({ "team": "a=b" }));
+    let id = created["id"].as_str().unwrap();
+
+    for (arguments, fault) in [
+        (vec![id], "--name"),
+        (vec![id, "--name", "x", "--no-name"], "--no-name"),
+        (vec![id, "--ip", "10.0.0.1", "--any-ip"], "--any-ip"),
+        (vec![id, "--metadata", "Team=x"], "--metadata"),
+        (vec![id, "--metadata", "team"], "--metadata"),
+        (vec![id, "--limit", "create=5"], "--limit"),
+        (vec![id, "--limit", "create=0/60"], "--limit"),
+        (vec!["x", "--no-name"], "<ID>"),
+    ] {
+        let arguments = [&["key", "set"], &arguments[..]].concat();
+        program.run(&arguments).refused(2, &[fault]);
+    }
+    for (arguments, fault) in [
+        (vec![id, "--expires", "2020-01-01T00:00:00Z"], "--expires"),
+        (vec![id, "--limit", "cals=5/60"], "--limit"),
+        (vec![UNKNOWN_ID, "--no-name"], "no such key"),
+    ] {
+        let arguments = [&["key", "set"], &arguments[..]].concat();
+        program.run(&arguments).refused(1, &[fault]);
+    }
+
+    let line = program.line(&["key", "set", id, "--name", "CI"]);
+    assert_eq!(line, format!("{id} is changed"));
+    let changed = program
+        .run(&[
+            "key",
+            "set",
+            id,
+            "--json",
+            "--ip",
+            "10.1.2.3/8",
+            "--ip",
+            "::1",
+            "--scope",
+            "b",
+            "--scope",
+            "a",
+            "--expires",
+            "2099-12-31T23:59:59Z",
+            "--metadata",
+            "other=x",
+            "--remove-metadata",
+            "team",
+            "--limit",
+            "list=7/60",
+            "--remove-limit",
+            "create",
+        ])
+        .succeeded()
+        .json();
+    let expected = json!({
+        "id": id,
+        "kind": "account",
+        "account_id": account,
+        "name": "CI",
+        "key_prefix": created["key_prefix"],
+        "allowed_ips": ["10.0.0.0/8", "::1"],
+        "scopes": ["a", "b"],
+        "expires_at": "2099-12-31T23:59:59.000Z",
+        "last_used_at": null,
+        "created_at": created["created_at"],
+        "status": "active",
+        "limits": { "list": { "requests": 7, "period_seconds": 60 } },
+        "metadata": { "other": "x" },
+        "created_by": { "type": "system", "id": null, "subject": null },
+        "last_used_ip": null,
+        "use_count": 0,
+        "disabled_at": null,
+        "revoked_at": null,
+        "revoked_reason": null,
+        "revoked_note": null,
+        "predecessor": null,
+        "successor": null,
+    });
+    assert_eq!(changed, expected);
+    let removed = program
+        .run(&[
+            "key",
+            "set",
+            id,
+            "--json",
+            "--no-name",
+            "--any-ip",
+            "--no-scopes",
+            "--never-expires",
+            "--remove-metadata",
+            "other",
+            "--remove-limit",
+            "list",
+        ])
+        .succeeded()
+        .json();
+    for (field, value) in [
+        ("name", json!(null)),
+        ("allowed_ips", json!([])),
+        ("scopes", json!([])),
+        ("expires_at", json!(null)),
+        ("limits", json!({})),
+        ("metadata", json!({})),
+    ] {
+        assert_eq!(removed[field], value, "{field}");
+    }
+
+    for _ in 0..2 {
+        let line = program.line(&["key", "disable", id]);
+        assert_eq!(line, format!("{id} is disabled"));
+    }
+    let enabled = program.run(&["key", "enable", "--json", id]).succeeded();
+    assert_eq!(enabled.json()["status"], "active");
+    let disabled = program.run(&["key", "disable", "--json", id]).succeeded();
+    assert_eq!(disabled.json()["status"], "disabled");
+
+    // An operator key as well, except for its scopes.
+    program.line(&["operator-key", "create", "--name", "ops"]);
+    let operator = program.keys(&["--operators"])[0]["id"].clone();
+    let operator = operator.as_str().unwrap();
+    program.line(&["key", "disable", operator]);
+    program
+        .run(&["key", "set", operator, "--scope", "keys:read"])
+        .refused(1, &["--scope"]);
+
+    program.line(&["key", "revoke", id]);
+    for command in ["disable", "enable"] {
+        program
+            .run(&["key", command, id])
+            .refused(1, &[id, "ended"]);
+    }
+}
+
 fn a_key_that_is_revoked_cannot_be_revoked_again(place: Place) {
     let program = Program::new(place);
     let account = program.account("pro");
@@ -707,6 +864,8 @@ fn a_key_is_rotated_once_and_the_new_one_is_printed(place: Place) {
         "allowed_ips": ["10.0.0.0/8"],
         "scopes": ["a"],
         "expires_at": null,
+        "limits": {},
+        "metadata": {},
         "last_used_at": null,
         "created_at": new["created_at"],
         "predecessor": id,
@@ -1272,9 +1431,12 @@ fn every_command_has_a_help_text_and_no_other_command_does() {
         "completions",
         "key",
         "key create",
+        "key disable",
+        "key enable",
         "key list",
         "key revoke",
         "key rotate",
+        "key set",
         "key show",
         "migrate",
         "operator-key",

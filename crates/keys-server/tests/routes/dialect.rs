@@ -178,6 +178,7 @@ pub(crate) fn problem(status: u16, code: &str, detail: &str) -> Value {
         404 => "Not Found",
         405 => "Method Not Allowed",
         409 => "Conflict",
+        412 => "Precondition Failed",
         413 => "Payload Too Large",
         415 => "Unsupported Media Type",
         422 => "Unprocessable Entity",

@@ -39,6 +39,7 @@ mod flat_delete;
 mod flat_list;
 mod health;
 mod management_accounts;
+mod management_key_update;
 mod management_keys;
 mod management_lists;
 mod management_operators;

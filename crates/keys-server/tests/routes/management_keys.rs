@@ -103,6 +103,61 @@ async fn key_at_fault_is_refused_by_its_member(place: Place) {
             "expires_at",
             "must be in the future",
         ),
+        (
+            json!({ "metadata": ["a"] }),
+            "metadata",
+            "must be an object of strings",
+        ),
+        (
+            json!({ "metadata": { "a": 1 } }),
+            "metadata.a",
+            "must be a string",
+        ),
+        (
+            json!({ "metadata": { "Team": "x" } }),
+            "metadata.Team",
+            "must be named by 1 to 40 lower-case letters, digits and `_`",
+        ),
+        (
+            json!({ "metadata": { "a": "\u{0}" } }),
+            "metadata.a",
+            "must not contain a NUL character",
+        ),
+        (
+            json!({ "metadata": { "a": "x".repeat(4_088) } }),
+            "metadata",
+            "must be at most 4096 bytes",
+        ),
+        (
+            json!({ "limits": 1 }),
+            "limits",
+            "must be an object of limits",
+        ),
+        (
+            json!({ "limits": { "create": { "requests": 1 } } }),
+            "limits.create",
+            "must have requests and period_seconds",
+        ),
+        (
+            json!({ "limits": { "create": { "requests": 0, "period_seconds": 1 } } }),
+            "limits.create.requests",
+            "must be a whole number from 1 to 4294967295",
+        ),
+        (
+            json!({ "limits": { "create": { "requests": 1, "period_seconds": 1, "per": "key" } } }),
+            "limits.create.per",
+            "is not known here; known are requests, period_seconds",
+        ),
+        (
+            json!({ "limits": { "calls": { "requests": 1, "period_seconds": 1 } } }),
+            "limits.calls",
+            "is not the name of a limit of any plan",
+        ),
+        (
+            json!({ "limits": { "A B": { "requests": 1, "period_seconds": 1 } } }),
+            "limits.A B",
+            "is not the name of a limit of any plan",
+        ),
     ] {
         let issue = world.post(&path).bearer(world.operator()).json(&body);
         issue.expect(400, &problem_fault(field, message)).await;
@@ -157,6 +212,8 @@ fn view(account: &str, name: &Value, prefix: &str) -> Value {
         "allowed_ips": [],
         "scopes": [],
         "expires_at": null,
+        "limits": {},
+        "metadata": {},
         "last_used_at": null,
         "created_at": NOW,
     })
@@ -172,11 +229,15 @@ async fn key_is_made_with_all_that_was_asked_for(place: Place) {
         "allowed_ips": ["10.1.2.3/8", "2001:DB8::1", "10.0.0.0/8"],
         "scopes": ["orders:read", "a", "orders:read", "9.b_c-d"],
         "expires_at": "2125-01-01T01:00:00.5+01:00",
+        "limits": { "create": { "requests": 5, "period_seconds": 60 }, "list": null },
+        "metadata": { "team": "billing \"x\"", "other": null },
     }));
     let mut expected = view(&account, &json!("CI"), "acme_test");
     expected["allowed_ips"] = json!(["10.0.0.0/8", "2001:db8::1"]);
     expected["scopes"] = json!(["9.b_c-d", "a", "orders:read"]);
     expected["expires_at"] = json!("2125-01-01T00:00:00.500Z");
+    expected["limits"] = json!({ "create": { "requests": 5, "period_seconds": 60 } });
+    expected["metadata"] = json!({ "team": "billing \"x\"" });
     let issued = issue
         .expect(201, &expected)
         .await
@@ -196,8 +257,10 @@ async fn absence_is_written_in_several_ways(place: Place) {
             "allowed_ips": null,
             "scopes": null,
             "expires_at": null,
+            "limits": null,
+            "metadata": null,
         }),
-        json!({ "allowed_ips": [], "scopes": [] }),
+        json!({ "allowed_ips": [], "scopes": [], "limits": {}, "metadata": {} }),
     ] {
         let issue = world.post(&format!("/v1/accounts/{account}/keys"));
         let issue = issue.bearer(world.operator()).json(&body);

@@ -79,7 +79,7 @@ fn resources() -> Vec<(&'static str, &'static str, Value)> {
         ),
         ("/v1/accounts/x/keys", "GET, HEAD, POST", problem.clone()),
         ("/v1/keys", "GET, HEAD", problem.clone()),
-        ("/v1/keys/x", "DELETE, GET, HEAD", problem.clone()),
+        ("/v1/keys/x", "DELETE, GET, HEAD, PATCH", problem.clone()),
         ("/v1/accounts/x/sessions/y", "DELETE", problem.clone()),
         ("/v1/keys/revoke", "POST", problem.clone()),
         ("/v1/operator-keys", "GET, HEAD, POST", problem.clone()),

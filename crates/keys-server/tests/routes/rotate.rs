@@ -302,6 +302,8 @@ async fn key_is_rotated_into_one_like_it(place: Place) {
         "allowed_ips": ["127.0.0.0/8", "2001:db8::1"],
         "scopes": ["orders:read", "a"],
         "expires_at": "2125-01-01T00:00:00.5Z",
+        "limits": { "list": { "requests": 7, "period_seconds": 60 } },
+        "metadata": { "team": "billing" },
     });
     let (id, key) = a_key(&world, &account, &draft).await;
     let expected = json!({
@@ -313,6 +315,8 @@ async fn key_is_rotated_into_one_like_it(place: Place) {
         "allowed_ips": ["127.0.0.0/8", "2001:db8::1"],
         "scopes": ["a", "orders:read"],
         "expires_at": "2125-01-01T00:00:00.500Z",
+        "limits": { "list": { "requests": 7, "period_seconds": 60 } },
+        "metadata": { "team": "billing" },
         "last_used_at": null,
         "created_at": NOW,
         "predecessor": id,
