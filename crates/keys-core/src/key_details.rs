@@ -92,8 +92,8 @@ impl KeyDetails {
             self.successor,
         ));
         let digest: [u8; 32] = hash.finalize().into();
-        let [a, b, c, d, e, f, g, h, ..] = digest;
-        KeyVersion(u64::from_be_bytes([a, b, c, d, e, f, g, h]))
+        let start = digest.into_iter().take(size_of::<u64>());
+        KeyVersion(start.fold(0, |number, byte| number << 8 | u64::from(byte)))
     }
 }
 

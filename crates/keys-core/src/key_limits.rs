@@ -45,6 +45,7 @@ impl KeyLimits {
     }
 
     /// Returns the limits, sorted by name.
+    #[must_use]
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&LimitName, Quota)> {
         self.0.iter().map(|(name, quota)| (name, *quota))
     }

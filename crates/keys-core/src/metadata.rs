@@ -79,6 +79,7 @@ impl Metadata {
     }
 
     /// Returns the names and values, sorted by name.
+    #[must_use]
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &str)> {
         self.0
             .iter()

@@ -490,7 +490,7 @@ async fn list_keys(arguments: KeyListArguments, settings: &Settings) -> anyhow::
     if let Some(others) = list.others.filter(|others| others.count > 0 || others.more) {
         let at_least = if others.more { "at least " } else { "" };
         telemetry::say(&format!(
-            "{at_least}{} revoked and expired keys are not listed: add --status revoked,expired to see them",
+            "revoked and expired keys that are not listed: {at_least}{}; add --status revoked,expired to see them",
             others.count
         ));
     }

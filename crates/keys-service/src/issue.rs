@@ -531,6 +531,10 @@ fn prefix(reserved: &str) -> KeyPrefix {
 }
 
 /// Fields that a draft leaves open, which are inherited from the credential that creates it.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each field of a draft is open or not"
+)]
 struct Inherited {
     expires_at: bool,
     allowed_networks: bool,

@@ -298,7 +298,7 @@ impl State {
                 .values()
                 .map(|row| &row.details)
                 .filter(|details| {
-                    let maker = details.created_by.and_then(|by| by.credential_id());
+                    let maker = details.created_by.and_then(AuditActor::credential_id);
                     let is_made = maker.is_some_and(|maker| edge.contains(&maker));
                     (is_made || successors.contains(&details.key.id))
                         && !visited.contains(&details.key.id)

@@ -11,7 +11,7 @@ use crate::ports::{KeyOwner, KeySelection, RevokedKeys, Selected};
 use crate::service::KeyService;
 
 /// The keys that one call revoked.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 #[must_use]
 #[non_exhaustive]
 pub struct Revoked {
@@ -321,15 +321,5 @@ impl KeyService {
             remaining,
             effective,
         })
-    }
-}
-
-impl Default for Revoked {
-    fn default() -> Self {
-        Self {
-            keys: Vec::new(),
-            remaining: 0,
-            effective: None,
-        }
     }
 }
