@@ -46,7 +46,9 @@ fn comparable(answer: &Answer) -> (u16, String, Vec<(String, String)>) {
         .headers
         .iter()
         .filter(|(name, _)| !["date", "ratelimit", "x-request-id"].contains(&name.as_str()));
-    (answer.status, answer.body.clone(), kept.cloned().collect())
+    let mut kept: Vec<_> = kept.cloned().collect();
+    kept.sort_unstable();
+    (answer.status, answer.body.clone(), kept)
 }
 
 /// Returns the ids on a list.
