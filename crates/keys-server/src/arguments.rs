@@ -272,6 +272,7 @@ pub(crate) enum SessionCommand {
 
 #[derive(Debug, Args)]
 #[group(required = true, multiple = true)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch")]
 pub(crate) struct KeyChanges {
     /// New name.
     #[arg(long, value_parser = KeyName::from_name)]

@@ -528,6 +528,7 @@ fn set_plan_takes_effect_at_once(place: Place) {
     );
 }
 
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn a_key_is_changed_disabled_and_enabled(place: Place) {
     let program = Program::new(place);
     let account = program.account("pro");

@@ -126,10 +126,12 @@ async fn account(service: &KeyService) -> Account {
     created.unwrap()
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "as the setter takes it")]
 fn scopes(names: &[&str]) -> Option<ScopeSet> {
     Some(ScopeSet::parse(names).unwrap())
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "as the setter takes it")]
 fn repeatable(key: &str) -> Option<Idempotent> {
     Some(Idempotent::new(key.parse().unwrap(), "rotate", "body"))
 }
@@ -399,7 +401,7 @@ async fn key_rotates_itself_only_with_a_grace_of_a_minute() {
     let fixture = Fixture::new().await;
     let key = fixture.issue(fixture.draft()).await;
     let by = fixture.manager(&key).await;
-    let short = Rotation::new(key.key.id).grace(MINUTE - Duration::from_micros(1));
+    let short = Rotation::new(key.key.id).grace(Duration::from_micros(59_999_999));
     let refused = fixture.service.rotate_key(&by, short).await;
     assert!(matches!(refused, Err(RotateError::GraceTooShort)));
     let other = fixture.issue(fixture.draft()).await;

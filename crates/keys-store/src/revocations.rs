@@ -210,33 +210,26 @@ async fn find(
         Selected::Ids(ids) => Some(by_ids(connection, selection, ids).await?),
         Selected::AllOf(..) | Selected::CreatedBy(..) => None,
     };
-    let mut found = match &named {
-        Some(named) => {
-            let living = named.iter().filter(|target| !target.is_revoked);
-            Found {
-                living: living.copied().collect(),
-                more: false,
-                is_cut: false,
-            }
-        }
-        None => {
-            let living = selected(connection, selection, false, now, limit).await?;
-            let more = living.len() > REVOKED_MAX;
-            Found {
-                living,
-                more,
-                is_cut: false,
-            }
-        }
+    let (living, more) = if let Some(named) = &named {
+        let living = named.iter().filter(|target| !target.is_revoked);
+        (living.copied().collect(), false)
+    } else {
+        let living = selected(connection, selection, false, now, limit).await?;
+        let more = living.len() > REVOKED_MAX;
+        (living, more)
+    };
+    let mut found = Found {
+        living,
+        more,
+        is_cut: false,
     };
     if is_leaked && found.living.len() <= REVOKED_MAX {
-        let roots = match named {
-            Some(named) => named,
-            None => {
-                let mut roots = found.living.clone();
-                roots.extend(selected(connection, selection, true, now, CHAIN_MAX).await?);
-                roots
-            }
+        let roots = if let Some(named) = named {
+            named
+        } else {
+            let mut roots = found.living.clone();
+            roots.extend(selected(connection, selection, true, now, CHAIN_MAX).await?);
+            roots
         };
         found.is_cut = follow(connection, roots, &mut found.living).await?;
     }

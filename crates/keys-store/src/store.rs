@@ -474,8 +474,9 @@ impl Keys for Store {
         revocation: Revocation,
         change: Change,
     ) -> Result<Option<Commit>, ChangeError> {
-        self.change(keys::revoke(self.pools(), owner, id, revocation, change))
-            .await
+        // Boxed, because on the stack it would make every change large to move.
+        let revocation = keys::revoke(self.pools(), owner, id, revocation, change);
+        self.change(Box::pin(revocation)).await
     }
 }
 
@@ -529,8 +530,8 @@ impl KeyManagement for Store {
         rotation: KeyRotation,
         change: Change,
     ) -> Result<(Option<KeyId>, Commit), ChangeError> {
-        self.change(rotation::rotate(self.pools(), rotation, change))
-            .await
+        let rotation = rotation::rotate(self.pools(), rotation, change);
+        self.change(Box::pin(rotation)).await
     }
 
     async fn update_key(
@@ -540,8 +541,8 @@ impl KeyManagement for Store {
         patch: KeyPatch,
         change: Change,
     ) -> Result<Option<(KeyDetails, Commit)>, ChangeError> {
-        self.change(management::update(self.pools(), owner, id, patch, change))
-            .await
+        let update = management::update(self.pools(), owner, id, patch, change);
+        self.change(Box::pin(update)).await
     }
 }
 

@@ -61,6 +61,7 @@ use crate::api::Api;
 use crate::guard::RequireManager;
 use crate::{fallback, problem};
 
+#[expect(clippy::too_many_lines, reason = "a table of routes")]
 pub(crate) fn scope(api: &Api) -> impl HttpServiceFactory + use<> {
     let resource = |path, allow| fallback::resource(path, allow, problem::render);
     let requires = |scopes: &[OperatorScope]| {

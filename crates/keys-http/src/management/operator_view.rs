@@ -1,7 +1,8 @@
 //! Views of operator keys.
 
 use keys_core::{
-    ApiKey, AuditActor, ExternalId, KeyDetails, KeyId, KeyName, KeyStatus, Scope, Timestamp,
+    ApiKey, AuditActor, ExternalId, KeyDetails, KeyId, KeyName, KeyStatus, RevocationNote,
+    RevocationReason, Scope, Timestamp,
 };
 use serde::Serialize;
 
@@ -74,8 +75,8 @@ impl<'a> OperatorKeyView<'a> {
             last_used_ip: details.last_used_ip.map(|address| address.to_string()),
             use_count: details.use_count,
             revoked_at: details.key.revoked_at.as_ref().map(Timestamp::to_string),
-            revoked_reason: details.revocation.reason.map(|reason| reason.as_str()),
-            revoked_note: details.revocation.note.as_ref().map(|note| note.as_str()),
+            revoked_reason: details.revocation.reason.map(RevocationReason::as_str),
+            revoked_note: details.revocation.note.as_ref().map(RevocationNote::as_str),
         });
         view
     }

@@ -112,6 +112,7 @@ fn assert_view(answer: &Answer, expected: &Value) {
     }
 }
 
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 async fn field_at_fault_is_refused_by_its_name(place: Place) {
     let world = place.shared().await;
     let key = made(&world, "pro", &json!({ "allowed_ips": ["10.0.0.1"] })).await;

@@ -22,6 +22,7 @@ const SCOPE: &str =
 const ADDRESS: &str = "must be an IPv4 or IPv6 address or CIDR network";
 const TIME: &str = "must be an RFC 3339 time with an offset, such as 2030-12-31T23:59:59Z";
 
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 async fn key_at_fault_is_refused_by_its_member(place: Place) {
     let world = place.shared().await;
     let account = world.account("pro").await;

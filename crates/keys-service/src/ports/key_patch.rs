@@ -287,6 +287,7 @@ mod tests {
 
     const NOON: Timestamp = Timestamp::from_unix_micros(1_767_268_800_000_000);
 
+    #[expect(clippy::unnecessary_wraps, reason = "as the field has it")]
     fn after_noon(micros: i64) -> Option<Timestamp> {
         Some(Timestamp::from_unix_micros(NOON.unix_micros() + micros))
     }
