@@ -486,7 +486,7 @@ fn keys_are_filtered_and_sorted(place: Place) {
     let rest = program.run(&["key", "list", "--account", &account]);
     assert_eq!(rest.code, Some(0));
     assert!(
-        rest.stderr.contains("1 revoked and expired keys"),
+        rest.stderr.contains("not listed: 1; add --status"),
         "{rest:#?}"
     );
     assert_eq!(prefixes(&["--status", "revoked"]), [shown(&named)]);

@@ -3,8 +3,8 @@
 //! With asynchronous replication, the server that takes over may lack the last changes. A
 //! revocation that was answered 200 must not be lost while the instance that answered it is
 //! running, so each instance applies its own again. Revoking is idempotent: if nothing was lost,
-//! nothing is changed. Until that is done, and if it fails, the instance refuses these keys whatever
-//! it reads about them.
+//! nothing is changed. Until that is done, and if it fails, the instance refuses these keys,
+//! whatever it reads about them.
 
 use std::time::Duration;
 

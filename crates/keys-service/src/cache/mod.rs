@@ -117,7 +117,7 @@ impl Cache {
     /// Records that this instance is about to acknowledge the revocation of a key.
     pub(crate) fn key_revoked_here(&self, id: KeyId, reason: Option<RevocationReason>) {
         // First, because the key may not be in the cache, for example because the feed was faster
-        // than the answer of the store. It then leaves no tombstone, and is refused when it is read.
+        // than the answer of the store. It then leaves no tombstone. It is refused when it is read.
         self.acknowledged.note(self.now(), id, reason);
         self.forget_key(id, Forget::ForEver);
     }

@@ -67,7 +67,7 @@
 //! | Step | Implementation |
 //! |---|---|
 //! | `Begin`, `Commit` | the transaction of a change, in which a trigger writes the change log |
-//! | `Apply`, `Answer` | `Cache::key_revoked_here`, `account_changed`, ..; then the answer [^wait] |
+//! | `Apply`, `Answer` | `Cache::key_revoked_here`, ..; then the answer [^wait] |
 //! | `Verify` | `Map::visit`; on a miss `Loader::load` with time and `Snapshot` |
 //! | `Deliver`, `TryAgain` | `Map::store`, or `Stored::Changed` and another turn of the loader |
 //! | `Judge` | the last check of lease and generation before the verdict [^guard] |
