@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | flat | `/api/api-keys` | `{"message","code"}` |
 //! | account | `/api/account/api-keys` | `{"statusCode","message","errors"}` |
-//! | management | `/v1/accounts`, `/v1/keys`, `/v1/whoami` | `application/problem+json` (RFC 9457) |
+//! | management | `/v1/accounts`, `/v1/keys`, .. | `application/problem+json` (RFC 9457) |
 //! | verification | `/v1/keys/verify`, `/v1/keys/verify-batch`, `/v1/auth` | as management |
 //! | health | `/livez`, `/readyz`, `/metrics` | as management |
 //!
