@@ -50,7 +50,7 @@ impl KeyService {
     /// and `last` does not permit that. See [`RevokeError`].
     ///
     /// ```
-    /// # use keys_core::{OperatorScope, Pepper, PepperRing, Revocation};
+    /// # use keys_core::{KeyName, OperatorScope, Pepper, PepperRing, Revocation};
     /// # use keys_service::MemoryStore;
     /// use keys_service::{Actor, KeyService, LastOperator, OperatorKeyDraft, RevokeError};
     ///
@@ -59,7 +59,7 @@ impl KeyService {
     /// # let peppers = PepperRing::new("p1".parse()?, Pepper::from_bytes(&[7; 32])?);
     /// # let service = KeyService::builder(MemoryStore::default(), peppers).build();
     /// # let system = Actor::system();
-    /// let draft = OperatorKeyDraft::new("billing".parse()?)
+    /// let draft = OperatorKeyDraft::new(KeyName::from_name("billing")?)
     ///     .scopes([OperatorScope::OperatorsWrite].into_iter().collect());
     /// let id = service.issue_operator_key(&system, draft).await?.key.id;
     /// let because = Revocation::default();
@@ -101,7 +101,7 @@ impl KeyService {
     /// the scopes. See [`RevokeError`].
     ///
     /// ```
-    /// # use keys_core::{OperatorScope, Pepper, PepperRing};
+    /// # use keys_core::{KeyName, OperatorScope, Pepper, PepperRing};
     /// # use keys_service::{MemoryStore, OperatorKeyDraft};
     /// use keys_service::{Actor, KeyService, LastOperator};
     ///
@@ -110,7 +110,7 @@ impl KeyService {
     /// # let peppers = PepperRing::new("p1".parse()?, Pepper::from_bytes(&[7; 32])?);
     /// # let service = KeyService::builder(MemoryStore::default(), peppers).build();
     /// # let system = Actor::system();
-    /// # let draft = OperatorKeyDraft::new("billing".parse()?);
+    /// # let draft = OperatorKeyDraft::new(KeyName::from_name("billing")?);
     /// # let id = service.issue_operator_key(&system, draft).await?.key.id;
     /// let scopes = [OperatorScope::KeysRead, OperatorScope::EventsRead];
     /// let scopes = scopes.into_iter().collect();
