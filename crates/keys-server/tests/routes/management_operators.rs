@@ -190,6 +190,8 @@ async fn operator_key_lives_its_life(place: Place) {
         "allowed_ips": ["127.0.0.0/8", "::1"],
         "scopes": ["keys:read", "keys:write"],
         "expires_at": "2125-01-01T00:00:00.000Z",
+        "limits": {},
+        "metadata": {},
         "last_used_at": null,
         "created_at": NOW,
     });
