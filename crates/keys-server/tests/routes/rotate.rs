@@ -71,8 +71,8 @@ async fn credentials_that_may_not_rotate_are_refused(place: Place) {
         .text("{}")
         .expect(401, &unauthorized)
         .await;
-    let nobody = world.post(&path).bearer(NOBODYS_KEY).text("{}");
-    nobody.expect(401, &unauthorized).await;
+    let unknown_caller = world.post(&path).bearer(NOBODYS_KEY).text("{}");
+    unknown_caller.expect(401, &unauthorized).await;
     let reader = world.command(&[
         "operator-key",
         "create",
