@@ -1,6 +1,6 @@
 //! Operator keys: reading, scopes, revocation.
 
-use keys_core::{KeyDetails, KeyId, KeyKind, KeyStatus, Revocation, ScopeSet};
+use keys_core::{KeyDetails, KeyId, KeyKind, Revocation, ScopeSet};
 
 use crate::actor::Actor;
 use crate::everywhere::Effective;
@@ -31,12 +31,6 @@ impl KeyService {
         Ok(found
             .and_then(Result::ok)
             .filter(|details| details.key.kind == KeyKind::Operator))
-    }
-
-    /// Returns the status of a key now.
-    #[must_use]
-    pub fn key_status(&self, details: &KeyDetails) -> KeyStatus {
-        details.status(self.now())
     }
 
     /// Revokes an operator key. `None` if there is none to revoke. For operators.

@@ -15,7 +15,7 @@ pub(super) async fn read_operator_key(api: web::Data<Api>, request: HttpRequest)
         let service = api.service();
         let found = service.operator_key(id).await?;
         let details = found.ok_or(Rejection::KeyNotFound)?;
-        let view = OperatorKeyView::details(&details, service.key_status(&details));
+        let view = OperatorKeyView::details(&details, details.status(service.now()));
         Ok(HttpResponse::Ok().json(view))
     };
     answer(read().await)
