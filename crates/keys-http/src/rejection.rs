@@ -1,6 +1,6 @@
 //! Rejections of all surfaces. Each surface writes them in its own form.
 
-pub(crate) mod error;
+mod error;
 
 use std::borrow::Cow;
 use std::time::Duration;

@@ -5,8 +5,8 @@ use keys_core::{
     CreatedBy, Denial, KeyKind, KeyStatus, Metadata, Operation, OperatorScope, Scope, ShownPrefix,
     Timestamp,
 };
+use keys_service::Identity;
 use keys_service::ports::{KEYS_PER_PAGE_MAX, KeyQuery, NAME_PART_MAX_CHARS};
-use keys_service::{FindKeysError, Identity};
 
 use super::key_view::PageView;
 use super::shared::{account_id, answer, manage_keys, operator};
@@ -245,43 +245,4 @@ fn metadata(query: &Query) -> Result<Metadata, FieldError> {
         }
     }
     Metadata::new(entries).map_err(|error| FieldError::new("metadata", error.to_string()))
-}
-
-impl From<FindKeysError> for Rejection {
-    fn from(error: FindKeysError) -> Self {
-        use keys_service::ports::UnboundedFilter;
-        const ACCOUNT: &str = "needs account_id or external_id";
-        let (field, message) = match error {
-            FindKeysError::AccountNotFound => return Self::AccountNotFound,
-            FindKeysError::CallerDenied(denial) => return Self::denied(denial),
-            FindKeysError::Store(error) => return error.into(),
-            FindKeysError::Cursor(_) => {
-                let message = "belongs to a list with other filters or another sort";
-                return Self::field("cursor", message);
-            }
-            FindKeysError::Unbounded(filter) => match filter {
-                UnboundedFilter::Name => ("name", ACCOUNT),
-                UnboundedFilter::Metadata => ("metadata", ACCOUNT),
-                UnboundedFilter::Kind => {
-                    let message = "session needs account_id, external_id or created_by=subject:..";
-                    ("kind", message)
-                }
-                UnboundedFilter::Sort => {
-                    let message = "must be created_at or -created_at, except for keys of accounts";
-                    ("sort", message)
-                }
-                UnboundedFilter::Status => {
-                    let message = "must not have revoked unless sort is created_at or -created_at";
-                    ("status", message)
-                }
-                UnboundedFilter::AccountTooLarge => {
-                    let message = "must be created_at or -created_at for an account with more than 10000 keys";
-                    ("sort", message)
-                }
-                error => return crate::rejection::error::unexpected(&error),
-            },
-            error => return crate::rejection::error::unexpected(&error),
-        };
-        Self::FilterUnbounded { field, message }
-    }
 }

@@ -3,10 +3,10 @@
 use std::error::Error;
 
 use keys_core::{Denial, chain};
-use keys_service::ports::{LimiterError, StoreError};
+use keys_service::ports::{LimiterError, StoreError, UnboundedFilter};
 use keys_service::{
-    AccountError, EntropyError, IdempotencyError, IssueError, RevokeError, RotateError,
-    UpdateKeyError, VerifyError,
+    AccountError, EntropyError, FindKeysError, IdempotencyError, IssueError, RevokeError,
+    RotateError, UpdateKeyError, VerifyError,
 };
 
 use super::Rejection;
@@ -146,6 +146,44 @@ impl From<UpdateKeyError> for Rejection {
     }
 }
 
+impl From<FindKeysError> for Rejection {
+    fn from(error: FindKeysError) -> Self {
+        const ACCOUNT: &str = "needs account_id or external_id";
+        let (field, message) = match error {
+            FindKeysError::AccountNotFound => return Self::AccountNotFound,
+            FindKeysError::CallerDenied(denial) => return Self::denied(denial),
+            FindKeysError::Store(error) => return error.into(),
+            FindKeysError::Cursor(_) => {
+                let message = "belongs to a list with other filters or another sort";
+                return Self::field("cursor", message);
+            }
+            FindKeysError::Unbounded(filter) => match filter {
+                UnboundedFilter::Name => ("name", ACCOUNT),
+                UnboundedFilter::Metadata => ("metadata", ACCOUNT),
+                UnboundedFilter::Kind => {
+                    let message = "session needs account_id, external_id or created_by=subject:..";
+                    ("kind", message)
+                }
+                UnboundedFilter::Sort => {
+                    let message = "must be created_at or -created_at, except for keys of accounts";
+                    ("sort", message)
+                }
+                UnboundedFilter::Status => {
+                    let message = "must not have revoked unless sort is created_at or -created_at";
+                    ("status", message)
+                }
+                UnboundedFilter::AccountTooLarge => {
+                    let message = "must be created_at or -created_at for an account with more than 10000 keys";
+                    ("sort", message)
+                }
+                error => return unexpected(&error),
+            },
+            error => return unexpected(&error),
+        };
+        Self::FilterUnbounded { field, message }
+    }
+}
+
 impl From<AccountError> for Rejection {
     fn from(error: AccountError) -> Self {
         match error {
@@ -163,7 +201,7 @@ impl From<AccountError> for Rejection {
 }
 
 /// Logs an error that should be impossible. The client can only try again.
-pub(crate) fn unexpected(error: &(dyn Error + 'static)) -> Rejection {
+fn unexpected(error: &(dyn Error + 'static)) -> Rejection {
     tracing::error!(error = chain(error), "a request failed unexpectedly");
     Rejection::Unavailable
 }
