@@ -73,7 +73,7 @@ pub(super) fn metadata(metadata: &Metadata) -> MetadataView<'_> {
 
 /// The party that made a key.
 #[derive(Serialize)]
-struct CreatorView<'a> {
+pub(super) struct CreatorView<'a> {
     /// `null` for a key that is older than this field.
     r#type: Option<&'static str>,
     id: Option<String>,
@@ -81,7 +81,7 @@ struct CreatorView<'a> {
 }
 
 impl<'a> CreatorView<'a> {
-    fn of(details: &'a KeyDetails) -> Option<Self> {
+    pub(super) fn of(details: &'a KeyDetails) -> Option<Self> {
         let subject = details.key.subject.as_ref().map(ExternalId::as_str);
         let credential = details.created_by.and_then(AuditActor::credential_id);
         let view = Self {

@@ -1,10 +1,11 @@
 //! Views of operator keys.
 
 use keys_core::{
-    ApiKey, AuditActor, ExternalId, KeyDetails, KeyId, KeyName, KeyStatus, RevocationNote,
-    RevocationReason, Scope, Timestamp,
+    ApiKey, KeyDetails, KeyName, KeyStatus, RevocationNote, RevocationReason, Scope, Timestamp,
 };
 use serde::Serialize;
+
+use super::key_view::CreatorView;
 
 /// An operator key without its secret.
 #[derive(Serialize)]
@@ -28,20 +29,12 @@ pub(super) struct OperatorKeyView<'a> {
 
 #[derive(Serialize)]
 struct DetailsView<'a> {
-    created_by: Option<CreatedByView<'a>>,
+    created_by: Option<CreatorView<'a>>,
     last_used_ip: Option<String>,
     use_count: u64,
     revoked_at: Option<String>,
     revoked_reason: Option<&'static str>,
     revoked_note: Option<&'a str>,
-}
-
-#[derive(Serialize)]
-struct CreatedByView<'a> {
-    #[serde(rename = "type")]
-    kind: &'static str,
-    id: Option<String>,
-    subject: Option<&'a str>,
 }
 
 impl<'a> OperatorKeyView<'a> {
@@ -65,13 +58,8 @@ impl<'a> OperatorKeyView<'a> {
     /// Returns the view of a key with everything that is stored about it.
     pub(super) fn details(details: &'a KeyDetails, status: KeyStatus) -> Self {
         let mut view = Self::listed(&details.key, false, status);
-        let subject = details.key.subject.as_ref().map(ExternalId::as_str);
         view.details = Some(DetailsView {
-            created_by: details.created_by.map(|maker: AuditActor| CreatedByView {
-                kind: maker.kind(),
-                id: maker.credential_id().as_ref().map(KeyId::to_string),
-                subject,
-            }),
+            created_by: CreatorView::of(details),
             last_used_ip: details.last_used_ip.map(|address| address.to_string()),
             use_count: details.use_count,
             revoked_at: details.key.revoked_at.as_ref().map(Timestamp::to_string),

@@ -5,9 +5,8 @@ use keys_service::ports::AccountEntry;
 use keys_service::{AccountPage, Identity, Issued, LimitSource, LimitState, Rotated};
 use serde::Serialize;
 
-use crate::limits::whole_seconds;
-
 use super::key_view::{self, LimitsView, MetadataView};
+use crate::limits::whole_seconds;
 
 #[derive(Serialize)]
 pub(super) struct AccountView<'a> {
