@@ -460,29 +460,42 @@ async fn disabled_key_is_refused_at_once_here_and_within_the_bound_elsewhere() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn key_disabled_while_it_is_loaded_is_refused_from_then_on() {
-    let store = Watched::default();
-    let instance = instance(&store).await;
-    let account = instance.account().await;
-    let issued = instance.issue(draft(account.id)).await;
+/// Verifies a key twice. Makes `change` after the store has read the key for the first time, and
+/// before it answers.
+async fn while_loaded(
+    store: &Watched,
+    instance: &Instance,
+    issued: Issued,
+    change: impl Future<Output = ()>,
+) -> [VerdictCode; 2] {
     store.late.is_wanted.store(true, Ordering::SeqCst);
-    let id = issued.key.id;
     let loaded = tokio::spawn({
         let (service, secret) = (instance.service.clone(), issued.secret);
         async move {
             let request = VerifyRequest::new(secret.expose());
             let early = service.verify(&request).await.unwrap();
             let later = service.verify(&request).await.unwrap();
-            (early.code, later.code)
+            [early.code, later.code]
         }
     });
     store.late.has_read.notified().await;
-    let disabled = instance.service.disable_key(&Actor::system(), id).await;
-    let _ = disabled.unwrap();
+    change.await;
     store.late.may_answer.notify_one();
-    let refused = denied(Denial::Disabled);
-    assert_eq!(loaded.await.unwrap(), (refused, refused));
+    loaded.await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn key_disabled_while_it_is_loaded_is_refused_from_then_on() {
+    let store = Watched::default();
+    let instance = instance(&store).await;
+    let account = instance.account().await;
+    let issued = instance.issue(draft(account.id)).await;
+    let (system, id) = (Actor::system(), issued.key.id);
+    let verdicts = while_loaded(&store, &instance, issued, async {
+        let disabled = instance.service.disable_key(&system, id).await;
+        let _ = disabled.unwrap();
+    });
+    assert_eq!(verdicts.await, [denied(Denial::Disabled); 2]);
 }
 
 /// Returns a key with a limit of its own on top of the two calls a minute of its plan.
@@ -919,23 +932,12 @@ async fn an_account_disabled_while_its_key_is_loaded_is_refused_from_then_on() {
     let instance = instance(&store).await;
     let account = instance.account().await;
     let issued = instance.issue(draft(account.id)).await;
-    store.late.is_wanted.store(true, Ordering::SeqCst);
-    let loaded = tokio::spawn({
-        let (service, secret) = (instance.service.clone(), issued.secret);
-        async move {
-            let request = VerifyRequest::new(secret.expose());
-            let early = service.verify(&request).await.unwrap();
-            let later = service.verify(&request).await.unwrap();
-            (early.code, later.code)
-        }
+    let verdicts = while_loaded(&store, &instance, issued, async {
+        let disable = AccountPatch::default().disabled(true);
+        instance.patch(account.id, disable).await;
     });
-    store.late.has_read.notified().await;
-    let disable = AccountPatch::default().disabled(true);
-    instance.patch(account.id, disable).await;
-    store.late.may_answer.notify_one();
     // The result that was read before is read again, and not cached.
-    let refused = denied(Denial::AccountDisabled);
-    assert_eq!(loaded.await.unwrap(), (refused, refused));
+    assert_eq!(verdicts.await, [denied(Denial::AccountDisabled); 2]);
     assert!(store.look_ups() >= 2);
 }
 
