@@ -15,7 +15,8 @@ use crate::service::KeyService;
 #[must_use]
 #[non_exhaustive]
 pub struct Revoked {
-    /// The keys, at most [`REVOKED_MAX`](crate::ports::REVOKED_MAX).
+    /// The keys: at most [`REVOKED_MAX`](crate::ports::REVOKED_MAX), or a whole chain if the call
+    /// named one leaked key.
     pub keys: Vec<KeyId>,
     /// Number of selected keys that are still to be revoked, counted up to
     /// [`REMAINING_MAX`](crate::ports::REMAINING_MAX). Call again until it is 0.
