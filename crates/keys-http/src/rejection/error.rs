@@ -155,7 +155,7 @@ impl From<FindKeysError> for Rejection {
             FindKeysError::Store(error) => return error.into(),
             FindKeysError::Cursor(_) => {
                 let message = "belongs to a list with other filters or another sort";
-                return Self::field("cursor", message);
+                return Self::Invalid(vec![FieldError::new("cursor", message)]);
             }
             FindKeysError::Unbounded(filter) => match filter {
                 UnboundedFilter::Name => ("name", ACCOUNT),
